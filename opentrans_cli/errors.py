@@ -1,0 +1,56 @@
+"""Every error a user can cause, in one tree.
+
+    OpentransError            a known problem; the command prints one line and exits with `exit_code`
+    ├── OptionError           options that contradict each other or are out of range (exit code 2)
+    ├── SourceError           a model source cannot be found, read or understood
+    ├── BundleError           a bundle is missing, damaged, from another version, or would be overwritten
+    ├── MaskError             masks and weights disagree (shape, count, a pruned weight that is not zero)
+    ├── DataError             images, label maps, class files
+    ├── SpectrumError         a layer's spectrum cannot be computed
+    ├── TransferError         a key or shape has no place in the target framework
+    └── TrainingError         a run that cannot go on (NaN loss, nothing to train, a foreign resume state)
+
+A message is one line, "<what is wrong>: <which thing>; <next move>".
+"""
+
+from __future__ import annotations
+
+
+class OpentransError(Exception):
+    """A known problem, told in one line; the base of everything users are told about."""
+
+    exit_code = 1
+
+
+class OptionError(OpentransError):
+    """Options that contradict each other or are out of range: wrong usage."""
+
+    exit_code = 2
+
+
+class SourceError(OpentransError):
+    """A model source cannot be found, read or understood."""
+
+
+class BundleError(OpentransError):
+    """A bundle is missing, damaged, from another version, or would be overwritten."""
+
+
+class MaskError(OpentransError):
+    """Masks and weights disagree."""
+
+
+class DataError(OpentransError):
+    """Images, label maps or class files are missing, unreadable or inconsistent."""
+
+
+class SpectrumError(OpentransError):
+    """A layer's spectrum cannot be computed."""
+
+
+class TransferError(OpentransError):
+    """A key or shape has no place in the target framework."""
+
+
+class TrainingError(OpentransError):
+    """A training run that cannot go on."""
