@@ -1,0 +1,1 @@
+"""Segmentation quality: confusion counts and what follows from them."""

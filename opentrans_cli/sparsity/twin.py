@@ -1,0 +1,53 @@
+"""The random twin of a pruning run: as many weights kept in every layer and round, but chosen by chance.
+
+It is the built-in control: what a mask is worth is what it gains over its twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from opentrans_cli.errors import MaskError
+from opentrans_cli.sparsity.importance import random_scores
+
+
+def random_twin_masks(
+    counts_per_round: Sequence[Mapping[str, int]], shapes: Mapping[str, Sequence[int]], seed: int
+) -> list[dict[str, Tensor]]:
+    """One dict of masks (bool, True = kept, on the CPU) per round, each inside that of the round before.
+
+    `counts_per_round` are the kept weights by layer; `shapes` names the layers and their order. Each layer
+    is shuffled once, by `seed` and its name alone, so neither the order of layers nor other layers matter.
+    One round takes one byte per weight.
+    Raises MaskError naming a layer without a count, with a count outside [0, its size], or growing from
+    round to round.
+    """
+    for layer, shape in shapes.items():
+        _check_counts(layer, torch.Size(shape).numel(), [counts.get(layer) for counts in counts_per_round])
+    rounds: list[dict[str, Tensor]] = [{} for _ in counts_per_round]
+    for layer, shape in shapes.items():
+        # A name of its own, else the twin of random pruning with the same seed would be its mirror image.
+        name = f"twin of {layer}"
+        order = random_scores({name: shape}, seed)[name].flatten().argsort(stable=True)
+        for masks, counts in zip(rounds, counts_per_round, strict=True):
+            mask = torch.zeros(order.numel(), dtype=torch.bool)
+            mask[order[: counts[layer]]] = True
+            masks[layer] = mask.reshape(tuple(shape))
+    return rounds
+
+
+def _check_counts(layer: str, size: int, counts: Sequence[int | None]) -> None:
+    """Kept counts of one layer must exist and may only fall from `size` to 0."""
+    previous = size
+    for number, count in enumerate(counts, start=1):
+        if count is None:
+            raise MaskError(f"no kept count: {layer} in round {number}; give one for every layer")
+        if not 0 <= count <= previous:
+            raise MaskError(
+                f"kept count out of range: {layer} in round {number}, {count} of {previous}; "
+                "a round can only keep what the round before kept"
+            )
+        previous = count

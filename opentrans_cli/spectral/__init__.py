@@ -1,0 +1,1 @@
+"""Spectra of layers: eigenvalues, power-law fits of their tails, and which layers to freeze."""

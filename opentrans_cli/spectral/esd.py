@@ -1,0 +1,87 @@
+"""The empirical spectral density (esd) of a layer: the eigenvalues of W^T W.
+
+From OpenTrans, arXiv 2404.07448, Sec. 3.3. A convolution is read as one matrix per kernel position; the
+eigenvalues of all positions are pooled.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opentrans_cli.errors import SpectrumError
+
+# Absolute, as in the published method: alpha therefore depends on the scale of the weights.
+SMALLEST_EIGENVALUE = 1e-5
+
+# Each kernel position enters with sqrt(0.5), so its eigenvalues with 0.5.
+_CONV_FACTOR = 0.5
+
+
+@dataclass(frozen=True)
+class SpectrumMetrics:
+    """Scalars of one spectrum; logarithms are to base 10 and -inf for a zero matrix."""
+
+    num_evals: int  # eigenvalues kept
+    lambda_min: float  # smallest kept eigenvalue
+    spectral_norm: float  # largest eigenvalue
+    norm: float  # sum of the eigenvalues
+    stable_rank: float  # norm / spectral_norm, in [1, num_evals]; 0 for a zero matrix
+    log_norm: float  # log10 of norm
+    log_spectral_norm: float  # log10 of spectral_norm
+
+
+def eigenvalues(weight: Tensor) -> Tensor:
+    """Eigenvalues of a layer's weight: float64 (n,), ascending, never negative, on the CPU.
+
+    `weight` is a convolution (O, I, kh, kw) with n <= kh * kw * min(O, I), or a linear map (O, I) with n <=
+    min(O, I); any float dtype, any device. Eigenvalues of at most 1e-5 are dropped; if none is larger, all
+    are kept.
+    Raises SpectrumError for another number of dimensions, an empty weight, NaN or infinity.
+    """
+    if weight.ndim not in (2, 4):
+        raise SpectrumError(
+            f"no spectrum for a weight of {weight.ndim} dimensions; it takes (O, I) or (O, I, kh, kw)"
+        )
+    if weight.numel() == 0:
+        raise SpectrumError("the weight is empty")
+    # Not every accelerator has float64, and the figures should not depend on where the model happens to be.
+    matrix = weight.detach().to("cpu", torch.float64)
+    if not bool(matrix.isfinite().all()):
+        raise SpectrumError("the weight holds NaN or infinite values")
+    if matrix.ndim == 2:
+        squared = torch.linalg.eigvalsh(_gram(matrix))
+    else:
+        slices_KOI = matrix.permute(2, 3, 0, 1).flatten(0, 1)
+        squared = torch.linalg.eigvalsh(_gram(slices_KOI)) * _CONV_FACTOR
+    # Rounding leaves tiny negative values where the matrix is rank-deficient.
+    pooled: Tensor = squared.flatten().clamp(min=0).sort().values
+    kept = pooled[pooled > SMALLEST_EIGENVALUE]
+    return kept if len(kept) else pooled
+
+
+def spectrum_metrics(eigenvalues: Tensor) -> SpectrumMetrics:
+    """Scalars of ascending eigenvalues, float64 (n,) with n >= 1."""
+    norm, largest = float(eigenvalues.sum()), float(eigenvalues[-1])
+    return SpectrumMetrics(
+        num_evals=len(eigenvalues),
+        lambda_min=float(eigenvalues[0]),
+        spectral_norm=largest,
+        norm=norm,
+        stable_rank=norm / largest if largest > 0 else 0.0,
+        log_norm=_log10(norm),
+        log_spectral_norm=_log10(largest),
+    )
+
+
+def _gram(matrix: Tensor) -> Tensor:
+    """The Gram matrix over the smaller side of (..., O, I); both sides share the nonzero eigenvalues."""
+    wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
+    return torch.matmul(wide, wide.mT)
+
+
+def _log10(value: float) -> float:
+    return math.log10(value) if value > 0 else -math.inf

@@ -1,0 +1,76 @@
+"""Eigenvalues of layers against the plain singular-value route, and the errors."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from opentrans_cli.errors import SpectrumError
+from opentrans_cli.spectral.esd import eigenvalues, spectrum_metrics
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 3, 3), (5, 8, 3, 3), (16, 4, 1, 1), (6, 6, 1, 3), (7, 1, 3, 3)])
+def test_eigenvalues_of_a_convolution_are_halved_squared_singular_values_of_its_slices(shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    slow = []
+    for row in range(shape[2]):
+        for column in range(shape[3]):
+            slow.append(torch.linalg.svdvals(weight[:, :, row, column].double() * math.sqrt(0.5)) ** 2)
+    expected = torch.cat(slow).sort().values
+    torch.testing.assert_close(eigenvalues(weight), expected[expected > 1e-5], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
+def test_eigenvalues_of_a_linear_map_are_plain_squared_singular_values(shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    expected = torch.linalg.svdvals(weight.double()).pow(2).sort().values
+    torch.testing.assert_close(eigenvalues(weight), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_only_eigenvalues_above_the_threshold_are_kept():
+    weight = torch.diag(torch.tensor([1.0, 0.1, 0.001]))
+    torch.testing.assert_close(eigenvalues(weight), torch.tensor([0.01, 1.0]).double())
+
+
+def test_all_eigenvalues_are_kept_when_none_is_above_the_threshold():
+    assert eigenvalues(torch.diag(torch.tensor([1e-3, 2e-3]))).tolist() == pytest.approx([1e-6, 4e-6])
+    assert eigenvalues(torch.zeros(4, 3, 2, 2)).tolist() == [0.0] * 12
+
+
+def test_half_precision_weights_and_parameters_are_accepted():
+    weight = torch.nn.Parameter(torch.eye(3, dtype=torch.bfloat16))
+    values = eigenvalues(weight)
+    assert values.dtype == torch.float64 and values.tolist() == [1.0, 1.0, 1.0] and not values.requires_grad
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_weight_that_is_not_finite_is_refused(bad):
+    weight = torch.ones(4, 4, 3, 3)
+    weight[1, 2, 0, 1] = bad
+    with pytest.raises(SpectrumError, match="NaN or infinite"):
+        eigenvalues(weight)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 3), (2, 2, 2, 2, 2), ()])
+def test_other_numbers_of_dimensions_are_refused(shape):
+    with pytest.raises(SpectrumError, match=f"weight of {len(shape)} dimensions"):
+        eigenvalues(torch.ones(shape))
+
+
+def test_an_empty_weight_is_refused():
+    with pytest.raises(SpectrumError, match="empty"):
+        eigenvalues(torch.ones(0, 4, 3, 3))
+
+
+def test_metrics_of_a_hand_computed_spectrum():
+    metrics = spectrum_metrics(torch.tensor([10.0, 40.0, 50.0], dtype=torch.float64))
+    assert (metrics.num_evals, metrics.lambda_min, metrics.spectral_norm) == (3, 10.0, 50.0)
+    assert (metrics.norm, metrics.stable_rank, metrics.log_norm) == (100.0, 2.0, 2.0)
+    assert metrics.log_spectral_norm == pytest.approx(math.log10(50))
+
+
+def test_metrics_of_a_zero_matrix_are_defined():
+    metrics = spectrum_metrics(torch.zeros(4, dtype=torch.float64))
+    assert (metrics.stable_rank, metrics.log_norm, metrics.log_spectral_norm) == (0.0, -math.inf, -math.inf)
