@@ -23,7 +23,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from opentrans_cli.datasets.shapes.classes import CLASSES, GROUNDS, OBJECTS, TEMPLATES, caption, with_article
+from opentrans_cli.assets import ROW_IDS, ROWS
+from opentrans_cli.bundle.tensorfile import write_tensors
+from opentrans_cli.clip.text import text_embeddings
+from opentrans_cli.datasets.shapes.classes import CLASSES, GROUNDS, OBJECTS, caption, with_article
 from opentrans_cli.datasets.shapes.noise import Stream
 from opentrans_cli.datasets.shapes.scene import render_scene
 
@@ -98,9 +101,7 @@ def normalise(images: Tensor) -> Tensor:
 def zero_shot(model: Any, tokenizer: Any, *, count: int) -> dict[str, float]:
     """Top-1 on held-out scenes: the object of single-object scenes over 64 classes, and the ground over 6."""
     model.eval()
-    prompts = [template.format(name) for name in CLASSES for template in TEMPLATES]
-    text = model.encode_text(tokenizer(prompts), normalize=True).view(len(CLASSES), len(TEMPLATES), -1).mean(1)
-    text = torch.nn.functional.normalize(text, dim=-1)
+    text = text_embeddings(model, tokenizer, CLASSES)
     scenes = [render_scene(Stream(HELD_OUT_SEED, i), size=64, objects=(1, 1)) for i in range(count)]
     scenes = [scene for scene in scenes if scene.objects]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2)
@@ -112,7 +113,8 @@ def zero_shot(model: Any, tokenizer: Any, *, count: int) -> dict[str, float]:
     return {"object_top1": objects.float().mean().item(), "ground_top1": grounds.float().mean().item()}
 
 
-def train(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+def train(args: argparse.Namespace) -> tuple[Any, Tensor, dict[str, Any]]:
+    """Returns the model, which tokens it read (bool (vocabulary,)), and its zero-shot figures."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     model = open_clip.model.CLIP(**MODEL_CFG).to(memory_format=torch.channels_last)
@@ -141,13 +143,20 @@ def train(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         if step % 500 == 0 or step + 1 == args.steps:
-            torch.save({"model": model.state_dict(), "cfg": MODEL_CFG, "used": used_tokens}, args.out / "tiny_clip.pt")
             figures = zero_shot(model, tokenizer, count=512)
             print(json.dumps({"step": step, "loss": loss.item(), "s": time.perf_counter() - started, **figures}), flush=True)
     figures = {"minutes": (time.perf_counter() - started) / 60, **zero_shot(model, tokenizer, count=4096)}
-    with torch.no_grad():  # rows of tokens that were never read carry nothing
-        model.token_embedding.weight[~used_tokens] = 0
-    return model, figures
+    return model, used_tokens, figures
+
+
+def write_asset(folder: Path, model: Any, used_tokens: Tensor) -> None:
+    """The files `opentrans_cli.assets` reads: of the token table only the rows that training read."""
+    state = {name: value.detach().float().contiguous() for name, value in model.state_dict().items() if name != "attn_mask"}
+    table, ids = state.pop("token_embedding.weight"), used_tokens.nonzero().flatten()
+    state |= {ROWS: table[ids].contiguous(), ROW_IDS: ids.int()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / "tiny_clip.safetensors", {name: value.numpy() for name, value in state.items()})
+    (folder / "tiny_clip.json").write_text(json.dumps({"model_cfg": MODEL_CFG}, indent=2, sort_keys=True) + "\n")
 
 
 def main() -> None:
@@ -160,9 +169,8 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    model, figures = train(args)
-    torch.save({"model": model.state_dict(), "cfg": MODEL_CFG, "figures": figures}, args.out / "tiny_clip.pt")
+    model, used_tokens, figures = train(args)
+    write_asset(args.out, model, used_tokens)
     print(json.dumps(figures))
 
 

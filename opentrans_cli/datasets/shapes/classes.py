@@ -17,10 +17,6 @@ UNSEEN = tuple(
 )
 SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
 
-TEMPLATES = ("{}", "the {}", "a photo of the {}")
-"""Prompts whose text embeddings are averaged for a class name."""
-
-
 def with_article(name: str) -> str:
     """`name` after "a" or "an"."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -1,0 +1,135 @@
+"""Files and folders that appear whole or not at all, whenever the process is killed.
+
+New content is written beside its target under a hidden temporary name, flushed to the disk, and renamed into
+place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from opentrans_cli.errors import BundleError
+
+
+def temporary_beside(target: Path) -> Path:
+    """A hidden name in the target's folder that no other process uses."""
+    return target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Writes `chunks` to `path`, replacing what is there; mode 0666 less the umask. Raises OSError."""
+    temporary = temporary_beside(path)
+    try:
+        with open(temporary, "xb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` durable; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
+    """An empty folder to fill; it becomes `target` when the block ends, and vanishes when the block fails.
+
+    Without `replace` a target that appeared meanwhile is left alone. Raises BundleError when the disk
+    refuses.
+    """
+    target = Path(os.path.realpath(target))
+    staging = temporary_beside(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
+        yield staging
+        _publish(staging, target, replace=replace)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise BundleError(
+            f"cannot write the bundle: {str(target)!r}, {error.strerror or error}; "
+            "check free space and permissions, or choose another --out"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish(staging: Path, target: Path, *, replace: bool) -> None:
+    """Renames `staging` to `target`; a replaced folder ends up at `staging`."""
+    if not (replace and target.exists()):
+        os.rename(staging, target)  # refused by the system when a folder with content is there
+        return
+    if _exchange(staging, target):
+        return
+    # Without a system call that swaps two folders there is a moment with neither; `open_bundle` tells where
+    # the old one is.
+    aside = replaced_copy(target)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(target, aside)
+    try:
+        os.rename(staging, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def replaced_copy(target: Path) -> Path:
+    """Where the old folder stands while `target` is being replaced on systems that cannot swap folders."""
+    return target.with_name(f".{target.name}.replaced")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swaps two folders in one step; False where the system or file system cannot."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "linux":
+            here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+            result = libc.renameat2(here, os.fsencode(first), here, os.fsencode(second), swap)
+        elif sys.platform == "darwin":
+            result = libc.renamex_np(os.fsencode(first), os.fsencode(second), 2)  # RENAME_SWAP
+        else:
+            return False
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(result == 0)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One writer at a time in `folder`; the system lets go when the process dies.
+
+    No-op where there is no such lock.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,202 @@
+"""What a new bundle is to hold, the laws it must obey, and how it becomes files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opentrans_cli.bundle import layout
+from opentrans_cli.bundle.atomic import write_file
+from opentrans_cli.bundle.bitmask import Mask, kept_values, pack_mask
+from opentrans_cli.bundle.digest import file_sha256
+from opentrans_cli.bundle.layout import Tensors, check_finite, check_rounds, weight_name
+from opentrans_cli.bundle.manifest import (
+    DTYPES,
+    FILE_NAME,
+    LAYER_NAME,
+    Base,
+    FileEntry,
+    LayerEntry,
+    Manifest,
+    Segmentor,
+    Step,
+)
+from opentrans_cli.bundle.records import parse_json
+from opentrans_cli.bundle.tensorfile import from_bfloat16_bits, to_bfloat16_bits, write_tensors
+from opentrans_cli.errors import BundleError, MaskError
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, eq=False)
+class BundleContents:
+    """Everything `write_bundle` needs. Arrays are numpy, names are open_clip's inside the visual tower."""
+
+    base: Base
+    pattern: str
+    target_sparsity: float  # in [0, 1]
+    masks: Mapping[str, Mask]  # by layer, bool in the weight's shape, True = kept; every prunable layer
+    tower: Tensors  # dense tensors of the visual tower, `<layer>.weight` zero where pruned; {} = mask only
+    steps: tuple[Step, ...]  # oldest first, the one that made these contents last
+    dtype: str = "float32"  # of the kept values, one of DTYPES; other tensors stay as they are
+    rounds: Mapping[str, NDArray[np.uint8]] | None = None  # by layer: when a weight was pruned, 0 = kept
+    head: Tensors | None = None  # tensors of a segmentor beyond the tower
+    segmentor: Segmentor | None = None
+    alpha: tuple[Tensors, Mapping[str, Any]] | None = None  # arrays and metadata of `alpha.safetensors`
+    reports: Mapping[str, bytes] = field(default_factory=dict)  # "reports/<name>.json|png", "README.md"
+
+
+class TensorFile(NamedTuple):
+    """One safetensors file to write."""
+
+    name: str
+    tensors: Tensors
+    metadata: Mapping[str, Any] | None = None
+    dtypes: Mapping[str, str] | None = None
+
+
+def check_contents(contents: BundleContents) -> None:
+    """Raises MaskError or BundleError, naming layer or tensor, when a law of the format is broken."""
+    if contents.dtype not in DTYPES:
+        raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {contents.dtype}")
+    if not contents.masks:
+        raise MaskError(
+            "no layer to prune: the masks are empty; choose a model with convolutions or linear layers"
+        )
+    for layer, mask in contents.masks.items():
+        _check_mask(layer, mask)
+    if contents.tower:
+        for layer in contents.masks:
+            _check_support(contents, layer)
+        for name, array in contents.tower.items():
+            check_finite(name, array)
+    if contents.rounds is not None:
+        _check_all_rounds(contents.rounds, contents.masks)
+    for name, array in (contents.head or {}).items():
+        check_finite(name, array)
+    if contents.head is not None and contents.segmentor is None:
+        raise ValueError("the tensors of a segmentor come with its description")
+    for name, data in contents.reports.items():
+        check_report(name, data)
+
+
+def check_report(name: str, data: bytes) -> None:
+    """BundleError unless `name` is allowed for a report or README and `data` is what the name says."""
+    if not FILE_NAME.fullmatch(name) or name.endswith(".safetensors"):
+        raise BundleError(
+            f"not a name for a report: {name!r}; use reports/<lower-case name>.json, .png or README.md"
+        )
+    if name.endswith(".json"):
+        parse_json(data, name)
+    elif name.endswith(".png") and not data.startswith(_PNG):
+        raise BundleError(f"not a PNG picture: {name!r}; save the picture as PNG")
+
+
+def write_files(contents: BundleContents, folder: Path) -> Manifest:
+    """Writes every file but manifest.json into `folder` and returns the manifest that describes them."""
+    entries = []
+    for file in _tensor_files(contents):
+        write_tensors(folder / file.name, file.tensors, file.metadata, dtypes=file.dtypes)
+        entries.append(describe_file(folder, file.name))
+    for name, data in contents.reports.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_file(folder / name, [data])
+        entries.append(describe_file(folder, name))
+    layers = tuple(_describe_layer(name, contents) for name in sorted(contents.masks))
+    return Manifest(
+        base=contents.base,
+        pattern=contents.pattern,
+        target_sparsity=contents.target_sparsity,
+        achieved_sparsity=1 - sum(layer.kept for layer in layers) / sum(layer.total for layer in layers),
+        layers=layers,
+        files=tuple(sorted(entries, key=lambda entry: entry.name)),
+        steps=contents.steps,
+        segmentor=contents.segmentor,
+    )
+
+
+def describe_file(folder: Path, name: str) -> FileEntry:
+    """The manifest's entry for a file that lies in `folder`."""
+    path = folder / name
+    return FileEntry(name=name, sha256=file_sha256(path), bytes=path.stat().st_size)
+
+
+def _describe_layer(name: str, contents: BundleContents) -> LayerEntry:
+    mask = contents.masks[name]
+    kept = int(np.count_nonzero(mask))
+    return LayerEntry(name=name, shape=mask.shape, dtype=contents.dtype, kept=kept, total=mask.size)
+
+
+def _tensor_files(contents: BundleContents) -> Iterator[TensorFile]:
+    yield TensorFile(layout.MASK, {layer: pack_mask(mask) for layer, mask in contents.masks.items()})
+    if contents.tower:
+        stored = dict(contents.tower)
+        for layer in contents.masks:
+            stored[weight_name(layer)] = _values(contents, layer)
+        bits = (
+            {weight_name(layer): "bfloat16" for layer in contents.masks}
+            if contents.dtype == "bfloat16"
+            else None
+        )
+        yield TensorFile(layout.WEIGHTS, stored, dtypes=bits)
+    if contents.rounds is not None:
+        yield TensorFile(layout.ROUNDS, contents.rounds)
+    if contents.head is not None:
+        yield TensorFile(layout.HEAD, contents.head)
+    if contents.alpha is not None:
+        yield TensorFile(layout.ALPHA, *contents.alpha)
+
+
+def _values(contents: BundleContents, layer: str) -> NDArray[Any]:
+    """Kept values of one layer in the dtype numpy can hold: float16, or float32 for float32 and bfloat16."""
+    values = kept_values(np.asarray(contents.tower[weight_name(layer)]), contents.masks[layer])
+    with np.errstate(over="ignore", under="ignore"):
+        return values.astype(np.float16 if contents.dtype == "float16" else np.float32)
+
+
+def _check_mask(layer: str, mask: Mask) -> None:
+    if not LAYER_NAME.fullmatch(layer):
+        raise MaskError(
+            f"not a layer name: {layer!r}; use the name inside the visual tower, such as layer1.0.conv1"
+        )
+    if mask.dtype != np.bool_ or mask.size == 0 or mask.ndim == 0:
+        raise MaskError(
+            f"not a mask: layer {layer!r} has {mask.dtype} {mask.shape}; give a bool array, True = kept"
+        )
+
+
+def _check_support(contents: BundleContents, layer: str) -> None:
+    """The support lies inside the mask, shapes agree, and the kept values fit the chosen dtype."""
+    name, mask = weight_name(layer), contents.masks[layer]
+    if name not in contents.tower:
+        raise MaskError(f"mask without a weight: {name!r} is not in the tower; use the masks of this model")
+    weight = np.asarray(contents.tower[name])
+    if not np.issubdtype(weight.dtype, np.floating):
+        raise MaskError(f"weight is {weight.dtype}: {name!r}; prune floating-point weights")
+    if weight.shape != mask.shape:
+        raise MaskError(
+            f"mask and weight differ in shape: layer {layer!r}, {mask.shape} and {weight.shape}; use its mask"
+        )
+    check_finite(name, weight)
+    if weight[~mask].any():
+        raise MaskError(f"pruned weights are not zero: layer {layer!r}; apply the mask again before writing")
+    values = _values(contents, layer)
+    if contents.dtype == "bfloat16":
+        values = from_bfloat16_bits(to_bfloat16_bits(values))
+    if not np.isfinite(values).all():
+        raise BundleError(f"weights are too large for {contents.dtype}: {name!r}; choose float32")
+
+
+def _check_all_rounds(rounds: Mapping[str, NDArray[np.uint8]], masks: Mapping[str, Mask]) -> None:
+    if set(rounds) != set(masks):
+        odd = sorted(set(rounds) ^ set(masks))[0]
+        raise MaskError(
+            f"rounds and masks have different layers: {odd!r}; record rounds for every masked layer"
+        )
+    for layer, numbers in rounds.items():
+        check_rounds(layer, numbers, masks[layer])

@@ -1,0 +1,161 @@
+"""What lies in a bundle's folder: where each declared file is, and what must not be there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from opentrans_cli.bundle.atomic import replaced_copy
+from opentrans_cli.bundle.manifest import FILE_NAME, FORMAT, FileEntry, Manifest
+from opentrans_cli.bundle.records import parse_json
+from opentrans_cli.bundle.tensorfile import is_lfs_pointer, read_bytes
+from opentrans_cli.errors import BundleError
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST = 32 << 20  # bytes
+
+# Tensor and pickle files that nobody declared are refused: another program might load them.
+_REFUSED = {
+    ".safetensors",
+    ".pt",
+    ".pth",
+    ".pkl",
+    ".pickle",
+    ".bin",
+    ".ckpt",
+    ".joblib",
+    ".npy",
+    ".npz",
+    ".py",
+    ".so",
+}
+_HARMLESS = {".DS_Store", ".gitattributes"}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The checked manifest of the bundle in `folder`.
+
+    Raises BundleError when there is none or it is wrong.
+    """
+    where = f"{str(folder / MANIFEST)!r}"
+    return Manifest.from_json(parse_json(manifest_bytes(folder), where), where)
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """The text of `manifest.json`. Raises BundleError with the next move when `folder` is no bundle."""
+    path = folder / MANIFEST
+    if not folder.exists():
+        aside = replaced_copy(Path(os.path.realpath(folder)))
+        if aside.is_dir():
+            raise BundleError(
+                f"bundle was cut off while being replaced: {str(folder)!r}; rename {str(aside)!r} to it"
+            )
+        raise BundleError(f"no such bundle: {str(folder)!r}; check the path")
+    if not path.is_file():
+        raise BundleError(
+            f"not a bundle: {str(folder)!r} has no {MANIFEST}; pass a folder that `opentrans prune` wrote"
+        )
+    _refuse_link_out(folder.resolve(), path)
+    if path.stat().st_size > MAX_MANIFEST:
+        raise BundleError(f"manifest is too large: {str(path)!r}; write or download the bundle again")
+    return read_bytes(path)
+
+
+def file_path(folder: Path, entry: FileEntry) -> Path:
+    """Where the content of `entry` is: its own name, or the pending name when `add_file` was killed before
+    its last rename.
+    """
+    pending = pending_path(folder, entry)
+    return pending if pending.is_file() else folder / entry.name
+
+
+def pending_path(folder: Path, entry: FileEntry) -> Path:
+    """Where `add_file` puts new content first.
+
+    The hash in the name ties it to the one manifest that declares it.
+    """
+    path = folder / entry.name
+    return path.with_name(f".{path.name}.{entry.sha256[:16]}.next")
+
+
+def check_folder(folder: Path, manifest: Manifest) -> None:
+    """BundleError unless every declared file is there with its size, no link leaves, and nothing dangerous is
+    beside.
+    """
+    root = folder.resolve()
+    for entry in manifest.files:
+        _check_file(file_path(folder, entry), entry)
+    declared = {entry.name for entry in manifest.files}
+    for path in _walk(folder):
+        _refuse_link_out(root, path)
+        name = path.relative_to(folder).as_posix()
+        if path.suffix.lower() in _REFUSED and name not in declared:
+            raise BundleError(
+                f"undeclared file in the bundle: {str(path)!r}; remove it, nothing vouches for it"
+            )
+
+
+def check_replaceable(target: Path, *, force: bool) -> None:
+    """BundleError unless a new bundle may be written at `target`: nothing there, or with `force` a bundle or
+    empty folder.
+    """
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise BundleError(f"already exists: {str(target)!r}; choose another --out or pass --force")
+    if not target.is_dir():
+        raise BundleError(f"not a folder: {str(target)!r}; choose another --out")
+    present = [path.relative_to(target).as_posix() for path in _walk(target) if not path.is_dir()]
+    if present and not _is_ours(target):
+        raise BundleError(
+            f"not a bundle: {str(target)!r} holds other files; choose another --out, or empty it first"
+        )
+    for name in present:
+        ours = (
+            name == MANIFEST
+            or FILE_NAME.fullmatch(name)
+            or name in _HARMLESS
+            or name.endswith((".next", ".tmp"))
+        )
+        if not ours:
+            raise BundleError(
+                f"would delete a file that is no part of the bundle: {str(target / name)!r}; move it first"
+            )
+
+
+def _is_ours(target: Path) -> bool:
+    """Whether manifest.json is one of ours, damaged or not."""
+    try:
+        document = parse_json(manifest_bytes(target), MANIFEST)
+    except BundleError:
+        return False
+    return isinstance(document, dict) and document.get("format") == FORMAT
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Everything below `folder`, links not followed, in a fixed order."""
+    return sorted(
+        Path(parent) / name for parent, folders, files in os.walk(folder) for name in (*folders, *files)
+    )
+
+
+def _refuse_link_out(root: Path, path: Path) -> None:
+    if path.is_symlink() and not path.resolve().is_relative_to(root):
+        raise BundleError(f"link leaves the bundle: {str(path)!r}; replace it by the file itself")
+
+
+def _check_file(path: Path, entry: FileEntry) -> None:
+    if not path.is_file():
+        raise BundleError(f"file of the bundle is missing: {str(path)!r}; write or download the bundle again")
+    size = path.stat().st_size
+    if size == entry.bytes:
+        return
+    with path.open("rb") as file:
+        if is_lfs_pointer(file.read(64)):
+            raise BundleError(
+                f"Git LFS pointer instead of the file: {str(path)!r}; run `git lfs pull` in its folder"
+            )
+    raise BundleError(
+        f"file has the wrong size: {str(path)!r} has {size} bytes, the manifest says {entry.bytes}; "
+        "write or download the bundle again"
+    )

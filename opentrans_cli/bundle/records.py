@@ -1,0 +1,179 @@
+"""Frozen dataclasses to JSON documents and back, strictly: the type hints are the format.
+
+Allowed hints: str, int, float, `X | None`, tuple[X, ...], dict[str, X], dict[str, Any] (any plain JSON) and
+other records. A document must have exactly the fields of its class, each of the hinted type; an int is no
+bool and no 1.0; every number is finite; text holds no control characters, since it is printed to terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from opentrans_cli.errors import BundleError
+
+R = TypeVar("R", bound="Record")
+
+MAX_DEPTH = 32  # levels of nested JSON; ours have six
+
+
+@dataclass(frozen=True)
+class Record:
+    """A frozen dataclass that cannot hold a value its own JSON form would refuse.
+
+    Raises BundleError when built wrongly.
+    """
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            where = f"{type(self).__name__}.{field.name}"
+            object.__setattr__(self, field.name, _decode(hints[field.name], getattr(self, field.name), where))
+        self.check()
+
+    def check(self) -> None:
+        """Laws between the fields; a subclass raises BundleError when one is broken."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON-ready dict."""
+        return {field.name: _encode(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls: type[R], document: object, where: str = "document") -> R:
+        """The record a JSON document describes; BundleError names the place that is wrong."""
+        hints = get_type_hints(cls)
+        expect_keys(document, [field.name for field in fields(cls)], where)
+        assert isinstance(document, dict)
+        return cls(
+            **{name: _decode(hints[name], value, f"{where}.{name}") for name, value in document.items()}
+        )
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """The value in UTF-8 JSON `data`; BundleError for anything not strictly JSON, and for keys that occur
+    twice.
+    """
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            f"not readable as JSON: {where}, {str(error).splitlines()[0]}; write or download the bundle again"
+        ) from error
+
+
+def json_bytes(document: object) -> bytes:
+    """`document` as JSON text with sorted keys: the same bytes for the same content."""
+    return json.dumps(document, sort_keys=True, indent=2, allow_nan=False).encode() + b"\n"
+
+
+def expect_keys(document: object, names: Collection[str], where: str) -> None:
+    """BundleError unless `document` is a dict with exactly these keys."""
+    if not isinstance(document, dict):
+        raise wrong(where, "is not an object")
+    for name in names:
+        if name not in document:
+            raise wrong(where, f"lacks {name!r}")
+    for name in document:
+        if name not in names:
+            raise wrong(where, f"has the unknown key {name!r}")
+
+
+def require(condition: bool, where: str, problem: str) -> None:
+    """BundleError saying that `where` has `problem` unless `condition` holds."""
+    if not condition:
+        raise wrong(where, problem)
+
+
+def wrong(where: str, problem: str) -> BundleError:
+    """The error for one wrong place of a manifest."""
+    # Keys of the document are part of the place, and may hold line breaks.
+    place = "".join(char if char.isprintable() else repr(char)[1:-1] for char in where)
+    return BundleError(f"manifest is not valid: {place} {problem}; write or download the bundle again")
+
+
+def plain(value: object, where: str, depth: int = 0) -> Any:
+    """A copy of `value` in plain JSON types (tuples become lists); BundleError if it holds anything else."""
+    if depth > MAX_DEPTH:
+        raise wrong(where, f"is nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, dict):
+        for key in value:
+            require(isinstance(key, str), where, f"has the key {key!r}, which is not text")
+        return {key: plain(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, float):
+        return _number(value, where)
+    if value is None or type(value) in (str, int, bool):
+        return value
+    raise wrong(where, f"is a {type(value).__name__}, which JSON does not hold")
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, tuple | list):
+        return [_encode(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _encode(item) for key, item in value.items()}
+    return value
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint` says; JSON lists and dicts become tuples and records where the hint wants
+    them.
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return plain(value, where)
+    if origin in (Union, types.UnionType):
+        return None if value is None else _decode(inner[0], value, where)
+    if origin is tuple:
+        require(isinstance(value, list | tuple), where, "is not a list")
+        return tuple(_decode(inner[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        require(isinstance(value, dict), where, "is not an object")
+        return {_text(key, where): _decode(inner[1], item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return value if isinstance(value, hint) else hint.from_json(value, where)
+    if hint is str:
+        return _text(value, where)
+    if hint is int:
+        require(type(value) is int, where, "is not a whole number")
+        return value
+    if hint is float:
+        return _number(value, where)
+    raise TypeError(f"records have no fields of type {hint}")
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise wrong(where, "is not text")
+    bad = any(char < " " or "\x7f" <= char < "\xa0" or "\ud800" <= char < "\ue000" for char in value)
+    require(not bad, where, "holds control characters")
+    return value
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(where, "is not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    require(math.isfinite(number), where, "is not a finite number")
+    return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return document
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

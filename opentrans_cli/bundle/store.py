@@ -1,0 +1,227 @@
+"""Bundles on disk: write one whole, open one lazily, add a measurement to one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opentrans_cli.bundle import layout
+from opentrans_cli.bundle.atomic import locked, staged_folder, sync_folder, write_file
+from opentrans_cli.bundle.bitmask import Mask
+from opentrans_cli.bundle.contents import BundleContents, check_contents, check_report, write_files
+from opentrans_cli.bundle.folder import (
+    MANIFEST,
+    check_folder,
+    check_replaceable,
+    file_path,
+    pending_path,
+    read_manifest,
+)
+from opentrans_cli.bundle.layout import Tensors
+from opentrans_cli.bundle.manifest import FileEntry, Manifest, Step
+from opentrans_cli.bundle.records import json_bytes
+from opentrans_cli.bundle.tensorfile import (
+    parse_tensors,
+    read_bytes,
+    read_metadata,
+    tensor_chunks,
+    tensor_headers,
+)
+from opentrans_cli.errors import BundleError
+
+__all__ = ["Bundle", "BundleContents", "add_file", "open_bundle", "write_bundle"]
+
+# What a bundle *is*; measuring it adds other files and does not change it.
+_IDENTITY = (layout.MASK, layout.WEIGHTS, layout.ROUNDS, layout.HEAD)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest was read and whose files were found; tensors are read, and their hashes
+    checked, on demand.
+
+    Every method that returns tensors raises BundleError when the file is damaged or disagrees with the
+    manifest.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        """Identity "sha256:<hex>" of base and subnet tensors; reports and alpha do not count."""
+        parts = [f"{entry.name}:{entry.sha256}" for entry in self.manifest.files if entry.name in _IDENTITY]
+        text = "\n".join([self.manifest.base.digest, *sorted(parts)])
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all declared files and the manifest."""
+        return sum(entry.bytes for entry in self.manifest.files) + (self.path / MANIFEST).stat().st_size
+
+    def has(self, name: str) -> bool:
+        """Whether the bundle has the file `name`, such as "weights.safetensors"."""
+        return self.manifest.file(name) is not None
+
+    def file_path(self, name: str) -> Path:
+        """Where the content of the file `name` lies now; BundleError if the bundle does not have it."""
+        return file_path(self.path, self._entry(name))
+
+    def masks(self) -> dict[str, Mask]:
+        """By layer: bool in the weight's shape, True = kept."""
+        packed = self._tensors(layout.MASK)
+        return {layer.name: layout.decode_mask(layer, packed[layer.name]) for layer in self.manifest.layers}
+
+    def tower(self) -> dict[str, NDArray[Any]]:
+        """Every tensor of the visual tower, dense: floating ones as float32, exact zeros where pruned."""
+        if not self.has(layout.WEIGHTS):
+            raise BundleError(
+                f"bundle holds a mask but no weights: {str(self.path)!r}; "
+                f"apply it to its base, {self.manifest.base.source!r}"
+            )
+        return layout.decode_tower(self.masks(), self._tensors(layout.WEIGHTS))
+
+    def rounds(self) -> dict[str, NDArray[np.uint8]] | None:
+        """By layer, uint8 in the weight's shape: round in which a weight was pruned, 0 = kept.
+
+        None if not recorded.
+        """
+        return self._tensors(layout.ROUNDS) if self.has(layout.ROUNDS) else None
+
+    def head(self) -> dict[str, NDArray[Any]] | None:
+        """The segmentor's tensors beyond the tower; None if the bundle is not fine-tuned."""
+        return self._tensors(layout.HEAD) if self.has(layout.HEAD) else None
+
+    def alpha(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
+        """Arrays and metadata of the alpha report; None before `analyze`."""
+        if not self.has(layout.ALPHA):
+            return None
+        return self._tensors(layout.ALPHA), read_metadata(self.file_path(layout.ALPHA))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file, checked against the manifest's hash first."""
+        entry = self._entry(name)
+        data = read_bytes(self.file_path(name))
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise BundleError(
+                f"{name} does not match its hash: {str(self.path)!r}; it was changed or damaged, "
+                "write or download the bundle again"
+            )
+        return data
+
+    def _entry(self, name: str) -> FileEntry:
+        entry = self.manifest.file(name)
+        if entry is None:
+            raise BundleError(f"bundle has no {name}: {str(self.path)!r}; see `opentrans inspect`")
+        return entry
+
+    def _tensors(self, name: str) -> dict[str, NDArray[Any]]:
+        path = self.file_path(name)
+        # Headers first: wrong shapes are refused before anything large is read.
+        layout.check_headers(self.manifest, name, tensor_headers(path))
+        return parse_tensors(self.read(name), path)
+
+
+def open_bundle(path: Path | str) -> Bundle:
+    """The bundle in the folder `path`: reads the manifest and checks that every file is there with its size.
+
+    Raises BundleError for a missing folder, no bundle, a wrong or newer manifest, missing or cut-off files,
+    links that leave the folder, and undeclared tensor or pickle files.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    check_folder(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def write_bundle(path: Path | str, contents: BundleContents, *, force: bool = False) -> Bundle:
+    """Writes a new bundle whole or not at all; the same contents give the same bytes.
+
+    An existing `path` is refused; with `force` a bundle or an empty folder there is replaced in one step,
+    other content never. Raises MaskError when a weight outside the mask is not zero or shapes differ,
+    BundleError for values that are not finite, an existing target, or a disk that refuses.
+    """
+    check_contents(contents)
+    target = Path(path)
+    check_replaceable(target, force=force)
+    with staged_folder(target, replace=force) as folder:
+        manifest = write_files(contents, folder)
+        write_file(folder / MANIFEST, [json_bytes(manifest.to_json())])
+        open_bundle(folder)
+    return open_bundle(target)
+
+
+def add_file(
+    bundle: Bundle, name: str, data: bytes | tuple[Tensors, Mapping[str, Any]], *, step: Step
+) -> Bundle:
+    """Adds or replaces one measurement and records the step, whose parent becomes this bundle; the digest
+    stays.
+
+    name: "alpha.safetensors" with (arrays, metadata), or "README.md" / "reports/<name>.json|png" with bytes.
+    Raises BundleError when the name or content is not allowed, the bundle became another one, or the disk
+    refuses.
+    """
+    content = _content(name, data)
+    entry = FileEntry(name=name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    try:
+        with locked(bundle.path):
+            current = open_bundle(bundle.path)
+            if current.digest != bundle.digest:
+                raise BundleError(
+                    f"bundle was replaced meanwhile: {str(bundle.path)!r}; run the command again"
+                )
+            _settle(current)
+            others = [other for other in current.manifest.files if other.name != name]
+            manifest = replace(
+                current.manifest,
+                files=tuple(sorted([*others, entry], key=lambda file: file.name)),
+                steps=(*current.manifest.steps, replace(step, parent=bundle.digest)),
+            )
+            _switch(current.path, manifest, entry, content)
+    except OSError as error:
+        raise BundleError(
+            f"cannot write into the bundle: {str(bundle.path)!r}, {error.strerror or error}; "
+            "check free space and permissions"
+        ) from error
+    return open_bundle(bundle.path)
+
+
+def _content(name: str, data: bytes | tuple[Tensors, Mapping[str, Any]]) -> bytes:
+    if isinstance(data, tuple):
+        if name != layout.ALPHA:
+            raise ValueError(
+                f"arrays are only added as {layout.ALPHA}, not {name}; other tensors make a new bundle"
+            )
+        return b"".join(tensor_chunks(*data))
+    check_report(name, data)
+    return data
+
+
+def _switch(folder: Path, manifest: Manifest, entry: FileEntry, content: bytes) -> None:
+    """New content under its pending name, then the manifest, then the final name: the manifest alone decides
+    old or new.
+    """
+    (folder / entry.name).parent.mkdir(exist_ok=True)
+    pending = pending_path(folder, entry)
+    write_file(pending, [content])
+    write_file(folder / MANIFEST, [json_bytes(manifest.to_json())])
+    os.replace(pending, folder / entry.name)
+    sync_folder(pending.parent)
+
+
+def _settle(bundle: Bundle) -> None:
+    """Finishes or clears what a killed `add_file` left."""
+    for entry in bundle.manifest.files:
+        pending = pending_path(bundle.path, entry)
+        if pending.is_file():
+            os.replace(pending, bundle.path / entry.name)
+    for parent in (bundle.path, bundle.path / "reports"):
+        for leftover in parent.glob(".*.next"):
+            leftover.unlink()

@@ -1,0 +1,76 @@
+"""The `opentrans` command: registration, version, and how errors end."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from opentrans_cli import __version__
+from opentrans_cli.cli import analyze, demo, eval, finetune, inspect, prune, segment, transfer, verify
+from opentrans_cli.errors import OpentransError
+
+
+class _Group(TyperGroup):
+    """Turns known errors into one line on stderr and their exit code; OPENTRANS_TRACEBACK=1 shows the traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (OpentransError, OSError) as error:
+            if isinstance(error, BrokenPipeError) or os.environ.get("OPENTRANS_TRACEBACK"):
+                raise
+            typer.echo(f"opentrans: error: {_line(error)}", err=True)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OpentransError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror or type(error).__name__}: {error.filename}; check the path, its permissions and the disk"
+    return f"{error}; check paths, permissions and the disk"
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="opentrans",
+    help="Prune a CLIP image encoder once, publish the subnet, use it in any open-vocabulary segmentation framework.",
+    epilog="Start with `opentrans demo`: everything on the embedded model, in minutes on a laptop CPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_PIPELINE, _LOOK = "Pipeline", "Look and check"
+app.command("prune", rich_help_panel=_PIPELINE)(prune.prune)
+app.command("analyze", rich_help_panel=_PIPELINE)(analyze.analyze)
+app.command("transfer", rich_help_panel=_PIPELINE)(transfer.transfer)
+app.command("finetune", rich_help_panel=_PIPELINE)(finetune.finetune)
+app.command("eval", rich_help_panel=_PIPELINE)(eval.evaluate)
+app.command("segment", rich_help_panel=_PIPELINE)(segment.segment)
+app.command("demo", rich_help_panel=_LOOK)(demo.demo)
+app.command("inspect", rich_help_panel=_LOOK)(inspect.inspect)
+app.command("verify", rich_help_panel=_LOOK)(verify.verify)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"opentrans {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    app()

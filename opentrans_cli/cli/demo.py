@@ -1,0 +1,65 @@
+"""opentrans demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from opentrans_cli.cli import options as o
+from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, percent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from opentrans_cli.steps.demo import DemoResult
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path("opentrans-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: under two minutes on two cores.")] = False,
+    sparsity: Annotated[float, typer.Option("--sparsity", "-s", help="Share of weights to remove.")] = 0.9,
+    seed: o.SeedOpt = 0,
+    device: o.DeviceOpt = "cpu",
+    force: o.ForceOpt = False,
+    as_json: o.JsonOpt = False,
+    quiet: o.QuietOpt = False,
+) -> None:
+    """Run the whole pipeline on the embedded tiny CLIP and its scenes, and compare what pruning and freezing do."""
+    from opentrans_cli.steps.demo import demo as step
+
+    result = step(
+        out=out, quick=quick, sparsity=sparsity, seed=seed, device=device, force=force, reporter=ConsoleReporter(quiet=quiet)
+    )
+    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+
+
+def _show(console: Console, result: DemoResult) -> None:
+    from rich.table import Table
+
+    rows = Table(title="mIoU of the segmentor after fine-tuning, % (measured in this run)", title_justify="left")
+    rows.add_column("tower", no_wrap=True)
+    for column in ("all", "seen", "unseen", "weights kept", "MACs", "size"):
+        rows.add_column(column, justify="right")
+    for row in result.rows:
+        rows.add_row(
+            str(row["name"]),
+            percent(row["miou"]),
+            percent(row["miou_seen"]),
+            percent(row["miou_unseen"]),
+            human_count(row["params_kept"]),
+            human_count(row["macs"]),
+            human_bytes(row["bundle_bytes"]),
+        )
+    console.print(rows)
+    freezing = Table(title="Fine-tuning the subnet with layers frozen", title_justify="left")
+    freezing.add_column("frozen", no_wrap=True)
+    freezing.add_column("mIoU", justify="right")
+    freezing.add_column("training MACs", justify="right")
+    for row in result.finetune_rows:
+        freezing.add_row(str(row["title"]), percent(row["miou"]), human_count(row["training_macs"]))
+    console.print(freezing)
+    console.print(f"MACs are counted; pruned weights are skipped in the count, not by this machine's kernels. {result.seconds:.0f} s.")
+    for name in ("overview.png", "density.png", "alpha.png", "report.json"):
+        console.print(f"  {result.path / name}", soft_wrap=True)

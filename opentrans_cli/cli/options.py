@@ -1,0 +1,85 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from opentrans_cli.datasets.base import DatasetOptions
+
+SourceArg = Annotated[
+    str,
+    typer.Argument(
+        help="tiny (embedded), open_clip NAME[:TAG], NAME:FILE, a checkpoint file or folder, hf://org/name[@revision], "
+        "or a bundle folder."
+    ),
+]
+BundleArg = Annotated[Path, typer.Argument(help="Bundle folder.")]
+OutOpt = Annotated[Path, typer.Option("--out", "-o", help="Where to write; never overwritten without --force.")]
+ForceOpt = Annotated[bool, typer.Option("--force", help="Replace an existing bundle at --out.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="No talk and no progress on stderr.")]
+SeedOpt = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+ResumeOpt = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
+BaseOpt = Annotated[
+    str | None, typer.Option("--base", help="Source of the text tower, where the bundle's own base has moved.")
+]
+
+FreezeOpt = Annotated[str, typer.Option("--freeze", help="heavy (small alpha), light, random or none.")]
+FreezeRatioOpt = Annotated[float, typer.Option("--freeze-ratio", help="Share of layers to freeze.")]
+
+_DATA = "Data"
+DatasetOpt = Annotated[
+    str, typer.Option("--dataset", rich_help_panel=_DATA, help="shapes (embedded) or folder (your own).")
+]
+ImagesOpt = Annotated[Path | None, typer.Option("--images", rich_help_panel=_DATA, help="Folder of images.")]
+LabelsOpt = Annotated[Path | None, typer.Option("--labels", rich_help_panel=_DATA, help="Folder of label maps (PNG).")]
+ClassesOpt = Annotated[
+    Path | None, typer.Option("--classes", rich_help_panel=_DATA, help="Class file: a name (,synonyms) per line.")
+]
+IgnoreOpt = Annotated[
+    int | None, typer.Option("--ignore", rich_help_panel=_DATA, help="Label id that is not scored [default: 255].")
+]
+SplitOpt = Annotated[
+    Path | None, typer.Option("--split", rich_help_panel=_DATA, help="List of image stems to use, one per line.")
+]
+LimitOpt = Annotated[int | None, typer.Option("--limit", rich_help_panel=_DATA, help="Use the first so many images.")]
+HoldOutOpt = Annotated[
+    str | None,
+    typer.Option("--hold-out", rich_help_panel=_DATA, help="Class names to leave unlabelled in training, with commas."),
+]
+
+
+def dataset_options(
+    split_name: str,
+    *,
+    images: Path | None,
+    labels: Path | None,
+    classes: Path | None,
+    ignore: int | None,
+    split: Path | None,
+    limit: int | None,
+    hold_out: str | None = None,
+) -> DatasetOptions:
+    """The data options of a command; `split_name` is train or val."""
+    from opentrans_cli.datasets.base import DatasetOptions
+
+    return DatasetOptions(
+        split=split_name,  # type: ignore[arg-type]
+        images=images,
+        labels=labels,
+        classes=classes,
+        ignore=ignore,
+        split_list=split,
+        limit=limit,
+        hold_out=names(hold_out),
+    )
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """ "a, b" -> ("a", "b")."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

@@ -1,0 +1,113 @@
+"""Where output goes: results to stdout, talk and progress to stderr.
+
+A result is printed in one of three ways. With --json: one JSON document. On a terminal: a table for people. Into a pipe:
+exactly the path that was written, so that `B=$(opentrans prune ...)` works; a command that writes nothing prints its table.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Show = Callable[["Console"], None]
+Advance = Callable[[str], None]
+
+
+def stderr_console() -> Console:
+    """A console for talk."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def emit(document: dict[str, Any], show: Show, *, as_json: bool, path: Path | None = None, quiet: bool = False) -> None:
+    """Print one result; `path` is what the command wrote, `show` prints the table for people."""
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    elif path is None or sys.stdout.isatty():
+        show(Console(highlight=False))
+    else:
+        if not quiet:
+            show(stderr_console())
+        typer.echo(str(path))
+
+
+class ConsoleReporter:
+    """Talk and progress of a step on stderr."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        """One line; nothing with --quiet."""
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Advance]:
+        """A live bar on a terminal, else one line when it is done."""
+        if self.quiet:
+            yield lambda status: None
+            return
+        console = stderr_console()
+        if not console.is_terminal:
+            with self._line(title, total) as advance:
+                yield advance
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(title, total=total, status="")
+            yield lambda status: progress.update(task, advance=1, status=status)
+
+    @contextmanager
+    def _line(self, title: str, total: int) -> Iterator[Advance]:
+        last = ""
+
+        def advance(status: str) -> None:
+            nonlocal last
+            last = status
+
+        yield advance
+        self.say(f"{title}: {total} done{', ' + last if last else ''}")
+
+
+def human_bytes(count: int) -> str:
+    """1234567 -> "1.2 MB" (powers of 1000)."""
+    value, units = float(count), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def human_count(count: float) -> str:
+    """1234567 -> "1.23 M" (powers of 1000)."""
+    value, units = float(count), ["", " k", " M", " G", " T", " P"]
+    while abs(value) >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.3g}{units[0]}"
+
+
+def percent(value: float | None) -> str:
+    """0.1234 -> "12.3"; None -> "-"."""
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,35 @@
+"""opentrans verify."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from opentrans_cli.cli import options as o
+from opentrans_cli.cli.output import emit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from opentrans_cli.steps.verify import VerifyResult
+
+
+def verify(bundle: o.BundleArg, as_json: o.JsonOpt = False) -> None:
+    """Check a bundle completely: hashes, shapes, masks, counts, values. Exit code 1 if anything is wrong."""
+    from opentrans_cli.steps.verify import verify as step
+
+    result = step(Path(bundle))
+    emit({**asdict(result), "path": str(result.path)}, lambda console: _show(console, result), as_json=as_json)
+    if not result.ok:
+        failed = next(check for check in result.checks if not check.ok)
+        typer.echo(f"opentrans: error: bundle is not valid: {result.path} ({failed.name}); write or download it again", err=True)
+        raise typer.Exit(1)
+
+
+def _show(console: Console, result: VerifyResult) -> None:
+    for check in result.checks:
+        mark = "[green]ok[/]    " if check.ok else "[red]failed[/]"
+        console.print(f"{mark} {check.name}: {check.detail}", soft_wrap=True)

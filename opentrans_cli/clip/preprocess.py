@@ -1,0 +1,27 @@
+"""From pixels to what a CLIP tower expects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a tower wants its images; recorded in every bundle, because a mismatch gives silently wrong numbers."""
+
+    size: int  # side of the square image the attention pool was trained for, in pixels
+    mean: tuple[float, ...] = OPENAI_MEAN  # per channel, of values in [0, 1]
+    std: tuple[float, ...] = OPENAI_STD
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) RGB in [0, 255] -> float32 (B, 3, H, W), channels last in memory."""
+        mean, std = torch.tensor(self.mean, device=images.device), torch.tensor(self.std, device=images.device)
+        return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)

@@ -1,0 +1,192 @@
+"""Where a CLIP comes from.
+
+    tiny                      the embedded model
+    NAME[:TAG]                open_clip's architecture and weights; TAG defaults to `openai`
+    NAME:FILE                 open_clip's architecture, weights from a local file
+    path to a file            .safetensors, .pt, .pth or .bin; the architecture is read off the tensors (ResNets)
+    path to a folder          with open_clip_config.json (open_clip's local-dir layout)
+    hf://org/name[@revision]  the same layout on the Hugging Face Hub
+
+Bundles are sources as well, but know nothing of open_clip: `steps/sources.py` looks for them first. A local source
+makes no network call. Foreign pickles are read weights-only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor
+
+from opentrans_cli.clip.architecture import build_clip, infer_config, load_state, quiet_open_clip
+from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.errors import SourceError
+
+DEFAULT_SOURCE = "RN50-quickgelu:openai"
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_OTHER_SOURCES = "use `tiny`, a local checkpoint (NAME:FILE or FILE), or a folder with open_clip_config.json"
+_LOCAL_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """A CLIP in eval mode, float32, on the CPU."""
+
+    model: Any  # open_clip CLIP: .visual, .encode_image, .encode_text
+    tokenizer: Any  # list of str -> int64 (N, context length)
+    source: str  # as the user gave it
+    architecture: str  # open_clip name, or "tiny", or "ModifiedResNet" where only tensors were given
+    model_cfg: dict[str, Any]
+    preprocess: Preprocess
+
+    @property
+    def activation(self) -> str:
+        """Activation of the text tower: OpenAI's weights want `quick_gelu`."""
+        return "quick_gelu" if self.model_cfg.get("quick_gelu", False) else "gelu"
+
+
+def is_local(source: str) -> bool:
+    """Whether `source` names something on this disk: it has a path separator, a weight suffix, or exists."""
+    return "/" in source or source.endswith(WEIGHT_SUFFIXES) or Path(source).exists()
+
+
+def load_clip(source: str) -> LoadedClip:
+    """Load the CLIP named by `source` (see above). Raises SourceError in one line for everything that can go wrong."""
+    if source == "tiny":
+        return _load_tiny()
+    if source.startswith("hf://"):
+        return _load_folder(_download(source), source=source)
+    name, _, tag = source.partition(":")
+    if tag and is_local(tag) and not is_local(name):
+        return _load_file(Path(tag), source=source, name=name)
+    if is_local(source):
+        path = Path(source)
+        if not path.exists():
+            raise SourceError(f"no such file or folder: {source}; {_OTHER_SOURCES}")
+        return _load_folder(path, source=source) if path.is_dir() else _load_file(path, source=source, name=None)
+    return _load_named(name, tag or "openai", source=source)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint file; `state_dict` wrappers and a `module.` prefix are taken off.
+
+    Raises SourceError if the file is missing, damaged, holds no tensors, or holds NaN or infinite values.
+    """
+    if not path.is_file():
+        raise SourceError(f"no such checkpoint: {path}; {_OTHER_SOURCES}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every reader has errors of its own; all mean the same to the user
+        reason = str(error).split("\n")[0][:120]
+        raise SourceError(f"cannot read the checkpoint: {path} ({reason}); download or export it again") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    tensors = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise SourceError(f"no tensors in the checkpoint: {path}; {_OTHER_SOURCES}")
+    for key, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise SourceError(f"tensor holds NaN or infinite values: '{key}' in {path}; repair or replace the checkpoint")
+    return tensors
+
+
+def _finish(model: Any, *, source: str, architecture: str, model_cfg: dict[str, Any], preprocess: Preprocess) -> LoadedClip:
+    text_cfg = model_cfg["text_cfg"]
+    tokenizer = open_clip.SimpleTokenizer(context_length=text_cfg.get("context_length", 77))
+    return LoadedClip(model.float().eval(), tokenizer, source, architecture, model_cfg, preprocess)
+
+
+def _load_tiny() -> LoadedClip:
+    from opentrans_cli.assets import tiny_clip
+
+    config, state = tiny_clip()
+    model = build_clip(config["model_cfg"])
+    load_state(model, state, origin="tiny")
+    preprocess = Preprocess(size=config["model_cfg"]["vision_cfg"]["image_size"])
+    return _finish(model, source="tiny", architecture="tiny", model_cfg=config["model_cfg"], preprocess=preprocess)
+
+
+def _load_file(path: Path, *, source: str, name: str | None) -> LoadedClip:
+    state = read_state(path)
+    model_cfg = infer_config(state) if name is None else _named_config(name)
+    model = build_clip(model_cfg)
+    load_state(model, state, origin=str(path))
+    return _finish(
+        model,
+        source=source,
+        architecture=name or "ModifiedResNet",
+        model_cfg=model_cfg,
+        preprocess=Preprocess(size=model_cfg["vision_cfg"]["image_size"]),
+    )
+
+
+def _load_folder(folder: Path, *, source: str) -> LoadedClip:
+    config_path = folder / "open_clip_config.json"
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        model_cfg = dict(config["model_cfg"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            f"neither a bundle nor an open_clip folder: {source} (needs manifest.json, or open_clip_config.json "
+            f"with model_cfg); {_OTHER_SOURCES}"
+        ) from error
+    weights = next((folder / name for name in _LOCAL_WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise SourceError(f"no weights in the folder: {source}; put {_LOCAL_WEIGHTS[0]} beside open_clip_config.json")
+    model = build_clip(model_cfg)
+    load_state(model, read_state(weights), origin=str(weights))
+    given = config.get("preprocess_cfg", {})
+    preprocess = Preprocess(
+        size=model_cfg["vision_cfg"]["image_size"],
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if key in _GIVEN},
+    )
+    return _finish(model, source=source, architecture=folder.name, model_cfg=model_cfg, preprocess=preprocess)
+
+
+_GIVEN = ("mean", "std", "interpolation", "resize_mode")
+
+
+def _named_config(name: str) -> dict[str, Any]:
+    config = open_clip.get_model_config(name)
+    if config is None:
+        raise SourceError(f"open_clip has no architecture: '{name}'; {_OTHER_SOURCES}")
+    return dict(config)
+
+
+def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
+    model_cfg = _named_config(name)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        known = ", ".join(tags[:6]) or "none"
+        raise SourceError(f"open_clip has no weights '{tag}' for {name} (known: {known}); choose a tag, or {_OTHER_SOURCES}")
+    try:
+        with quiet_open_clip():
+            model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
+    except Exception as error:  # hub, network and file errors come in many classes
+        reason = type(error).__name__
+        raise SourceError(f"weights cannot be downloaded: {name}:{tag} ({reason}); {_OTHER_SOURCES}") from error
+    given = open_clip.get_pretrained_cfg(name, tag)
+    preprocess = Preprocess(
+        size=model_cfg["vision_cfg"]["image_size"],
+        **{key: tuple(given[key]) for key in ("mean", "std") if given.get(key)},
+        **{key: given[key] for key in ("interpolation", "resize_mode") if given.get(key)},
+    )
+    return _finish(model, source=source, architecture=name, model_cfg=model_cfg, preprocess=preprocess)
+
+
+def _download(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = source.removeprefix("hf://").partition("@")
+    try:
+        return Path(snapshot_download(repo, revision=revision or None))
+    except Exception as error:
+        raise SourceError(f"cannot be downloaded: {source} ({type(error).__name__}); {_OTHER_SOURCES}") from error

@@ -1,0 +1,61 @@
+"""Random training crops: scaled, cut or padded to a square, mirrored; a function of (seed, draw) alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opentrans_cli.datasets.base import Sample
+from opentrans_cli.datasets.images import resize_image, resize_label_map
+from opentrans_cli.datasets.shapes.noise import Stream
+
+PADDING = (124, 116, 104)
+"""RGB of the padding: the mean colour of CLIP's training images, which normalises to about zero."""
+
+_SALT = 0x63726F7073  # keeps these draws apart from those of other users of the same seed
+_STEPS = 1024
+
+
+def training_crop(
+    sample: Sample,
+    *,
+    size: int,
+    seed: int,
+    draw: int,
+    ignore_index: int,
+    flip: bool = True,
+    scale: tuple[float, float] = (0.75, 1.5),
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Image (size, size, 3) and label map (size, size) of a random part of `sample`.
+
+    The image is resized by a random factor from `scale` (both 1 = never resized). A random square is cut out
+    or, where the image is smaller, it is placed at random on PADDING with label `ignore_index`. Half of all
+    crops are mirrored if `flip`. The same sample, seed and draw give the same crop. ValueError without a
+    label map.
+    """
+    if sample.label_map is None:
+        raise ValueError(f"sample '{sample.name}' has no label map")
+    stream = Stream(seed ^ _SALT, draw)
+    factor = scale[0] + (scale[1] - scale[0]) * (stream.below(_STEPS + 1) / _STEPS)
+    image, label_map = sample.image, sample.label_map
+    shape = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
+    if shape != image.shape[:2]:
+        image, label_map = resize_image(image, shape), resize_label_map(label_map, shape)
+    (source_y, target_y), (source_x, target_x) = (_placed(stream, extent, size) for extent in shape)
+    square = np.empty((size, size, 3), dtype=np.uint8)
+    square[:] = PADDING
+    labels = np.full((size, size), ignore_index, dtype=np.int64)
+    square[target_y, target_x] = image[source_y, source_x]
+    labels[target_y, target_x] = label_map[source_y, source_x]
+    if flip and stream.below(2):
+        square, labels = square[:, ::-1].copy(), labels[:, ::-1].copy()
+    return square, labels
+
+
+def _placed(stream: Stream, extent: int, size: int) -> tuple[slice, slice]:
+    """Along one axis, which pixels of the image go to which pixels of the crop."""
+    offset = stream.below(abs(extent - size) + 1)
+    length = min(extent, size)
+    if extent >= size:
+        return slice(offset, offset + length), slice(0, length)
+    return slice(0, length), slice(offset, offset + length)

@@ -1,0 +1,169 @@
+"""The data set `folder`: own images and own label maps, paired by name, without code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+from opentrans_cli.datasets.base import SMALLEST_SIZE, DatasetOptions, Sample
+from opentrans_cli.datasets.images import (
+    IMAGE_SUFFIXES,
+    list_images,
+    list_label_maps,
+    read_image,
+    read_label_map,
+)
+from opentrans_cli.datasets.textfile import read_entries
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import DataError, OptionError
+
+LARGEST_DEFAULT_CROP = 512
+"""The crop of the paper's experiments."""
+
+
+class FolderDataset:
+    """Images in one folder, label maps in another, paired by relative path without suffix.
+
+    Label maps hold class indices into `classes` or `ignore`. `split` is a list of stems; without it every
+    image needs a label map and the other way round. `unseen` names classes that training leaves unlabelled,
+    `limit` keeps the first so many pairs, `crop` replaces the default training crop. Names and lists are
+    checked at once (DataError), files when they are read.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        labels: Path,
+        classes: Path | Vocabulary,
+        *,
+        ignore: int = 255,
+        split: Path | None = None,
+        unseen: tuple[str, ...] = (),
+        limit: int | None = None,
+        crop: int | None = None,
+    ) -> None:
+        self.vocabulary = classes if isinstance(classes, Vocabulary) else Vocabulary.from_file(classes)
+        self.ignore_index = ignore
+        self.unseen = _spelled_as_in(self.vocabulary, unseen)
+        self._crop = crop
+        pictures = _by_stem(images, list_images(images), "images")
+        maps = _by_stem(labels, list_label_maps(labels), "label maps")
+        if split is None:
+            _refuse_missing(pictures.keys() - maps.keys(), "images have no label map", f"add it to {labels}")
+            _refuse_missing(maps.keys() - pictures.keys(), "label maps have no image", f"add it to {images}")
+            stems = list(pictures)
+        else:
+            stems = _stems_of(split, pictures)
+            _refuse_missing(set(stems) - maps.keys(), "images have no label map", f"add it to {labels}")
+        self._pairs = [(stem, pictures[stem], maps[stem]) for stem in stems[:limit]]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index`; raises DataError for damaged files, different sizes, or an id without a class."""
+        name, picture, map_file = self._pairs[index]
+        image, label_map = read_image(picture), read_label_map(map_file)
+        if image.shape[:2] != label_map.shape:
+            (h, w), (lh, lw) = image.shape[:2], label_map.shape
+            raise DataError(
+                f"image is {w}x{h} but its label map {lw}x{lh}: {map_file}; resize the label map (nearest)"
+            )
+        foreign = label_map[
+            (label_map != self.ignore_index) & ((label_map < 0) | (label_map >= len(self.vocabulary)))
+        ]
+        if foreign.size:
+            raise DataError(
+                f"id {foreign[0]} has no class (ids 0 to {len(self.vocabulary) - 1}): {map_file}; "
+                f"pass --ignore {foreign[0]} or extend the class file"
+            )
+        return Sample(image=image, label_map=label_map, name=name)
+
+    @property
+    def default_crop(self) -> int:
+        """The given crop, else the shorter side of the first image, at most 512 and a multiple of 32."""
+        if self._crop is not None:
+            return self._crop
+        shorter = min(self._first_shape)
+        return max(SMALLEST_SIZE, min(LARGEST_DEFAULT_CROP, shorter // SMALLEST_SIZE * SMALLEST_SIZE))
+
+    @cached_property
+    def _first_shape(self) -> tuple[int, int]:
+        height, width, _ = read_image(self._pairs[0][1]).shape
+        return height, width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names and sizes of all files, in order, and over the options that change labels."""
+        files = [
+            [stem, picture.stat().st_size, map_file.stat().st_size] for stem, picture, map_file in self._pairs
+        ]
+        content = [self.vocabulary.classes, self.ignore_index, self.unseen, files]
+        return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+
+
+def open_folder(options: DatasetOptions) -> FolderDataset:
+    """The data set that --images, --labels and --classes describe; raises OptionError if one is missing."""
+    if options.images is None or options.labels is None or options.classes is None:
+        wanted = {"--images": options.images, "--labels": options.labels, "--classes": options.classes}
+        missing = " and ".join(name for name, value in wanted.items() if value is None)
+        raise OptionError(f"data set 'folder' is not fully described: {missing} missing; add it")
+    return FolderDataset(
+        options.images,
+        options.labels,
+        options.classes,
+        ignore=255 if options.ignore is None else options.ignore,
+        split=options.split_list,
+        unseen=options.hold_out,
+        limit=options.limit,
+        crop=options.size,
+    )
+
+
+def _by_stem(folder: Path, files: list[Path], kind: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in files:
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise DataError(f"two {kind} with one stem: {found[stem]} and {path}; keep one")
+        found[stem] = path
+    return found
+
+
+def _stems_of(split: Path, pictures: dict[str, Path]) -> list[str]:
+    """The stems a split list names, in its order; each must be an image and occur once."""
+    stems: dict[str, int] = {}
+    unknown: list[str] = []
+    for number, entry in read_entries(split, "split list"):
+        bare = entry[: -len(Path(entry).suffix)] if Path(entry).suffix.lower() in IMAGE_SUFFIXES else entry
+        stem = entry if entry in pictures else bare
+        if stem in stems:
+            raise DataError(f"'{stem}' occurs twice: {split}, lines {stems[stem]} and {number}; keep one")
+        stems[stem] = number
+        if stem not in pictures:
+            unknown.append(f"'{entry}' in line {number}")
+    if unknown:
+        first, count = unknown[0], len(unknown)
+        raise DataError(
+            f"{count} entries without an image: {split}, first {first}; correct the list or --images"
+        )
+    return list(stems)
+
+
+def _refuse_missing(stems: Iterable[str], what: str, remedy: str) -> None:
+    if missing := sorted(stems):
+        raise DataError(f"{len(missing)} {what}: first '{missing[0]}'; {remedy}, or choose with --split-list")
+
+
+def _spelled_as_in(vocabulary: Vocabulary, names: tuple[str, ...]) -> tuple[str, ...]:
+    """`names` as the vocabulary spells them, in its order."""
+    wanted = {name.strip().casefold(): name for name in names}
+    unknown = wanted.keys() - {name.casefold() for name in vocabulary.names}
+    if unknown:
+        raise DataError(
+            f"held-out class is not in the class list: '{wanted[min(unknown)]}'; correct --hold-out"
+        )
+    return tuple(dict.fromkeys(name for name in vocabulary.names if name.casefold() in wanted))

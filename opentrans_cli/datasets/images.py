@@ -1,0 +1,139 @@
+"""Pictures and label maps on disk, and their sizes in memory."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps
+
+from opentrans_cli.errors import DataError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff")
+
+Shape = tuple[int, int]
+
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# Pillow stretches grey pixels of 2 and 4 bits to 0..255, which would turn id 1 into 85 or 17.
+_STRETCHED = {"L;2": 85, "L;4": 17}
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All images in `folder` and its subfolders, sorted by relative path; hidden files are left out.
+
+    Raises DataError if the folder is missing or holds no image.
+    """
+    return _listed(folder, IMAGE_SUFFIXES, "image")
+
+
+def list_label_maps(folder: Path) -> list[Path]:
+    """All PNG and TIFF files in `folder` and its subfolders, in the manner of `list_images`."""
+    return _listed(folder, LABEL_SUFFIXES, "label map")
+
+
+def _listed(folder: Path, suffixes: tuple[str, ...], kind: str) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{kind} folder not found: {folder}; check the path")
+    names = [
+        relative
+        for relative in (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        if relative.suffix.lower() in suffixes and not any(part.startswith(".") for part in relative.parts)
+    ]
+    if not names:
+        raise DataError(f"no {kind} in folder: {folder}; it needs files that end in {', '.join(suffixes)}")
+    return [folder / name for name in sorted(names, key=Path.as_posix)]
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """The picture in `path` as uint8 (H, W, 3) RGB, upright as its EXIF orientation says.
+
+    Transparent parts become white, 16-bit grey is reduced to 8 bits. Raises DataError for anything else than
+    a whole picture of a usual size.
+    """
+    with _reading(path, "image") as opened:
+        image: Image.Image = ImageOps.exif_transpose(opened)
+        if image.mode == "F":
+            raise DataError(f"image has float pixels: {path}; save it with 8 bits a channel")
+        if image.mode.startswith("I"):
+            deep = np.asarray(image).astype(np.int64)
+            if deep.min() < 0 or deep.max() > 65535:
+                raise DataError(f"image has more than 16 bits a pixel: {path}; save it with 8 bits a channel")
+            image = Image.fromarray((deep // 257).astype(np.uint8))
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def read_label_map(path: Path) -> NDArray[np.int64]:
+    """The ids in `path` as int64 (H, W): indices of a palette image, or values of a grey one (1 to 16 bits).
+
+    Raises DataError for colour images, whose ids would have to be guessed, and for damaged files.
+    """
+    with _reading(path, "label map") as opened:
+        if opened.mode not in ("1", "L", "P") and not opened.mode.startswith("I"):
+            raise DataError(
+                f"label map has colours, not ids: {path} ({opened.mode}); save a palette or grey PNG"
+            )
+        coding = opened.tile[0][3] if opened.tile else None
+        coding = coding[0] if isinstance(coding, tuple) else coding
+        return np.array(opened).astype(np.int64) // _STRETCHED.get(str(coding), 1)
+
+
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[ImageFile.ImageFile]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                yield opened
+    except FileNotFoundError:
+        raise DataError(f"{kind} not found: {path}; check the path") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        limit = Image.MAX_IMAGE_PIXELS
+        raise DataError(f"{kind} has more than {limit} pixels: {path}; make it smaller first") from error
+    except _DAMAGED as error:
+        raise DataError(f"{kind} cannot be read: {path}; it is damaged or no picture, replace it") from error
+
+
+def write_label_map(path: Path, label_map: NDArray[np.integer], palette: NDArray[np.uint8]) -> None:
+    """Write ids (H, W) as a PNG that `read_label_map` reads back.
+
+    Up to 256 colours in `palette` (N, 3): a palette PNG in which id i has colour i and further ids are black.
+    More: a 16-bit grey PNG without colours. ValueError if an id does not fit.
+    """
+    indexed = len(palette) <= 256
+    if label_map.ndim != 2 or label_map.min() < 0 or label_map.max() > (255 if indexed else 65535):
+        raise ValueError(f"a label map of shape {label_map.shape} and these ids does not fit into the file")
+    if indexed:
+        image = Image.fromarray(label_map.astype(np.uint8))
+        image.putpalette(palette.astype(np.uint8).tobytes() + bytes(3 * (256 - len(palette))))
+    else:
+        image = Image.fromarray(label_map.astype(np.uint16))
+    image.save(path, format="PNG", optimize=True)
+
+
+def resize_image(
+    image: NDArray[np.uint8], shape: Shape, *, method: Literal["bicubic", "bilinear"] = "bicubic"
+) -> NDArray[np.uint8]:
+    """`image` (H, W, 3) resized to `shape` (height, width), antialiased when it shrinks."""
+    height, width = shape
+    return np.array(Image.fromarray(image).resize((width, height), _RESAMPLING[method]))
+
+
+def resize_label_map(label_map: NDArray[np.int64], shape: Shape) -> NDArray[np.int64]:
+    """`label_map` (H, W) resized to `shape` (height, width); each pixel takes the id at its centre."""
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(label_map.shape, shape, strict=True)
+    )
+    resized: NDArray[np.int64] = label_map[rows[:, None], columns]
+    return resized

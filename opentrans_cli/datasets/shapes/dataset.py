@@ -1,0 +1,84 @@
+"""`shapes` as a data set: scenes by index in two disjoint splits, sixteen classes unlabelled in training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from opentrans_cli.datasets.base import DatasetOptions, Sample, Split
+from opentrans_cli.datasets.shapes.classes import CLASSES, UNSEEN
+from opentrans_cli.datasets.shapes.noise import Stream
+from opentrans_cli.datasets.shapes.scene import Scene, render_scene
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import OptionError
+
+SEEDS: dict[Split, int] = {"train": 0, "val": 10_000_000}
+COUNTS: dict[Split, int] = {"train": 4096, "val": 200}
+
+GENERATOR = "shapes/1"
+"""Raised whenever a scene of a given seed and index changes."""
+
+
+class ShapesDataset:
+    """`count` scenes of `size` x `size` pixels with `objects[0]` to `objects[1]` objects, rendered when asked
+    for.
+
+    Every pixel is labelled. The same split, size and objects give the same scenes, whatever the count.
+    """
+
+    ignore_index = 255
+
+    def __init__(
+        self, split: Split, *, size: int = 96, count: int | None = None, objects: tuple[int, int] = (1, 4)
+    ) -> None:
+        self.vocabulary = Vocabulary.from_names(CLASSES)
+        self.unseen: tuple[str, ...] = UNSEEN
+        self.default_crop = size
+        self._split: Split = split
+        self._count = COUNTS[split] if count is None else count
+        self._objects = objects
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        scene = self._scene(index)
+        return Sample(
+            image=scene.image,
+            label_map=scene.label_map.astype(np.int64),
+            name=f"{self._split}-{index:06d}",
+        )
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The one sentence that names every visible object of scene `index` and its ground."""
+        return (self._scene(index).caption,)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over generator version, split, seed, size, count and objects."""
+        content = [GENERATOR, self._split, SEEDS[self._split], self.default_crop, self._count, self._objects]
+        return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+
+    def _scene(self, index: int) -> Scene:
+        if not 0 <= index < self._count:
+            raise IndexError(f"scene {index} of {self._count}")
+        return render_scene(Stream(SEEDS[self._split], index), size=self.default_crop, objects=self._objects)
+
+
+def open_shapes(options: DatasetOptions) -> ShapesDataset:
+    """Split `split`, `limit` scenes of `size` pixels; raises OptionError for options it cannot use."""
+    foreign = {
+        "--images": options.images,
+        "--labels": options.labels,
+        "--classes": options.classes,
+        "--ignore": options.ignore,
+        "--split-list": options.split_list,
+        "--hold-out": options.hold_out or None,
+    }
+    if given := [name for name, value in foreign.items() if value is not None]:
+        raise OptionError(
+            f"data set 'shapes' is built in and has no use for: {', '.join(given)}; leave it out"
+        )
+    return ShapesDataset(options.split, size=options.size or 96, count=options.limit)

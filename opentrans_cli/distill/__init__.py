@@ -1,0 +1,1 @@
+"""Distillation from the dense tower into the subnet while it is pruned."""

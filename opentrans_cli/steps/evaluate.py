@@ -1,0 +1,173 @@
+"""eval: mIoU over all, seen and unseen classes, parameters, MACs and measured time of one segmentor on one data set."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opentrans_cli.bundle.atomic import write_file
+from opentrans_cli.bundle.records import json_bytes
+from opentrans_cli.bundle.store import Bundle, add_file
+from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.errors import DataError
+from opentrans_cli.frameworks.base import class_scores
+from opentrans_cli.metrics.confusion import ConfusionMatrix
+from opentrans_cli.metrics.miou import mean_iou
+from opentrans_cli.steps.provenance import environment, parameter_count, resolve_device, step_record
+from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.steps.segmentors import (
+    BuiltSegmentor,
+    VocabularyText,
+    build_segmentor,
+    bundle_segmentor,
+    embed_vocabulary,
+)
+from opentrans_cli.steps.sources import Tower, load_text_clip, load_tower
+
+TRAINING_FREE = "maskclip"
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """One evaluation."""
+
+    path: Path | None  # the bundle the report was added to, or the file it was written to
+    report: dict[str, Any]  # the eval report of `artifacts.schema.json`
+
+
+def evaluate(
+    source: str,
+    *,
+    dataset: str = "shapes",
+    data: DatasetOptions | None = None,
+    base: str | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> EvalResult:
+    """Score the segmentor of a bundle on a data set; the report goes into the bundle, or to the file `out`.
+
+    A source without a segmentor (a CLIP, or a bundle fresh from `prune`) is read out without training, by MaskCLIP's
+    dense embeddings, and the report says so. Images are scored at their own size. Raises SourceError, BundleError,
+    DataError or OptionError.
+    """
+    if out is not None and out.exists() and not force:
+        raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
+    samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions(split="val"))
+    if len(samples) == 0:
+        raise DataError(f"no images to score: {dataset}; check --images and --split")
+    where = resolve_device(device)
+    tower = load_tower(source, reporter)
+    built = bundle_segmentor(tower)
+    if built is None:
+        reporter.say(f"no segmentor in {source}: reading the tower out without training ({TRAINING_FREE})")
+        built = build_segmentor(tower, TRAINING_FREE)
+    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), samples.vocabulary)
+    report = score(built, samples, text, device=where, reporter=reporter)
+    report = {**report, "dataset": dataset, "data": samples.fingerprint}
+    if out is not None:
+        write_file(out, [json_bytes(report)])
+        return EvalResult(out, report)
+    if tower.bundle is None:
+        return EvalResult(None, report)
+    return EvalResult(_record(tower.bundle, report), report)
+
+
+def score(
+    built: BuiltSegmentor,
+    samples: SegDataset,
+    text: VocabularyText,
+    *,
+    device: torch.device,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """The figures of one segmentor: accuracy, size, counted and measured cost."""
+    module = built.module.to(device).eval()
+    embeddings, owners = text.embeddings.to(device), text.owners.to(device)
+    confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
+    seconds: list[float] = []
+    resolution = (0, 0)
+    with reporter.bar("scoring", len(samples)) as advance:
+        for index in range(len(samples)):
+            sample = samples[index]
+            started = time.perf_counter()
+            prediction = predict(module, sample.image, built.tower.preprocess, embeddings, owners)
+            seconds.append(time.perf_counter() - started)
+            assert sample.label_map is not None
+            confusion.update(prediction, torch.from_numpy(sample.label_map))
+            resolution = resolution if index else (sample.image.shape[0], sample.image.shape[1])
+            advance("")
+    return {
+        "framework": built.framework.name,
+        "images": len(samples),
+        "classes": len(samples.vocabulary),
+        **_accuracy(confusion, samples, built.tower),
+        **_cost(built, resolution, texts=len(owners)),
+        "seconds_per_image": statistics.median(seconds[1:] or seconds),
+        "resolution": list(resolution),
+        "environment": environment(device),
+    }
+
+
+@torch.no_grad()
+def predict(
+    module: torch.nn.Module, image: np.ndarray, preprocess: Preprocess, embeddings: Tensor, owners: Tensor
+) -> Tensor:
+    """Label map (H, W) int64 of one image (H, W, 3) uint8, on the CPU; the classes are those of `owners`."""
+    if min(image.shape[:2]) < 32:
+        raise DataError(f"image is smaller than the tower's stride of 32: {image.shape[1]} x {image.shape[0]}; enlarge it")
+    pixels = preprocess.normalise(torch.from_numpy(np.ascontiguousarray(image))[None].to(embeddings.device))
+    return class_scores(module(pixels, embeddings), owners)[0].argmax(0).cpu()
+
+
+def seen_classes(samples: SegDataset, tower: Tower) -> tuple[bool, ...]:
+    """By class: did training label it? As the bundle's segmentor records, else as the data set splits."""
+    record = tower.bundle.manifest.segmentor if tower.bundle else None
+    if record is not None and record.seen:
+        return samples.vocabulary.seen_by(record.seen)
+    return tuple(name not in samples.unseen for name in samples.vocabulary.names)
+
+
+def _accuracy(confusion: ConfusionMatrix, samples: SegDataset, tower: Tower) -> dict[str, Any]:
+    seen = seen_classes(samples, tower)
+    total = mean_iou(confusion)
+    groups = {flag: [index for index, value in enumerate(seen) if value is flag] for flag in (True, False)}
+    names = samples.vocabulary.names
+    return {
+        "miou": total.miou,
+        "miou_seen": mean_iou(confusion, classes=groups[True]).miou,
+        "miou_unseen": mean_iou(confusion, classes=groups[False]).miou,
+        "pixel_accuracy": total.pixel_accuracy,
+        "per_class": [
+            {"name": name, "iou": iou, "seen": flag}
+            for name, iou, flag in zip(names, total.per_class, seen, strict=True)
+        ],
+    }
+
+
+def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, texts: int) -> dict[str, Any]:
+    dense = parameter_count(built.module)
+    removed = sum(int((~mask).sum()) for mask in built.tower.masks.values())
+    costs = built.costs(resolution, texts=texts)
+    return {
+        "params_dense": dense,
+        "params_kept": dense - removed,
+        "macs": sum(cost.forward for cost in costs),
+        "macs_kept": round(sum(cost.forward * cost.kept_fraction for cost in costs)),
+    }
+
+
+def _record(bundle: Bundle, report: dict[str, Any]) -> Path:
+    options = {"dataset": report["dataset"], "images": report["images"]}
+    step = step_record("eval", options, seed=None, data=report["data"], metrics={"miou": report["miou"]})
+    return add_file(bundle, f"reports/eval-{report['dataset']}.json", json_bytes(report), step=step).path

@@ -1,0 +1,122 @@
+"""finetune: train a segmentor with the heavy-tailed layers frozen and the pruned weights held at zero."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from opentrans_cli.bundle.contents import BundleContents
+from opentrans_cli.bundle.folder import check_replaceable
+from opentrans_cli.bundle.records import json_bytes
+from opentrans_cli.bundle.store import open_bundle, write_bundle
+from opentrans_cli.clip.text import DEFAULT_TEMPLATES
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.errors import OptionError
+from opentrans_cli.spectral.selection import select_frozen
+from opentrans_cli.steps.analyze import recorded_alphas, tower_spectra
+from opentrans_cli.steps.finetune_run import FinetuneRun
+from opentrans_cli.steps.options import FinetuneOptions
+from opentrans_cli.steps.provenance import resolve_device, step_record
+from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.steps.resume import discard_state, state_path, state_to_resume
+from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
+from opentrans_cli.steps.sources import Tower, bundle_tower, load_text_clip, numpy_masks
+from opentrans_cli.steps.training_data import TrainingData
+
+REPORT = "reports/finetune.json"
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What `finetune` made."""
+
+    path: Path
+    loss: float  # mean over the last tenth of the steps
+    seconds_per_step: float  # measured, median
+    cost: dict[str, Any]  # the cost receipt of `artifacts.schema.json`
+
+
+def finetune(
+    bundle: Path,
+    *,
+    out: Path,
+    options: FinetuneOptions,
+    dataset: str = "shapes",
+    data: DatasetOptions | None = None,
+    base: str | None = None,
+    device: str = "auto",
+    force: bool = False,
+    resume: bool = False,
+    reporter: Reporter = SILENT,
+) -> FinetuneResult:
+    """Train the bundle's segmentor on `dataset` and write trunk, masks and head as a new bundle at `out`.
+
+    Layers with a small alpha are frozen, parameters and BatchNorm statistics alike (OpenTrans, Sec. 3.3.2); alphas come
+    from the bundle's own report, else they are computed. Only seen classes take part in training. Raises OptionError,
+    BundleError, SourceError, DataError or TrainingError.
+    """
+    check_replaceable(out, force=force)
+    samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions())
+    where = resolve_device(device)
+    parent = open_bundle(bundle)
+    tower = bundle_tower(parent)
+    frozen = _frozen_layers(tower, options, reporter)
+    built = bundle_segmentor(tower) or build_segmentor(tower, options.framework, seed=options.seed)
+    if not built.framework.trainable:
+        raise OptionError(f"framework has nothing to train: {built.framework.name}; use --framework deeplabv3")
+    feed = TrainingData(samples, options, preprocess=tower.preprocess)
+    clip = load_text_clip(tower.base, base, reporter)
+    text = embed_vocabulary(clip, feed.seen_vocabulary)
+    run = FinetuneRun(built, feed, frozen=frozen, options=options, device=where)
+    log = run.train(
+        text.embeddings,
+        text.owners,
+        resume_from=state_to_resume(out, resume=resume, reporter=reporter),
+        checkpoint=state_path(out),
+        reporter=reporter,
+    )
+    receipt = run.receipt()
+    tail = log.losses[-max(1, len(log.losses) // 10) :]
+    loss = sum(tail) / len(tail)
+    step = step_record(
+        "finetune",
+        {**asdict(options), "dataset": dataset},
+        seed=options.seed,
+        data=samples.fingerprint,
+        parent=parent.digest,
+        metrics={"loss": loss, "training_macs": receipt["total"]},
+    )
+    manifest = parent.manifest
+    contents = BundleContents(
+        base=manifest.base,
+        pattern=manifest.pattern,
+        target_sparsity=manifest.target_sparsity,
+        masks=numpy_masks(tower.masks),
+        tower=built.tower_tensors(),
+        steps=(*manifest.steps, step),
+        dtype=manifest.layers[0].dtype,
+        rounds=parent.rounds(),
+        head=built.head(),
+        segmentor=built.record(
+            classes=samples.vocabulary.classes, seen=feed.seen_vocabulary.names, templates=DEFAULT_TEMPLATES
+        ),
+        reports={REPORT: json_bytes(receipt)},
+    )
+    written = write_bundle(out, contents, force=force)
+    discard_state(out)
+    return FinetuneResult(written.path, loss, log.seconds_per_step, receipt)
+
+
+def _frozen_layers(tower: Tower, options: FinetuneOptions, reporter: Reporter) -> tuple[str, ...]:
+    """Layers of the tower to freeze, from the recorded alphas or, said aloud, from fresh ones."""
+    if options.freeze == "none":
+        return ()
+    assert tower.bundle is not None
+    alphas = recorded_alphas(tower.bundle, estimator=options.estimator)
+    if alphas is None:
+        reporter.say(f"no alpha report by {options.estimator} in {tower.bundle.path}: analyzing first")
+        spectra = tower_spectra(tower, estimator=options.estimator, reporter=reporter)
+        alphas = {layer.name: layer.fit.alpha for layer in spectra}
+    return select_frozen(alphas, mode=options.freeze, ratio=options.freeze_ratio, seed=options.seed)  # type: ignore[arg-type]

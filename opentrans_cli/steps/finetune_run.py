@@ -1,0 +1,119 @@
+"""One fine-tuning run: what is frozen, the loop, and what it cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opentrans_cli.clip.layers import batchnorm_of
+from opentrans_cli.errors import TrainingError
+from opentrans_cli.frameworks.base import class_scores
+from opentrans_cli.sparsity.masking import hold
+from opentrans_cli.steps.options import FinetuneOptions
+from opentrans_cli.steps.reporter import Reporter
+from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor
+from opentrans_cli.steps.training_data import IGNORED, TrainingData
+from opentrans_cli.training.cost import LayerCost, cost_receipt
+from opentrans_cli.training.freezing import freeze_layers, state_hash
+from opentrans_cli.training.loop import TrainLog, train
+from opentrans_cli.training.losses import pixel_cross_entropy
+from opentrans_cli.training.settings import TrainSettings
+
+_STATE_EVERY = 100  # steps between two states on disk
+
+
+class FinetuneRun:
+    """Works on the segmentor `built` in place; `frozen` are layers of the tower."""
+
+    def __init__(
+        self,
+        built: BuiltSegmentor,
+        feed: TrainingData,
+        *,
+        frozen: tuple[str, ...],
+        options: FinetuneOptions,
+        device: torch.device,
+    ) -> None:
+        self.built, self.feed, self.frozen, self.options = built, feed, frozen, options
+        self.module = built.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
+        self._unfrozen_costs = self._costs()
+        partners = {_inside(layer): _inside(batchnorm_of(built.tower.visual, layer)) for layer in frozen}
+        self.fixed = freeze_layers(self.module, [*filter(None, partners)], batchnorm_of=partners)  # type: ignore[arg-type]
+        self._hash_before = state_hash(self.module, self.fixed)
+
+    def train(
+        self, embeddings: Tensor, owners: Tensor, *, resume_from: Path | None, checkpoint: Path, reporter: Reporter
+    ) -> TrainLog:
+        """Run the loop. `embeddings` (S, D) and `owners` (S,): text of the seen classes.
+
+        Raises TrainingError for a loss that is not finite, or if a frozen layer changed.
+        """
+        embeddings, owners = embeddings.to(self.device), owners.to(self.device)
+
+        def loss(images: Tensor, label_maps: Tensor) -> Tensor:
+            scores = class_scores(self.module(images, embeddings), owners)
+            return pixel_cross_entropy(scores, label_maps, ignore_index=IGNORED)
+
+        with reporter.bar("fine-tuning", self.options.steps) as advance:
+            log = train(
+                self.module,
+                self.feed.batch,
+                self._settings(),
+                loss=loss,
+                after_step=hold(self.module, self.built.masks()),
+                state=resume_from,
+                checkpoint=checkpoint,
+                identity={"data": self.feed.fingerprint, "frozen": list(self.fixed)},
+                progress=lambda step, figures: advance(f"loss {figures['loss']:.3f}"),
+            )
+        if state_hash(self.module, self.fixed) != self._hash_before:
+            raise TrainingError("a frozen layer changed in training; nothing was written; report this as a bug")
+        return log
+
+    def _settings(self) -> TrainSettings:
+        options = self.options
+        return TrainSettings(
+            steps=options.steps,
+            batch_size=options.batch_size,
+            lr=options.lr,
+            backbone_lr_factor=options.backbone_lr_factor,
+            weight_decay=options.weight_decay,
+            warmup_steps=min(20, options.steps // 10),
+            seed=options.seed,
+            checkpoint_every=_STATE_EVERY,
+            log_every=1,
+        )
+
+    def _costs(self) -> tuple[LayerCost, ...]:
+        texts = sum(len(synonyms) for synonyms in self.feed.seen_vocabulary.classes)
+        return self.built.costs((self.feed.crop, self.feed.crop), texts=texts)
+
+    def receipt(self) -> dict[str, Any]:
+        """The cost receipt of `artifacts.schema.json`: counted MACs of the whole run, and the proof of freezing."""
+        cost = cost_receipt(
+            self._costs(),
+            resolution=(self.feed.crop, self.feed.crop),
+            images=self.options.steps * self.options.batch_size,
+            baseline=self._unfrozen_costs,
+        )
+        return {
+            "unit": cost.unit,
+            "forward": cost.forward,
+            "input_gradient": cost.input_gradient,
+            "weight_gradient": cost.weight_gradient,
+            "total": cost.total,
+            "unmasked_total": cost.unmasked_total,
+            "dense_total": cost.dense_total,
+            "images": cost.images,
+            "resolution": list(cost.resolution),
+            "frozen_layers": list(self.frozen),
+            "frozen_hash": f"sha256:{self._hash_before}",
+        }
+
+
+def _inside(layer: str | None) -> str | None:
+    return None if layer is None else f"{BACKBONE}{layer}"

@@ -1,0 +1,80 @@
+"""What a bundle is, from its manifest alone: no tensor is read and no torch is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from opentrans_cli.bundle.layout import WEIGHTS
+from opentrans_cli.bundle.store import open_bundle
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One prunable layer."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # in which its kept values are stored
+    kept: int
+    total: int
+    sparsity: float  # removed / total, in [0, 1]
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """A bundle at a glance."""
+
+    path: str
+    digest: str  # "sha256:<hex>" of base and tensors; measuring does not change it
+    source: str  # of the dense base
+    architecture: str
+    activation: str
+    base_digest: str
+    pattern: str
+    target_sparsity: float
+    achieved_sparsity: float
+    kept: int
+    total: int
+    has_weights: bool  # False: a mask that needs its base
+    framework: str | None  # the segmentor's, None if the bundle is not fine-tuned
+    layers: tuple[LayerSummary, ...]
+    steps: tuple[str, ...]  # verbs, oldest first
+    files: dict[str, int]  # name -> bytes
+    size_bytes: int  # all files and the manifest
+
+
+def inspect(path: Path | str) -> InspectResult:
+    """Reads the manifest of the bundle at `path` and checks that its files are there. Raises BundleError."""
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    layers = tuple(
+        LayerSummary(
+            name=layer.name,
+            shape=layer.shape,
+            dtype=layer.dtype,
+            kept=layer.kept,
+            total=layer.total,
+            sparsity=1 - layer.kept / layer.total,
+        )
+        for layer in manifest.layers
+    )
+    return InspectResult(
+        path=str(path),
+        digest=bundle.digest,
+        source=manifest.base.source,
+        architecture=manifest.base.architecture,
+        activation=manifest.base.activation,
+        base_digest=manifest.base.digest,
+        pattern=manifest.pattern,
+        target_sparsity=manifest.target_sparsity,
+        achieved_sparsity=manifest.achieved_sparsity,
+        kept=manifest.kept,
+        total=manifest.total,
+        has_weights=bundle.has(WEIGHTS),
+        framework=manifest.segmentor.framework if manifest.segmentor else None,
+        layers=layers,
+        steps=tuple(step.verb for step in manifest.steps),
+        files={entry.name: entry.bytes for entry in manifest.files},
+        size_bytes=bundle.size_bytes,
+    )

@@ -1,0 +1,37 @@
+"""How a step talks while it works; the command line shows it on stderr, the default says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+Advance = Callable[[str], None]
+"""Called once per unit of work with a short status such as "loss 0.123"."""
+
+
+class Reporter(Protocol):
+    """Receives talk and progress."""
+
+    def say(self, text: str) -> None:
+        """One line a user should read."""
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Advance]:
+        """A progress bar over `total` units."""
+        yield lambda status: None
+
+
+class Silent:
+    """The reporter of library users who did not ask for talk."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Advance]:
+        """Show nothing."""
+        yield lambda status: None
+
+
+SILENT = Silent()

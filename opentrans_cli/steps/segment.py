@@ -1,0 +1,101 @@
+"""segment: own words on own images; a label map and an overlay with a legend for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opentrans_cli.bundle.atomic import staged_folder
+from opentrans_cli.bundle.records import json_bytes
+from opentrans_cli.datasets.images import list_images, read_image, write_label_map
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import DataError
+from opentrans_cli.pictures.overlay import overlay
+from opentrans_cli.pictures.palette import class_colours
+from opentrans_cli.steps.evaluate import TRAINING_FREE, predict
+from opentrans_cli.steps.provenance import resolve_device
+from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
+from opentrans_cli.steps.sources import load_text_clip, load_tower
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """What `segment` wrote into the folder `path`."""
+
+    path: Path
+    images: tuple[dict[str, Any], ...]  # name, label_map and overlay (file names), classes (name -> share of the pixels)
+    vocabulary: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The segment report of `artifacts.schema.json`."""
+        return {"images": list(self.images), "vocabulary": list(self.vocabulary)}
+
+
+def segment(
+    source: str,
+    images: Sequence[Path],
+    *,
+    vocabulary: Vocabulary,
+    out: Path,
+    base: str | None = None,
+    device: str = "auto",
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> SegmentResult:
+    """Label every pixel of `images` (files or folders) with one of the words of `vocabulary`.
+
+    Writes NAME.png (class ids) and NAME-overlay.png for each image, and segment.json, into a new folder `out`; all or
+    nothing. A source without a segmentor is read out without training. Raises DataError, SourceError or BundleError.
+    """
+    files = _files(images)
+    if out.exists() and not force:
+        raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
+    where = resolve_device(device)
+    tower = load_tower(source, reporter)
+    built = bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
+    reporter.say(f"segmentor: {built.framework.name}")
+    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), vocabulary)
+    module, embeddings, owners = built.module.to(where).eval(), text.embeddings.to(where), text.owners.to(where)
+    colours = class_colours(len(vocabulary))
+    entries: list[dict[str, Any]] = []
+    with staged_folder(out, replace=force) as folder, reporter.bar("segmenting", len(files)) as advance:
+        for name, path in files.items():
+            image = read_image(path)
+            label_map = predict(module, image, tower.preprocess, embeddings, owners).numpy()
+            write_label_map(folder / f"{name}.png", label_map, colours)
+            overlay(image, label_map, vocabulary.names, colours=colours).save(folder / f"{name}-overlay.png")
+            entries.append(_entry(name, label_map, vocabulary))
+            advance(name)
+        result = SegmentResult(out, tuple(entries), vocabulary.names)
+        (folder / "segment.json").write_bytes(json_bytes(result.to_json()))
+    return result
+
+
+def _files(images: Sequence[Path]) -> dict[str, Path]:
+    """Output name -> image; stems that occur twice get their folder's name in front."""
+    found: dict[str, Path] = {}
+    for given in images:
+        if not given.exists():
+            raise DataError(f"no such image or folder: {given}; check the path")
+        for path in list_images(given) if given.is_dir() else [given]:
+            name = path.stem if path.stem not in found else f"{path.parent.name}-{path.stem}"
+            if name in found:
+                raise DataError(f"two images would get the same name: {found[name]} and {path}; segment them apart")
+            found[name] = path
+    return found
+
+
+def _entry(name: str, label_map: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
+    shares = np.bincount(label_map.ravel(), minlength=len(vocabulary)) / label_map.size
+    order = np.argsort(-shares, kind="stable")
+    return {
+        "name": name,
+        "label_map": f"{name}.png",
+        "overlay": f"{name}-overlay.png",
+        "classes": {vocabulary.names[i]: round(float(shares[i]), 6) for i in order if shares[i] > 0},
+    }

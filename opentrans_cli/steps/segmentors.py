@@ -1,0 +1,112 @@
+"""Segmentors for the steps: built around a bundle's tower, with the text embeddings of a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from opentrans_cli.bundle.manifest import Segmentor as SegmentorRecord
+from opentrans_cli.clip.source import LoadedClip
+from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import BundleError
+from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.frameworks.base import Framework
+from opentrans_cli.steps.provenance import arrays, tensors
+from opentrans_cli.steps.sources import Tower
+from opentrans_cli.training.cost import LayerCost, count_macs
+
+BACKBONE = "backbone."
+
+
+@dataclass(frozen=True)
+class BuiltSegmentor:
+    """A segmentor around the tower of a bundle."""
+
+    framework: Framework
+    options: Any  # the framework's own options, resolved
+    module: nn.Module  # images (B, 3, H, W), text (S, D) -> scores (B, S, H, W)
+    tower: Tower  # its `visual` is the module's backbone
+
+    @property
+    def dimension(self) -> int:
+        """Length D of the embeddings."""
+        return int(self.tower.base.model_cfg["embed_dim"])
+
+    def head(self) -> dict[str, np.ndarray]:
+        """Tensors beyond the tower."""
+        state = self.module.state_dict()
+        return arrays({name: value for name, value in state.items() if not name.startswith(BACKBONE)})
+
+    def tower_tensors(self) -> dict[str, np.ndarray]:
+        """The whole tower as it is now, with the parts of the source's tower the segmentor does not use."""
+        source = {} if self.tower.bundle is None else self.tower.bundle.tower()
+        state = self.module.state_dict()
+        used = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
+        return {**source, **arrays(used)}
+
+    def masks(self) -> dict[str, Tensor]:
+        """Masks by layer name inside `module`."""
+        return {f"{BACKBONE}{layer}": mask for layer, mask in self.tower.masks.items()}
+
+    def costs(self, resolution: tuple[int, int], *, texts: int) -> tuple[LayerCost, ...]:
+        """MACs of one image of `resolution` (height, width) classified by `texts` embeddings."""
+        kept = {layer: float(mask.float().mean()) for layer, mask in self.masks().items()}
+        return count_macs(self.module, (1, 3, *resolution), (texts, self.dimension), kept=kept)
+
+    def record(
+        self, *, classes: Sequence[tuple[str, ...]], seen: Sequence[str], templates: Sequence[str]
+    ) -> SegmentorRecord:
+        """What the manifest says about it."""
+        return SegmentorRecord(self.framework.name, asdict(self.options), tuple(classes), tuple(seen), tuple(templates))
+
+
+def build_segmentor(
+    tower: Tower, framework: str, *, options: Mapping[str, Any] | None = None, seed: int = 0
+) -> BuiltSegmentor:
+    """A segmentor with a fresh head around `tower`, whose module is used and changed."""
+    chosen: Framework = FRAMEWORKS.load(framework)
+    resolved = chosen.options(options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = chosen.build(tower.visual, resolved).eval()
+    return BuiltSegmentor(chosen, resolved, module, tower)
+
+
+def bundle_segmentor(tower: Tower) -> BuiltSegmentor | None:
+    """The segmentor a bundle holds, with its trained head; None if it holds none."""
+    bundle = tower.bundle
+    if bundle is None or bundle.manifest.segmentor is None:
+        return None
+    record = bundle.manifest.segmentor
+    built = build_segmentor(tower, record.framework, options=record.options)
+    head = tensors(bundle.head() or {})
+    missing, unexpected = built.module.load_state_dict(head, strict=False)
+    odd = [*unexpected, *(name for name in missing if not name.startswith(BACKBONE))]
+    if odd:
+        raise BundleError(
+            f"segmentor does not fit its framework {record.framework}: '{odd[0]}' in {bundle.path}; upgrade opentrans"
+        )
+    return built
+
+
+@dataclass(frozen=True)
+class VocabularyText:
+    """A vocabulary as the classifier needs it."""
+
+    embeddings: Tensor  # (S, D), rows of length 1, one per synonym
+    owners: Tensor  # int64 (S,), class of each synonym
+
+
+def embed_vocabulary(
+    clip: LoadedClip, vocabulary: Vocabulary, *, templates: Sequence[str] = DEFAULT_TEMPLATES
+) -> VocabularyText:
+    """Text embeddings of every synonym of every class."""
+    pairs = [(name, index) for index, synonyms in enumerate(vocabulary.classes) for name in synonyms]
+    embeddings = text_embeddings(clip.model, clip.tokenizer, [name for name, _ in pairs], templates=templates)
+    return VocabularyText(embeddings, torch.tensor([index for _, index in pairs]))

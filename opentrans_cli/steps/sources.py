@@ -1,0 +1,103 @@
+"""A source for the steps: either a CLIP or a bundle, with its visual tower as a module and its masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from opentrans_cli.bundle.digest import tower_digest
+from opentrans_cli.bundle.manifest import Base
+from opentrans_cli.bundle.store import Bundle, open_bundle
+from opentrans_cli.clip.architecture import build_visual
+from opentrans_cli.clip.layers import prunable_layers
+from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.clip.source import LoadedClip, load_clip
+from opentrans_cli.errors import BundleError, SourceError
+from opentrans_cli.steps.provenance import arrays, base_record, tensors
+from opentrans_cli.steps.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The visual tower of a source."""
+
+    visual: nn.Module  # eval mode, float32, on the CPU
+    base: Base  # the CLIP it comes from
+    masks: dict[str, Tensor]  # by prunable layer, bool, True = kept; all True for a CLIP
+    bundle: Bundle | None  # None if the source is a CLIP
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How the tower wants its images."""
+        return preprocess_of(self.base)
+
+
+def preprocess_of(base: Base) -> Preprocess:
+    """The preprocessing a bundle records."""
+    p = base.preprocess
+    return Preprocess(
+        size=p["size"],
+        mean=tuple(p["mean"]),
+        std=tuple(p["std"]),
+        interpolation=p["interpolation"],
+        resize_mode=p["resize_mode"],
+    )
+
+
+def is_bundle(source: str) -> bool:
+    """Whether `source` is a folder with a manifest; the name `tiny` always means the embedded model."""
+    return source != "tiny" and (Path(source) / "manifest.json").is_file()
+
+
+def load_tower(source: str, reporter: Reporter) -> Tower:
+    """Load the tower of a bundle folder or of a CLIP source. Raises SourceError or BundleError in one line."""
+    if is_bundle(source):
+        return bundle_tower(open_bundle(source))
+    if source not in ("tiny",) and "/" not in source and not Path(source).exists():
+        reporter.say(f"loading {source} (cached, or downloaded by open_clip)")
+    return clip_tower(load_clip(source))
+
+
+def clip_tower(clip: LoadedClip) -> Tower:
+    """The tower of a loaded CLIP, with nothing pruned."""
+    visual = clip.model.visual
+    masks = {layer: torch.ones_like(visual.get_submodule(layer).weight, dtype=torch.bool) for layer in prunable_layers(visual)}
+    return Tower(visual, base_record(clip), masks, None)
+
+
+def bundle_tower(bundle: Bundle) -> Tower:
+    """The tower of a bundle, dense, with exact zeros where it is pruned."""
+    visual = build_visual(bundle.manifest.base.model_cfg, tensors(bundle.tower()))
+    masks = {layer: torch.from_numpy(mask) for layer, mask in bundle.masks().items()}
+    _check_layers(visual, masks, bundle)
+    return Tower(visual, bundle.manifest.base, masks, bundle)
+
+
+def _check_layers(visual: nn.Module, masks: Mapping[str, Tensor], bundle: Bundle) -> None:
+    expected = prunable_layers(visual)
+    if sorted(masks) != sorted(expected):
+        odd = next(iter(set(masks) ^ set(expected)))
+        raise BundleError(f"masks do not cover the tower's layers: '{odd}' in {bundle.path}; write the bundle again")
+
+
+def load_text_clip(base: Base, override: str | None, reporter: Reporter) -> LoadedClip:
+    """The CLIP whose text tower goes with `base`: its own source, or `override` where that has moved.
+
+    Raises SourceError if the visual tower of what is found is not the one the bundle was cut from.
+    """
+    source = override or base.source
+    reporter.say(f"text tower: {source}")
+    clip = load_clip(source)
+    if tower_digest(arrays(clip.model.visual.state_dict())) != base.digest:
+        raise SourceError(f"not the CLIP this bundle was cut from: {source}; name the right one with --base")
+    return clip
+
+
+def numpy_masks(masks: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Masks as bundles hold them."""
+    return {layer: mask.cpu().numpy() for layer, mask in masks.items()}

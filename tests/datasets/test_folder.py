@@ -1,0 +1,189 @@
+"""The data set of own images: pairs, and every mismatch told by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset, hide_unseen
+from opentrans_cli.datasets.folder import FolderDataset, open_folder
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import DataError, OptionError
+
+WORDS = Vocabulary.from_names(["cat,kitten", "dog", "bus"])
+
+
+def put(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Three images of 40x50 with label maps, one in a subfolder; image and label map k are k everywhere."""
+    for k, stem in enumerate(("a.v1", "b", "sub/c")):
+        put(tmp_path / "images" / f"{stem}.png", np.full((40, 50, 3), k, np.uint8))
+        put(tmp_path / "labels" / f"{stem}{'.tif' if k == 1 else '.png'}", np.full((40, 50), k, np.uint8))
+    return tmp_path / "images", tmp_path / "labels"
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_files_with_the_same_relative_stem_belong_together(folders: tuple[Path, Path]) -> None:
+    dataset: SegDataset = FolderDataset(*folders, WORDS)
+    samples = [dataset[i] for i in range(len(dataset))]
+    assert [sample.name for sample in samples] == ["a.v1", "b", "sub/c"]
+    for k, sample in enumerate(samples):
+        assert sample.label_map is not None
+        assert sample.label_map.dtype == np.int64
+        assert (sample.image == k).all()
+        assert (sample.label_map == k).all()
+    with pytest.raises(IndexError):
+        dataset[3]
+
+
+def test_a_split_list_chooses_and_orders_with_or_without_suffix(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    split = written(tmp_path / "val.txt", "sub/c\n# comment\na.v1.png\n")
+    dataset = FolderDataset(*folders, WORDS, split=split)
+    assert [dataset[i].name for i in range(len(dataset))] == ["sub/c", "a.v1"]
+    assert FolderDataset(*folders, WORDS, split=split, limit=1)[0].name == "sub/c"
+    assert len(FolderDataset(*folders, WORDS, split=split, limit=1)) == 1
+
+
+def test_a_missing_partner_is_refused_unless_a_split_list_leaves_it_out(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, labels = folders
+    split = written(tmp_path / "val.txt", "b\n")
+    (labels / "a.v1.png").unlink()
+    with pytest.raises(DataError, match=r"1 images have no label map: first 'a\.v1'; add it to .*labels"):
+        FolderDataset(images, labels, WORDS)
+    assert len(FolderDataset(images, labels, WORDS, split=split)) == 1
+    (images / "a.v1.png").unlink()
+    (images / "sub/c.png").unlink()
+    with pytest.raises(DataError, match=r"1 label maps have no image: first 'sub/c'; add it to .*images"):
+        FolderDataset(images, labels, WORDS)
+    assert len(FolderDataset(images, labels, WORDS, split=split)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "split list is empty"),
+        (
+            "b\nnone\nsub/none.jpg\n",
+            r"2 entries without an image: .*, first 'none' in line 2; correct the list",
+        ),
+        ("b\n\nb.png\n", r"'b' occurs twice: .*split\.txt, lines 1 and 3; keep one"),
+    ],
+)
+def test_a_faulty_split_list_is_refused(
+    folders: tuple[Path, Path], tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        FolderDataset(*folders, WORDS, split=written(tmp_path / "split.txt", text))
+
+
+def test_a_listed_image_without_label_map_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (folders[1] / "b.tif").unlink()
+    with pytest.raises(DataError, match="1 images have no label map: first 'b'"):
+        FolderDataset(*folders, WORDS, split=written(tmp_path / "split.txt", "a.v1\nb\n"))
+
+
+def test_two_files_with_one_stem_are_refused(folders: tuple[Path, Path]) -> None:
+    put(folders[0] / "b.jpg", np.zeros((40, 50, 3), np.uint8))
+    with pytest.raises(DataError, match=r"two images with one stem: .*b\.jpg and .*b\.png; keep one"):
+        FolderDataset(*folders, WORDS)
+
+
+def test_sizes_must_agree(folders: tuple[Path, Path]) -> None:
+    put(folders[1] / "b.tif", np.zeros((20, 25), np.uint8))
+    dataset = FolderDataset(*folders, WORDS)
+    dataset[0]
+    with pytest.raises(
+        DataError, match=r"image is 50x40 but its label map 25x20: .*b\.tif; resize the label map"
+    ):
+        dataset[1]
+
+
+def test_an_id_without_a_class_is_refused_unless_ignored(folders: tuple[Path, Path]) -> None:
+    label_map = np.zeros((40, 50), np.uint8)
+    label_map[3, 4] = 3
+    put(folders[1] / "b.tif", label_map)
+    with pytest.raises(
+        DataError, match=r"id 3 has no class \(ids 0 to 2\): .*b\.tif; pass --ignore 3 or extend"
+    ):
+        FolderDataset(*folders, WORDS)[1]
+    ignoring = FolderDataset(*folders, WORDS, ignore=3)
+    assert ignoring.ignore_index == 3
+    assert np.array_equal(ignoring[1].label_map, label_map)
+
+
+def test_held_out_classes_are_spelled_as_in_the_class_list_and_hidden(folders: tuple[Path, Path]) -> None:
+    dataset = FolderDataset(*folders, WORDS, unseen=("Bus", "cat"))
+    assert dataset.unseen == ("cat", "bus")
+    assert (hide_unseen(dataset[0].label_map, dataset) == 255).all()
+    assert (hide_unseen(dataset[1].label_map, dataset) == 1).all()
+    assert (dataset[0].label_map == 0).all()
+    with pytest.raises(
+        DataError, match="held-out class is not in the class list: 'Tram'; correct --hold-out"
+    ):
+        FolderDataset(*folders, WORDS, unseen=("bus", "Tram"))
+
+
+def test_the_default_crop_fits_the_first_image_unless_given(folders: tuple[Path, Path]) -> None:
+    assert FolderDataset(*folders, WORDS).default_crop == 32
+    assert FolderDataset(*folders, WORDS, crop=96).default_crop == 96
+    put(folders[0] / "a.v1.png", np.zeros((700, 600, 3), np.uint8))
+    assert FolderDataset(*folders, WORDS).default_crop == 512
+
+
+def test_the_fingerprint_follows_the_data(folders: tuple[Path, Path]) -> None:
+    def fingerprint(**options: object) -> str:
+        return FolderDataset(*folders, WORDS, **options).fingerprint  # type: ignore[arg-type]
+
+    prints = {fingerprint(), fingerprint(limit=2), fingerprint(ignore=0), fingerprint(unseen=("bus",))}
+    assert len(prints) == 4
+    assert fingerprint() in prints
+    with (folders[0] / "b.png").open("ab") as file:
+        file.write(b"\0")
+    assert fingerprint() not in prints
+
+
+def test_options_open_a_folder_and_missing_ones_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    images, labels = folders
+    classes = written(tmp_path / "classes.txt", "cat\ndog\nbus\n")
+    options = DatasetOptions(
+        images=images, labels=labels, classes=classes, ignore=9, size=64, limit=2, hold_out=("dog",)
+    )
+    dataset = DATASETS.load("folder")(options)
+    assert (len(dataset), dataset.ignore_index, dataset.default_crop) == (2, 9, 64)
+    assert dataset.unseen == ("dog",)
+    with pytest.raises(OptionError, match="not fully described: --images and --classes missing; add it"):
+        open_folder(DatasetOptions(labels=labels))
+
+
+@pytest.mark.parametrize("name", ["msrc_v2", "camvid"])
+def test_real_data_sets_are_read(shared: Path, name: str) -> None:
+    root = shared / "data" / name
+    where = {"msrc_v2": ("images", "annotations"), "camvid": ("images/val", "annotations/val")}[name]
+    classes, ignore, count, crop = {"msrc_v2": (23, 255, 58, 192), "camvid": (11, 11, 101, 224)}[name]
+    dataset = FolderDataset(
+        root / where[0], root / where[1], root / "classes.txt", ignore=ignore, split=root / "val.txt"
+    )
+    assert (len(dataset), len(dataset.vocabulary), dataset.default_crop) == (count, classes, crop)
+    ids = set()
+    for index in range(0, count, 5):
+        ids |= set(np.unique(dataset[index].label_map).tolist())
+    assert ids <= {*range(classes), ignore}
+    assert ignore in ids
+    assert len(ids) > classes // 2

@@ -1,0 +1,199 @@
+"""Pictures and label maps survive the disk; what cannot be trusted is refused."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opentrans_cli.datasets.images import (
+    list_images,
+    list_label_maps,
+    read_image,
+    read_label_map,
+    resize_image,
+    resize_label_map,
+    write_label_map,
+)
+from opentrans_cli.errors import DataError
+
+CORNERS = np.array(
+    [[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [90, 90, 90]], [[9, 9, 9], [200, 0, 200]]], np.uint8
+)
+
+
+def grey_png(rows: list[bytes], *, width: int, bits: int) -> bytes:
+    """A grey PNG written by hand, since Pillow writes none of 2 or 4 bits."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_images_are_listed_by_relative_path_and_hidden_files_are_not(tmp_path: Path) -> None:
+    for name in (
+        "b.JPG",
+        "a/z.png",
+        "a.webp",
+        "a-b.tif",
+        "notes.txt",
+        ".hidden.png",
+        ".cache/x.png",
+        "._b.JPG",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert names == ["a-b.tif", "a.webp", "a/z.png", "b.JPG"]
+    assert [path.name for path in list_label_maps(tmp_path)] == ["a-b.tif", "z.png"]
+
+
+def test_a_folder_without_images_or_without_existence_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no image in folder: .*; it needs files that end in \.jpg"):
+        list_images(tmp_path)
+    with pytest.raises(DataError, match="image folder not found"):
+        list_images(tmp_path / "none")
+    with pytest.raises(DataError, match="label map folder not found"):
+        list_label_maps(tmp_path / "none")
+
+
+def test_a_picture_is_read_as_rgb(tmp_path: Path) -> None:
+    Image.fromarray(CORNERS).save(tmp_path / "x.png")
+    image = read_image(tmp_path / "x.png")
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
+    assert np.array_equal(image, CORNERS)
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (6, -1), (3, 2), (8, 1)])
+def test_a_photo_taken_sideways_is_turned_upright(tmp_path: Path, orientation: int, turns: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(CORNERS).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "x.png"), np.rot90(CORNERS, turns))
+
+
+def test_transparent_parts_become_white(tmp_path: Path) -> None:
+    alpha = np.array([[255, 0], [255, 255], [0, 255]], np.uint8)
+    Image.fromarray(np.dstack([CORNERS, alpha])).save(tmp_path / "x.png")
+    assert np.array_equal(read_image(tmp_path / "x.png"), np.where(alpha[..., None] > 0, CORNERS, 255))
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.save(tmp_path / "p.png", transparency=b"\x00\xff")
+    assert read_image(tmp_path / "p.png").tolist() == [[[255, 255, 255], [40, 50, 60]]]
+
+
+def test_deep_grey_keeps_its_brightness(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 257 * 100, 65535]], np.uint16)).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png").tolist() == [[[0] * 3, [100] * 3, [255] * 3]]
+
+
+def test_files_that_are_no_whole_picture_are_refused_by_name(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for suffix in ("jpg", "png", "webp", "tif", "bmp"):
+        path = tmp_path / f"x.{suffix}"
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(DataError, match=rf"image cannot be read: .*x\.{suffix}; it is damaged"):
+            read_image(path)
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(DataError, match=r"text\.png; it is damaged or no picture, replace it"):
+        read_image(tmp_path / "text.png")
+    with pytest.raises(DataError, match=r"image not found: .*gone\.png"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_pictures_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    for width in (10_000, 60_000):  # Pillow warns about the first and refuses the second
+        path = tmp_path / f"{width}.png"
+        path.write_bytes(
+            grey_png([], width=width, bits=8)[:16] + struct.pack(">II", width, 10_000) + b"\x08\0\0\0\0"
+        )
+        data = path.read_bytes()
+        path.write_bytes(data + struct.pack(">I", zlib.crc32(data[12:])) + grey_png([], width=1, bits=8)[33:])
+        with pytest.raises(DataError, match=r"image has more than \d+ pixels: .*; make it smaller first"):
+            read_image(path)
+
+
+def test_float_pictures_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(DataError, match="image has float pixels"):
+        read_image(tmp_path / "x.tif")
+    with pytest.raises(DataError, match=r"label map has colours, not ids: .*\(F\)"):
+        read_label_map(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("count", [3, 256, 300])
+def test_a_written_label_map_is_read_back(tmp_path: Path, count: int) -> None:
+    rng = np.random.default_rng(count)
+    ids = rng.integers(0, count, (31, 17))
+    ids[0, 0] = 255 if count <= 256 else 65535
+    write_label_map(tmp_path / "x.png", ids, rng.integers(0, 256, (count, 3), dtype=np.uint8))
+    read = read_label_map(tmp_path / "x.png")
+    assert read.dtype == np.int64
+    assert np.array_equal(read, ids)
+
+
+def test_each_id_has_its_colour_and_further_ids_are_black(tmp_path: Path) -> None:
+    write_label_map(tmp_path / "x.png", np.array([[0, 1, 255]]), np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
+    assert np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).tolist() == [
+        [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
+    ]
+
+
+def test_ids_that_do_not_fit_are_a_mistake_of_the_program(tmp_path: Path) -> None:
+    for ids in (np.array([[-1]]), np.array([[256]]), np.array([1])):
+        with pytest.raises(ValueError, match="does not fit"):
+            write_label_map(tmp_path / "x.png", ids, np.zeros((3, 3), np.uint8))
+
+
+def test_grey_and_bilevel_files_hold_ids_as_they_are(tmp_path: Path) -> None:
+    ids = np.array([[0, 7, 255]])
+    Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray(ids.astype(np.uint16) * 200).save(tmp_path / "deep.tif")
+    Image.fromarray(ids > 0).save(tmp_path / "one.png")
+    assert np.array_equal(read_label_map(tmp_path / "grey.png"), ids)
+    assert np.array_equal(read_label_map(tmp_path / "deep.tif"), ids * 200)
+    assert np.array_equal(read_label_map(tmp_path / "one.png"), [[0, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("bits", "rows", "ids"), [(2, [b"\x1b"], [0, 1, 2, 3]), (4, [b"\x01\x9f"], [0, 1, 9, 15])]
+)
+def test_grey_files_of_few_bits_are_not_stretched(
+    tmp_path: Path, bits: int, rows: list[bytes], ids: list[int]
+) -> None:
+    (tmp_path / "x.png").write_bytes(grey_png(rows, width=4, bits=bits))
+    assert read_label_map(tmp_path / "x.png").tolist() == [ids]
+
+
+def test_colour_label_maps_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(CORNERS).save(tmp_path / "x.png")
+    with pytest.raises(
+        DataError, match=r"has colours, not ids: .*x\.png \(RGB\); save a palette or grey PNG"
+    ):
+        read_label_map(tmp_path / "x.png")
+
+
+def test_resized_label_maps_hold_no_new_ids_and_agree_with_pillow() -> None:
+    ids = np.random.default_rng(0).integers(0, 300, (13, 29))
+    for shape in ((26, 58), (13, 29), (5, 7), (40, 11)):
+        resized = resize_label_map(ids, shape)
+        wanted = Image.fromarray(ids.astype(np.int32)).resize(shape[::-1], Image.Resampling.NEAREST)
+        assert resized.shape == shape
+        assert np.array_equal(resized, np.asarray(wanted))
+
+
+def test_a_resized_image_has_the_wanted_height_and_width() -> None:
+    image = np.full((10, 20, 3), 77, np.uint8)
+    for method in ("bicubic", "bilinear"):
+        resized = resize_image(image, (5, 40), method=method)  # type: ignore[arg-type]
+        assert resized.shape == (5, 40, 3)
+        assert (resized == 77).all()

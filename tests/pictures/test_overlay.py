@@ -1,0 +1,81 @@
+"""Overlays: tinted by class, thin contours, legible size."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from opentrans_cli.datasets.shapes.colours import natural_colours
+from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+from opentrans_cli.pictures.overlay import overlay, paint
+from opentrans_cli.pictures.palette import class_colours
+
+GREY = np.full((40, 60, 3), 100, np.uint8)
+HALVES = np.repeat([[0] * 30 + [1] * 30], 40, axis=0)
+
+
+def test_pixels_are_mixed_with_the_colour_of_their_class_except_on_contours() -> None:
+    colours = np.array([[200, 0, 0], [0, 200, 0]], np.uint8)
+    picture = paint(GREY, HALVES, colours=colours, alpha=0.5)
+    assert (picture[:, :29] == (150, 50, 50)).all()
+    assert (picture[:, 29] == 255).all()
+    assert (picture[:, 30:] == (50, 150, 50)).all()
+
+
+def test_alpha_one_shows_the_class_colour_and_zero_the_image() -> None:
+    colours = class_colours(2)
+    assert (paint(GREY, HALVES, colours=colours, alpha=1)[:, :29] == colours[0]).all()
+    assert (paint(GREY, HALVES, colours=colours, alpha=0)[:, 30:] == 100).all()
+
+
+def test_pixels_without_a_class_keep_the_image() -> None:
+    label_map = np.where(HALVES == 1, 255, 0)
+    assert (paint(GREY, label_map, colours=class_colours(2))[:, 30:] == GREY[:, 30:]).all()
+
+
+def test_contours_are_one_pixel_wide_at_any_factor() -> None:
+    for factor in (1, 2, 5):
+        picture = paint(GREY, HALVES, colours=np.zeros((2, 3), np.uint8), factor=factor)
+        assert picture.shape == (40 * factor, 60 * factor, 3)
+        assert (picture[0] == 255).all(axis=-1).sum() == 1
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (96, 96), (240, 320), (480, 100), (700, 1000)])
+def test_the_page_is_wide_enough_to_read(shape: tuple[int, int]) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    page = overlay(image, np.zeros(shape, int), ("cat",), colours=class_colours(1))
+    assert page.width >= 640
+    assert max(page.size) >= 480
+    assert page.width < 1300
+
+
+def test_the_legend_shows_the_colours_of_exactly_the_classes_present() -> None:
+    colours = class_colours(6)
+    label_map = np.array([[1] * 30 + [4] * 20 + [255] * 10] * 40)
+    page = np.asarray(overlay(GREY, label_map, "abcdef", colours=colours, alpha=0.3))
+    panel = {tuple(pixel) for pixel in page[:, 60 * 8 :].reshape(-1, 3).tolist()}
+    assert [tuple(colour) in panel for colour in colours.tolist()] == [False, True, False, False, True, False]
+
+
+def test_all_of_many_classes_find_a_place() -> None:
+    label_map = np.arange(150).repeat(4).reshape(20, 30)
+    names = [f"a rather long class name {index}" for index in range(150)]
+    colours = class_colours(150)
+    page = np.asarray(overlay(np.zeros((20, 30, 3), np.uint8), label_map, names, colours=colours))
+    panel = {tuple(pixel) for pixel in page[:, 480:].reshape(-1, 3).tolist()}
+    assert {tuple(colour) for colour in colours.tolist()} <= panel
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    dataset = ShapesDataset("val")
+
+    def png() -> bytes:
+        sample, buffer = dataset[3], io.BytesIO()
+        assert sample.label_map is not None
+        page = overlay(sample.image, sample.label_map, dataset.vocabulary.names, colours=natural_colours())
+        page.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    assert png() == png()
