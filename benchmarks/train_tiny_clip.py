@@ -131,7 +131,7 @@ def train(args: argparse.Namespace) -> tuple[Any, Tensor, dict[str, Any]]:
             group["lr"] = args.lr * rate
         tokens = tokenizer(captions)
         used_tokens[tokens.unique()] = True
-        holds = (said.float() @ true.float().T).T >= said.sum(1)[None] - 0.5  # (image, caption)
+        holds = said.sum(1)[None] - 0.5 <= (said.float() @ true.float().T).T  # (image, caption)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             image_features = model.encode_image(normalise(images), normalize=True)
             text_features = model.encode_text(tokens, normalize=True)
@@ -144,14 +144,19 @@ def train(args: argparse.Namespace) -> tuple[Any, Tensor, dict[str, Any]]:
             model.logit_scale.clamp_(0, math.log(100))
         if step % 500 == 0 or step + 1 == args.steps:
             figures = zero_shot(model, tokenizer, count=512)
-            print(json.dumps({"step": step, "loss": loss.item(), "s": time.perf_counter() - started, **figures}), flush=True)
+            print(
+                json.dumps({"step": step, "loss": loss.item(), "s": time.perf_counter() - started, **figures}),
+                flush=True,
+            )
     figures = {"minutes": (time.perf_counter() - started) / 60, **zero_shot(model, tokenizer, count=4096)}
     return model, used_tokens, figures
 
 
 def write_asset(folder: Path, model: Any, used_tokens: Tensor) -> None:
     """The files `opentrans_cli.assets` reads: of the token table only the rows that training read."""
-    state = {name: value.detach().float().contiguous() for name, value in model.state_dict().items() if name != "attn_mask"}
+    state = {
+        name: value.detach().float().contiguous() for name, value in model.state_dict().items() if name != "attn_mask"
+    }
     table, ids = state.pop("token_embedding.weight"), used_tokens.nonzero().flatten()
     state |= {ROWS: table[ids].contiguous(), ROW_IDS: ids.int()}
     folder.mkdir(parents=True, exist_ok=True)

@@ -40,8 +40,7 @@ def unpack_mask(bits: NDArray[np.uint8], shape: Sequence[int]) -> Mask:
     flat = np.unpackbits(bits, bitorder="little")
     if flat[total:].any():
         raise BundleError(
-            f"packed mask has padding bits set: weight of shape {tuple(shape)}; "
-            "write or download the bundle again"
+            f"packed mask has padding bits set: weight of shape {tuple(shape)}; write or download the bundle again"
         )
     return flat[:total].astype(np.bool_).reshape(tuple(shape))
 
@@ -53,9 +52,7 @@ def kept_values(weight: NDArray[Any], mask: Mask) -> NDArray[Any]:
     Raises MaskError when the shapes differ.
     """
     if weight.shape != mask.shape:
-        raise MaskError(
-            f"mask and weight differ in shape: {mask.shape} and {weight.shape}; use the mask of that layer"
-        )
+        raise MaskError(f"mask and weight differ in shape: {mask.shape} and {weight.shape}; use the mask of that layer")
     return np.asarray(weight[mask])
 
 

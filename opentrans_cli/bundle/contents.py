@@ -65,9 +65,7 @@ def check_contents(contents: BundleContents) -> None:
     if contents.dtype not in DTYPES:
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {contents.dtype}")
     if not contents.masks:
-        raise MaskError(
-            "no layer to prune: the masks are empty; choose a model with convolutions or linear layers"
-        )
+        raise MaskError("no layer to prune: the masks are empty; choose a model with convolutions or linear layers")
     for layer, mask in contents.masks.items():
         _check_mask(layer, mask)
     if contents.tower:
@@ -88,9 +86,7 @@ def check_contents(contents: BundleContents) -> None:
 def check_report(name: str, data: bytes) -> None:
     """BundleError unless `name` is allowed for a report or README and `data` is what the name says."""
     if not FILE_NAME.fullmatch(name) or name.endswith(".safetensors"):
-        raise BundleError(
-            f"not a name for a report: {name!r}; use reports/<lower-case name>.json, .png or README.md"
-        )
+        raise BundleError(f"not a name for a report: {name!r}; use reports/<lower-case name>.json, .png or README.md")
     if name.endswith(".json"):
         parse_json(data, name)
     elif name.endswith(".png") and not data.startswith(_PNG):
@@ -138,11 +134,7 @@ def _tensor_files(contents: BundleContents) -> Iterator[TensorFile]:
         stored = dict(contents.tower)
         for layer in contents.masks:
             stored[weight_name(layer)] = _values(contents, layer)
-        bits = (
-            {weight_name(layer): "bfloat16" for layer in contents.masks}
-            if contents.dtype == "bfloat16"
-            else None
-        )
+        bits = {weight_name(layer): "bfloat16" for layer in contents.masks} if contents.dtype == "bfloat16" else None
         yield TensorFile(layout.WEIGHTS, stored, dtypes=bits)
     if contents.rounds is not None:
         yield TensorFile(layout.ROUNDS, contents.rounds)
@@ -161,13 +153,9 @@ def _values(contents: BundleContents, layer: str) -> NDArray[Any]:
 
 def _check_mask(layer: str, mask: Mask) -> None:
     if not LAYER_NAME.fullmatch(layer):
-        raise MaskError(
-            f"not a layer name: {layer!r}; use the name inside the visual tower, such as layer1.0.conv1"
-        )
+        raise MaskError(f"not a layer name: {layer!r}; use the name inside the visual tower, such as layer1.0.conv1")
     if mask.dtype != np.bool_ or mask.size == 0 or mask.ndim == 0:
-        raise MaskError(
-            f"not a mask: layer {layer!r} has {mask.dtype} {mask.shape}; give a bool array, True = kept"
-        )
+        raise MaskError(f"not a mask: layer {layer!r} has {mask.dtype} {mask.shape}; give a bool array, True = kept")
 
 
 def _check_support(contents: BundleContents, layer: str) -> None:
@@ -195,8 +183,6 @@ def _check_support(contents: BundleContents, layer: str) -> None:
 def _check_all_rounds(rounds: Mapping[str, NDArray[np.uint8]], masks: Mapping[str, Mask]) -> None:
     if set(rounds) != set(masks):
         odd = sorted(set(rounds) ^ set(masks))[0]
-        raise MaskError(
-            f"rounds and masks have different layers: {odd!r}; record rounds for every masked layer"
-        )
+        raise MaskError(f"rounds and masks have different layers: {odd!r}; record rounds for every masked layer")
     for layer, numbers in rounds.items():
         check_rounds(layer, numbers, masks[layer])

@@ -47,9 +47,7 @@ def manifest_bytes(folder: Path) -> bytes:
     if not folder.exists():
         aside = replaced_copy(Path(os.path.realpath(folder)))
         if aside.is_dir():
-            raise BundleError(
-                f"bundle was cut off while being replaced: {str(folder)!r}; rename {str(aside)!r} to it"
-            )
+            raise BundleError(f"bundle was cut off while being replaced: {str(folder)!r}; rename {str(aside)!r} to it")
         raise BundleError(f"no such bundle: {str(folder)!r}; check the path")
     if not path.is_file():
         raise BundleError(
@@ -90,9 +88,7 @@ def check_folder(folder: Path, manifest: Manifest) -> None:
         _refuse_link_out(root, path)
         name = path.relative_to(folder).as_posix()
         if path.suffix.lower() in _REFUSED and name not in declared:
-            raise BundleError(
-                f"undeclared file in the bundle: {str(path)!r}; remove it, nothing vouches for it"
-            )
+            raise BundleError(f"undeclared file in the bundle: {str(path)!r}; remove it, nothing vouches for it")
 
 
 def check_replaceable(target: Path, *, force: bool) -> None:
@@ -107,16 +103,9 @@ def check_replaceable(target: Path, *, force: bool) -> None:
         raise BundleError(f"not a folder: {str(target)!r}; choose another --out")
     present = [path.relative_to(target).as_posix() for path in _walk(target) if not path.is_dir()]
     if present and not _is_ours(target):
-        raise BundleError(
-            f"not a bundle: {str(target)!r} holds other files; choose another --out, or empty it first"
-        )
+        raise BundleError(f"not a bundle: {str(target)!r} holds other files; choose another --out, or empty it first")
     for name in present:
-        ours = (
-            name == MANIFEST
-            or FILE_NAME.fullmatch(name)
-            or name in _HARMLESS
-            or name.endswith((".next", ".tmp"))
-        )
+        ours = name == MANIFEST or FILE_NAME.fullmatch(name) or name in _HARMLESS or name.endswith((".next", ".tmp"))
         if not ours:
             raise BundleError(
                 f"would delete a file that is no part of the bundle: {str(target / name)!r}; move it first"
@@ -134,9 +123,7 @@ def _is_ours(target: Path) -> bool:
 
 def _walk(folder: Path) -> list[Path]:
     """Everything below `folder`, links not followed, in a fixed order."""
-    return sorted(
-        Path(parent) / name for parent, folders, files in os.walk(folder) for name in (*folders, *files)
-    )
+    return sorted(Path(parent) / name for parent, folders, files in os.walk(folder) for name in (*folders, *files))
 
 
 def _refuse_link_out(root: Path, path: Path) -> None:
@@ -152,9 +139,7 @@ def _check_file(path: Path, entry: FileEntry) -> None:
         return
     with path.open("rb") as file:
         if is_lfs_pointer(file.read(64)):
-            raise BundleError(
-                f"Git LFS pointer instead of the file: {str(path)!r}; run `git lfs pull` in its folder"
-            )
+            raise BundleError(f"Git LFS pointer instead of the file: {str(path)!r}; run `git lfs pull` in its folder")
     raise BundleError(
         f"file has the wrong size: {str(path)!r} has {size} bytes, the manifest says {entry.bytes}; "
         "write or download the bundle again"

@@ -109,6 +109,4 @@ def check_rounds(layer: str, rounds: NDArray[np.uint8], mask: Mask) -> None:
     Nested masks follow: round r keeps 0 and all above r.
     """
     if rounds.dtype != np.uint8 or rounds.shape != mask.shape or not np.array_equal(rounds == 0, mask):
-        raise MaskError(
-            f"rounds and mask disagree: layer {layer!r}; round 0 must mark exactly the kept weights"
-        )
+        raise MaskError(f"rounds and mask disagree: layer {layer!r}; round 0 must mark exactly the kept weights")

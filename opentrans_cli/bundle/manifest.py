@@ -131,11 +131,8 @@ class Segmentor(Record):
 
     def check(self) -> None:
         _check_pattern(PLAIN_NAME, self.framework, "segmentor.framework")
-        require(
-            len(self.classes) > 0 and all(self.classes),
-            "segmentor.classes",
-            "has no class or one without a name",
-        )
+        # No classes at all: fresh from `transfer`, the head has not been trained yet.
+        require(all(self.classes), "segmentor.classes", "has a class without a name")
         names = {synonyms[0] for synonyms in self.classes}
         for name in self.seen:
             require(name in names, "segmentor.seen", f"names {name!r}, which is no class")
@@ -188,9 +185,7 @@ class Manifest(Record):
         _check_distinct((entry.name for entry in self.files), "files")
         require(self.file("mask.safetensors") is not None, "files", "lack 'mask.safetensors'")
         headless = self.file("segmentor.safetensors") is None
-        require(
-            headless or self.segmentor is not None, "segmentor", "is null although its tensors are declared"
-        )
+        require(headless or self.segmentor is not None, "segmentor", "is null although its tensors are declared")
         for step in self.steps[1:]:
             require(step.parent is not None, f"step {step.verb!r}", "does not name its parent")
 
@@ -205,14 +200,10 @@ class Manifest(Record):
         Raises BundleError; a newer version asks for an upgrade.
         """
         if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise BundleError(
-                f'not the manifest of a bundle: {where} has no "format": "{FORMAT}"; pass a bundle'
-            )
+            raise BundleError(f'not the manifest of a bundle: {where} has no "format": "{FORMAT}"; pass a bundle')
         version = document.get("version")
         if type(version) is int and version > VERSION:
-            raise BundleError(
-                f"bundle of version {version}, this program reads {VERSION}: {where}; upgrade opentrans"
-            )
+            raise BundleError(f"bundle of version {version}, this program reads {VERSION}: {where}; upgrade opentrans")
         rest = {key: value for key, value in document.items() if key != "format"}
         return super().from_json(rest, where)
 

@@ -48,9 +48,7 @@ class Record:
         hints = get_type_hints(cls)
         expect_keys(document, [field.name for field in fields(cls)], where)
         assert isinstance(document, dict)
-        return cls(
-            **{name: _decode(hints[name], value, f"{where}.{name}") for name, value in document.items()}
-        )
+        return cls(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in document.items()})
 
 
 def parse_json(data: bytes, where: str) -> Any:

@@ -43,6 +43,4 @@ def check_document(document: object, kind: str) -> None:
     if error is not None:
         where = "/".join(str(part) for part in error.absolute_path) or "top level"
         reason = " ".join(error.message.split())
-        raise BundleError(
-            f"not a valid {kind.replace('_', ' ')}: at {where!r}, {reason[:300]}; see {SCHEMA_NAME}"
-        )
+        raise BundleError(f"not a valid {kind.replace('_', ' ')}: at {where!r}, {reason[:300]}; see {SCHEMA_NAME}")

@@ -158,9 +158,7 @@ def write_bundle(path: Path | str, contents: BundleContents, *, force: bool = Fa
     return open_bundle(target)
 
 
-def add_file(
-    bundle: Bundle, name: str, data: bytes | tuple[Tensors, Mapping[str, Any]], *, step: Step
-) -> Bundle:
+def add_file(bundle: Bundle, name: str, data: bytes | tuple[Tensors, Mapping[str, Any]], *, step: Step) -> Bundle:
     """Adds or replaces one measurement and records the step, whose parent becomes this bundle; the digest
     stays.
 
@@ -174,9 +172,7 @@ def add_file(
         with locked(bundle.path):
             current = open_bundle(bundle.path)
             if current.digest != bundle.digest:
-                raise BundleError(
-                    f"bundle was replaced meanwhile: {str(bundle.path)!r}; run the command again"
-                )
+                raise BundleError(f"bundle was replaced meanwhile: {str(bundle.path)!r}; run the command again")
             _settle(current)
             others = [other for other in current.manifest.files if other.name != name]
             manifest = replace(
@@ -196,9 +192,7 @@ def add_file(
 def _content(name: str, data: bytes | tuple[Tensors, Mapping[str, Any]]) -> bytes:
     if isinstance(data, tuple):
         if name != layout.ALPHA:
-            raise ValueError(
-                f"arrays are only added as {layout.ALPHA}, not {name}; other tensors make a new bundle"
-            )
+            raise ValueError(f"arrays are only added as {layout.ALPHA}, not {name}; other tensors make a new bundle")
         return b"".join(tensor_chunks(*data))
     check_report(name, data)
     return data

@@ -23,9 +23,7 @@ from opentrans_cli.errors import BundleError
 Tensors = Mapping[str, NDArray[Any]]
 
 METADATA_KEY = "opentrans"  # one key with sorted JSON: with several, other writers would shuffle them
-MAX_HEADER = (
-    32 << 20
-)  # bytes; a ResNet-50 needs 20 kB, and a hostile header costs memory before anything is checked
+MAX_HEADER = 32 << 20  # bytes; a ResNet-50 needs 20 kB, and a hostile header costs memory before anything is checked
 _LFS_POINTER = b"version https://git-lfs"
 
 # Largest alignment first is the order in which safetensors lays tensors out: code by numpy dtype.
@@ -156,8 +154,7 @@ def tensor_headers(path: Path | str) -> dict[str, Header]:
     with _open(path) as file:
         slices = {name: file.get_slice(name) for name in sorted(file.keys())}
         return {
-            name: Header(_dtype(path, name, view.get_dtype()), tuple(view.get_shape()))
-            for name, view in slices.items()
+            name: Header(_dtype(path, name, view.get_dtype()), tuple(view.get_shape())) for name, view in slices.items()
         }
 
 
@@ -193,9 +190,7 @@ def _check_start(path: Path) -> None:
     except OSError as error:
         raise _unreadable(path, error) from error
     if is_lfs_pointer(start):
-        raise BundleError(
-            f"Git LFS pointer instead of the file: {str(path)!r}; run `git lfs pull` in its folder"
-        )
+        raise BundleError(f"Git LFS pointer instead of the file: {str(path)!r}; run `git lfs pull` in its folder")
     length = int.from_bytes(start[:8], "little")
     if len(start) < 8 or length > size - 8:
         raise _damaged(path, "cut off or not a safetensors file")
@@ -232,13 +227,9 @@ def _dtype(path: Path | str, name: str, code: str) -> str:
 
 def _metadata_text(metadata: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(
-            metadata, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
+        return json.dumps(metadata, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        raise BundleError(
-            f"metadata is not plain JSON: {error}; use finite numbers, text, lists and dicts"
-        ) from error
+        raise BundleError(f"metadata is not plain JSON: {error}; use finite numbers, text, lists and dicts") from error
 
 
 def _damaged(path: Path | str, reason: object) -> BundleError:
@@ -248,6 +239,4 @@ def _damaged(path: Path | str, reason: object) -> BundleError:
 
 
 def _unreadable(path: Path | str, error: OSError) -> BundleError:
-    return BundleError(
-        f"cannot read: {str(path)!r}, {error.strerror or error}; check the path and its permissions"
-    )
+    return BundleError(f"cannot read: {str(path)!r}, {error.strerror or error}; check the path and its permissions")

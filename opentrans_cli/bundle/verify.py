@@ -73,9 +73,7 @@ def _files(folder: Path, manifest: Manifest) -> str:
 
 
 def _hashes(folder: Path, manifest: Manifest) -> str:
-    damaged = [
-        entry.name for entry in manifest.files if file_sha256(file_path(folder, entry)) != entry.sha256
-    ]
+    damaged = [entry.name for entry in manifest.files if file_sha256(file_path(folder, entry)) != entry.sha256]
     if damaged:
         raise BundleError(f"{', '.join(damaged)} does not match its hash; write or download the bundle again")
     return f"{len(manifest.files)} sha256 sums agree"

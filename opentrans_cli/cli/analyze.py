@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit
+from opentrans_cli.cli.output import ConsoleReporter, emit, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,18 +35,18 @@ def analyze(
         seed=seed,
         reporter=ConsoleReporter(quiet=quiet),
     )
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+    emit(
+        result.to_json(),
+        lambda console: _show(console, result),
+        as_json=as_json,
+        path=result.path,
+        quiet=quiet,
+    )
 
 
 def _show(console: Console, result: AnalyzeResult) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{result.source}: median alpha {result.median_alpha:.3f} ({result.estimator})", title_justify="left")
-    table.add_column("layer", no_wrap=True)
-    for column in ("alpha", "KS", "tail"):
-        table.add_column(column, justify="right")
-    table.add_column("decision")
-    table.add_column("verdict")
+    title = f"{result.source}: median alpha {result.median_alpha:.3f} ({result.estimator})"
+    table = plain_table(title, "layer", ">alpha", ">KS", ">tail", "decision", "verdict")
     for layer in result.layers:
         frozen = layer.name in result.frozen
         table.add_row(
@@ -59,4 +59,6 @@ def _show(console: Console, result: AnalyzeResult) -> None:
             style="cyan" if frozen else None,
         )
     console.print(table)
-    console.print(f"{len(result.frozen)} of {len(result.layers)} layers frozen: heavy tail = small alpha = well trained")
+    console.print(
+        f"{len(result.frozen)} of {len(result.layers)} layers frozen: heavy tail = small alpha = well trained"
+    )

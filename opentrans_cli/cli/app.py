@@ -30,7 +30,9 @@ def _line(error: Exception) -> str:
     if isinstance(error, OpentransError):
         return str(error)
     if isinstance(error, OSError) and error.filename:
-        return f"{error.strerror or type(error).__name__}: {error.filename}; check the path, its permissions and the disk"
+        return (
+            f"{error.strerror or type(error).__name__}: {error.filename}; check the path, its permissions and the disk"
+        )
     return f"{error}; check paths, permissions and the disk"
 
 

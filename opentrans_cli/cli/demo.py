@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, percent
+from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, percent, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path("opentrans-demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path(
+        "opentrans-demo"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: under two minutes on two cores.")] = False,
     sparsity: Annotated[float, typer.Option("--sparsity", "-s", help="Share of weights to remove.")] = 0.9,
     seed: o.SeedOpt = 0,
@@ -30,18 +32,26 @@ def demo(
     from opentrans_cli.steps.demo import demo as step
 
     result = step(
-        out=out, quick=quick, sparsity=sparsity, seed=seed, device=device, force=force, reporter=ConsoleReporter(quiet=quiet)
+        out=out,
+        quick=quick,
+        sparsity=sparsity,
+        seed=seed,
+        device=device,
+        force=force,
+        reporter=ConsoleReporter(quiet=quiet),
     )
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+    emit(
+        result.to_json(),
+        lambda console: _show(console, result),
+        as_json=as_json,
+        path=result.path,
+        quiet=quiet,
+    )
 
 
 def _show(console: Console, result: DemoResult) -> None:
-    from rich.table import Table
-
-    rows = Table(title="mIoU of the segmentor after fine-tuning, % (measured in this run)", title_justify="left")
-    rows.add_column("tower", no_wrap=True)
-    for column in ("all", "seen", "unseen", "weights kept", "MACs", "size"):
-        rows.add_column(column, justify="right")
+    title = "mIoU of the segmentor after fine-tuning, %"
+    rows = plain_table(title, "tower", ">all", ">seen", ">unseen", ">weights kept", ">MACs", ">size")
     for row in result.rows:
         rows.add_row(
             str(row["name"]),
@@ -53,13 +63,20 @@ def _show(console: Console, result: DemoResult) -> None:
             human_bytes(row["bundle_bytes"]),
         )
     console.print(rows)
-    freezing = Table(title="Fine-tuning the subnet with layers frozen", title_justify="left")
-    freezing.add_column("frozen", no_wrap=True)
-    freezing.add_column("mIoU", justify="right")
-    freezing.add_column("training MACs", justify="right")
+    title = "the subnet, fine-tuned with half of its layers frozen"
+    freezing = plain_table(title, "frozen", ">all", ">seen", ">unseen", ">training MACs")
     for row in result.finetune_rows:
-        freezing.add_row(str(row["title"]), percent(row["miou"]), human_count(row["training_macs"]))
+        freezing.add_row(
+            str(row["title"]),
+            percent(row["miou"]),
+            percent(row["miou_seen"]),
+            percent(row["miou_unseen"]),
+            human_count(row["training_macs"]),
+        )
     console.print(freezing)
-    console.print(f"MACs are counted; pruned weights are skipped in the count, not by this machine's kernels. {result.seconds:.0f} s.")
+    console.print(
+        f"All figures were measured in this run of {result.seconds:.0f} s; MACs are counted, with pruned weights"
+    )
+    console.print("left out, which this machine's dense kernels do not do. Look at:")
     for name in ("overview.png", "density.png", "alpha.png", "report.json"):
         console.print(f"  {result.path / name}", soft_wrap=True)

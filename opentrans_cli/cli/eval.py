@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, percent
+from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, percent, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +40,14 @@ def evaluate(
         source,
         dataset=dataset,
         data=o.dataset_options(
-            "val", images=images, labels=labels, classes=classes, ignore=ignore, split=split, limit=limit, hold_out=hold_out
+            "val",
+            images=images,
+            labels=labels,
+            classes=classes,
+            ignore=ignore,
+            split=split,
+            limit=limit,
+            hold_out=hold_out,
         ),
         base=base,
         out=out,
@@ -48,19 +55,30 @@ def evaluate(
         force=force,
         reporter=ConsoleReporter(quiet=quiet),
     )
-    emit(result.report, lambda console: _show(console, source, result.report), as_json=as_json, path=result.path, quiet=quiet)
+    emit(
+        result.report,
+        lambda console: _show(console, source, result.report),
+        as_json=as_json,
+        path=result.path,
+        quiet=quiet,
+    )
 
 
 def _show(console: Console, source: str, report: dict[str, Any]) -> None:
-    from rich.table import Table
-
     height, width = report["resolution"]
-    table = Table(title=f"{source} on {report['dataset']}: {report['images']} images", title_justify="left", show_header=False)
+    title = f"{source} on {report['dataset']}: {report['images']} images"
+    table = plain_table(title, "", "", header=False)
     table.add_row("framework", report["framework"])
     table.add_row("mIoU, all classes", percent(report["miou"]))
     table.add_row("mIoU, seen / unseen", f"{percent(report['miou_seen'])} / {percent(report['miou_unseen'])}")
     table.add_row("pixel accuracy", percent(report["pixel_accuracy"]))
-    table.add_row("parameters, kept / all", f"{human_count(report['params_kept'])} / {human_count(report['params_dense'])}")
-    table.add_row(f"MACs at {width} x {height}, kept / all", f"{human_count(report['macs_kept'])} / {human_count(report['macs'])}")
+    table.add_row(
+        "parameters, kept / all",
+        f"{human_count(report['params_kept'])} / {human_count(report['params_dense'])}",
+    )
+    table.add_row(
+        f"MACs at {width} x {height}, kept / all",
+        f"{human_count(report['macs_kept'])} / {human_count(report['macs'])}",
+    )
     table.add_row("measured, dense kernels", f"{1000 * report['seconds_per_image']:.1f} ms an image")
     console.print(table)

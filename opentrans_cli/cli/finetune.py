@@ -27,7 +27,8 @@ def finetune(
     steps: Annotated[int, typer.Option(help="Optimizer steps.", rich_help_panel=_HOW)] = Defaults.steps,
     batch_size: Annotated[int, typer.Option(help="Crops in a step.", rich_help_panel=_HOW)] = Defaults.batch_size,
     crop: Annotated[
-        int | None, typer.Option(help="Side of training crops, pixels [default: the data set's].", rich_help_panel=_HOW)
+        int | None,
+        typer.Option(help="Side of training crops, pixels [default: the data set's].", rich_help_panel=_HOW),
     ] = Defaults.crop,
     lr: Annotated[float, typer.Option(help="Peak learning rate of the head.", rich_help_panel=_HOW)] = Defaults.lr,
     backbone_lr_factor: Annotated[
@@ -74,7 +75,14 @@ def finetune(
         ),
         dataset=dataset,
         data=o.dataset_options(
-            "train", images=images, labels=labels, classes=classes, ignore=ignore, split=split, limit=limit, hold_out=hold_out
+            "train",
+            images=images,
+            labels=labels,
+            classes=classes,
+            ignore=ignore,
+            split=split,
+            limit=limit,
+            hold_out=hold_out,
         ),
         base=base,
         device=device,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import emit, human_bytes, human_count
+from opentrans_cli.cli.output import emit, human_bytes, human_count, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,11 +24,7 @@ def inspect(bundle: o.BundleArg, as_json: o.JsonOpt = False) -> None:
 
 
 def _show(console: Console, result: InspectResult) -> None:
-    from rich.table import Table
-
-    facts = Table(title=result.path, title_justify="left", show_header=False)
-    facts.add_column(no_wrap=True)
-    facts.add_column(overflow="fold")
+    facts = plain_table(result.path, "", "", header=False)
     facts.add_row("digest", result.digest)
     facts.add_row("base", f"{result.source} ({result.architecture}), text activation {result.activation}")
     facts.add_row("sparsity", f"{result.achieved_sparsity:.4f} {result.pattern}, target {result.target_sparsity:g}")
@@ -38,10 +34,7 @@ def _show(console: Console, result: InspectResult) -> None:
     facts.add_row("files", "\n".join(f"{name}  {human_bytes(size)}" for name, size in result.files.items()))
     facts.add_row("size", human_bytes(result.size_bytes))
     console.print(facts)
-    layers = Table()
-    layers.add_column("layer", no_wrap=True)
-    for column in ("shape", "kept", "of", "sparsity"):
-        layers.add_column(column, justify="right")
+    layers = plain_table("", "layer", ">shape", ">kept", ">of", ">sparsity")
     for layer in result.layers:
         shape = " x ".join(map(str, layer.shape))
         layers.add_row(layer.name, shape, f"{layer.kept:,}", f"{layer.total:,}", f"{layer.sparsity:.4f}")

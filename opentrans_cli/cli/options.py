@@ -26,7 +26,8 @@ SeedOpt = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything 
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
 BaseOpt = Annotated[
-    str | None, typer.Option("--base", help="Source of the text tower, where the bundle's own base has moved.")
+    str | None,
+    typer.Option("--base", help="Source of the text tower, where the bundle's own base has moved."),
 ]
 
 FreezeOpt = Annotated[str, typer.Option("--freeze", help="heavy (small alpha), light, random or none.")]
@@ -39,13 +40,16 @@ DatasetOpt = Annotated[
 ImagesOpt = Annotated[Path | None, typer.Option("--images", rich_help_panel=_DATA, help="Folder of images.")]
 LabelsOpt = Annotated[Path | None, typer.Option("--labels", rich_help_panel=_DATA, help="Folder of label maps (PNG).")]
 ClassesOpt = Annotated[
-    Path | None, typer.Option("--classes", rich_help_panel=_DATA, help="Class file: a name (,synonyms) per line.")
+    Path | None,
+    typer.Option("--classes", rich_help_panel=_DATA, help="Class file: a name (,synonyms) per line."),
 ]
 IgnoreOpt = Annotated[
-    int | None, typer.Option("--ignore", rich_help_panel=_DATA, help="Label id that is not scored [default: 255].")
+    int | None,
+    typer.Option("--ignore", rich_help_panel=_DATA, help="Label id that is not scored [default: 255]."),
 ]
 SplitOpt = Annotated[
-    Path | None, typer.Option("--split", rich_help_panel=_DATA, help="List of image stems to use, one per line.")
+    Path | None,
+    typer.Option("--split-list", rich_help_panel=_DATA, help="List of image stems to use, one per line."),
 ]
 LimitOpt = Annotated[int | None, typer.Option("--limit", rich_help_panel=_DATA, help="Use the first so many images.")]
 HoldOutOpt = Annotated[

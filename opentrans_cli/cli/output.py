@@ -1,7 +1,8 @@
 """Where output goes: results to stdout, talk and progress to stderr.
 
-A result is printed in one of three ways. With --json: one JSON document. On a terminal: a table for people. Into a pipe:
-exactly the path that was written, so that `B=$(opentrans prune ...)` works; a command that writes nothing prints its table.
+A result is printed in one of three ways. With --json: one JSON document. On a terminal: a table for people. Into a
+pipe: exactly the path that was written, so that `B=$(opentrans prune ...)` works; a command that writes nothing prints
+its table there too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 Show = Callable[["Console"], None]
 Advance = Callable[[str], None]
@@ -27,6 +29,17 @@ def stderr_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def plain_table(title: str, *columns: str, header: bool = True) -> Table:
+    """A table without frame lines; a column name that starts with ">" is set to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_header=header, pad_edge=False)
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+    return table
 
 
 def emit(document: dict[str, Any], show: Show, *, as_json: bool, path: Path | None = None, quiet: bool = False) -> None:

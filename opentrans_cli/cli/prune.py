@@ -17,30 +17,44 @@ _HOW, _TWIN = "Pruning and distillation", "Random twin"
 
 def prune(
     source: o.SourceArg = "RN50-quickgelu:openai",
-    sparsity: Annotated[float, typer.Option("--sparsity", "-s", help="Share of weights to remove.")] = Defaults.sparsity,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="New bundle [default: ./SOURCE-sPERCENT].")
-    ] = None,
+    sparsity: Annotated[
+        float, typer.Option("--sparsity", "-s", help="Share of weights to remove.")
+    ] = Defaults.sparsity,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="New bundle [default: ./SOURCE-sPERCENT].")] = None,
     images: Annotated[
         str | None,
         typer.Option("--images", help="Folder of photos to distil on, or shapes. Without: one shot, no distillation."),
     ] = None,
-    image_limit: Annotated[int, typer.Option(help="Most images to distil on.", rich_help_panel=_HOW)] = Defaults.image_limit,
-    rate: Annotated[float, typer.Option(help="Share of the rest each round removes.", rich_help_panel=_HOW)] = Defaults.rate,
+    image_limit: Annotated[
+        int, typer.Option(help="Most images to distil on.", rich_help_panel=_HOW)
+    ] = Defaults.image_limit,
+    rate: Annotated[
+        float, typer.Option(help="Share of the rest each round removes.", rich_help_panel=_HOW)
+    ] = Defaults.rate,
     steps_per_round: Annotated[
         int, typer.Option(help="Distillation steps in each round.", rich_help_panel=_HOW)
     ] = Defaults.steps_per_round,
     batch_size: Annotated[int, typer.Option(help="Images in a step.", rich_help_panel=_HOW)] = Defaults.batch_size,
     lr: Annotated[float, typer.Option(help="Peak learning rate (AdamW, cosine).", rich_help_panel=_HOW)] = Defaults.lr,
     pattern: Annotated[str, typer.Option(help="Which weights go together.", rich_help_panel=_HOW)] = Defaults.pattern,
+    keep_rounds: Annotated[
+        bool,
+        typer.Option("--keep-rounds", help="Also store the round of each pruned weight.", rich_help_panel=_HOW),
+    ] = False,
     dtype: Annotated[
         str, typer.Option(help="Of stored weights: float32, float16, bfloat16.", rich_help_panel=_HOW)
     ] = Defaults.dtype,
     random: Annotated[
-        bool, typer.Option("--random", help="Random positions, same counts in every layer, same budget.", rich_help_panel=_TWIN)
+        bool,
+        typer.Option(
+            "--random",
+            help="Random positions, same counts in every layer, same budget.",
+            rich_help_panel=_TWIN,
+        ),
     ] = False,
     like: Annotated[
-        Path | None, typer.Option("--like", help="Bundle whose counts the twin copies.", rich_help_panel=_TWIN)
+        Path | None,
+        typer.Option("--like", help="Bundle whose counts the twin copies.", rich_help_panel=_TWIN),
     ] = None,
     seed: o.SeedOpt = Defaults.seed,
     device: o.DeviceOpt = "auto",
@@ -64,11 +78,14 @@ def prune(
         lr=lr,
         random=random,
         like=None if like is None else str(like),
+        keep_rounds=keep_rounds,
         dtype=dtype,
         seed=seed,
     )
     target = out or Path(default_out(settings))
-    result = step(settings, out=target, device=device, force=force, resume=resume, reporter=ConsoleReporter(quiet=quiet))
+    result = step(
+        settings, out=target, device=device, force=force, resume=resume, reporter=ConsoleReporter(quiet=quiet)
+    )
     emit(
         {**asdict(result), "path": str(result.path)},
         lambda console: console.print(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_count
+from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, plain_table
 from opentrans_cli.errors import OptionError
 
 if TYPE_CHECKING:
@@ -44,7 +44,13 @@ def transfer(
         force=force,
         reporter=ConsoleReporter(quiet=quiet),
     )
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+    emit(
+        result.to_json(),
+        lambda console: _show(console, result),
+        as_json=as_json,
+        path=result.path,
+        quiet=quiet,
+    )
 
 
 def framework_options(pairs: list[str]) -> dict[str, str]:
@@ -56,12 +62,8 @@ def framework_options(pairs: list[str]) -> dict[str, str]:
 
 
 def _show(console: Console, result: TransferResult) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{result.framework}: {len(result.keys)} keys, none unmatched", title_justify="left")
-    for column in ("source", "target", "rule"):
-        table.add_column(column, overflow="fold")
-    table.add_column("kept", justify="right")
+    title = f"{result.framework}: {len(result.keys)} keys, none unmatched"
+    table = plain_table(title, "source", "target", "rule", ">kept")
     for key in result.keys:
         kept = "" if key["kept"] is None else human_count(key["kept"])
         table.add_row(key["source"], key["target"] or "(left out)", key["rule"], kept)

@@ -25,7 +25,10 @@ def verify(bundle: o.BundleArg, as_json: o.JsonOpt = False) -> None:
     emit({**asdict(result), "path": str(result.path)}, lambda console: _show(console, result), as_json=as_json)
     if not result.ok:
         failed = next(check for check in result.checks if not check.ok)
-        typer.echo(f"opentrans: error: bundle is not valid: {result.path} ({failed.name}); write or download it again", err=True)
+        typer.echo(
+            f"opentrans: error: bundle is not valid: {result.path} ({failed.name}); write or download it again",
+            err=True,
+        )
         raise typer.Exit(1)
 
 

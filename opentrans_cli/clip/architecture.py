@@ -65,7 +65,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
         raise SourceError(
-            f"weights do not fit the architecture: {origin} ({_first_mismatch(error)}); name the architecture as NAME:FILE"
+            f"weights do not fit the architecture: {origin} ({_first_mismatch(error)}); name it as NAME:FILE"
         ) from error
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterable
+
+from torch import Tensor, nn
 
 from opentrans_cli.errors import SourceError
 
@@ -10,6 +12,18 @@ from opentrans_cli.errors import SourceError
 def convolutions(visual: nn.Module) -> tuple[str, ...]:
     """Full dotted names of all Conv2d layers, in module order."""
     return tuple(name for name, module in visual.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def layer_weight(visual: nn.Module, layer: str) -> Tensor:
+    """The weight of a layer, (O, I, kh, kw) for a convolution; the parameter itself, not a copy."""
+    weight = visual.get_submodule(layer).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def layer_weights(visual: nn.Module, layers: Iterable[str]) -> dict[str, Tensor]:
+    """The weights of several layers, by name."""
+    return {layer: layer_weight(visual, layer) for layer in layers}
 
 
 def prunable_layers(visual: nn.Module) -> tuple[str, ...]:

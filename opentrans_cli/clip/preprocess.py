@@ -23,5 +23,8 @@ class Preprocess:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) RGB in [0, 255] -> float32 (B, 3, H, W), channels last in memory."""
-        mean, std = torch.tensor(self.mean, device=images.device), torch.tensor(self.std, device=images.device)
+        mean, std = (
+            torch.tensor(self.mean, device=images.device),
+            torch.tensor(self.std, device=images.device),
+        )
         return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)

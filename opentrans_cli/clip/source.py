@@ -14,6 +14,7 @@ makes no network call. Foreign pickles are read weights-only.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise SourceError(f"no tensors in the checkpoint: {path}; {_OTHER_SOURCES}")
     for key, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise SourceError(f"tensor holds NaN or infinite values: '{key}' in {path}; repair or replace the checkpoint")
+            raise SourceError(
+                f"tensor holds NaN or infinite values: '{key}' in {path}; repair or replace the checkpoint"
+            )
     return tensors
 
 
-def _finish(model: Any, *, source: str, architecture: str, model_cfg: dict[str, Any], preprocess: Preprocess) -> LoadedClip:
+def _finish(
+    model: Any, *, source: str, architecture: str, model_cfg: dict[str, Any], preprocess: Preprocess
+) -> LoadedClip:
     text_cfg = model_cfg["text_cfg"]
     tokenizer = open_clip.SimpleTokenizer(context_length=text_cfg.get("context_length", 77))
     return LoadedClip(model.float().eval(), tokenizer, source, architecture, model_cfg, preprocess)
@@ -110,7 +115,7 @@ def _load_tiny() -> LoadedClip:
     config, state = tiny_clip()
     model = build_clip(config["model_cfg"])
     load_state(model, state, origin="tiny")
-    preprocess = Preprocess(size=config["model_cfg"]["vision_cfg"]["image_size"])
+    preprocess = _preprocess(config["model_cfg"], {})
     return _finish(model, source="tiny", architecture="tiny", model_cfg=config["model_cfg"], preprocess=preprocess)
 
 
@@ -124,7 +129,7 @@ def _load_file(path: Path, *, source: str, name: str | None) -> LoadedClip:
         source=source,
         architecture=name or "ModifiedResNet",
         model_cfg=model_cfg,
-        preprocess=Preprocess(size=model_cfg["vision_cfg"]["image_size"]),
+        preprocess=_preprocess(model_cfg, {}),
     )
 
 
@@ -143,15 +148,20 @@ def _load_folder(folder: Path, *, source: str) -> LoadedClip:
         raise SourceError(f"no weights in the folder: {source}; put {_LOCAL_WEIGHTS[0]} beside open_clip_config.json")
     model = build_clip(model_cfg)
     load_state(model, read_state(weights), origin=str(weights))
-    given = config.get("preprocess_cfg", {})
-    preprocess = Preprocess(
-        size=model_cfg["vision_cfg"]["image_size"],
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items() if key in _GIVEN},
-    )
+    preprocess = _preprocess(model_cfg, config.get("preprocess_cfg", {}))
     return _finish(model, source=source, architecture=folder.name, model_cfg=model_cfg, preprocess=preprocess)
 
 
-_GIVEN = ("mean", "std", "interpolation", "resize_mode")
+def _preprocess(model_cfg: dict[str, Any], given: Mapping[str, Any]) -> Preprocess:
+    """The size of the architecture, and what a checkpoint says beyond it; OpenAI's values where it says nothing."""
+    default = Preprocess(size=model_cfg["vision_cfg"]["image_size"])
+    return Preprocess(
+        size=default.size,
+        mean=tuple(given.get("mean") or default.mean),
+        std=tuple(given.get("std") or default.std),
+        interpolation=given.get("interpolation") or default.interpolation,
+        resize_mode=given.get("resize_mode") or default.resize_mode,
+    )
 
 
 def _named_config(name: str) -> dict[str, Any]:
@@ -166,19 +176,16 @@ def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag not in tags:
         known = ", ".join(tags[:6]) or "none"
-        raise SourceError(f"open_clip has no weights '{tag}' for {name} (known: {known}); choose a tag, or {_OTHER_SOURCES}")
+        raise SourceError(
+            f"open_clip has no weights '{tag}' for {name} (known: {known}); choose a tag, or {_OTHER_SOURCES}"
+        )
     try:
         with quiet_open_clip():
             model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
     except Exception as error:  # hub, network and file errors come in many classes
         reason = type(error).__name__
         raise SourceError(f"weights cannot be downloaded: {name}:{tag} ({reason}); {_OTHER_SOURCES}") from error
-    given = open_clip.get_pretrained_cfg(name, tag)
-    preprocess = Preprocess(
-        size=model_cfg["vision_cfg"]["image_size"],
-        **{key: tuple(given[key]) for key in ("mean", "std") if given.get(key)},
-        **{key: given[key] for key in ("interpolation", "resize_mode") if given.get(key)},
-    )
+    preprocess = _preprocess(model_cfg, open_clip.get_pretrained_cfg(name, tag))
     return _finish(model, source=source, architecture=name, model_cfg=model_cfg, preprocess=preprocess)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from opentrans_cli.errors import SourceError
 
-
 DEFAULT_TEMPLATES = ("{}", "the {}", "a photo of the {}")
 """Prompts whose embeddings are averaged for a class name."""
 

@@ -69,12 +69,8 @@ class FolderDataset:
         image, label_map = read_image(picture), read_label_map(map_file)
         if image.shape[:2] != label_map.shape:
             (h, w), (lh, lw) = image.shape[:2], label_map.shape
-            raise DataError(
-                f"image is {w}x{h} but its label map {lw}x{lh}: {map_file}; resize the label map (nearest)"
-            )
-        foreign = label_map[
-            (label_map != self.ignore_index) & ((label_map < 0) | (label_map >= len(self.vocabulary)))
-        ]
+            raise DataError(f"image is {w}x{h} but its label map {lw}x{lh}: {map_file}; resize the label map (nearest)")
+        foreign = label_map[(label_map != self.ignore_index) & ((label_map < 0) | (label_map >= len(self.vocabulary)))]
         if foreign.size:
             raise DataError(
                 f"id {foreign[0]} has no class (ids 0 to {len(self.vocabulary) - 1}): {map_file}; "
@@ -98,9 +94,7 @@ class FolderDataset:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names and sizes of all files, in order, and over the options that change labels."""
-        files = [
-            [stem, picture.stat().st_size, map_file.stat().st_size] for stem, picture, map_file in self._pairs
-        ]
+        files = [[stem, picture.stat().st_size, map_file.stat().st_size] for stem, picture, map_file in self._pairs]
         content = [self.vocabulary.classes, self.ignore_index, self.unseen, files]
         return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
@@ -147,9 +141,7 @@ def _stems_of(split: Path, pictures: dict[str, Path]) -> list[str]:
             unknown.append(f"'{entry}' in line {number}")
     if unknown:
         first, count = unknown[0], len(unknown)
-        raise DataError(
-            f"{count} entries without an image: {split}, first {first}; correct the list or --images"
-        )
+        raise DataError(f"{count} entries without an image: {split}, first {first}; correct the list or --images")
     return list(stems)
 
 
@@ -163,7 +155,5 @@ def _spelled_as_in(vocabulary: Vocabulary, names: tuple[str, ...]) -> tuple[str,
     wanted = {name.strip().casefold(): name for name in names}
     unknown = wanted.keys() - {name.casefold() for name in vocabulary.names}
     if unknown:
-        raise DataError(
-            f"held-out class is not in the class list: '{wanted[min(unknown)]}'; correct --hold-out"
-        )
+        raise DataError(f"held-out class is not in the class list: '{wanted[min(unknown)]}'; correct --hold-out")
     return tuple(dict.fromkeys(name for name in vocabulary.names if name.casefold() in wanted))

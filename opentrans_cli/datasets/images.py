@@ -81,9 +81,7 @@ def read_label_map(path: Path) -> NDArray[np.int64]:
     """
     with _reading(path, "label map") as opened:
         if opened.mode not in ("1", "L", "P") and not opened.mode.startswith("I"):
-            raise DataError(
-                f"label map has colours, not ids: {path} ({opened.mode}); save a palette or grey PNG"
-            )
+            raise DataError(f"label map has colours, not ids: {path} ({opened.mode}); save a palette or grey PNG")
         coding = opened.tile[0][3] if opened.tile else None
         coding = coding[0] if isinstance(coding, tuple) else coding
         return np.array(opened).astype(np.int64) // _STRETCHED.get(str(coding), 1)

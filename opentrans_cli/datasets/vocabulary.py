@@ -67,13 +67,9 @@ class Vocabulary:
         for (number, _), match in zip(lines, numbered, strict=True):
             where = f"{path}, line {number}"
             if match is None:
-                raise DataError(
-                    f"line without an id among lines with ids: {where}; write 'id:name' or drop all ids"
-                )
+                raise DataError(f"line without an id among lines with ids: {where}; write 'id:name' or drop all ids")
             if int(match[1]) <= last:
-                raise DataError(
-                    f"class ids must ascend: {where} has {match[1]} after {last}; sort the lines by id"
-                )
+                raise DataError(f"class ids must ascend: {where} has {match[1]} after {last}; sort the lines by id")
             last = int(match[1])
             if match[2].strip() != INVALID:
                 entries.append(_entry(path, number, match[2]))

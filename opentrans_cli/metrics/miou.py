@@ -31,9 +31,7 @@ def mean_iou(confusion: ConfusionMatrix, classes: Sequence[int] | None = None) -
     predicted = confusion.counts.sum(dim=0).tolist()
     chosen = range(confusion.num_classes) if classes is None else classes
 
-    per_class = tuple(
-        correct[c] / (labelled[c] + predicted[c] - correct[c]) if labelled[c] else None for c in chosen
-    )
+    per_class = tuple(correct[c] / (labelled[c] + predicted[c] - correct[c]) if labelled[c] else None for c in chosen)
     present = [iou for iou in per_class if iou is not None]
     pixels = sum(labelled[c] for c in chosen)
     if not pixels:

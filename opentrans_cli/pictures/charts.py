@@ -46,9 +46,7 @@ def density_chart(path: Path, layers: Layers, *, title: str, twin: Layers | None
         _legend(axes)
 
 
-def alpha_chart(
-    path: Path, layers: Sequence[tuple[str, float, str]], median: float, *, title: str = ""
-) -> None:
+def alpha_chart(path: Path, layers: Sequence[tuple[str, float, str]], median: float, *, title: str = "") -> None:
     """Write a PNG with one dot per layer (name, alpha, decision), coloured by decision; a line marks
     `median`.
 

@@ -76,11 +76,7 @@ def legend_panel(
     notes = max((int(font.getlength(item.note)) for item in items), default=0)
     widest = max((int(font.getlength(text)) for text in texts), default=0)
     cell = round(font_size * 1.5) + widest + (notes + gap if notes else 0) + gap
-    rows = (
-        (height - gap) // row
-        if height is not None
-        else -(-len(items) // max(1, ((width or 0) - gap) // cell))
-    )
+    rows = (height - gap) // row if height is not None else -(-len(items) // max(1, ((width or 0) - gap) // cell))
     rows = max(1, min(rows, len(items)))
     columns = -(-len(items) // rows)
     panel = Image.new("RGB", (gap + columns * cell, rows * row + gap), PAPER)

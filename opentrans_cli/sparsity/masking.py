@@ -38,9 +38,7 @@ def check_support(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Raise MaskError naming the first layer with a removed weight that is not exactly zero (nor is NaN)."""
     for layer, weight, pruned in _resolve(module, masks):
         if bool(weight.detach()[pruned].any()):
-            raise MaskError(
-                f"pruned weights are no longer zero: {layer}; apply the mask again before writing"
-            )
+            raise MaskError(f"pruned weights are no longer zero: {layer}; apply the mask again before writing")
 
 
 def hold(module: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:

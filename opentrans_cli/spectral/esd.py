@@ -43,9 +43,7 @@ def eigenvalues(weight: Tensor) -> Tensor:
     Raises SpectrumError for another number of dimensions, an empty weight, NaN or infinity.
     """
     if weight.ndim not in (2, 4):
-        raise SpectrumError(
-            f"no spectrum for a weight of {weight.ndim} dimensions; it takes (O, I) or (O, I, kh, kw)"
-        )
+        raise SpectrumError(f"no spectrum for a weight of {weight.ndim} dimensions; it takes (O, I) or (O, I, kh, kw)")
     if weight.numel() == 0:
         raise SpectrumError("the weight is empty")
     # Not every accelerator has float64, and the figures should not depend on where the model happens to be.

@@ -12,7 +12,7 @@ import torch
 
 from opentrans_cli.bundle.layout import ALPHA
 from opentrans_cli.bundle.store import Bundle, add_file
-from opentrans_cli.clip.layers import convolutions
+from opentrans_cli.clip.layers import convolutions, layer_weight
 from opentrans_cli.errors import SpectrumError
 from opentrans_cli.spectral.esd import SpectrumMetrics, eigenvalues, spectrum_metrics
 from opentrans_cli.spectral.estimators import ESTIMATORS
@@ -65,9 +65,7 @@ class AnalyzeResult:
         return {
             "estimator": self.estimator,
             "median_alpha": _number(self.median_alpha),
-            "layers": [
-                layer.to_json("frozen" if layer.name in self.frozen else "trained") for layer in self.layers
-            ],
+            "layers": [layer.to_json("frozen" if layer.name in self.frozen else "trained") for layer in self.layers],
         }
 
 
@@ -94,7 +92,12 @@ def analyze(
         source, tower.bundle.path if tower.bundle else None, estimator, median_alpha(alphas), spectra, frozen
     )
     if tower.bundle is not None:
-        _record(tower.bundle, result, {"estimator": estimator, "freeze": freeze, "freeze_ratio": freeze_ratio}, seed)
+        _record(
+            tower.bundle,
+            result,
+            {"estimator": estimator, "freeze": freeze, "freeze_ratio": freeze_ratio},
+            seed,
+        )
     return result
 
 
@@ -106,7 +109,7 @@ def tower_spectra(tower: Tower, *, estimator: str, reporter: Reporter = SILENT) 
     with reporter.bar("spectra", len(layers)) as advance:
         for name in layers:
             try:
-                values = eigenvalues(tower.visual.get_submodule(name).weight.detach())
+                values = eigenvalues(layer_weight(tower.visual, name).detach())
             except SpectrumError as error:
                 raise SpectrumError(f"{error}: layer {name}; repair or replace the checkpoint") from error
             fit = fit_spectrum(values)

@@ -65,7 +65,7 @@ def evaluate(
         raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
     samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions(split="val"))
     if len(samples) == 0:
-        raise DataError(f"no images to score: {dataset}; check --images and --split")
+        raise DataError(f"no images to score: {dataset}; check --images and --split-list")
     where = resolve_device(device)
     tower = load_tower(source, reporter)
     built = bundle_segmentor(tower)
@@ -125,7 +125,9 @@ def predict(
 ) -> Tensor:
     """Label map (H, W) int64 of one image (H, W, 3) uint8, on the CPU; the classes are those of `owners`."""
     if min(image.shape[:2]) < 32:
-        raise DataError(f"image is smaller than the tower's stride of 32: {image.shape[1]} x {image.shape[0]}; enlarge it")
+        raise DataError(
+            f"image is smaller than the tower's stride of 32: {image.shape[1]} x {image.shape[0]}; enlarge it"
+        )
     pixels = preprocess.normalise(torch.from_numpy(np.ascontiguousarray(image))[None].to(embeddings.device))
     return class_scores(module(pixels, embeddings), owners)[0].argmax(0).cpu()
 

@@ -46,7 +46,13 @@ class FinetuneRun:
         self._hash_before = state_hash(self.module, self.fixed)
 
     def train(
-        self, embeddings: Tensor, owners: Tensor, *, resume_from: Path | None, checkpoint: Path, reporter: Reporter
+        self,
+        embeddings: Tensor,
+        owners: Tensor,
+        *,
+        resume_from: Path | None,
+        checkpoint: Path,
+        reporter: Reporter,
     ) -> TrainLog:
         """Run the loop. `embeddings` (S, D) and `owners` (S,): text of the seen classes.
 

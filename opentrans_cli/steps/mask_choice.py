@@ -7,10 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from opentrans_cli.bundle.store import Bundle
+from opentrans_cli.clip.layers import layer_weights
 from opentrans_cli.errors import OptionError
 from opentrans_cli.sparsity.importance import magnitude
 from opentrans_cli.sparsity.twin import random_twin_masks
 from opentrans_cli.steps.sources import Tower
+
+KEPT_BY_ROUND = "kept_by_round"
+"""Metric of a prune step: layer -> weights kept after each round."""
 
 Pattern = Callable[..., dict[str, Tensor]]
 
@@ -23,7 +27,7 @@ class MagnitudeChoice:
 
     def masks(self, tower: Tower, number: int) -> dict[str, Tensor]:
         """Masks (bool, True = kept) of round `number`, counted from 0, inside those the tower has."""
-        scores = magnitude({layer: tower.visual.get_submodule(layer).weight for layer in tower.masks})
+        scores = magnitude(layer_weights(tower.visual, tower.masks))
         inside = {layer: mask.to(scores[layer].device) for layer, mask in tower.masks.items()}
         return self.pattern(scores, self.sparsities[number], inside=inside)
 
@@ -49,23 +53,17 @@ def twin_counts(
     weights to each sparsity. Raises OptionError if `like` was pruned by another schedule.
     """
     if like is None:
-        scores = magnitude({layer: tower.visual.get_submodule(layer).weight for layer in tower.masks})
+        scores = magnitude(layer_weights(tower.visual, tower.masks))
         return [
             {layer: int(mask.sum()) for layer, mask in pattern(scores, sparsity).items()} for sparsity in sparsities
         ]
-    manifest, rounds = like.manifest, like.rounds()
-    same_rounds = rounds is None or max(int(array.max()) for array in rounds.values()) == len(sparsities)
-    if abs(manifest.target_sparsity - sparsities[-1]) > 1e-9 or (not same_rounds) or manifest.base.digest != tower.base.digest:
+    manifest = like.manifest
+    step = next((step for step in reversed(manifest.steps) if step.verb == "prune"), None)
+    by_round = step.metrics.get(KEPT_BY_ROUND, {}) if step else {}
+    same_run = manifest.base.digest == tower.base.digest and abs(manifest.target_sparsity - sparsities[-1]) < 1e-9
+    if not same_run or {len(by_round.get(layer, ())) for layer in tower.masks} != {len(sparsities)}:
         raise OptionError(
             f"not the twin of this run: {like.path} has another base, sparsity or number of rounds; "
-            "repeat its options with --random"
+            "repeat the options it was made with, and add --random"
         )
-    if rounds is None:
-        if len(sparsities) > 1:
-            raise OptionError(f"no rounds recorded: {like.path} was pruned in one shot; leave --images out for its twin")
-        return [{layer.name: layer.kept for layer in manifest.layers}]
-    # A weight is there after round k if it was never pruned (0) or later.
-    return [
-        {layer: int(((array == 0) | (array > number)).sum()) for layer, array in rounds.items()}
-        for number in range(1, len(sparsities) + 1)
-    ]
+    return [{layer: int(by_round[layer][number]) for layer in tower.masks} for number in range(len(sparsities))]

@@ -20,6 +20,7 @@ class PruneOptions:
     lr: float = 1e-3
     random: bool = False  # the random twin
     like: str | None = None  # with `random`: the bundle whose counts the twin copies
+    keep_rounds: bool = False  # store the round in which each weight was pruned (one byte per weight)
     dtype: str = "float32"  # of the stored weights
     seed: int = 0
 

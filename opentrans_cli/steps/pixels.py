@@ -48,7 +48,7 @@ def _counted(image: np.ndarray, advance: object) -> np.ndarray:
 
 
 def whole_view(image: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of `image` (H, W, 3) after its shorter side was resized to `size` (CLIP's own preprocessing)."""
+    """The middle square of `image` (H, W, 3), its shorter side resized to `size` (CLIP's own preprocessing)."""
     height, width = image.shape[:2]
     scale = size / min(height, width)
     resized = resize_image(image, (max(size, round(height * scale)), max(size, round(width * scale))))

@@ -19,7 +19,11 @@ from opentrans_cli.errors import OptionError
 
 def versions() -> dict[str, str]:
     """Versions that decide the numbers: ours, Python's and torch's."""
-    return {"opentrans": opentrans_cli.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    return {
+        "opentrans": opentrans_cli.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 def environment(device: torch.device) -> dict[str, Any]:

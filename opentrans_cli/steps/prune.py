@@ -13,7 +13,7 @@ from opentrans_cli.sparsity.masking import sparsity_of
 from opentrans_cli.sparsity.patterns import PATTERNS
 from opentrans_cli.sparsity.schedule import imp_sparsities, one_shot
 from opentrans_cli.steps.distilling import Distillation
-from opentrans_cli.steps.mask_choice import MagnitudeChoice, RandomChoice, twin_counts
+from opentrans_cli.steps.mask_choice import KEPT_BY_ROUND, MagnitudeChoice, RandomChoice, twin_counts
 from opentrans_cli.steps.options import PruneOptions
 from opentrans_cli.steps.pixels import distillation_images
 from opentrans_cli.steps.provenance import arrays, resolve_device, step_record
@@ -94,10 +94,14 @@ def _schedule(options: PruneOptions) -> tuple[float, ...]:
     if options.images is None:
         return one_shot(options.sparsity)
     if options.steps_per_round < 1 or options.batch_size < 2:
-        raise OptionError("--steps-per-round must be at least 1 and --batch-size at least 2; leave them out for defaults")
+        raise OptionError(
+            "--steps-per-round must be at least 1 and --batch-size at least 2; leave them out for defaults"
+        )
     sparsities = imp_sparsities(options.sparsity, rate=options.rate)
     if len(sparsities) > MAX_ROUNDS:
-        raise OptionError(f"too many rounds: --rate {options.rate} takes {len(sparsities)}; at most {MAX_ROUNDS} are recorded")
+        raise OptionError(
+            f"too many rounds: --rate {options.rate} takes {len(sparsities)}; at most {MAX_ROUNDS} are recorded"
+        )
     return sparsities
 
 
@@ -111,7 +115,9 @@ def _check_reachable(tower: Tower, options: PruneOptions) -> None:
     if options.like is not None and not options.random:
         raise OptionError("--like names the bundle a random twin copies; add --random")
     if options.random and tower.bundle is not None:
-        raise OptionError(f"a random twin starts from the dense tower, not from a bundle: {options.source}; give its base")
+        raise OptionError(
+            f"a random twin starts from the dense tower, not from a bundle: {options.source}; give its base"
+        )
 
 
 def _choice(tower: Tower, sparsities: tuple[float, ...], options: PruneOptions) -> MagnitudeChoice | RandomChoice:
@@ -134,7 +140,7 @@ def _contents(run: PruneRun, tower: Tower, options: PruneOptions) -> BundleConte
         seed=options.seed,
         data=distillation.fingerprint if distillation else None,
         parent=parent.digest if parent else None,
-        metrics={"distillation_loss": run.loss},
+        metrics={"distillation_loss": run.loss, KEPT_BY_ROUND: run.kept_by_round()},
     )
     return BundleContents(
         base=tower.base,
@@ -144,5 +150,5 @@ def _contents(run: PruneRun, tower: Tower, options: PruneOptions) -> BundleConte
         tower=arrays(tower.visual.state_dict()),
         steps=(*(parent.manifest.steps if parent else ()), step),
         dtype=options.dtype,
-        rounds=run.round_of() if distillation else None,
+        rounds=run.round_of() if options.keep_rounds else None,
     )

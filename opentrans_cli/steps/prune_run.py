@@ -37,6 +37,7 @@ class PruneRun:
         self.done = 0  # rounds finished
         self.loss: float | None = None
         self._options = asdict(options)
+        self._before = dict(tower.masks)  # what a source that is a bundle has already pruned
         self._round_of = {layer: torch.zeros(mask.shape, dtype=torch.uint8) for layer, mask in tower.masks.items()}
 
     def finish(self, *, rounds: int, reporter: Reporter) -> None:
@@ -59,8 +60,19 @@ class PruneRun:
         apply_masks(self.tower.visual, self.tower.masks)
 
     def round_of(self) -> dict[str, np.ndarray]:
-        """By layer, uint8: the round in which a weight was pruned, 0 = kept."""
-        return {layer: array.numpy() for layer, array in self._round_of.items()}
+        """By layer, uint8: the round in which a weight was pruned, 0 = kept; 1 also for what was gone before."""
+        return {
+            layer: np.where(self._before[layer].numpy(), array.numpy(), np.uint8(1))
+            for layer, array in self._round_of.items()
+        }
+
+    def kept_by_round(self) -> dict[str, list[int]]:
+        """By layer: weights kept after each round, what a random twin copies."""
+        rounds = range(1, self.done + 1)
+        return {
+            layer: [int(((array == 0) & self._before[layer] | (array > number)).sum()) for number in rounds]
+            for layer, array in self._round_of.items()
+        }
 
     def _identity(self, distillation: Distillation) -> dict[str, object]:
         identity = {"verb": "prune", "options": self._options, "images": distillation.fingerprint}

@@ -28,7 +28,9 @@ class SegmentResult:
     """What `segment` wrote into the folder `path`."""
 
     path: Path
-    images: tuple[dict[str, Any], ...]  # name, label_map and overlay (file names), classes (name -> share of the pixels)
+    images: tuple[
+        dict[str, Any], ...
+    ]  # name, label_map and overlay (file names), classes (name -> share of the pixels)
     vocabulary: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -60,7 +62,11 @@ def segment(
     built = bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
     reporter.say(f"segmentor: {built.framework.name}")
     text = embed_vocabulary(load_text_clip(tower.base, base, reporter), vocabulary)
-    module, embeddings, owners = built.module.to(where).eval(), text.embeddings.to(where), text.owners.to(where)
+    module, embeddings, owners = (
+        built.module.to(where).eval(),
+        text.embeddings.to(where),
+        text.owners.to(where),
+    )
     colours = class_colours(len(vocabulary))
     entries: list[dict[str, Any]] = []
     with staged_folder(out, replace=force) as folder, reporter.bar("segmenting", len(files)) as advance:

@@ -56,7 +56,7 @@ class BuiltSegmentor:
 
     def costs(self, resolution: tuple[int, int], *, texts: int) -> tuple[LayerCost, ...]:
         """MACs of one image of `resolution` (height, width) classified by `texts` embeddings."""
-        kept = {layer: float(mask.float().mean()) for layer, mask in self.masks().items()}
+        kept = {layer: int(mask.sum()) / mask.numel() for layer, mask in self.masks().items()}
         return count_macs(self.module, (1, 3, *resolution), (texts, self.dimension), kept=kept)
 
     def record(

@@ -14,7 +14,7 @@ from opentrans_cli.bundle.digest import tower_digest
 from opentrans_cli.bundle.manifest import Base
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import build_visual
-from opentrans_cli.clip.layers import prunable_layers
+from opentrans_cli.clip.layers import layer_weights, prunable_layers
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip, load_clip
 from opentrans_cli.errors import BundleError, SourceError
@@ -66,7 +66,8 @@ def load_tower(source: str, reporter: Reporter) -> Tower:
 def clip_tower(clip: LoadedClip) -> Tower:
     """The tower of a loaded CLIP, with nothing pruned."""
     visual = clip.model.visual
-    masks = {layer: torch.ones_like(visual.get_submodule(layer).weight, dtype=torch.bool) for layer in prunable_layers(visual)}
+    weights = layer_weights(visual, prunable_layers(visual))
+    masks = {layer: torch.ones_like(weight, dtype=torch.bool) for layer, weight in weights.items()}
     return Tower(visual, base_record(clip), masks, None)
 
 

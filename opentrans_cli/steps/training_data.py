@@ -31,7 +31,7 @@ class TrainingData:
         names = samples.vocabulary.names
         seen = [index for index, name in enumerate(names) if name not in samples.unseen]
         if not seen or len(samples) == 0:
-            raise OptionError("nothing to train on: no image or no seen class; check --split and --hold-out")
+            raise OptionError("nothing to train on: no image or no seen class; check --split-list and --hold-out")
         self.samples, self.options, self.preprocess = samples, options, preprocess
         self.crop = options.crop or samples.default_crop
         self.seen_vocabulary = Vocabulary(tuple(samples.vocabulary.classes[index] for index in seen))
@@ -47,7 +47,7 @@ class TrainingData:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Normalised images (B, 3, S, S) and label maps int64 (B, S, S) of a step, ids of the seen vocabulary or IGNORED."""
+        """Normalised images (B, 3, S, S) and label maps int64 (B, S, S): ids of the seen vocabulary or IGNORED."""
         size, seed = self.options.batch_size, self.options.seed
         images, label_maps = [], []
         for slot, index in enumerate(batch_indices(step, count=len(self.samples), batch_size=size, seed=seed)):

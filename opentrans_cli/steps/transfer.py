@@ -107,7 +107,9 @@ def _check_moved(built: BuiltSegmentor, matches: tuple[KeyMatch, ...]) -> None:
         if match.target not in state:
             raise TransferError(f"the receipt names a tensor that is not there: '{match.target}'; report this as a bug")
         if state[match.target].cpu().numpy().tobytes() != source[match.source].tobytes():
-            raise TransferError(f"a tensor changed on its way: '{match.source}' to '{match.target}'; report this as a bug")
+            raise TransferError(
+                f"a tensor changed on its way: '{match.source}' to '{match.target}'; report this as a bug"
+            )
     placed = {match.target for match in matches}
     stray = [name for name in state if name.startswith(BACKBONE) and name not in placed]
     if stray:

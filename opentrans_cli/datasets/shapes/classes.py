@@ -17,6 +17,7 @@ UNSEEN = tuple(
 )
 SEEN = tuple(name for name in CLASSES if name not in UNSEEN)
 
+
 def with_article(name: str) -> str:
     """`name` after "a" or "an"."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -78,7 +78,5 @@ def open_shapes(options: DatasetOptions) -> ShapesDataset:
         "--hold-out": options.hold_out or None,
     }
     if given := [name for name, value in foreign.items() if value is not None]:
-        raise OptionError(
-            f"data set 'shapes' is built in and has no use for: {', '.join(given)}; leave it out"
-        )
+        raise OptionError(f"data set 'shapes' is built in and has no use for: {', '.join(given)}; leave it out")
     return ShapesDataset(options.split, size=options.size or 96, count=options.limit)

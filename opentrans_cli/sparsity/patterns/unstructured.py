@@ -33,8 +33,7 @@ def unstructured_masks(
     surplus = round(sparsity * total) - (total - kept)
     if surplus < 0:
         raise OptionError(
-            f"sparsity below what is already pruned: {sparsity}; "
-            f"ask for at least {(total - kept) / total:.6f}"
+            f"sparsity below what is already pruned: {sparsity}; ask for at least {(total - kept) / total:.6f}"
         )
     if surplus:
         _remove(scores, masks, surplus)

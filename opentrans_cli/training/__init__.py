@@ -1,0 +1,9 @@
+"""Training: a loop that knows no model, what it writes down, what it leaves alone, and what it costs.
+
+loop.py         AdamW with schedules; resumes bit for bit
+settings.py     what a run is asked to do; learning rates
+checkpoint.py   the state of a run in one safetensors file
+freezing.py     layers whose parameters and running statistics stay as they are
+losses.py       cross-entropy over labelled pixels
+cost.py         multiply-accumulates of training, by layer and by part
+"""

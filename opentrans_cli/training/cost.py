@@ -1,0 +1,207 @@
+"""Multiply-accumulates (MACs) of training, by layer and by part: forward, gradient of inputs, gradient of
+weights.
+
+Counted where torch multiplies, by autograd's rules: an input gradient is computed only if something below
+needs it, a weight gradient only if the weight is trained. Included: convolutions, linear layers, matrix
+products. Not included: BatchNorm, activations, pooling, interpolation, the optimizer. FLOPs are twice the
+MACs. MACs are not time: whether a zero saves anything depends on the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from opentrans_cli.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Dense MACs of one layer for the inputs that were counted."""
+
+    name: str  # the layer's name, or that of the module that multiplied two activations
+    forward: int
+    input_gradient: int  # `forward`, or 0 if no gradient flows below
+    weight_gradient: int  # `forward`, or 0 if frozen
+    kept_fraction: float = 1.0  # kept weights / all weights, in [0, 1]
+
+
+@dataclass(frozen=True)
+class CostReceipt:
+    """MACs of a whole run, as a kernel that skips every zero weight would spend them; not a measured saving.
+
+    A zero weight costs nothing in `forward` and `weight_gradient`, input gradients are dense: the accounting
+    of the paper (OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2).
+    """
+
+    forward: int
+    input_gradient: int
+    weight_gradient: int
+    total: int  # sum of the three
+    unmasked_total: int  # the same freezing, zeros multiplied like any number: what dense kernels do
+    dense_total: int  # the baseline without masks: with the model before freezing, ordinary fine-tuning
+    per_layer: tuple[LayerCost, ...]  # dense MACs of one image
+    resolution: tuple[int, int]  # height, width in pixels
+    images: int  # images trained on: steps times batch size
+    unit: str = "MACs"
+
+
+def count_macs(
+    model: nn.Module, *shapes: tuple[int, ...], kept: Mapping[str, float] | None = None
+) -> tuple[LayerCost, ...]:
+    """Dense cost by layer, in the order of first use, of one forward and backward pass.
+
+    shapes: of the model's inputs, float32, which need no gradient; with one image, the cost is per image.
+    kept: kept fraction by layer, where it is not 1.
+
+    Runs on torch's meta device: no memory, no arithmetic, and `model` does not change. Raises TrainingError
+    for a product without a formula, ValueError if `kept` names a layer that took part in none.
+    """
+    tensors = {
+        name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+    names = {id(tensor): name.removesuffix(".weight") for name, tensor in tensors.items()}
+    inputs = tuple(torch.empty(shape, device="meta") for shape in shapes)
+    with _module_path(model) as path, torch.enable_grad(), _Recorder(names, path) as recorder:
+        torch.func.functional_call(model, tensors, inputs)
+    kept = kept or {}
+    if unused := sorted(kept.keys() - recorder.costs.keys()):
+        raise ValueError(f"no product was counted for layer '{unused[0]}'")
+    return tuple(
+        LayerCost(name, forward, inputs_needed, weights_needed, kept.get(name, 1.0))
+        for name, (forward, inputs_needed, weights_needed) in recorder.costs.items()
+    )
+
+
+def cost_receipt(
+    layers: Sequence[LayerCost],
+    *,
+    resolution: tuple[int, int],
+    images: int,
+    baseline: Sequence[LayerCost] | None = None,
+) -> CostReceipt:
+    """Cost of training on `images` images, each of the cost `layers`.
+
+    `baseline`: the same model counted before freezing, for `dense_total`; by default `layers`.
+    """
+    forward = sum(round(layer.forward * layer.kept_fraction) for layer in layers) * images
+    weights = sum(round(layer.weight_gradient * layer.kept_fraction) for layer in layers) * images
+    inputs = sum(layer.input_gradient for layer in layers) * images
+    return CostReceipt(
+        forward=forward,
+        input_gradient=inputs,
+        weight_gradient=weights,
+        total=forward + inputs + weights,
+        unmasked_total=_dense(layers) * images,
+        dense_total=_dense(layers if baseline is None else baseline) * images,
+        per_layer=tuple(layers),
+        resolution=resolution,
+        images=images,
+    )
+
+
+def _dense(layers: Sequence[LayerCost]) -> int:
+    return sum(layer.forward + layer.input_gradient + layer.weight_gradient for layer in layers)
+
+
+# How many multiply-accumulates a product takes, from its two operands and its result.
+
+
+def _convolution(_input: Tensor, weight: Tensor, result: Tensor) -> int:
+    return result.numel() * weight[0].numel()
+
+
+def _inner(left: Tensor, _right: Tensor, result: Tensor) -> int:
+    return result.numel() * left.shape[-1]
+
+
+_FORMULAS: dict[Any, Callable[[Tensor, Tensor, Tensor], int]] = {
+    torch.conv1d: _convolution,
+    torch.conv2d: _convolution,
+    F.linear: _inner,
+    torch.matmul: _inner,
+    torch.mm: _inner,
+    torch.bmm: _inner,
+    torch.Tensor.matmul: _inner,
+    torch.Tensor.__matmul__: _inner,
+    torch.Tensor.mm: _inner,
+    torch.Tensor.bmm: _inner,
+}
+
+_NO_FORMULA = {
+    torch.conv3d,
+    torch.conv_transpose1d,
+    torch.conv_transpose2d,
+    torch.conv_transpose3d,
+    torch.einsum,
+    torch.tensordot,
+    torch.inner,
+    torch.dot,
+    torch.mv,
+    torch.addmm,
+    torch.addbmm,
+    torch.baddbmm,
+    torch.linalg.matmul,
+    torch.linalg.multi_dot,
+    torch.Tensor.__rmatmul__,
+    F.bilinear,
+    F.multi_head_attention_forward,
+    F.scaled_dot_product_attention,
+}
+
+
+class _Recorder(TorchFunctionMode):
+    """Adds up, by layer, the products torch is asked for."""
+
+    def __init__(self, names: Mapping[int, str], path: list[str]) -> None:
+        super().__init__()
+        self.names, self.path = names, path
+        self.costs: dict[str, tuple[int, int, int]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _NO_FORMULA:
+            raise TrainingError(
+                f"no formula for the cost of {func.__name__}: module '{self.path[-1]}'; add one to cost.py"
+            )
+        if func in _FORMULAS:
+            left, right = _operands(args, kwargs or {})
+            macs = _FORMULAS[func](left, right, result)
+            parts = (macs, macs * left.requires_grad, macs * right.requires_grad)
+            name = self.names.get(id(right), self.path[-1])
+            before = self.costs.get(name, (0, 0, 0))
+            self.costs[name] = (before[0] + parts[0], before[1] + parts[1], before[2] + parts[2])
+        return result
+
+
+def _operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    named = [kwargs[key] for key in ("input", "self", "weight", "other", "mat2") if key in kwargs]
+    left, right, *_ = [*args, *named]
+    return left, right
+
+
+@contextmanager
+def _module_path(model: nn.Module) -> Iterator[list[str]]:
+    """A stack whose last element is the name of the module that is running."""
+    path = [""]
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        path.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda _m, _i, name=name: path.append(name)))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield path
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,15 @@
+"""Losses on class scores. Shapes: B images, C classes, H W pixels."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pixel_cross_entropy(scores: Tensor, label_map: Tensor, ignore_index: int) -> Tensor:
+    """Mean cross-entropy over the labelled pixels of a batch, 0-d; without any, zero with zero gradients.
+
+    `scores`: (B, C, H, W), unnormalised. `label_map`: int64 (B, H, W), classes 0 to C - 1, or `ignore_index`.
+    """
+    labelled = (label_map != ignore_index).sum().clamp(min=1)
+    return F.cross_entropy(scores, label_map, ignore_index=ignore_index, reduction="sum") / labelled

@@ -1,0 +1,105 @@
+"""What every framework promises, and how synonyms become classes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from opentrans_cli.clip.architecture import build_clip
+from opentrans_cli.clip.layers import prunable_layers
+from opentrans_cli.errors import OptionError, SourceError, TransferError
+from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.frameworks.base import class_scores
+
+every_framework = pytest.mark.parametrize("name", FRAMEWORKS.names())
+
+
+@every_framework
+def test_scores_have_one_map_per_text_at_the_size_of_the_images(name, tower, text, images):
+    segmentor = FRAMEWORKS.load(name).build(tower()).eval()
+    scores = segmentor(images, text)
+    assert scores.shape == (2, 5, 75, 100)
+    assert scores.dtype == torch.float32
+    assert torch.isfinite(scores).all()
+
+
+@every_framework
+def test_the_order_of_texts_does_not_matter(name, tower, text, images):
+    segmentor = FRAMEWORKS.load(name).build(tower()).eval()
+    order = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(segmentor(images, text[order]), segmentor(images, text)[:, order])
+
+
+@every_framework
+def test_key_table_names_exactly_the_tensors_of_the_built_backbone(name, tower):
+    framework, visual = FRAMEWORKS.load(name), tower()
+    source = copy.deepcopy(visual.state_dict())
+    matches = framework.map_keys(visual)
+    built = framework.build(visual).state_dict()
+    placed = {match.target: match.source for match in matches if match.target is not None}
+    assert {match.source for match in matches} == source.keys()
+    assert placed.keys() == {key for key in built if key.startswith(framework.backbone_prefix)}
+    for target, origin in placed.items():
+        assert torch.equal(built[target], source[origin])
+
+
+@every_framework
+def test_layers_keep_their_names_inside_the_backbone(name, tower):
+    layers = prunable_layers(tower())
+    segmentor = FRAMEWORKS.load(name).build(tower())
+    assert prunable_layers(segmentor.backbone) == layers
+
+
+@every_framework
+def test_a_foreign_tensor_is_refused(name, tower):
+    visual = tower()
+    visual.register_buffer("extra", torch.zeros(1))
+    with pytest.raises(TransferError, match="'extra'"):
+        FRAMEWORKS.load(name).map_keys(visual)
+
+
+@every_framework
+def test_a_vision_transformer_is_refused_by_name(name):
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1},
+    }
+    with pytest.raises(SourceError, match="VisionTransformer; use a ResNet CLIP"):
+        FRAMEWORKS.load(name).build(build_clip(config).visual)
+
+
+@every_framework
+def test_options_are_resolved_from_text_and_checked(name):
+    framework = FRAMEWORKS.load(name)
+    assert framework.options({"output_stride": "8"}).output_stride == 8
+    with pytest.raises(OptionError, match=rf"{name} has no output stride: 4; choose 8, 16 or 32"):
+        framework.options({"output_stride": 4})
+
+
+def test_a_class_scores_as_its_best_synonym():
+    scores, owners = torch.randn(2, 7, 3, 4), torch.tensor([2, 0, 1, 0, 2, 2, 1])
+    classes = class_scores(scores, owners)
+    for c in range(3):
+        slow = scores[:, [s for s in range(7) if owners[s] == c]].max(1).values
+        assert torch.equal(classes[:, c], slow)
+
+
+def test_without_synonyms_class_scores_are_the_scores_in_class_order():
+    scores = torch.randn(1, 4, 2, 2)
+    assert torch.equal(class_scores(scores, torch.arange(4)), scores)
+    owners = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(class_scores(scores, owners)[:, owners], scores)
+
+
+def test_only_the_best_synonym_learns():
+    scores = torch.tensor([1.0, 3.0, 2.0]).view(1, 3, 1, 1).requires_grad_()
+    class_scores(scores, torch.tensor([0, 0, 0])).sum().backward()
+    assert scores.grad.flatten().tolist() == [0, 1, 0]
+
+
+def test_a_class_without_synonym_is_a_mistake_of_the_caller():
+    with pytest.raises(ValueError, match="class 1 owns no synonym"):
+        class_scores(torch.randn(1, 2, 1, 1), torch.tensor([0, 2]))
