@@ -1,13 +1,21 @@
-"""Shared fixtures: one thread, fixed seeds, no network, and the optional reference data."""
+"""Shared fixtures: one thread, no network, the command line in-process, a tiny bundle, a folder of six labelled photos,
+and the optional reference data.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from typer.testing import Result
 
 # Read by torch and OpenMP at import, so this must come before any test imports them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,3 +45,93 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
     yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+RunCli = Callable[..., "Result"]
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> RunCli:
+    """`run_cli("prune", "tiny", "-o", path)` -> result with exit_code, stdout and stderr; neither is a terminal.
+
+    Anything but a clean end or a told error is raised, so that no traceback passes for an error message.
+    """
+    from typer.testing import CliRunner
+
+    from opentrans_cli.cli.app import app
+
+    runner = CliRunner()
+
+    def run(*arguments: object) -> Result:
+        result = runner.invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded CLIP, half pruned in one shot; read only (copy it to change it)."""
+    from opentrans_cli.steps.options import PruneOptions
+    from opentrans_cli.steps.prune import prune
+
+    out = tmp_path_factory.mktemp("tiny") / "bundle"
+    return prune(PruneOptions(source="tiny", sparsity=0.5), out=out, device="cpu").path
+
+
+@pytest.fixture(scope="session")
+def tiny_segmentor(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
+    """The tiny bundle after two steps of fine-tuning on four scenes; read only."""
+    from opentrans_cli.datasets.base import DatasetOptions
+    from opentrans_cli.steps.finetune import finetune
+    from opentrans_cli.steps.options import FinetuneOptions
+
+    out = tmp_path_factory.mktemp("tiny") / "segmentor"
+    options = FinetuneOptions(steps=2, batch_size=2, crop=64)
+    return finetune(tiny_bundle, out=out, options=options, data=DatasetOptions(limit=4), device="cpu").path
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """A data set on disk: photos, label maps of the same stems, and a class file."""
+
+    images: Path
+    labels: Path
+    classes: Path
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """It as options of `eval` and `finetune`."""
+        given = {"--images": self.images, "--labels": self.labels, "--classes": self.classes}
+        return ("--dataset", "folder", *(str(part) for pair in given.items() for part in pair))
+
+
+@pytest.fixture
+def labelled_folder(tmp_path: Path) -> LabelledFolder:
+    """Six photos of 64 x 64 pixels: a coloured square (class 1 or 2) on a ground (class 0), its frame unlabelled."""
+    from PIL import Image
+
+    folder = LabelledFolder(tmp_path / "photos", tmp_path / "label-maps", tmp_path / "classes.txt")
+    folder.images.mkdir()
+    folder.labels.mkdir()
+    folder.classes.write_text("grass\nred square,red box\nblue square\n")
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        top, left = rng.integers(8, 24, 2)
+        label_map = np.zeros((64, 64), np.uint8)
+        label_map[top : top + 32, left : left + 32] = 1 + number % 2
+        photo = np.array([(40, 160, 60), (220, 40, 40), (40, 60, 220)], np.uint8)[label_map]
+        photo ^= rng.integers(0, 16, photo.shape, dtype=np.uint8)
+        label_map[[0, -1]] = 255
+        Image.fromarray(photo).save(folder.images / f"{number}.png")
+        Image.fromarray(label_map).save(folder.labels / f"{number}.png")
+    return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from opentrans_cli.cli import options as o
 from opentrans_cli.cli.output import ConsoleReporter, emit, human_count
@@ -16,34 +16,37 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.finetune import FinetuneResult
 
 _HOW = "Training"
+_CROP = "Side of training crops, pixels (default: the data set's)."
+
+FrameworkOpt = Annotated[str, Option(help="Built if the bundle holds no segmentor yet.", rich_help_panel=_HOW)]
+StepsOpt = Annotated[int, Option(help="Optimizer steps.", rich_help_panel=_HOW)]
+BatchOpt = Annotated[int, Option(help="Crops in a step.", rich_help_panel=_HOW)]
+CropOpt = Annotated[int | None, Option(help=_CROP, rich_help_panel=_HOW)]
+RateOpt = Annotated[float, Option(help="Peak learning rate of the head.", rich_help_panel=_HOW)]
+FactorOpt = Annotated[float, Option(help="Learning rate of the tower / of the head.", rich_help_panel=_HOW)]
+DecayOpt = Annotated[float, Option(help="Of AdamW.", rich_help_panel=_HOW)]
+EstimatorOpt = Annotated[str, Option(help="Whose alphas decide what is frozen.")]
 
 
 def finetune(
     bundle: o.BundleArg,
     out: o.OutOpt,
-    framework: Annotated[
-        str, typer.Option(help="Built if the bundle holds no segmentor yet.", rich_help_panel=_HOW)
-    ] = Defaults.framework,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.", rich_help_panel=_HOW)] = Defaults.steps,
-    batch_size: Annotated[int, typer.Option(help="Crops in a step.", rich_help_panel=_HOW)] = Defaults.batch_size,
-    crop: Annotated[
-        int | None,
-        typer.Option(help="Side of training crops, pixels [default: the data set's].", rich_help_panel=_HOW),
-    ] = Defaults.crop,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of the head.", rich_help_panel=_HOW)] = Defaults.lr,
-    backbone_lr_factor: Annotated[
-        float, typer.Option(help="Learning rate of the tower / of the head.", rich_help_panel=_HOW)
-    ] = Defaults.backbone_lr_factor,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=_HOW)] = Defaults.weight_decay,
+    framework: FrameworkOpt = Defaults.framework,
+    steps: StepsOpt = Defaults.steps,
+    batch_size: BatchOpt = Defaults.batch_size,
+    crop: CropOpt = Defaults.crop,
+    lr: RateOpt = Defaults.lr,
+    backbone_lr_factor: FactorOpt = Defaults.backbone_lr_factor,
+    weight_decay: DecayOpt = Defaults.weight_decay,
     freeze: o.FreezeOpt = Defaults.freeze,
     freeze_ratio: o.FreezeRatioOpt = Defaults.freeze_ratio,
-    estimator: Annotated[str, typer.Option(help="Whose alphas decide.")] = Defaults.estimator,
-    dataset: o.DatasetOpt = "shapes",
+    estimator: EstimatorOpt = Defaults.estimator,
+    dataset: o.DatasetOpt = None,
     images: o.ImagesOpt = None,
     labels: o.LabelsOpt = None,
     classes: o.ClassesOpt = None,
     ignore: o.IgnoreOpt = None,
-    split: o.SplitOpt = None,
+    split_list: o.SplitListOpt = None,
     limit: o.LimitOpt = None,
     hold_out: o.HoldOutOpt = None,
     base: o.BaseOpt = None,
@@ -55,48 +58,22 @@ def finetune(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Train the segmentor with the well-trained (heavy-tailed) layers frozen and pruned weights held at zero."""
+    options, (name, data) = o.chosen(Defaults, locals()), o.dataset_choice("train", locals())
     from opentrans_cli.steps.finetune import finetune as step
 
     result = step(
         bundle,
         out=out,
-        options=Defaults(
-            framework=framework,
-            steps=steps,
-            batch_size=batch_size,
-            crop=crop,
-            lr=lr,
-            backbone_lr_factor=backbone_lr_factor,
-            weight_decay=weight_decay,
-            freeze=freeze,
-            freeze_ratio=freeze_ratio,
-            estimator=estimator,
-            seed=seed,
-        ),
-        dataset=dataset,
-        data=o.dataset_options(
-            "train",
-            images=images,
-            labels=labels,
-            classes=classes,
-            ignore=ignore,
-            split=split,
-            limit=limit,
-            hold_out=hold_out,
-        ),
+        options=options,
+        dataset=name,
+        data=data,
         base=base,
         device=device,
         force=force,
         resume=resume,
         reporter=ConsoleReporter(quiet=quiet),
     )
-    document = {
-        "path": str(result.path),
-        "loss": result.loss,
-        "seconds_per_step": result.seconds_per_step,
-        "cost": result.cost,
-    }
-    emit(document, lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
 
 
 def _show(console: Console, result: FinetuneResult) -> None:
@@ -105,5 +82,6 @@ def _show(console: Console, result: FinetuneResult) -> None:
     console.print(f"[bold]{result.path}[/]  loss {result.loss:.3f}", soft_wrap=True)
     console.print(
         f"training cost {human_count(cost['total'])}MACs counted, {100 * saved:.1f} % less than dense "
-        f"({len(cost['frozen_layers'])} layers frozen); measured {result.seconds_per_step:.3f} s a step"
+        f"({len(cost['frozen_layers'])} layers frozen); measured {result.seconds_per_step:.3f} s a step",
+        soft_wrap=True,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 SourceArg = Annotated[
     str,
     typer.Argument(
-        help="tiny (embedded), open_clip NAME[:TAG], NAME:FILE, a checkpoint file or folder, hf://org/name[@revision], "
+        help="tiny (embedded), open_clip NAME[:TAG], NAME:FILE, a checkpoint file or folder, hf://org/name@revision, "
         "or a bundle folder."
     ),
 ]
@@ -22,7 +23,7 @@ OutOpt = Annotated[Path, typer.Option("--out", "-o", help="Where to write; never
 ForceOpt = Annotated[bool, typer.Option("--force", help="Replace an existing bundle at --out.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="No talk and no progress on stderr.")]
-SeedOpt = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+SeedOpt = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
 BaseOpt = Annotated[
@@ -35,7 +36,8 @@ FreezeRatioOpt = Annotated[float, typer.Option("--freeze-ratio", help="Share of 
 
 _DATA = "Data"
 DatasetOpt = Annotated[
-    str, typer.Option("--dataset", rich_help_panel=_DATA, help="shapes (embedded) or folder (your own).")
+    str | None,
+    typer.Option("--dataset", rich_help_panel=_DATA, help="shapes (embedded) or folder (default with --images)."),
 ]
 ImagesOpt = Annotated[Path | None, typer.Option("--images", rich_help_panel=_DATA, help="Folder of images.")]
 LabelsOpt = Annotated[Path | None, typer.Option("--labels", rich_help_panel=_DATA, help="Folder of label maps (PNG).")]
@@ -45,9 +47,9 @@ ClassesOpt = Annotated[
 ]
 IgnoreOpt = Annotated[
     int | None,
-    typer.Option("--ignore", rich_help_panel=_DATA, help="Label id that is not scored [default: 255]."),
+    typer.Option("--ignore", rich_help_panel=_DATA, help="Label id that is not scored (default: 255)."),
 ]
-SplitOpt = Annotated[
+SplitListOpt = Annotated[
     Path | None,
     typer.Option("--split-list", rich_help_panel=_DATA, help="List of image stems to use, one per line."),
 ]
@@ -58,30 +60,24 @@ HoldOutOpt = Annotated[
 ]
 
 
-def dataset_options(
-    split_name: str,
-    *,
-    images: Path | None,
-    labels: Path | None,
-    classes: Path | None,
-    ignore: int | None,
-    split: Path | None,
-    limit: int | None,
-    hold_out: str | None = None,
-) -> DatasetOptions:
-    """The data options of a command; `split_name` is train or val."""
+T = TypeVar("T")
+
+
+def chosen(options_type: type[T], values: dict[str, Any]) -> T:
+    """An options dataclass from a command's local variables of the same names."""
+    return options_type(**{field.name: values[field.name] for field in fields(options_type)})  # type: ignore[arg-type]
+
+
+def dataset_choice(split: str, values: dict[str, Any]) -> tuple[str, DatasetOptions]:
+    """Name and options of the data set from a command's local variables; `split` is train or val.
+
+    Without --dataset it is the user's own folder if --images is given, else the embedded scenes.
+    """
     from opentrans_cli.datasets.base import DatasetOptions
 
-    return DatasetOptions(
-        split=split_name,  # type: ignore[arg-type]
-        images=images,
-        labels=labels,
-        classes=classes,
-        ignore=ignore,
-        split_list=split,
-        limit=limit,
-        hold_out=names(hold_out),
-    )
+    name = values["dataset"] or ("folder" if values["images"] is not None else "shapes")
+    picked = {key: values[key] for key in ("images", "labels", "classes", "ignore", "split_list", "limit")}
+    return name, DatasetOptions(split=split, hold_out=names(values["hold_out"]), **picked)  # type: ignore[arg-type]
 
 
 def names(text: str | None) -> tuple[str, ...]:

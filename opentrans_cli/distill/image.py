@@ -24,9 +24,14 @@ Normalise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """How one pruning run distils; the learning rate follows one cosine over all rounds."""
+    """How one pruning run distils.
 
-    steps: int  # optimizer steps in each round
+    The learning rate is flat while rounds still remove weights, and falls to 0 over the last round: the damage grows
+    with the sparsity, so the late rounds must not be the ones that learn least.
+    """
+
+    steps: int  # optimizer steps in each round but the last
+    final_steps: int  # optimizer steps in the last round, at the target sparsity
     rounds: int
     batch_size: int
     lr: float
@@ -36,7 +41,15 @@ class DistillSettings:
     @property
     def total(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.steps * self.rounds
+        return self.first_step(self.rounds - 1) + self.final_steps
+
+    def first_step(self, number: int) -> int:
+        """The first step of round `number`, both counted from 0."""
+        return self.steps * number
+
+    def steps_of(self, number: int) -> int:
+        """Optimizer steps of round `number`, counted from 0."""
+        return self.final_steps if number == self.rounds - 1 else self.steps
 
 
 @torch.no_grad()
@@ -49,9 +62,10 @@ def embed(visual: nn.Module, images: Tensor, normalise: Normalise, *, batch_size
 
 
 def learning_rate(settings: DistillSettings, step: int) -> float:
-    """Cosine from `lr` to 0 over the whole run, after a short warm-up of at most 20 steps."""
+    """`lr` after a short warm-up of at most 20 steps, then half a cosine down to 0 over the last round."""
     warmup = min(20, max(1, settings.total // 10))
-    return settings.lr * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / settings.total))
+    last = max(0, step - settings.first_step(settings.rounds - 1)) / settings.final_steps
+    return settings.lr * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * last))
 
 
 def make_optimizer(visual: nn.Module, settings: DistillSettings) -> torch.optim.AdamW:
@@ -68,11 +82,11 @@ def distill_round(
     teacher: Tensor,
     normalise: Normalise,
     batch_of: Callable[[int], np.ndarray],
-    first_step: int,
+    number: int,
     after_step: Callable[[], None],
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> float:
-    """Train `visual` for one round in place; returns the mean loss of its last quarter.
+    """Train `visual` for round `number` (from 0) in place; returns the mean loss of its last quarter.
 
     `images` uint8 (N, S, S, 3); `teacher` unit rows (N, D); `batch_of(step)` gives the indices of a step as a function
     of the step alone; `after_step` holds the masks. The loss is the squared distance of unit vectors, in [0, 4].
@@ -81,7 +95,8 @@ def distill_round(
     visual.train()
     device = next(visual.parameters()).device
     losses: list[float] = []
-    for step in range(first_step, first_step + settings.steps):
+    first_step = settings.first_step(number)
+    for step in range(first_step, first_step + settings.steps_of(number)):
         rows = torch.from_numpy(np.asarray(batch_of(step)))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
@@ -97,5 +112,4 @@ def distill_round(
         losses.append(value)
         on_step(step, value)
     visual.eval()
-    tail = losses[-max(1, len(losses) // 4) :]
-    return sum(tail) / len(tail)
+    return float(np.mean(losses[-max(1, len(losses) // 4) :]))

@@ -84,6 +84,7 @@ def analyze(
     Raises OptionError, SourceError, BundleError or SpectrumError.
     """
     ESTIMATORS.load(estimator)
+    select_frozen({}, mode=freeze, ratio=freeze_ratio)  # refuses wrong options before the long part
     tower = load_tower(source, reporter)
     spectra = tower_spectra(tower, estimator=estimator, reporter=reporter)
     alphas = {layer.name: layer.fit.alpha for layer in spectra}

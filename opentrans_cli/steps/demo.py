@@ -41,13 +41,17 @@ class DemoSize:
 
     images: int  # distilled on
     steps_per_round: int
+    final_steps: int
     batch_size: int
+    lr: float  # of distillation
     finetune_steps: int
     scenes: int  # scored
 
 
-FULL = DemoSize(images=4096, steps_per_round=32, batch_size=64, finetune_steps=300, scenes=200)
-QUICK = DemoSize(images=1024, steps_per_round=6, batch_size=48, finetune_steps=50, scenes=60)
+FULL = DemoSize(
+    images=4096, steps_per_round=16, final_steps=352, batch_size=64, lr=3e-3, finetune_steps=400, scenes=200
+)
+QUICK = DemoSize(images=2048, steps_per_round=4, final_steps=200, batch_size=32, lr=5e-3, finetune_steps=60, scenes=60)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,9 @@ class _Demo:
             "images": "shapes",
             "image_limit": self.size.images,
             "steps_per_round": self.size.steps_per_round,
+            "final_steps": self.size.final_steps,
             "batch_size": self.size.batch_size,
+            "lr": self.size.lr,
         }
         self._prune("dense", sparsity=0.0)
         self._prune("subnet", **distilled)

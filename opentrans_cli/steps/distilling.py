@@ -30,6 +30,7 @@ class Distillation:
         self.fingerprint = pixel_fingerprint(images)
         self.settings = DistillSettings(
             steps=options.steps_per_round,
+            final_steps=options.final_steps,
             rounds=rounds,
             batch_size=options.batch_size,
             lr=options.lr,
@@ -42,7 +43,7 @@ class Distillation:
     def run_round(self, tower: Tower, number: int, *, title: str, reporter: Reporter) -> float:
         """Distil round `number`, counted from 0, with the tower's masks held; returns the loss at its end."""
         settings = self.settings
-        with reporter.bar(title, settings.steps) as advance:
+        with reporter.bar(title, settings.steps_of(number)) as advance:
             return distill_round(
                 tower.visual,
                 self.optimizer,
@@ -53,7 +54,7 @@ class Distillation:
                 batch_of=lambda step: batch_indices(
                     step, count=len(self.images), batch_size=settings.batch_size, seed=settings.seed
                 ),
-                first_step=number * settings.steps,
+                number=number,
                 after_step=hold(tower.visual, tower.masks),
                 on_step=lambda step, loss: advance(f"loss {loss:.4f}"),
             )

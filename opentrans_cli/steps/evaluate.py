@@ -32,6 +32,7 @@ from opentrans_cli.steps.segmentors import (
     embed_vocabulary,
 )
 from opentrans_cli.steps.sources import Tower, load_text_clip, load_tower
+from opentrans_cli.steps.target import prepare_parent
 
 TRAINING_FREE = "maskclip"
 
@@ -61,8 +62,8 @@ def evaluate(
     dense embeddings, and the report says so. Images are scored at their own size. Raises SourceError, BundleError,
     DataError or OptionError.
     """
-    if out is not None and out.exists() and not force:
-        raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
+    if out is not None:
+        _check_target(out, force=force)
     samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions(split="val"))
     if len(samples) == 0:
         raise DataError(f"no images to score: {dataset}; check --images and --split-list")
@@ -73,6 +74,8 @@ def evaluate(
         reporter.say(f"no segmentor in {source}: reading the tower out without training ({TRAINING_FREE})")
         built = build_segmentor(tower, TRAINING_FREE)
     text = embed_vocabulary(load_text_clip(tower.base, base, reporter), samples.vocabulary)
+    if out is not None:
+        prepare_parent(out)
     report = score(built, samples, text, device=where, reporter=reporter)
     report = {**report, "dataset": dataset, "data": samples.fingerprint}
     if out is not None:
@@ -81,6 +84,13 @@ def evaluate(
     if tower.bundle is None:
         return EvalResult(None, report)
     return EvalResult(_record(tower.bundle, report), report)
+
+
+def _check_target(out: Path, *, force: bool) -> None:
+    if out.is_dir():
+        raise DataError(f"output is a folder: {out}; name a file, such as report.json")
+    if out.exists() and not force:
+        raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
 
 
 def score(

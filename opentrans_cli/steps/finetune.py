@@ -6,14 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
-from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.store import open_bundle, write_bundle
-from opentrans_cli.clip.text import DEFAULT_TEMPLATES
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
+from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.spectral.selection import select_frozen
 from opentrans_cli.steps.analyze import recorded_alphas, tower_spectra
 from opentrans_cli.steps.finetune_run import FinetuneRun
@@ -21,8 +19,9 @@ from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.provenance import resolve_device, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.resume import discard_state, state_path, state_to_resume
-from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
-from opentrans_cli.steps.sources import Tower, bundle_tower, load_text_clip, numpy_masks
+from opentrans_cli.steps.segmentors import BuiltSegmentor, build_segmentor, bundle_segmentor, embed_vocabulary
+from opentrans_cli.steps.sources import Tower, bundle_tower, load_text_clip
+from opentrans_cli.steps.target import prepare_parent
 from opentrans_cli.steps.training_data import TrainingData
 
 REPORT = "reports/finetune.json"
@@ -36,6 +35,10 @@ class FinetuneResult:
     loss: float  # mean over the last tenth of the steps
     seconds_per_step: float  # measured, median
     cost: dict[str, Any]  # the cost receipt of `artifacts.schema.json`
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {**asdict(self), "path": str(self.path)}
 
 
 def finetune(
@@ -57,26 +60,20 @@ def finetune(
     from the bundle's own report, else they are computed. Only seen classes take part in training. Raises OptionError,
     BundleError, SourceError, DataError or TrainingError.
     """
+    _check_freezing(options)
     check_replaceable(out, force=force)
     samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions())
     where = resolve_device(device)
     parent = open_bundle(bundle)
     tower = bundle_tower(parent)
-    frozen = _frozen_layers(tower, options, reporter)
-    built = bundle_segmentor(tower) or build_segmentor(tower, options.framework, seed=options.seed)
-    if not built.framework.trainable:
-        raise OptionError(f"framework has nothing to train: {built.framework.name}; use --framework deeplabv3")
+    built = _trainable_segmentor(tower, options)
     feed = TrainingData(samples, options, preprocess=tower.preprocess)
-    clip = load_text_clip(tower.base, base, reporter)
-    text = embed_vocabulary(clip, feed.seen_vocabulary)
+    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), feed.seen_vocabulary)
+    frozen = _frozen_layers(tower, options, reporter)
+    prepare_parent(out)
     run = FinetuneRun(built, feed, frozen=frozen, options=options, device=where)
-    log = run.train(
-        text.embeddings,
-        text.owners,
-        resume_from=state_to_resume(out, resume=resume, reporter=reporter),
-        checkpoint=state_path(out),
-        reporter=reporter,
-    )
+    state = state_to_resume(out, resume=resume, reporter=reporter)
+    log = run.train(text, resume_from=state, checkpoint=state_path(out), reporter=reporter)
     receipt = run.receipt()
     tail = log.losses[-max(1, len(log.losses) // 10) :]
     loss = sum(tail) / len(tail)
@@ -88,25 +85,25 @@ def finetune(
         parent=parent.digest,
         metrics={"loss": loss, "training_macs": receipt["total"]},
     )
-    manifest = parent.manifest
-    contents = BundleContents(
-        base=manifest.base,
-        pattern=manifest.pattern,
-        target_sparsity=manifest.target_sparsity,
-        masks=numpy_masks(tower.masks),
-        tower=built.tower_tensors(),
-        steps=(*manifest.steps, step),
-        dtype=manifest.layers[0].dtype,
-        rounds=parent.rounds(),
-        head=built.head(),
-        segmentor=built.record(
-            classes=samples.vocabulary.classes, seen=feed.seen_vocabulary.names, templates=DEFAULT_TEMPLATES
-        ),
-        reports={REPORT: json_bytes(receipt)},
-    )
+    record = built.record(samples.vocabulary.classes, seen=feed.seen_vocabulary.names)
+    contents = built.contents(step, record, report=(REPORT, receipt), keep_alpha=False)
     written = write_bundle(out, contents, force=force)
     discard_state(out)
     return FinetuneResult(written.path, loss, log.seconds_per_step, receipt)
+
+
+def _trainable_segmentor(tower: Tower, options: FinetuneOptions) -> BuiltSegmentor:
+    """The bundle's own segmentor, else a fresh one."""
+    built = bundle_segmentor(tower) or build_segmentor(tower, options.framework, seed=options.seed)
+    if not built.framework.trainable:
+        raise OptionError(f"framework has nothing to train: {built.framework.name}; use --framework deeplabv3")
+    return built
+
+
+def _check_freezing(options: FinetuneOptions) -> None:
+    """What can be refused before anything is read."""
+    ESTIMATORS.load(options.estimator)
+    select_frozen({}, mode=options.freeze, ratio=options.freeze_ratio)  # type: ignore[arg-type]
 
 
 def _frozen_layers(tower: Tower, options: FinetuneOptions, reporter: Reporter) -> tuple[str, ...]:

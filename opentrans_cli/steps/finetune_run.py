@@ -14,7 +14,7 @@ from opentrans_cli.frameworks.base import class_scores
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.reporter import Reporter
-from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor
+from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, VocabularyText
 from opentrans_cli.steps.training_data import IGNORED, TrainingData
 from opentrans_cli.training.cost import LayerCost, cost_receipt
 from opentrans_cli.training.freezing import freeze_layers, state_hash
@@ -46,19 +46,13 @@ class FinetuneRun:
         self._hash_before = state_hash(self.module, self.fixed)
 
     def train(
-        self,
-        embeddings: Tensor,
-        owners: Tensor,
-        *,
-        resume_from: Path | None,
-        checkpoint: Path,
-        reporter: Reporter,
+        self, text: VocabularyText, *, resume_from: Path | None, checkpoint: Path, reporter: Reporter
     ) -> TrainLog:
-        """Run the loop. `embeddings` (S, D) and `owners` (S,): text of the seen classes.
+        """Run the loop with the embeddings of the seen classes.
 
         Raises TrainingError for a loss that is not finite, or if a frozen layer changed.
         """
-        embeddings, owners = embeddings.to(self.device), owners.to(self.device)
+        embeddings, owners = text.embeddings.to(self.device), text.owners.to(self.device)
 
         def loss(images: Tensor, label_maps: Tensor) -> Tensor:
             scores = class_scores(self.module(images, embeddings), owners)

@@ -15,7 +15,8 @@ class PruneOptions:
     pattern: str = "unstructured"
     images: str | None = None  # folder, or "shapes"; None = one shot without distillation
     image_limit: int = 4096
-    steps_per_round: int = 32  # optimizer steps in each round (the paper's t)
+    steps_per_round: int = 16  # optimizer steps in each round (the paper's t)
+    final_steps: int = 352  # optimizer steps in the last round, at the target sparsity
     batch_size: int = 64
     lr: float = 1e-3
     random: bool = False  # the random twin

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
-from opentrans_cli.bundle.store import open_bundle, write_bundle
+from opentrans_cli.bundle.manifest import DTYPES
+from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.sparsity.masking import sparsity_of
 from opentrans_cli.sparsity.patterns import PATTERNS
@@ -21,6 +25,7 @@ from opentrans_cli.steps.prune_run import PruneRun
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.resume import discard_state, state_to_resume
 from opentrans_cli.steps.sources import Tower, load_tower, numpy_masks
+from opentrans_cli.steps.target import prepare_parent
 
 MAX_ROUNDS = 255  # one byte per weight holds the round that pruned it
 
@@ -54,23 +59,14 @@ def prune(
     of label-free distillation from the dense tower; no rewinding. With `resume` a run that was killed goes on at its
     round and ends with the same masks. Raises OptionError, SourceError, DataError, BundleError or TrainingError.
     """
+    _check_options(options)
     sparsities = _schedule(options)
     check_replaceable(out, force=force)
     where = resolve_device(device)
     tower = load_tower(options.source, reporter)
     _check_reachable(tower, options)
-    distillation = None
-    if options.images is None:
-        reporter.say("no images given: one-shot pruning without distillation; add --images to win accuracy back")
-    else:
-        images = distillation_images(
-            options.images,
-            size=tower.preprocess.size,
-            limit=options.image_limit,
-            seed=options.seed,
-            reporter=reporter,
-        )
-        distillation = Distillation(tower, images, options, rounds=len(sparsities), device=where)
+    distillation = _distillation(tower, options, rounds=len(sparsities), device=where, reporter=reporter)
+    prepare_parent(out)
     run = PruneRun(tower, _choice(tower, sparsities, options), options, distillation=distillation, out=out)
     state = state_to_resume(out, resume=resume, reporter=reporter)
     if state is not None:
@@ -78,29 +74,52 @@ def prune(
     run.finish(rounds=len(sparsities), reporter=reporter)
     bundle = write_bundle(out, _contents(run, tower, options), force=force)
     discard_state(out)
+    return _result(bundle, run)
+
+
+def _result(bundle: Bundle, run: PruneRun) -> PruneResult:
     return PruneResult(
         path=bundle.path,
         sparsity=bundle.manifest.achieved_sparsity,
         kept=bundle.manifest.kept,
         total=bundle.manifest.total,
-        rounds=len(sparsities),
-        distilled=distillation is not None,
+        rounds=run.done,
+        distilled=run.distillation is not None,
         distillation_loss=run.loss,
         bytes=bundle.size_bytes,
     )
 
 
+def _distillation(
+    tower: Tower, options: PruneOptions, *, rounds: int, device: torch.device, reporter: Reporter
+) -> Distillation | None:
+    """Images and teacher; None, said aloud, without images."""
+    if options.images is None:
+        reporter.say("no images given: one-shot pruning without distillation; add --images to win accuracy back")
+        return None
+    size, limit = tower.preprocess.size, options.image_limit
+    images = distillation_images(options.images, size=size, limit=limit, seed=options.seed, reporter=reporter)
+    return Distillation(tower, images, options, rounds=rounds, device=device)
+
+
+def _check_options(options: PruneOptions) -> None:
+    """What can be refused before anything is read."""
+    PATTERNS.load(options.pattern)
+    if options.dtype not in DTYPES:
+        raise OptionError(f"unknown dtype: '{options.dtype}'; choose one of {', '.join(DTYPES)}")
+    if not 0 < options.lr < math.inf:
+        raise OptionError(f"learning rate out of range: {options.lr}; choose a number above 0")
+    if options.like is not None and not options.random:
+        raise OptionError("--like names the bundle a random twin copies; add --random")
+
+
 def _schedule(options: PruneOptions) -> tuple[float, ...]:
     if options.images is None:
         return one_shot(options.sparsity)
-    if options.steps_per_round < 1 or options.batch_size < 2:
-        raise OptionError(
-            "--steps-per-round must be at least 1 and --batch-size at least 2; leave them out for defaults"
-        )
     sparsities = imp_sparsities(options.sparsity, rate=options.rate)
     if len(sparsities) > MAX_ROUNDS:
         raise OptionError(
-            f"too many rounds: --rate {options.rate} takes {len(sparsities)}; at most {MAX_ROUNDS} are recorded"
+            f"too many rounds: --rate {options.rate} takes {len(sparsities)}, at most {MAX_ROUNDS} fit; raise it"
         )
     return sparsities
 
@@ -112,8 +131,6 @@ def _check_reachable(tower: Tower, options: PruneOptions) -> None:
             f"source is sparser than the target: {options.source} has {already:.4f}, asked for {options.sparsity}; "
             "choose a higher --sparsity"
         )
-    if options.like is not None and not options.random:
-        raise OptionError("--like names the bundle a random twin copies; add --random")
     if options.random and tower.bundle is not None:
         raise OptionError(
             f"a random twin starts from the dense tower, not from a bundle: {options.source}; give its base"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from opentrans_cli.steps.reporter import Reporter
@@ -9,7 +10,7 @@ from opentrans_cli.steps.reporter import Reporter
 
 def state_path(out: Path) -> Path:
     """The state file that belongs to the target `out`."""
-    target = Path(out)
+    target = Path(os.path.abspath(out))  # "." has no name of its own
     return target.with_name(f".{target.name}.resume.safetensors")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from opentrans_cli.steps.provenance import resolve_device
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
 from opentrans_cli.steps.sources import load_text_clip, load_tower
+
+REPORT = "segment.json"
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,7 @@ def segment(
     nothing. A source without a segmentor is read out without training. Raises DataError, SourceError or BundleError.
     """
     files = _files(images)
-    if out.exists() and not force:
-        raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
+    _check_target(out, force=force)
     where = resolve_device(device)
     tower = load_tower(source, reporter)
     built = bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
@@ -78,7 +81,7 @@ def segment(
             entries.append(_entry(name, label_map, vocabulary))
             advance(name)
         result = SegmentResult(out, tuple(entries), vocabulary.names)
-        (folder / "segment.json").write_bytes(json_bytes(result.to_json()))
+        (folder / REPORT).write_bytes(json_bytes(result.to_json()))
     return result
 
 
@@ -94,6 +97,27 @@ def _files(images: Sequence[Path]) -> dict[str, Path]:
                 raise DataError(f"two images would get the same name: {found[name]} and {path}; segment them apart")
             found[name] = path
     return found
+
+
+def _check_target(out: Path, *, force: bool) -> None:
+    """DataError unless `out` is new, or with `force` holds nothing but what an earlier run left there."""
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
+    if not out.is_dir():
+        raise DataError(f"output is not a folder: {out}; choose another --out")
+    foreign = sorted({path.name for path in out.iterdir()} - _written_by_us(out))
+    if foreign:
+        raise DataError(f"would delete what segment did not write: {out / foreign[0]}; choose another --out")
+
+
+def _written_by_us(out: Path) -> set[str]:
+    try:
+        images = json.loads((out / REPORT).read_text(encoding="utf-8"))["images"]
+        return {REPORT, *(image[kind] for image in images for kind in ("label_map", "overlay"))}
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
 
 
 def _entry(name: str, label_map: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.manifest import Segmentor as SegmentorRecord
+from opentrans_cli.bundle.manifest import Step
+from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings
 from opentrans_cli.datasets.vocabulary import Vocabulary
@@ -18,7 +21,7 @@ from opentrans_cli.errors import BundleError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework
 from opentrans_cli.steps.provenance import arrays, tensors
-from opentrans_cli.steps.sources import Tower
+from opentrans_cli.steps.sources import Tower, numpy_masks
 from opentrans_cli.training.cost import LayerCost, count_macs
 
 BACKBONE = "backbone."
@@ -59,11 +62,36 @@ class BuiltSegmentor:
         kept = {layer: int(mask.sum()) / mask.numel() for layer, mask in self.masks().items()}
         return count_macs(self.module, (1, 3, *resolution), (texts, self.dimension), kept=kept)
 
-    def record(
-        self, *, classes: Sequence[tuple[str, ...]], seen: Sequence[str], templates: Sequence[str]
-    ) -> SegmentorRecord:
-        """What the manifest says about it."""
-        return SegmentorRecord(self.framework.name, asdict(self.options), tuple(classes), tuple(seen), tuple(templates))
+    def record(self, classes: Sequence[tuple[str, ...]] = (), *, seen: Sequence[str] = ()) -> SegmentorRecord:
+        """What the manifest says about it: its classes, and the names of those with training labels."""
+        options = asdict(self.options)
+        return SegmentorRecord(self.framework.name, options, tuple(classes), tuple(seen), DEFAULT_TEMPLATES)
+
+    def contents(
+        self, step: Step, record: SegmentorRecord, *, report: tuple[str, Mapping[str, Any]], keep_alpha: bool
+    ) -> BundleContents:
+        """A new bundle made by `step` from the tower's own: same base and masks, tensors as they are now.
+
+        `report` is its name and document; `keep_alpha` says whether the tower's weights, and so its spectra, are still
+        those of the parent.
+        """
+        parent = self.tower.bundle
+        assert parent is not None
+        manifest = parent.manifest
+        return BundleContents(
+            base=manifest.base,
+            pattern=manifest.pattern,
+            target_sparsity=manifest.target_sparsity,
+            masks=numpy_masks(self.tower.masks),
+            tower=self.tower_tensors(),
+            steps=(*manifest.steps, step),
+            dtype=manifest.layers[0].dtype,
+            rounds=parent.rounds(),
+            head=self.head(),
+            segmentor=record,
+            alpha=parent.alpha() if keep_alpha else None,
+            reports={report[0]: json_bytes(report[1])},
+        )
 
 
 def build_segmentor(

@@ -16,7 +16,7 @@ from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import build_visual
 from opentrans_cli.clip.layers import layer_weights, prunable_layers
 from opentrans_cli.clip.preprocess import Preprocess
-from opentrans_cli.clip.source import LoadedClip, load_clip
+from opentrans_cli.clip.source import LoadedClip, is_local, load_clip
 from opentrans_cli.errors import BundleError, SourceError
 from opentrans_cli.steps.provenance import arrays, base_record, tensors
 from opentrans_cli.steps.reporter import Reporter
@@ -58,7 +58,7 @@ def load_tower(source: str, reporter: Reporter) -> Tower:
     """Load the tower of a bundle folder or of a CLIP source. Raises SourceError or BundleError in one line."""
     if is_bundle(source):
         return bundle_tower(open_bundle(source))
-    if source not in ("tiny",) and "/" not in source and not Path(source).exists():
+    if source != "tiny" and not is_local(source):
         reporter.say(f"loading {source} (cached, or downloaded by open_clip)")
     return clip_tower(load_clip(source))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from opentrans_cli.clip.preprocess import Preprocess
-from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.base import SMALLEST_SIZE, SegDataset
 from opentrans_cli.datasets.crops import training_crop
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.vocabulary import Vocabulary
@@ -27,11 +27,13 @@ class TrainingData:
     """
 
     def __init__(self, samples: SegDataset, options: FinetuneOptions, *, preprocess: Preprocess) -> None:
-        """Raises OptionError if no class is seen or the data set is empty."""
+        """Raises OptionError if no class is seen, the data set is empty or the crop is too small."""
         names = samples.vocabulary.names
         seen = [index for index, name in enumerate(names) if name not in samples.unseen]
         if not seen or len(samples) == 0:
             raise OptionError("nothing to train on: no image or no seen class; check --split-list and --hold-out")
+        if options.crop is not None and options.crop < SMALLEST_SIZE:
+            raise OptionError(f"too small to see anything: --crop {options.crop}; use {SMALLEST_SIZE} or more")
         self.samples, self.options, self.preprocess = samples, options, preprocess
         self.crop = options.crop or samples.default_crop
         self.seen_vocabulary = Vocabulary(tuple(samples.vocabulary.classes[index] for index in seen))

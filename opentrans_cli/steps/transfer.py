@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
-from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.store import open_bundle, write_bundle
-from opentrans_cli.clip.text import DEFAULT_TEMPLATES
 from opentrans_cli.errors import TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.keys import KeyMatch
 from opentrans_cli.steps.provenance import step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, build_segmentor
-from opentrans_cli.steps.sources import Tower, bundle_tower, numpy_masks
+from opentrans_cli.steps.sources import Tower, bundle_tower
 
 REPORT = "reports/transfer.json"
 
@@ -65,20 +62,7 @@ def transfer(
         return result
     recorded = {"to": to, "options": dict(options or {})}
     step = step_record("transfer", recorded, seed=seed, parent=parent.digest, metrics={"keys": len(keys)})
-    contents = BundleContents(
-        base=parent.manifest.base,
-        pattern=parent.manifest.pattern,
-        target_sparsity=parent.manifest.target_sparsity,
-        masks=numpy_masks(tower.masks),
-        tower=built.tower_tensors(),
-        steps=(*parent.manifest.steps, step),
-        dtype=parent.manifest.layers[0].dtype,
-        rounds=parent.rounds(),
-        head=built.head(),
-        segmentor=built.record(classes=(), seen=(), templates=DEFAULT_TEMPLATES),
-        alpha=parent.alpha(),
-        reports={REPORT: json_bytes(result.to_json())},
-    )
+    contents = built.contents(step, built.record(), report=(REPORT, result.to_json()), keep_alpha=True)
     written = write_bundle(out, contents, force=force)
     reporter.say(f"{to}: {len(keys)} keys of the tower accounted for, none unmatched")
     return TransferResult(written.path, to, keys)

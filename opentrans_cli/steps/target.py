@@ -1,0 +1,23 @@
+"""The place a step writes to, made ready before the work: a path that cannot be written should cost no training."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from opentrans_cli.errors import BundleError
+
+
+def prepare_parent(out: Path) -> None:
+    """Make the folder that `out` is going to lie in.
+
+    Raises BundleError if there is a file in the way or nothing may be written there.
+    """
+    parent = Path(os.path.realpath(out)).parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}"
+        raise BundleError(f"cannot write: {out} ({reason}); choose another --out") from error
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BundleError(f"cannot write: {out} (no permission in {parent}); choose another --out")

@@ -1,0 +1,71 @@
+"""finetune: the cost receipt as JSON, what it records, and own data."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from opentrans_cli.bundle.schema import check_document
+from opentrans_cli.bundle.store import open_bundle
+
+SHORT = ("--steps", 2, "--batch-size", 2, "--crop", 64)
+
+
+def test_json_holds_the_cost_receipt_of_the_contract(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
+    result = run_cli("finetune", tiny_bundle, "-o", desk / "f", *SHORT, "--limit", 2, "--json")
+    document = json.loads(result.stdout)
+    assert document.keys() == {"path", "loss", "seconds_per_step", "cost"}
+    assert document["path"] == str(desk / "f") and math.isfinite(document["loss"])
+    check_document(document["cost"], "cost_receipt")
+    assert json.loads(open_bundle(desk / "f").read("reports/finetune.json")) == document["cost"]
+
+
+def test_freezing_costs_less_and_more_freezing_costs_less_still(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
+    totals = []
+    for name, options in {"none": ("--freeze", "none"), "half": (), "all": ("--freeze-ratio", 1)}.items():
+        line = ("finetune", tiny_bundle, "-o", desk / name, *SHORT, "--limit", 2, *options, "--json")
+        totals.append(json.loads(run_cli(*line).stdout)["cost"]["total"])
+    assert totals[0] > totals[1] > totals[2]
+
+
+def test_own_photos_with_a_class_held_out(run_cli: Any, desk: Path, tiny_bundle: Path, labelled_folder: Any) -> None:
+    result = run_cli(
+        *("finetune", tiny_bundle, "-o", desk / "f", *SHORT, *labelled_folder.options, "--hold-out", "Blue Square"),
+    )
+    assert result.exit_code == 0
+    segmentor = open_bundle(desk / "f").manifest.segmentor
+    assert segmentor is not None
+    assert segmentor.classes == (("grass",), ("red square", "red box"), ("blue square",))
+    assert segmentor.seen == ("grass", "red square")
+
+
+def test_every_option_reaches_the_bundle_s_history(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
+    given = {
+        "steps": 2,
+        "batch_size": 3,
+        "crop": 64,
+        "lr": 0.01,
+        "backbone_lr_factor": 0.5,
+        "weight_decay": 0.1,
+        "freeze": "light",
+        "freeze_ratio": 0.25,
+        "seed": 5,
+    }
+    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+    assert run_cli("finetune", tiny_bundle, "-o", desk / "f", *options, "--limit", 2).exit_code == 0
+    step = open_bundle(desk / "f").manifest.steps[-1]
+    assert {name: step.options[name] for name in given} == given
+    assert (step.verb, step.seed, step.parent) == ("finetune", 5, open_bundle(tiny_bundle).digest)
+
+
+def test_missing_alphas_are_computed_and_that_is_said(run_cli: Any, desk: Path, bundle: Path) -> None:
+    line = ("finetune", bundle, *SHORT, "--limit", 2)
+    fresh = run_cli(*line, "-o", desk / "a")
+    assert "no alpha report by xmin_peak" in fresh.stderr and "analyzing first" in fresh.stderr
+    run_cli("analyze", bundle)
+    recorded = run_cli(*line, "-o", desk / "b")
+    assert "analyzing first" not in recorded.stderr
+    receipts = [json.loads(open_bundle(desk / name).read("reports/finetune.json")) for name in "ab"]
+    assert receipts[0] == receipts[1]

@@ -1,0 +1,102 @@
+"""prune: names, options and the path it prints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opentrans_cli.bundle.schema import check_document
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.cli.prune import default_out
+from opentrans_cli.steps.options import PruneOptions
+
+
+def test_json_tells_what_was_written(run_cli: Any, desk: Path) -> None:
+    result = run_cli("prune", "tiny", "-s", 0.25, "-o", desk / "b", "--json")
+    document, bundle = json.loads(result.stdout), open_bundle(desk / "b")
+    assert document == {
+        "path": str(desk / "b"),
+        "sparsity": bundle.manifest.achieved_sparsity,
+        "kept": bundle.manifest.kept,
+        "total": bundle.manifest.total,
+        "rounds": 1,
+        "distilled": False,
+        "distillation_loss": None,
+        "bytes": bundle.size_bytes,
+    }
+    check_document(json.loads((desk / "b" / "manifest.json").read_text()), "manifest")
+
+
+def test_a_run_without_images_says_that_it_does_not_distil(run_cli: Any, desk: Path) -> None:
+    result = run_cli("prune", "tiny", "-o", desk / "b")
+    assert "one-shot pruning without distillation; add --images" in result.stderr
+
+
+def test_distilling_reports_each_round_on_stderr(run_cli: Any, desk: Path) -> None:
+    result = run_cli(
+        *("prune", "tiny", "-s", 0.19, "-o", desk / "b", "--images", "shapes", "--image-limit", 4),
+        *("--batch-size", 2, "--steps-per-round", 1, "--final-steps", 2),
+    )
+    rounds = [line for line in result.stderr.splitlines() if line.startswith("round ")]
+    assert [line.split(":")[0] for line in rounds] == ["round 1/2, sparsity 0.100", "round 2/2, sparsity 0.190"]
+
+
+def test_every_option_reaches_the_bundle_s_history(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
+    given = {
+        "sparsity": 0.5,
+        "rate": 0.2,
+        "steps_per_round": 3,
+        "final_steps": 4,
+        "batch_size": 5,
+        "image_limit": 6,
+        "lr": 0.02,
+        "dtype": "bfloat16",
+        "seed": 7,
+    }
+    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+    assert run_cli("prune", "tiny", *options, "--keep-rounds", "-o", desk / "b").exit_code == 0
+    recorded = open_bundle(desk / "b").manifest.steps[-1].options
+    assert recorded.keys() == {field.name for field in fields(PruneOptions)}
+    assert {name: recorded[name] for name in given} == given
+    assert recorded["keep_rounds"] is True and recorded["random"] is False
+
+
+def test_a_twin_records_the_digest_of_its_model_not_its_path(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
+    run_cli("prune", "tiny", "-s", 0.5, "--random", "--like", tiny_bundle, "-o", desk / "twin")
+    options = open_bundle(desk / "twin").manifest.steps[-1].options
+    assert options["like"] == open_bundle(tiny_bundle).digest
+
+
+def test_without_out_the_bundle_is_named_after_source_and_sparsity(
+    run_cli: Any, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    assert run_cli("prune", "tiny").stdout == "tiny-s90\n"
+    assert run_cli("prune", "tiny", "--random").stdout == "tiny-s90-random\n"
+    assert sorted(path.name for path in desk.iterdir()) == ["tiny-s90", "tiny-s90-random"]
+
+
+@pytest.mark.parametrize(
+    ("source", "sparsity", "name"),
+    [
+        ("RN50-quickgelu:openai", 0.9, "rn50-quickgelu-openai-s90"),
+        ("RN50:weights/My Net.pt", 0.29, "my-net.pt-s29"),
+        ("hf://org/name@v1", 0.955, "name-v1-s95.5"),
+        ("/data/checkpoints/clip.safetensors", 0.0, "clip.safetensors-s0"),
+        ("runs/bundle/", 0.5, "bundle-s50"),
+    ],
+)
+def test_default_names_are_plain(source: str, sparsity: float, name: str) -> None:
+    assert default_out(PruneOptions(source=source, sparsity=sparsity)) == name
+
+
+def test_the_current_folder_is_no_target(run_cli: Any, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk)
+    (desk / "mine").write_text("")
+    result = run_cli("prune", "tiny", "-o", ".", "--force")
+    assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith("opentrans: error: ")
+    assert [path.name for path in desk.iterdir()] == ["mine"]

@@ -1,0 +1,63 @@
+"""transfer: the receipt as JSON, the dry run, and options of frameworks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opentrans_cli.bundle.schema import check_document
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.cli.transfer import framework_options
+from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks import FRAMEWORKS
+
+every_framework = pytest.mark.parametrize("to", FRAMEWORKS.names())
+
+
+@every_framework
+def test_json_is_the_receipt_of_the_contract_with_nothing_unmatched(
+    to: str, run_cli: Any, desk: Path, tiny_bundle: Path
+) -> None:
+    document = json.loads(run_cli("transfer", tiny_bundle, "--to", to, "-o", desk / "t", "--json").stdout)
+    check_document(document, "transfer_receipt")
+    assert document["framework"] == to and document["unmatched"] == []
+    kept = {layer.name: layer.kept for layer in open_bundle(tiny_bundle).manifest.layers}
+    told = {key["source"]: key["kept"] for key in document["keys"] if key["kept"] is not None}
+    assert told == {f"{layer}.weight": count for layer, count in kept.items()}
+    assert json.loads(open_bundle(desk / "t").read("reports/transfer.json")) == document
+
+
+@every_framework
+def test_a_dry_run_gives_the_same_receipt_and_writes_nothing(
+    to: str, run_cli: Any, desk: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk)
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    dry = run_cli("transfer", bundle, "--to", to, "--dry-run", "--json")
+    assert dry.exit_code == 0 and not list(desk.iterdir())
+    assert before == {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    assert run_cli("transfer", bundle, "--to", to, "-o", desk / "t", "--json").stdout == dry.stdout
+
+
+def test_options_of_the_framework_are_resolved_and_recorded(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
+    result = run_cli("transfer", tiny_bundle, "-o", desk / "t", "--option", "output_stride=8", "--option", "width=32")
+    assert result.exit_code == 0
+    segmentor = open_bundle(desk / "t").manifest.segmentor
+    assert segmentor is not None
+    assert (segmentor.options["output_stride"], segmentor.options["width"]) == (8, 32)
+
+
+def test_an_option_without_a_value_is_wrong_usage() -> None:
+    assert framework_options([" a = 1 ", "b=x=y"]) == {"a": "1", "b": "x=y"}
+    with pytest.raises(OptionError, match="not NAME=VALUE: --option a; write for example"):
+        framework_options(["a"])
+
+
+def test_out_and_dry_run_exclude_each_other(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
+    for line in (("-o", desk / "t", "--dry-run"), ()):
+        result = run_cli("transfer", tiny_bundle, *line)
+        assert (result.exit_code, result.stdout) == (2, "") and "give exactly one" in result.stderr
+    assert not list(desk.iterdir())
