@@ -104,8 +104,8 @@ def report(reports: dict[int, dict[str, Any]]) -> str:
         ),
         "",
         f"Size of the subnet's bundle: {size['bundle']:,} bytes. Dense prunable weights {size['prunable']:,} bytes, "
-        f"untouched tensors {size['untouched']:,} bytes; {SHARE_ALLOWED} x prunable + untouched = {allowed:,.0f} bytes: "
-        f"{'kept' if size['bundle'] <= allowed else 'exceeded'}. Without the untouched tensors the bundle is "
+        f"untouched tensors {size['untouched']:,} bytes; {SHARE_ALLOWED} x prunable + untouched = {allowed:,.0f} "
+        f"bytes: {'kept' if size['bundle'] <= allowed else 'exceeded'}. Without the untouched tensors the bundle is "
         f"{(size['bundle'] - size['untouched']) / size['prunable']:.3f} of the dense prunable weights.",
     ]
     return "\n".join(parts) + "\n"

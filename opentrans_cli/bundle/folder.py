@@ -48,7 +48,7 @@ def manifest_bytes(folder: Path) -> bytes:
         aside = replaced_copy(Path(os.path.realpath(folder)))
         if aside.is_dir():
             raise BundleError(f"bundle was cut off while being replaced: {str(folder)!r}; rename {str(aside)!r} to it")
-        raise BundleError(f"no such bundle: {str(folder)!r}; check the path")
+        raise BundleError(f"no such bundle: {str(folder)!r}; check the path, or make one with `opentrans prune`")
     if not path.is_file():
         raise BundleError(
             f"not a bundle: {str(folder)!r} has no {MANIFEST}; pass a folder that `opentrans prune` wrote"

@@ -82,14 +82,14 @@ def decode_mask(layer: LayerEntry, bits: NDArray[np.uint8]) -> Mask:
     return mask
 
 
-def decode_tower(masks: Mapping[str, Mask], stored: Tensors) -> dict[str, NDArray[Any]]:
+def decode_tower(masks: Mapping[str, Mask], stored: Tensors, *, origin: str) -> dict[str, NDArray[Any]]:
     """The dense tower: floating tensors as float32, others as stored; zeros where the mask is False.
 
-    Raises BundleError when counts differ or a value is NaN or infinite.
+    Raises BundleError when counts differ or a value is NaN or infinite; `origin` is named in it.
     """
     tower: dict[str, NDArray[Any]] = {}
     for name, array in stored.items():
-        check_finite(name, array)
+        check_finite(name, array, origin=origin)
         floating = np.issubdtype(array.dtype, np.floating)
         tower[name] = array.astype(np.float32, copy=False) if floating else array
     for layer, mask in masks.items():
@@ -97,10 +97,11 @@ def decode_tower(masks: Mapping[str, Mask], stored: Tensors) -> dict[str, NDArra
     return tower
 
 
-def check_finite(name: str, array: NDArray[Any]) -> None:
+def check_finite(name: str, array: NDArray[Any], *, origin: str | None = None) -> None:
     """BundleError when a floating tensor holds NaN or infinite values."""
+    where = "" if origin is None else f" in {origin!r}"
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        raise BundleError(f"tensor holds NaN or infinite values: {name!r}; train or export it again")
+        raise BundleError(f"tensor holds NaN or infinite values: {name!r}{where}; train or export it again")
 
 
 def check_rounds(layer: str, rounds: NDArray[np.uint8], mask: Mask) -> None:

@@ -86,7 +86,7 @@ class Bundle:
                 f"bundle holds a mask but no weights: {str(self.path)!r}; "
                 f"apply it to its base, {self.manifest.base.source!r}"
             )
-        return layout.decode_tower(self.masks(), self._tensors(layout.WEIGHTS))
+        return layout.decode_tower(self.masks(), self._tensors(layout.WEIGHTS), origin=str(self.path))
 
     def rounds(self) -> dict[str, NDArray[np.uint8]] | None:
         """By layer, uint8 in the weight's shape: round in which a weight was pruned, 0 = kept.

@@ -29,17 +29,11 @@ def demo(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Run the whole pipeline on the embedded tiny CLIP and its scenes, and compare what pruning and freezing do."""
+    from opentrans_cli.steps.demo import FULL, QUICK
     from opentrans_cli.steps.demo import demo as step
 
-    result = step(
-        out=out,
-        quick=quick,
-        sparsity=sparsity,
-        seed=seed,
-        device=device,
-        force=force,
-        reporter=ConsoleReporter(quiet=quiet),
-    )
+    size, say = QUICK if quick else FULL, ConsoleReporter(quiet=quiet)
+    result = step(out=out, size=size, sparsity=sparsity, seed=seed, device=device, force=force, reporter=say)
     emit(
         result.to_json(),
         lambda console: _show(console, result),
@@ -74,9 +68,7 @@ def _show(console: Console, result: DemoResult) -> None:
             human_count(row["training_macs"]),
         )
     console.print(freezing)
-    console.print(
-        f"All figures were measured in this run of {result.seconds:.0f} s; MACs are counted, with pruned weights"
-    )
-    console.print("left out, which this machine's dense kernels do not do. Look at:")
+    console.print(f"Everything was measured in this run of {result.seconds:.0f} s. MACs are counted at 96 x 96")
+    console.print("without the pruned weights, which dense kernels multiply all the same. Look at:")
     for name in ("overview.png", "density.png", "alpha.png", "report.json"):
         console.print(f"  {result.path / name}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -61,18 +62,9 @@ def finetune(
     options, (name, data) = o.chosen(Defaults, locals()), o.dataset_choice("train", locals())
     from opentrans_cli.steps.finetune import finetune as step
 
-    result = step(
-        bundle,
-        out=out,
-        options=options,
-        dataset=name,
-        data=data,
-        base=base,
-        device=device,
-        force=force,
-        resume=resume,
-        reporter=ConsoleReporter(quiet=quiet),
-    )
+    say = ConsoleReporter(quiet=quiet)
+    go = partial(step, bundle, out=out, options=options, dataset=name, data=data, base=base)
+    result = go(device=device, force=force, resume=resume, reporter=say)
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
 
 

@@ -26,7 +26,7 @@ def verify(bundle: o.BundleArg, as_json: o.JsonOpt = False) -> None:
     if not result.ok:
         failed = next(check for check in result.checks if not check.ok)
         typer.echo(
-            f"opentrans: error: bundle is not valid: {result.path} ({failed.name}); write or download it again",
+            f"opentrans: error: bundle is not valid: {result.path} ({failed.name}): {failed.detail}",
             err=True,
         )
         raise typer.Exit(1)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from opentrans_cli.errors import SourceError
 
+OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+"""Scalars that only the state dicts of OpenAI's own archives hold beside the weights."""
+
 
 @contextmanager
 def quiet_open_clip() -> Iterator[None]:
@@ -56,7 +59,9 @@ def build_visual(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> n
 
 def _first_mismatch(error: RuntimeError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[1] if len(lines) > 1 else lines[0]
+    # All missing names stand in one line, hundreds of them when the architecture is another.
+    first, more, _ = (lines[1] if len(lines) > 1 else lines[0]).partition('", "')
+    return f'{first}" and others' if more else first
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
@@ -72,7 +77,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
 def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The configuration of a ModifiedResNet CLIP from the shapes of its tensors (open_clip key names).
 
-    Raises SourceError if the tensors are not those of such a model.
+    Text heads are taken as 64 wide, as in every published CLIP; the text activation is QuickGELU only if the tensors
+    come from OpenAI's own archive. Raises SourceError if the tensors are not those of such a model.
     """
     needed = ("visual.layer1.0.conv1.weight", "visual.attnpool.c_proj.weight", "ln_final.weight")
     missing = [key for key in needed if key not in state]
@@ -102,4 +108,5 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "heads": max(1, width // 64),
             "layers": len(layers),
         },
+        "quick_gelu": any(key in state for key in OPENAI_MARKS),
     }

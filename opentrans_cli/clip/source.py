@@ -23,7 +23,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from opentrans_cli.clip.architecture import build_clip, infer_config, load_state, quiet_open_clip
+from opentrans_cli.clip.architecture import OPENAI_MARKS, build_clip, infer_config, load_state, quiet_open_clip
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.errors import SourceError
 
@@ -43,6 +43,7 @@ class LoadedClip:
     architecture: str  # open_clip name, or "tiny", or "ModifiedResNet" where only tensors were given
     model_cfg: dict[str, Any]
     preprocess: Preprocess
+    note: str | None = None  # what had to be assumed; a step says it aloud
 
     @property
     def activation(self) -> str:
@@ -102,11 +103,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _finish(
-    model: Any, *, source: str, architecture: str, model_cfg: dict[str, Any], preprocess: Preprocess
+    model: Any,
+    *,
+    source: str,
+    architecture: str,
+    model_cfg: dict[str, Any],
+    preprocess: Preprocess,
+    note: str | None = None,
 ) -> LoadedClip:
-    text_cfg = model_cfg["text_cfg"]
-    tokenizer = open_clip.SimpleTokenizer(context_length=text_cfg.get("context_length", 77))
-    return LoadedClip(model.float().eval(), tokenizer, source, architecture, model_cfg, preprocess)
+    tokenizer = open_clip.SimpleTokenizer(context_length=model_cfg["text_cfg"].get("context_length", 77))
+    return LoadedClip(model.float().eval(), tokenizer, source, architecture, model_cfg, preprocess, note)
 
 
 def _load_tiny() -> LoadedClip:
@@ -121,7 +127,14 @@ def _load_tiny() -> LoadedClip:
 
 def _load_file(path: Path, *, source: str, name: str | None) -> LoadedClip:
     state = read_state(path)
-    model_cfg = infer_config(state) if name is None else _named_config(name)
+    note = None
+    if name is None:
+        model_cfg = infer_config(state)
+        if not model_cfg["quick_gelu"]:
+            note = f"{path}: text activation taken as GELU; for OpenAI's weights give RN50-quickgelu:{path}"
+    else:
+        model_cfg = _named_config(name)
+    state = {key: value for key, value in state.items() if key not in OPENAI_MARKS}
     model = build_clip(model_cfg)
     load_state(model, state, origin=str(path))
     return _finish(
@@ -130,6 +143,7 @@ def _load_file(path: Path, *, source: str, name: str | None) -> LoadedClip:
         architecture=name or "ModifiedResNet",
         model_cfg=model_cfg,
         preprocess=_preprocess(model_cfg, {}),
+        note=note,
     )
 
 

@@ -104,7 +104,7 @@ def distill_round(
         loss = (student - teacher[rows].to(device)).square().sum(-1).mean()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(f"distillation loss is {value}: step {step}; lower --lr, then continue with --resume")
+            raise TrainingError(f"distillation loss is {value}: step {step}; lower --lr and start again")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

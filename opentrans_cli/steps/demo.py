@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class DemoSize:
 FULL = DemoSize(
     images=4096, steps_per_round=16, final_steps=352, batch_size=64, lr=3e-3, finetune_steps=400, scenes=200
 )
-QUICK = DemoSize(images=2048, steps_per_round=4, final_steps=200, batch_size=32, lr=5e-3, finetune_steps=60, scenes=60)
+QUICK = DemoSize(images=1536, steps_per_round=3, final_steps=160, batch_size=32, lr=5e-3, finetune_steps=50, scenes=50)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class DemoResult:
 def demo(
     *,
     out: Path,
-    quick: bool = False,
+    size: DemoSize = FULL,
     sparsity: float = 0.9,
     seed: int = 0,
     device: str = "cpu",
@@ -90,9 +90,10 @@ def demo(
     in three ways. Bundles, pictures and report.json are left in the new folder `out`.
     """
     started = time.perf_counter()
+    resolve_device(device)
     if out.exists() and not force:
         raise OptionError(f"output exists: {out}; choose another --out, or --force to write into it")
-    run = _Demo(out, QUICK if quick else FULL, sparsity=sparsity, seed=seed, device=device, reporter=reporter)
+    run = _Demo(out, size, sparsity=sparsity, seed=seed, device=device, reporter=reporter)
     run.prune_towers()
     rows = tuple(run.tower_row(name) for name in TOWERS)
     analysis = run.analysis
@@ -100,10 +101,10 @@ def demo(
     reporter.say("drawing pictures")
     draw_pictures(out, analysis=analysis, scenes=min(6, run.size.scenes), names=tuple(TOWERS))
     settings = {
-        "quick": quick,
+        "quick": size == QUICK,
         "sparsity": sparsity,
         "seed": seed,
-        **vars(run.size),
+        **asdict(size),
         "towers": TOWERS,
         "environment": environment(resolve_device(device)),
     }

@@ -17,8 +17,7 @@ from opentrans_cli.pictures.legend import LegendItem
 from opentrans_cli.pictures.overlay import paint
 from opentrans_cli.pictures.overview import overview
 from opentrans_cli.steps.analyze import AnalyzeResult
-from opentrans_cli.steps.evaluate import predict
-from opentrans_cli.steps.segmentors import bundle_segmentor, embed_vocabulary
+from opentrans_cli.steps.segmentors import Predictor, bundle_segmentor, embed_vocabulary
 from opentrans_cli.steps.sources import bundle_tower
 
 _COLUMNS = {"dense": "dense", "subnet": "subnet", "random": "random", "random_distilled": "random, distilled"}
@@ -61,11 +60,10 @@ def _layers(bundle: Bundle) -> list[tuple[str, int, int]]:
     return [(layer.name, layer.kept, layer.total) for layer in bundle.manifest.layers]
 
 
-@torch.no_grad()
 def _predictions(path: Path, dataset: ShapesDataset) -> list[np.ndarray]:
     tower = bundle_tower(open_bundle(path))
     built = bundle_segmentor(tower)
     assert built is not None
     text = embed_vocabulary(load_clip("tiny"), dataset.vocabulary)
-    images = (dataset[index].image for index in range(len(dataset)))
-    return [predict(built.module, image, tower.preprocess, text.embeddings, text.owners).numpy() for image in images]
+    predictor = Predictor(built, text, device=torch.device("cpu"))
+    return [predictor.label_map(dataset[index].image).numpy() for index in range(len(dataset))]

@@ -8,24 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from opentrans_cli.bundle.atomic import write_file
 from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.store import Bundle, add_file
-from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import DataError
-from opentrans_cli.frameworks.base import class_scores
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.metrics.miou import mean_iou
 from opentrans_cli.steps.provenance import environment, parameter_count, resolve_device, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import (
+    TRAINING_FREE,
     BuiltSegmentor,
+    Predictor,
     VocabularyText,
     build_segmentor,
     bundle_segmentor,
@@ -33,8 +31,6 @@ from opentrans_cli.steps.segmentors import (
 )
 from opentrans_cli.steps.sources import Tower, load_text_clip, load_tower
 from opentrans_cli.steps.target import prepare_parent
-
-TRAINING_FREE = "maskclip"
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,7 @@ def score(
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """The figures of one segmentor: accuracy, size, counted and measured cost."""
-    module = built.module.to(device).eval()
-    embeddings, owners = text.embeddings.to(device), text.owners.to(device)
+    predictor = Predictor(built, text, device=device)
     confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
     seconds: list[float] = []
     resolution = (0, 0)
@@ -111,7 +106,7 @@ def score(
         for index in range(len(samples)):
             sample = samples[index]
             started = time.perf_counter()
-            prediction = predict(module, sample.image, built.tower.preprocess, embeddings, owners)
+            prediction = predictor.label_map(sample.image)
             seconds.append(time.perf_counter() - started)
             assert sample.label_map is not None
             confusion.update(prediction, torch.from_numpy(sample.label_map))
@@ -122,24 +117,11 @@ def score(
         "images": len(samples),
         "classes": len(samples.vocabulary),
         **_accuracy(confusion, samples, built.tower),
-        **_cost(built, resolution, texts=len(owners)),
+        **_cost(built, resolution, texts=len(text.owners)),
         "seconds_per_image": statistics.median(seconds[1:] or seconds),
         "resolution": list(resolution),
         "environment": environment(device),
     }
-
-
-@torch.no_grad()
-def predict(
-    module: torch.nn.Module, image: np.ndarray, preprocess: Preprocess, embeddings: Tensor, owners: Tensor
-) -> Tensor:
-    """Label map (H, W) int64 of one image (H, W, 3) uint8, on the CPU; the classes are those of `owners`."""
-    if min(image.shape[:2]) < 32:
-        raise DataError(
-            f"image is smaller than the tower's stride of 32: {image.shape[1]} x {image.shape[0]}; enlarge it"
-        )
-    pixels = preprocess.normalise(torch.from_numpy(np.ascontiguousarray(image))[None].to(embeddings.device))
-    return class_scores(module(pixels, embeddings), owners)[0].argmax(0).cpu()
 
 
 def seen_classes(samples: SegDataset, tower: Tower) -> tuple[bool, ...]:

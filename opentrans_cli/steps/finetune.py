@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
+
+import torch
 
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.store import open_bundle, write_bundle
@@ -19,7 +23,7 @@ from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.provenance import resolve_device, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.resume import discard_state, state_path, state_to_resume
-from opentrans_cli.steps.segmentors import BuiltSegmentor, build_segmentor, bundle_segmentor, embed_vocabulary
+from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
 from opentrans_cli.steps.sources import Tower, bundle_tower, load_text_clip
 from opentrans_cli.steps.target import prepare_parent
 from opentrans_cli.steps.training_data import TrainingData
@@ -63,41 +67,42 @@ def finetune(
     _check_freezing(options)
     check_replaceable(out, force=force)
     samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions())
-    where = resolve_device(device)
     parent = open_bundle(bundle)
-    tower = bundle_tower(parent)
-    built = _trainable_segmentor(tower, options)
-    feed = TrainingData(samples, options, preprocess=tower.preprocess)
-    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), feed.seen_vocabulary)
-    frozen = _frozen_layers(tower, options, reporter)
+    run = _prepare(bundle_tower(parent), samples, options, device=resolve_device(device), reporter=reporter)
+    clip = load_text_clip(parent.manifest.base, base, reporter)
     prepare_parent(out)
-    run = FinetuneRun(built, feed, frozen=frozen, options=options, device=where)
+    text = embed_vocabulary(clip, run.feed.seen_vocabulary)
     state = state_to_resume(out, resume=resume, reporter=reporter)
     log = run.train(text, resume_from=state, checkpoint=state_path(out), reporter=reporter)
-    receipt = run.receipt()
-    tail = log.losses[-max(1, len(log.losses) // 10) :]
-    loss = sum(tail) / len(tail)
+    receipt, loss = run.receipt(), final_loss(log.losses)
+    recorded = {**asdict(options), "dataset": dataset}
+    metrics = {"loss": loss, "training_macs": receipt["total"]}
     step = step_record(
-        "finetune",
-        {**asdict(options), "dataset": dataset},
-        seed=options.seed,
-        data=samples.fingerprint,
-        parent=parent.digest,
-        metrics={"loss": loss, "training_macs": receipt["total"]},
+        "finetune", recorded, seed=options.seed, data=samples.fingerprint, parent=parent.digest, metrics=metrics
     )
-    record = built.record(samples.vocabulary.classes, seen=feed.seen_vocabulary.names)
-    contents = built.contents(step, record, report=(REPORT, receipt), keep_alpha=False)
+    record = run.built.record(samples.vocabulary.classes, seen=run.feed.seen_vocabulary.names)
+    contents = run.built.contents(step, record, report=(REPORT, receipt), keep_alpha=False)
     written = write_bundle(out, contents, force=force)
     discard_state(out)
     return FinetuneResult(written.path, loss, log.seconds_per_step, receipt)
 
 
-def _trainable_segmentor(tower: Tower, options: FinetuneOptions) -> BuiltSegmentor:
-    """The bundle's own segmentor, else a fresh one."""
+def _prepare(
+    tower: Tower, samples: SegDataset, options: FinetuneOptions, *, device: torch.device, reporter: Reporter
+) -> FinetuneRun:
+    """The bundle's own segmentor, else a fresh one, its data, and the layers to freeze."""
     built = bundle_segmentor(tower) or build_segmentor(tower, options.framework, seed=options.seed)
     if not built.framework.trainable:
-        raise OptionError(f"framework has nothing to train: {built.framework.name}; use --framework deeplabv3")
-    return built
+        name = built.framework.name
+        raise OptionError(f"segmentor has nothing to train: {name}; transfer the subnet to deeplabv3 instead")
+    feed = TrainingData(samples, options, preprocess=tower.preprocess)
+    frozen = _frozen_layers(tower, options, reporter)
+    return FinetuneRun(built, feed, frozen=frozen, options=options, device=device)
+
+
+def final_loss(losses: Sequence[float]) -> float:
+    """Mean loss of the last tenth of the steps."""
+    return mean(losses[-max(1, len(losses) // 10) :])
 
 
 def _check_freezing(options: FinetuneOptions) -> None:

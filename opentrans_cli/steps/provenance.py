@@ -46,8 +46,9 @@ def _processor() -> str:
 
 
 def arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Tensors as contiguous numpy arrays on the CPU."""
-    return {name: np.ascontiguousarray(value.detach().cpu().numpy()) for name, value in state.items()}
+    """Tensors as contiguous numpy arrays on the CPU, of the same shapes."""
+    # Not np.ascontiguousarray, which would give BatchNorm's counter, a scalar, one dimension.
+    return {name: np.asarray(value.detach().cpu().numpy(), order="C") for name, value in state.items()}
 
 
 def tensors(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

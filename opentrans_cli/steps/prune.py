@@ -56,8 +56,9 @@ def prune(
     """Prune the tower of `options.source` and write the subnet as a new bundle at `out`.
 
     Rounds of global magnitude pruning over every convolution but the first, each followed by `steps_per_round` steps
-    of label-free distillation from the dense tower; no rewinding. With `resume` a run that was killed goes on at its
-    round and ends with the same masks. Raises OptionError, SourceError, DataError, BundleError or TrainingError.
+    of label-free distillation from the source's tower as it was, the last by `final_steps`; no rewinding. With
+    `resume` a run that was killed goes on at its round and ends with the same masks. Raises OptionError, SourceError,
+    DataError, BundleError or TrainingError.
     """
     _check_options(options)
     sparsities = _schedule(options)
@@ -65,6 +66,7 @@ def prune(
     where = resolve_device(device)
     tower = load_tower(options.source, reporter)
     _check_reachable(tower, options)
+    sparsities = _rounds_ahead(sparsities, tower)
     distillation = _distillation(tower, options, rounds=len(sparsities), device=where, reporter=reporter)
     prepare_parent(out)
     run = PruneRun(tower, _choice(tower, sparsities, options), options, distillation=distillation, out=out)
@@ -109,6 +111,11 @@ def _check_options(options: PruneOptions) -> None:
         raise OptionError(f"unknown dtype: '{options.dtype}'; choose one of {', '.join(DTYPES)}")
     if not 0 < options.lr < math.inf:
         raise OptionError(f"learning rate out of range: {options.lr}; choose a number above 0")
+    if min(options.steps_per_round, options.final_steps) < 1 or options.batch_size < 2:
+        raise OptionError(
+            "too little to distil: --steps-per-round and --final-steps must be at least 1, --batch-size at least 2; "
+            "leave them out for defaults"
+        )
     if options.like is not None and not options.random:
         raise OptionError("--like names the bundle a random twin copies; add --random")
 
@@ -122,6 +129,12 @@ def _schedule(options: PruneOptions) -> tuple[float, ...]:
             f"too many rounds: --rate {options.rate} takes {len(sparsities)}, at most {MAX_ROUNDS} fit; raise it"
         )
     return sparsities
+
+
+def _rounds_ahead(sparsities: tuple[float, ...], tower: Tower) -> tuple[float, ...]:
+    """The rounds that remove weights of a tower that a bundle may have pruned already; at least the last one."""
+    already = sparsity_of(tower.masks)
+    return tuple(sparsity for sparsity in sparsities if sparsity > already) or sparsities[-1:]
 
 
 def _check_reachable(tower: Tower, options: PruneOptions) -> None:

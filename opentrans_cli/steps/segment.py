@@ -18,10 +18,15 @@ from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError
 from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
-from opentrans_cli.steps.evaluate import TRAINING_FREE, predict
 from opentrans_cli.steps.provenance import resolve_device
 from opentrans_cli.steps.reporter import SILENT, Reporter
-from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
+from opentrans_cli.steps.segmentors import (
+    TRAINING_FREE,
+    Predictor,
+    build_segmentor,
+    bundle_segmentor,
+    embed_vocabulary,
+)
 from opentrans_cli.steps.sources import load_text_clip, load_tower
 
 REPORT = "segment.json"
@@ -65,17 +70,13 @@ def segment(
     built = bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
     reporter.say(f"segmentor: {built.framework.name}")
     text = embed_vocabulary(load_text_clip(tower.base, base, reporter), vocabulary)
-    module, embeddings, owners = (
-        built.module.to(where).eval(),
-        text.embeddings.to(where),
-        text.owners.to(where),
-    )
+    predictor = Predictor(built, text, device=where)
     colours = class_colours(len(vocabulary))
     entries: list[dict[str, Any]] = []
     with staged_folder(out, replace=force) as folder, reporter.bar("segmenting", len(files)) as advance:
         for name, path in files.items():
             image = read_image(path)
-            label_map = predict(module, image, tower.preprocess, embeddings, owners).numpy()
+            label_map = predictor.label_map(image).numpy()
             write_label_map(folder / f"{name}.png", label_map, colours)
             overlay(image, label_map, vocabulary.names, colours=colours).save(folder / f"{name}-overlay.png")
             entries.append(_entry(name, label_map, vocabulary))
@@ -88,10 +89,14 @@ def segment(
 def _files(images: Sequence[Path]) -> dict[str, Path]:
     """Output name -> image; stems that occur twice get their folder's name in front."""
     found: dict[str, Path] = {}
+    taken: set[Path] = set()
     for given in images:
         if not given.exists():
             raise DataError(f"no such image or folder: {given}; check the path")
         for path in list_images(given) if given.is_dir() else [given]:
+            if path.resolve() in taken:
+                raise DataError(f"image given twice: {path}; name it once")
+            taken.add(path.resolve())
             name = path.stem if path.stem not in found else f"{path.parent.name}-{path.stem}"
             if name in found:
                 raise DataError(f"two images would get the same name: {found[name]} and {path}; segment them apart")

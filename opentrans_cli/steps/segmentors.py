@@ -17,14 +17,17 @@ from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import BundleError
+from opentrans_cli.errors import BundleError, DataError
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.frameworks.base import Framework
+from opentrans_cli.frameworks.base import Framework, class_scores
 from opentrans_cli.steps.provenance import arrays, tensors
 from opentrans_cli.steps.sources import Tower, numpy_masks
 from opentrans_cli.training.cost import LayerCost, count_macs
 
 BACKBONE = "backbone."
+
+TRAINING_FREE = "maskclip"
+"""The framework that reads out a source without a segmentor."""
 
 
 @dataclass(frozen=True)
@@ -138,3 +141,25 @@ def embed_vocabulary(
     pairs = [(name, index) for index, synonyms in enumerate(vocabulary.classes) for name in synonyms]
     embeddings = text_embeddings(clip.model, clip.tokenizer, [name for name, _ in pairs], templates=templates)
     return VocabularyText(embeddings, torch.tensor([index for _, index in pairs]))
+
+
+class Predictor:
+    """A segmentor ready to label images with the classes of a vocabulary."""
+
+    def __init__(self, built: BuiltSegmentor, text: VocabularyText, *, device: torch.device) -> None:
+        self._module = built.module.to(device).eval()
+        self._preprocess = built.tower.preprocess
+        self._embeddings, self._owners = text.embeddings.to(device), text.owners.to(device)
+
+    @torch.no_grad()
+    def label_map(self, image: np.ndarray) -> Tensor:
+        """Class of every pixel of `image` (H, W, 3) uint8: int64 (H, W), on the CPU.
+
+        Raises DataError for an image smaller than the tower's stride.
+        """
+        height, width = image.shape[:2]
+        if min(height, width) < 32:
+            raise DataError(f"image is smaller than the tower's stride of 32: {width} x {height}; enlarge it")
+        batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(self._embeddings.device)
+        scores = self._module(self._preprocess.normalise(batch), self._embeddings)
+        return class_scores(scores, self._owners)[0].argmax(0).cpu()

@@ -60,7 +60,14 @@ def load_tower(source: str, reporter: Reporter) -> Tower:
         return bundle_tower(open_bundle(source))
     if source != "tiny" and not is_local(source):
         reporter.say(f"loading {source} (cached, or downloaded by open_clip)")
-    return clip_tower(load_clip(source))
+    return clip_tower(_loaded(source, reporter))
+
+
+def _loaded(source: str, reporter: Reporter) -> LoadedClip:
+    clip = load_clip(source)
+    if clip.note is not None:
+        reporter.say(clip.note)
+    return clip
 
 
 def clip_tower(clip: LoadedClip) -> Tower:
@@ -93,7 +100,7 @@ def load_text_clip(base: Base, override: str | None, reporter: Reporter) -> Load
     """
     source = override or base.source
     reporter.say(f"text tower: {source}")
-    clip = load_clip(source)
+    clip = _loaded(source, reporter)
     if tower_digest(arrays(clip.model.visual.state_dict())) != base.digest:
         raise SourceError(f"not the CLIP this bundle was cut from: {source}; name the right one with --base")
     return clip

@@ -63,8 +63,7 @@ def make_contents(seed: int = 0, **changes: Any) -> BundleContents:
         "tower": tower,
         "steps": (make_step(),),
         "rounds": {
-            layer: np.where(mask, 0, rng.integers(1, 4, mask.shape)).astype(np.uint8)
-            for layer, mask in masks.items()
+            layer: np.where(mask, 0, rng.integers(1, 4, mask.shape)).astype(np.uint8) for layer, mask in masks.items()
         },
         "head": {"decode.weight": np.float32(rng.standard_normal((2, 4)))},
         "segmentor": Segmentor(

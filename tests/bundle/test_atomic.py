@@ -112,9 +112,7 @@ def test_adding_a_measurement_leaves_the_old_or_the_new_state_after_a_failure_an
 
     def add() -> None:
         value = next(counter)
-        data: Any = (
-            ({"a": np.float64([value])}, {"value": value}) if name.startswith("alpha") else b"%d" % value
-        )
+        data: Any = ({"a": np.float64([value])}, {"value": value}) if name.startswith("alpha") else b"%d" % value
         add_file(bundle, name, data, step=step("analyze"))
 
     def state() -> tuple[int, object]:

@@ -180,9 +180,7 @@ FORGED: dict[str, tuple[str, Callable[[dict[str, np.ndarray]], object], str]] = 
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_tensors_that_disagree_with_the_manifest_are_refused_even_with_a_good_hash(
-    bundle: Bundle, name: str
-) -> None:
+def test_tensors_that_disagree_with_the_manifest_are_refused_even_with_a_good_hash(bundle: Bundle, name: str) -> None:
     file, change, message = FORGED[name]
     tensors = dict(read_tensors(bundle.path / file))
     change(tensors)

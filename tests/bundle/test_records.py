@@ -79,9 +79,7 @@ def test_tuples_inside_options_become_lists_at_once_so_that_reading_back_gives_a
         ({"options": {"a": {"b\nc": {1: 2}}}}, r"options.a.b\\nc has the key 1, which is not text"),
     ],
 )
-def test_wrong_values_are_refused_in_code_and_in_documents_with_the_place(
-    change: dict[str, Any], message: str
-) -> None:
+def test_wrong_values_are_refused_in_code_and_in_documents_with_the_place(change: dict[str, Any], message: str) -> None:
     for build in (lambda: tree(**change), lambda: Tree.from_json({**tree().to_json(), **change})):
         with pytest.raises(BundleError, match=message) as caught:
             build()

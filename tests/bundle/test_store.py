@@ -68,9 +68,7 @@ def test_kept_values_are_stored_in_the_chosen_dtype_and_the_rest_as_it_is(
             "float16": weight.astype(np.float16).astype(np.float32),
             "bfloat16": (to_bfloat16_bits(weight).astype(np.uint32) << 16).view(np.float32),
         }[dtype]
-        assert (
-            np.array_equal(tower[f"{layer}.weight"], rounded) and tower[f"{layer}.weight"].dtype == np.float32
-        )
+        assert np.array_equal(tower[f"{layer}.weight"], rounded) and tower[f"{layer}.weight"].dtype == np.float32
         assert stored[f"{layer}.weight"].shape == (mask.sum(),)
     assert {entry.dtype for entry in bundle.manifest.layers} == {dtype}
     kept = bundle.manifest.kept * (4 - bytes_per_value)
@@ -93,9 +91,7 @@ def test_the_same_contents_give_the_same_bytes(tmp_path: Path, contents: Make) -
 
 
 def test_a_mask_only_bundle_says_where_its_weights_are(tmp_path: Path, contents: Make) -> None:
-    bundle = write_bundle(
-        tmp_path / "b", contents(tower={}, rounds=None, head=None, segmentor=None, alpha=None)
-    )
+    bundle = write_bundle(tmp_path / "b", contents(tower={}, rounds=None, head=None, segmentor=None, alpha=None))
     assert not bundle.has("weights.safetensors")
     assert set(bundle.masks()) == {"conv2", "layer1.0.conv1"}
     assert bundle.rounds() is None and bundle.head() is None and bundle.alpha() is None
@@ -104,9 +100,7 @@ def test_a_mask_only_bundle_says_where_its_weights_are(tmp_path: Path, contents:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_nothing_pruned_and_everything_pruned_are_bundles_too(
-    tmp_path: Path, contents: Make, kept: bool
-) -> None:
+def test_nothing_pruned_and_everything_pruned_are_bundles_too(tmp_path: Path, contents: Make, kept: bool) -> None:
     masks = {"fc": np.full((3, 3), kept)}
     tower = {"fc.weight": np.full((3, 3), 2.0 if kept else 0.0, np.float32)}
     bundle = write_bundle(tmp_path / "b", contents(masks=masks, tower=tower, rounds=None))
@@ -117,9 +111,7 @@ def test_nothing_pruned_and_everything_pruned_are_bundles_too(
 # --- targets
 
 
-def test_an_existing_target_is_refused_without_force_and_replaced_with_it(
-    tmp_path: Path, contents: Make
-) -> None:
+def test_an_existing_target_is_refused_without_force_and_replaced_with_it(tmp_path: Path, contents: Make) -> None:
     target = tmp_path / "b"
     old = write_bundle(target, contents())
     with pytest.raises(BundleError, match=r"already exists.*--force"):
@@ -148,9 +140,7 @@ def test_force_never_deletes_a_folder_that_is_no_bundle(tmp_path: Path, contents
     assert (target / name).exists()
 
 
-def test_force_never_deletes_foreign_files_inside_a_bundle_nor_a_plain_file(
-    bundle: Bundle, contents: Make
-) -> None:
+def test_force_never_deletes_foreign_files_inside_a_bundle_nor_a_plain_file(bundle: Bundle, contents: Make) -> None:
     (bundle.path / "notes.txt").write_text("mine")
     with pytest.raises(BundleError, match=r"would delete a file that is no part of the bundle.*notes.txt"):
         write_bundle(bundle.path, contents(1), force=True)
@@ -159,9 +149,7 @@ def test_force_never_deletes_foreign_files_inside_a_bundle_nor_a_plain_file(
     assert (bundle.path / "notes.txt").read_text() == "mine"
 
 
-def test_a_link_to_a_folder_is_followed_and_stays_a_link(
-    tmp_path: Path, bundle: Bundle, contents: Make
-) -> None:
+def test_a_link_to_a_folder_is_followed_and_stays_a_link(tmp_path: Path, bundle: Bundle, contents: Make) -> None:
     link = tmp_path / "link"
     link.symlink_to(bundle.path)
     write_bundle(link, contents(1), force=True)
@@ -173,9 +161,7 @@ def test_a_link_to_a_folder_is_followed_and_stays_a_link(
 
 def test_measuring_keeps_the_digest_and_records_the_step_with_its_parent(bundle: Bundle, step: Make) -> None:
     measured = add_file(bundle, "reports/eval-2.json", b"{}", step=step("eval"))
-    measured = add_file(
-        measured, "alpha.safetensors", ({"a": np.float64([1])}, {"k": 1}), step=step("analyze")
-    )
+    measured = add_file(measured, "alpha.safetensors", ({"a": np.float64([1])}, {"k": 1}), step=step("analyze"))
     assert measured.digest == bundle.digest
     assert [(s.verb, s.parent) for s in measured.manifest.steps] == [
         ("prune", None),
@@ -197,8 +183,7 @@ def test_every_change_of_the_tensors_changes_the_digest(
 def test_two_writers_at_once_lose_nothing(bundle: Bundle, step: Make) -> None:
     names = [f"reports/r{index}.json" for index in range(4)]
     writers = [
-        threading.Thread(target=add_file, args=(bundle, name, b"{}"), kwargs={"step": step("eval")})
-        for name in names
+        threading.Thread(target=add_file, args=(bundle, name, b"{}"), kwargs={"step": step("eval")}) for name in names
     ]
     for writer in writers:
         writer.start()
@@ -227,9 +212,7 @@ def test_only_measurements_can_be_added(
     assert snapshot(bundle.path) == before
 
 
-def test_a_measurement_of_a_bundle_that_was_replaced_is_refused(
-    bundle: Bundle, contents: Make, step: Make
-) -> None:
+def test_a_measurement_of_a_bundle_that_was_replaced_is_refused(bundle: Bundle, contents: Make, step: Make) -> None:
     write_bundle(bundle.path, contents(1), force=True)
     with pytest.raises(BundleError, match="replaced meanwhile"):
         add_file(bundle, "reports/x.json", b"{}", step=step("eval"))
@@ -247,7 +230,5 @@ def test_importing_the_bundle_package_leaves_torch_unloaded() -> None:
         "print([name for name in heavy if name in sys.modules])"
     )
     root = Path(__file__).parents[2]
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

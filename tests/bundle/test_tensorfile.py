@@ -168,9 +168,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
         bytes(6),
     ),
     "unknown dtype": lambda data: _header(b'{"a":{"dtype":"Q9","shape":[4],"data_offsets":[0,4]}}', bytes(4)),
-    "dtype numpy lacks": lambda data: _header(
-        b'{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}', bytes(4)
-    ),
+    "dtype numpy lacks": lambda data: _header(b'{"a":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}', bytes(4)),
     "metadata not json": lambda data: _header(b'{"__metadata__":{"opentrans":"{"}}'),
     "metadata a list": lambda data: _header(b'{"__metadata__":{"opentrans":"[]"}}'),
     "metadata too deep": lambda data: _header(b'{"__metadata__":{"opentrans":"' + b"[" * 200000 + b'"}}'),

@@ -46,18 +46,14 @@ def test_a_sound_bundle_passes_every_check_with_a_count(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_and_mask_only_bundles_pass(
-    tmp_path: Path, contents: Callable[..., Any], dtype: str
-) -> None:
+def test_half_precision_and_mask_only_bundles_pass(tmp_path: Path, contents: Callable[..., Any], dtype: str) -> None:
     half = write_bundle(tmp_path / "half", contents(dtype=dtype))
     bare = write_bundle(tmp_path / "bare", contents(tower={}, rounds=None, head=None, alpha=None))
     assert failed(half) == failed(bare) == set()
     assert "value counts" not in {check.name for check in verify_bundle(bare.path)}
 
 
-def forge(
-    bundle: Bundle, name: str, change: Callable[[dict[str, np.ndarray]], object], *, hashed: bool = True
-) -> None:
+def forge(bundle: Bundle, name: str, change: Callable[[dict[str, np.ndarray]], object], *, hashed: bool = True) -> None:
     """Changes a tensor file; with `hashed` the manifest vouches for the result."""
     tensors = read_tensors(bundle.path / name)
     change(tensors)
@@ -115,9 +111,7 @@ def test_a_missing_or_cut_off_file_fails_without_an_exception(bundle: Bundle) ->
     assert failed(bundle) == {"files", "hashes", "headers", "value counts", "finite values"}
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", '{"format": "opentrans-bundle", "version": 9}', "[" * 9999, "null"]
-)
+@pytest.mark.parametrize("text", ["", "{}", '{"format": "opentrans-bundle", "version": 9}', "[" * 9999, "null"])
 def test_a_damaged_manifest_is_one_failed_check(bundle: Bundle, text: str) -> None:
     (bundle.path / "manifest.json").write_text(text)
     checks = verify_bundle(bundle.path)

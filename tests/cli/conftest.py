@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+NO_QUIET = ("inspect", "verify")
 
 
 @pytest.fixture
@@ -26,3 +30,29 @@ def desk(tmp_path: Path) -> Path:
     folder = tmp_path / "desk"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def refused(run_cli: Any, desk: Path) -> Callable[..., str]:
+    """Runs a line that must fail with `code`; returns the line on stderr after checking its form and the desk."""
+
+    def run(*line: object, code: int = 1) -> str:
+        before = everything_in(desk)
+        result = run_cli(*line, *(() if line[0] in NO_QUIET else ("--quiet",)))
+        assert result.exit_code == code, result.stderr
+        told = result.stderr.splitlines()
+        assert len(told) == 1 and told[0].startswith("opentrans: error: "), result.stderr
+        message = told[0].removeprefix("opentrans: error: ")
+        assert "; " in message or "add " in message, f"no next move: {message}"
+        assert ".tmp" not in message
+        if line[0] != "verify":
+            assert result.stdout == ""
+        assert everything_in(desk) == before, "something was written"
+        return message
+
+    return run
+
+
+def everything_in(folder: Path) -> dict[str, bytes | None]:
+    paths = sorted(folder.rglob("*"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in paths}

@@ -168,5 +168,8 @@ def test_the_module_and_its_exit_codes_work_as_a_process(tmp_path: Path) -> None
     assert (done.returncode, done.stdout, done.stderr) == (0, "tiny-s50\n", "")
     failed = run("verify", "nothing-here")
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr == "opentrans: error: no such bundle: 'nothing-here'; check the path\n"
+    assert (
+        failed.stderr
+        == "opentrans: error: no such bundle: 'nothing-here'; check the path, or make one with `opentrans prune`\n"
+    )
     assert run("prune", "tiny", "--sparsity", "1").returncode == 2

@@ -91,7 +91,7 @@ def test_without_out_the_bundle_is_named_after_source_and_sparsity(
     ],
 )
 def test_default_names_are_plain(source: str, sparsity: float, name: str) -> None:
-    assert default_out(PruneOptions(source=source, sparsity=sparsity)) == name
+    assert default_out(PruneOptions(source=source, sparsity=sparsity)) == Path(name)
 
 
 def test_the_current_folder_is_no_target(run_cli: Any, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

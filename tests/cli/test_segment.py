@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from opentrans_cli.bundle.schema import check_document
+from opentrans_cli.datasets.images import read_label_map
 
 
 def test_json_is_the_report_of_the_contract_and_names_the_files(
@@ -31,11 +31,12 @@ def test_shares_are_those_of_the_written_label_map(
     line = ("segment", segmentor, labelled_folder.images, "-w", "red square,grass,sky", "-o", desk / "s", "--json")
     document = json.loads(run_cli(*line).stdout)
     for image in document["images"]:
-        ids = np.asarray(Image.open(desk / "s" / image["label_map"]))
+        ids = read_label_map(desk / "s" / image["label_map"])
         assert ids.shape == (64, 64) and ids.max() < 3
         shares = {word: float((ids == index).mean()) for index, word in enumerate(document["vocabulary"])}
         assert image["classes"] == pytest.approx({word: share for word, share in shares.items() if share}, abs=1e-6)
-        assert Image.open(desk / "s" / image["overlay"]).width >= 64
+        with Image.open(desk / "s" / image["overlay"]) as overlay:
+            assert overlay.width >= 64
 
 
 def test_a_class_file_says_the_same_as_words(run_cli: Any, desk: Path, segmentor: Path, labelled_folder: Any) -> None:

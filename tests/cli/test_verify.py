@@ -27,7 +27,10 @@ def test_one_flipped_bit_fails_with_exit_code_1(run_cli: Any, bundle: Path) -> N
     result = run_cli("verify", bundle)
     assert result.exit_code == 1
     assert "failed hashes: weights.safetensors does not match its hash" in result.stdout
-    assert result.stderr == (f"opentrans: error: bundle is not valid: {bundle} (hashes); write or download it again\n")
+    assert result.stderr == (
+        f"opentrans: error: bundle is not valid: {bundle} (hashes): "
+        "weights.safetensors does not match its hash; write or download the bundle again\n"
+    )
     as_json = run_cli("verify", bundle, "--json")
     assert as_json.exit_code == 1 and json.loads(as_json.stdout)["ok"] is False
 
@@ -35,4 +38,7 @@ def test_one_flipped_bit_fails_with_exit_code_1(run_cli: Any, bundle: Path) -> N
 def test_no_bundle_at_all_is_told_in_one_line(run_cli: Any, desk: Path) -> None:
     result = run_cli("verify", desk / "none")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"opentrans: error: no such bundle: '{desk / 'none'}'; check the path\n"
+    assert (
+        result.stderr
+        == f"opentrans: error: no such bundle: '{desk / 'none'}'; check the path, or make one with `opentrans prune`\n"
+    )

@@ -10,9 +10,7 @@ from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import OptionError
 
 
-@pytest.mark.parametrize(
-    "options", [{"limit": 0}, {"size": 31}, {"ignore": -1}, {"ignore": 65536}, {"split": "test"}]
-)
+@pytest.mark.parametrize("options", [{"limit": 0}, {"size": 31}, {"ignore": -1}, {"ignore": 65536}, {"split": "test"}])
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=f"--{next(iter(options))} {next(iter(options.values()))}; use"):
         DatasetOptions(**options)

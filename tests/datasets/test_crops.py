@@ -31,9 +31,7 @@ def decoded(image: np.ndarray) -> np.ndarray:
 def test_without_scaling_every_pixel_keeps_its_label(shape: tuple[int, int]) -> None:
     sample = coded(*shape, cell=5)
     for draw in range(20):
-        image, labels = training_crop(
-            sample, size=48, seed=3, draw=draw, ignore_index=IGNORE, scale=(1, 1), flip=True
-        )
+        image, labels = training_crop(sample, size=48, seed=3, draw=draw, ignore_index=IGNORE, scale=(1, 1), flip=True)
         assert image.shape == (48, 48, 3)
         assert labels.shape == (48, 48)
         assert (image.dtype, labels.dtype) == (np.uint8, np.int64)
@@ -64,11 +62,7 @@ def test_scales_fill_the_range_and_both_directions_occur() -> None:
     ]
     assert 70 < sum(flips) < 130
     steady = [
-        int(
-            training_crop(left, size=8, seed=0, draw=d, ignore_index=IGNORE, scale=(1, 1), flip=False)[1][
-                0, 0
-            ]
-        )
+        int(training_crop(left, size=8, seed=0, draw=d, ignore_index=IGNORE, scale=(1, 1), flip=False)[1][0, 0])
         for d in range(20)
     ]
     assert steady == [1] * 20
@@ -89,9 +83,7 @@ def test_a_crop_is_a_function_of_seed_and_draw() -> None:
 
 def test_the_sample_itself_is_left_alone() -> None:
     sample = coded(32, 32, cell=4)
-    image, labels = training_crop(
-        sample, size=32, seed=0, draw=0, ignore_index=IGNORE, scale=(1, 1), flip=False
-    )
+    image, labels = training_crop(sample, size=32, seed=0, draw=0, ignore_index=IGNORE, scale=(1, 1), flip=False)
     image[:], labels[:] = 1, 1
     assert np.array_equal(decoded(sample.image), sample.label_map)
 

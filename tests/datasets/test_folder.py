@@ -49,9 +49,7 @@ def test_files_with_the_same_relative_stem_belong_together(folders: tuple[Path, 
         dataset[3]
 
 
-def test_a_split_list_chooses_and_orders_with_or_without_suffix(
-    folders: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_split_list_chooses_and_orders_with_or_without_suffix(folders: tuple[Path, Path], tmp_path: Path) -> None:
     split = written(tmp_path / "val.txt", "sub/c\n# comment\na.v1.png\n")
     dataset = FolderDataset(*folders, WORDS, split=split)
     assert [dataset[i].name for i in range(len(dataset))] == ["sub/c", "a.v1"]
@@ -86,9 +84,7 @@ def test_a_missing_partner_is_refused_unless_a_split_list_leaves_it_out(
         ("b\n\nb.png\n", r"'b' occurs twice: .*split\.txt, lines 1 and 3; keep one"),
     ],
 )
-def test_a_faulty_split_list_is_refused(
-    folders: tuple[Path, Path], tmp_path: Path, text: str, message: str
-) -> None:
+def test_a_faulty_split_list_is_refused(folders: tuple[Path, Path], tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         FolderDataset(*folders, WORDS, split=written(tmp_path / "split.txt", text))
 
@@ -109,9 +105,7 @@ def test_sizes_must_agree(folders: tuple[Path, Path]) -> None:
     put(folders[1] / "b.tif", np.zeros((20, 25), np.uint8))
     dataset = FolderDataset(*folders, WORDS)
     dataset[0]
-    with pytest.raises(
-        DataError, match=r"image is 50x40 but its label map 25x20: .*b\.tif; resize the label map"
-    ):
+    with pytest.raises(DataError, match=r"image is 50x40 but its label map 25x20: .*b\.tif; resize the label map"):
         dataset[1]
 
 
@@ -119,9 +113,7 @@ def test_an_id_without_a_class_is_refused_unless_ignored(folders: tuple[Path, Pa
     label_map = np.zeros((40, 50), np.uint8)
     label_map[3, 4] = 3
     put(folders[1] / "b.tif", label_map)
-    with pytest.raises(
-        DataError, match=r"id 3 has no class \(ids 0 to 2\): .*b\.tif; pass --ignore 3 or extend"
-    ):
+    with pytest.raises(DataError, match=r"id 3 has no class \(ids 0 to 2\): .*b\.tif; pass --ignore 3 or extend"):
         FolderDataset(*folders, WORDS)[1]
     ignoring = FolderDataset(*folders, WORDS, ignore=3)
     assert ignoring.ignore_index == 3
@@ -134,9 +126,7 @@ def test_held_out_classes_are_spelled_as_in_the_class_list_and_hidden(folders: t
     assert (hide_unseen(dataset[0].label_map, dataset) == 255).all()
     assert (hide_unseen(dataset[1].label_map, dataset) == 1).all()
     assert (dataset[0].label_map == 0).all()
-    with pytest.raises(
-        DataError, match="held-out class is not in the class list: 'Tram'; correct --hold-out"
-    ):
+    with pytest.raises(DataError, match="held-out class is not in the class list: 'Tram'; correct --hold-out"):
         FolderDataset(*folders, WORDS, unseen=("bus", "Tram"))
 
 

@@ -21,9 +21,7 @@ from opentrans_cli.datasets.images import (
 )
 from opentrans_cli.errors import DataError
 
-CORNERS = np.array(
-    [[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [90, 90, 90]], [[9, 9, 9], [200, 0, 200]]], np.uint8
-)
+CORNERS = np.array([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [90, 90, 90]], [[9, 9, 9], [200, 0, 200]]], np.uint8)
 
 
 def grey_png(rows: list[bytes], *, width: int, bits: int) -> bytes:
@@ -113,9 +111,7 @@ def test_files_that_are_no_whole_picture_are_refused_by_name(tmp_path: Path) -> 
 def test_pictures_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
     for width in (10_000, 60_000):  # Pillow warns about the first and refuses the second
         path = tmp_path / f"{width}.png"
-        path.write_bytes(
-            grey_png([], width=width, bits=8)[:16] + struct.pack(">II", width, 10_000) + b"\x08\0\0\0\0"
-        )
+        path.write_bytes(grey_png([], width=width, bits=8)[:16] + struct.pack(">II", width, 10_000) + b"\x08\0\0\0\0")
         data = path.read_bytes()
         path.write_bytes(data + struct.pack(">I", zlib.crc32(data[12:])) + grey_png([], width=1, bits=8)[33:])
         with pytest.raises(DataError, match=r"image has more than \d+ pixels: .*; make it smaller first"):
@@ -143,9 +139,7 @@ def test_a_written_label_map_is_read_back(tmp_path: Path, count: int) -> None:
 
 def test_each_id_has_its_colour_and_further_ids_are_black(tmp_path: Path) -> None:
     write_label_map(tmp_path / "x.png", np.array([[0, 1, 255]]), np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
-    assert np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).tolist() == [
-        [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
-    ]
+    assert np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
 
 
 def test_ids_that_do_not_fit_are_a_mistake_of_the_program(tmp_path: Path) -> None:
@@ -164,21 +158,15 @@ def test_grey_and_bilevel_files_hold_ids_as_they_are(tmp_path: Path) -> None:
     assert np.array_equal(read_label_map(tmp_path / "one.png"), [[0, 1, 1]])
 
 
-@pytest.mark.parametrize(
-    ("bits", "rows", "ids"), [(2, [b"\x1b"], [0, 1, 2, 3]), (4, [b"\x01\x9f"], [0, 1, 9, 15])]
-)
-def test_grey_files_of_few_bits_are_not_stretched(
-    tmp_path: Path, bits: int, rows: list[bytes], ids: list[int]
-) -> None:
+@pytest.mark.parametrize(("bits", "rows", "ids"), [(2, [b"\x1b"], [0, 1, 2, 3]), (4, [b"\x01\x9f"], [0, 1, 9, 15])])
+def test_grey_files_of_few_bits_are_not_stretched(tmp_path: Path, bits: int, rows: list[bytes], ids: list[int]) -> None:
     (tmp_path / "x.png").write_bytes(grey_png(rows, width=4, bits=bits))
     assert read_label_map(tmp_path / "x.png").tolist() == [ids]
 
 
 def test_colour_label_maps_are_refused(tmp_path: Path) -> None:
     Image.fromarray(CORNERS).save(tmp_path / "x.png")
-    with pytest.raises(
-        DataError, match=r"has colours, not ids: .*x\.png \(RGB\); save a palette or grey PNG"
-    ):
+    with pytest.raises(DataError, match=r"has colours, not ids: .*x\.png \(RGB\); save a palette or grey PNG"):
         read_label_map(tmp_path / "x.png")
 
 

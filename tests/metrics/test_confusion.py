@@ -61,9 +61,7 @@ def test_many_foreign_ids_are_shortened():
 
 def test_sizes_that_differ_are_refused():
     with pytest.raises(DataError, match="differ in size: 4 x 6 and 2 x 3;"):
-        ConfusionMatrix(2, 255).update(
-            torch.zeros(2, 3, dtype=torch.int64), torch.zeros(4, 6, dtype=torch.int64)
-        )
+        ConfusionMatrix(2, 255).update(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(4, 6, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("prediction", [-1, 2])

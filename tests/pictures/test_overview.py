@@ -20,9 +20,7 @@ def test_each_picture_stands_in_its_row_and_column() -> None:
     rows = [{"image": filled(RED), "truth": filled(BLUE)}, {"image": Image.new("RGB", (9, 9), BLUE)}]
     page = overview(rows, ["image", "truth"], cell=64)
     top = page.height - 2 * (64 + GAP)
-    places = {
-        (r, c): (GAP + c * (64 + GAP) + 32, top + r * (64 + GAP) + 32) for r in range(2) for c in range(2)
-    }
+    places = {(r, c): (GAP + c * (64 + GAP) + 32, top + r * (64 + GAP) + 32) for r in range(2) for c in range(2)}
     assert page.width == GAP + 2 * (64 + GAP)
     assert page.getpixel(places[0, 0]) == RED
     assert page.getpixel(places[0, 1]) == BLUE
@@ -47,9 +45,7 @@ def test_small_pictures_are_enlarged_without_smoothing() -> None:
 
 def test_a_legend_stands_below_and_labels_at_the_left() -> None:
     bare = overview([{"a": filled(RED)}], ["a"], cell=200)
-    full = overview(
-        [{"a": filled(RED)}], ["a"], cell=200, labels=["photo 1"], legend=[LegendItem("cat", BLUE)]
-    )
+    full = overview([{"a": filled(RED)}], ["a"], cell=200, labels=["photo 1"], legend=[LegendItem("cat", BLUE)])
     assert full.height > bare.height
     assert full.width > bare.width
     below = np.asarray(full)[bare.height :].reshape(-1, 3)

@@ -47,9 +47,7 @@ def test_frozen_layers_come_in_layer_order(mode):
 
 
 @pytest.mark.parametrize("mode", ["heavy", "light", "random"])
-@pytest.mark.parametrize(
-    ("ratio", "expected"), [(0.0, 0), (0.29, 29), (0.295, 29), (0.3, 30), (0.999, 99), (1.0, 100)]
-)
+@pytest.mark.parametrize(("ratio", "expected"), [(0.0, 0), (0.29, 29), (0.295, 29), (0.3, 30), (0.999, 99), (1.0, 100)])
 def test_every_mode_freezes_the_same_number(mode, ratio, expected):
     assert len(select_frozen(distinct_alphas(100), mode=mode, ratio=ratio)) == expected
 
@@ -57,9 +55,7 @@ def test_every_mode_freezes_the_same_number(mode, ratio, expected):
 def test_random_depends_on_the_seed_and_not_on_the_order_of_layers():
     alphas = distinct_alphas(30)
     backwards = dict(reversed(alphas.items()))
-    assert set(select_frozen(alphas, mode="random", seed=1)) == set(
-        select_frozen(backwards, mode="random", seed=1)
-    )
+    assert set(select_frozen(alphas, mode="random", seed=1)) == set(select_frozen(backwards, mode="random", seed=1))
     assert select_frozen(alphas, mode="random", seed=1) != select_frozen(alphas, mode="random", seed=2)
 
 

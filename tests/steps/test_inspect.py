@@ -29,9 +29,7 @@ def test_the_golden_bundle_at_a_glance() -> None:
     assert result.steps == ("prune",) and result.has_weights
     assert result.digest == open_bundle(GOLDEN).digest
     assert result.size_bytes == sum(path.stat().st_size for path in GOLDEN.rglob("*.*"))
-    assert set(result.files) == {p.relative_to(GOLDEN).as_posix() for p in GOLDEN.rglob("*.*")} - {
-        "manifest.json"
-    }
+    assert set(result.files) == {p.relative_to(GOLDEN).as_posix() for p in GOLDEN.rglob("*.*")} - {"manifest.json"}
 
 
 def test_no_tensor_is_read(tmp_path: Path) -> None:

@@ -54,8 +54,7 @@ def test_samples_are_labelled_everywhere_with_known_classes() -> None:
 
 def test_the_splits_share_no_scene() -> None:
     digests = {
-        split: {ShapesDataset(split, size=32)[i].image.tobytes() for i in range(200)}
-        for split in ("train", "val")
+        split: {ShapesDataset(split, size=32)[i].image.tobytes() for i in range(200)} for split in ("train", "val")
     }
     assert len(digests["train"] | digests["val"]) == 400
     assert (len(ShapesDataset("train")), len(ShapesDataset("val"))) == (4096, 200)

@@ -20,9 +20,7 @@ from opentrans_cli.sparsity.patterns.unstructured import unstructured_masks
 
 def small_net() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 4, 1, bias=False)
-    )
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 4, 1, bias=False))
 
 
 def conv_weights(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -158,9 +156,7 @@ def test_layers_of_different_precision_share_one_threshold():
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, math.nan])
 def test_a_sparsity_out_of_range_is_refused(sparsity):
-    with pytest.raises(
-        OptionError, match=f"out of range: {sparsity}; choose a number from 0 to just below 1"
-    ):
+    with pytest.raises(OptionError, match=f"out of range: {sparsity}; choose a number from 0 to just below 1"):
         unstructured_masks({"a": torch.rand(4)}, sparsity)
 
 

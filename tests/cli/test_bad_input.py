@@ -1,0 +1,140 @@
+"""Pictures, label maps and class files that cannot be used, and places that cannot be written: one line each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+DISTIL = ("--images", "shapes", "--image-limit", 4, "--batch-size", 2, "--steps-per-round", 1, "--final-steps", 1)
+SHORT = ("--steps", 1, "--batch-size", 2, "--crop", 64, "--limit", 2)
+
+
+def test_distilling_on_no_photos(refused: Any, desk: Path) -> None:
+    (desk / "photos").mkdir()
+    line = ("prune", "tiny", "-s", 0.5, "--batch-size", 2, "-o", desk / "b", "--images")
+    assert refused(*line, desk / "none") == f"image folder not found: {desk / 'none'}; check the path"
+    assert f"no image in folder: {desk / 'photos'}" in refused(*line, desk / "photos")
+
+
+@pytest.fixture(params=["no image", "truncated JPEG"])
+def bad_photo(request: pytest.FixtureRequest, labelled_folder: Any) -> Path:
+    """One of the photos of the data set, damaged."""
+    path: Path = labelled_folder.images / "0.png"
+    with Image.open(path) as photo:
+        photo.resize((256, 256)).save(path.with_suffix(".jpg"))
+    path.unlink()
+    path = path.with_suffix(".jpg")
+    data = path.read_bytes()
+    path.write_bytes(b"not a picture" if request.param == "no image" else data[: len(data) // 2])
+    return path
+
+
+def test_a_damaged_photo_in_every_command_that_reads_photos(
+    bad_photo: Path, refused: Any, desk: Path, bundle: Path, labelled_folder: Any
+) -> None:
+    for line in (
+        ("prune", "tiny", "-s", 0.5, "--batch-size", 2, "--images", labelled_folder.images, "-o", desk / "b"),
+        ("finetune", bundle, "--steps", 9, "--batch-size", 2, "--crop", 64, *labelled_folder.options, "-o", desk / "f"),
+        ("eval", "tiny", *labelled_folder.options, "--out", desk / "r.json"),
+        ("segment", "tiny", labelled_folder.images, "-w", "red,green", "-o", desk / "s"),
+        ("segment", "tiny", labelled_folder.images / "1.png", bad_photo, "-w", "red,green", "-o", desk / "s"),
+    ):
+        assert refused(*line) == f"image cannot be read: {bad_photo}; it is damaged or no picture, replace it"
+
+
+def test_an_image_smaller_than_the_tower_can_see(refused: Any, desk: Path) -> None:
+    Image.new("RGB", (40, 31)).save(desk / "small.png")
+    assert "smaller than the tower's stride of 32: 40 x 31" in refused(
+        "segment", "tiny", desk / "small.png", "-w", "red", "-o", desk / "s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("grass\nred square\nGrass\n", "'Grass' names two classes"),
+        ("", "class file is empty"),
+        ("# nothing\n\n", "class file is empty"),
+        ("grass\nred,,square\nblue\n", "empty class name"),
+        (None, "class file not found"),
+    ],
+)
+def test_a_class_file(text: str | None, named: str, refused: Any, desk: Path, labelled_folder: Any) -> None:
+    labelled_folder.classes.unlink()
+    if text is not None:
+        labelled_folder.classes.write_text(text)
+    for line in (
+        ("eval", "tiny", *labelled_folder.options),
+        ("segment", "tiny", labelled_folder.images, "--classes", labelled_folder.classes, "-o", desk / "s"),
+    ):
+        message = refused(*line)
+        assert named in message and str(labelled_folder.classes) in message
+
+
+@pytest.mark.parametrize("words", ["", " , ", "cat,dog,Cat"])
+def test_words_that_are_none_or_repeated(words: str, refused: Any, desk: Path, labelled_folder: Any) -> None:
+    refused("segment", "tiny", labelled_folder.images, f"--words={words}", "-o", desk / "s")
+
+
+def test_label_ids_without_a_class(refused: Any, desk: Path, bundle: Path, labelled_folder: Any) -> None:
+    labelled_folder.classes.write_text("grass\n")
+    message = refused("eval", "tiny", *labelled_folder.options)
+    assert message.startswith("id 1 has no class (ids 0 to 0): ") and "pass --ignore 1" in message
+    line = ("finetune", bundle, "--steps", 9, "--batch-size", 2, "--crop", 64, *labelled_folder.options)
+    assert "has no class (ids 0 to 0)" in refused(*line, "-o", desk / "f")
+
+
+def test_a_label_map_of_another_size(refused: Any, desk: Path, bundle: Path, labelled_folder: Any) -> None:
+    path = labelled_folder.labels / "0.png"
+    Image.new("L", (32, 48)).save(path)
+    expected = f"image is 64x64 but its label map 32x48: {path}"
+    assert refused("eval", "tiny", *labelled_folder.options).startswith(expected)
+    line = ("finetune", bundle, "--steps", 9, "--batch-size", 2, "--crop", 64, *labelled_folder.options)
+    assert refused(*line, "-o", desk / "f").startswith(expected)
+
+
+def test_images_and_label_maps_that_do_not_pair(refused: Any, labelled_folder: Any) -> None:
+    (labelled_folder.labels / "3.png").unlink()
+    message = refused("eval", "tiny", *labelled_folder.options)
+    assert message.startswith("1 images have no label map: first '3'")
+    shutil.rmtree(labelled_folder.labels)
+    assert "folder not found" in refused("eval", "tiny", *labelled_folder.options)
+
+
+def test_holding_out_what_is_no_class_or_every_class(
+    refused: Any, desk: Path, bundle: Path, labelled_folder: Any
+) -> None:
+    for line in (("eval", "tiny"), ("finetune", bundle, *SHORT, "-o", desk / "f")):
+        message = refused(*line, *labelled_folder.options, "--hold-out", "elephant")
+        assert message == "held-out class is not in the class list: 'elephant'; correct --hold-out"
+    line = ("finetune", bundle, *SHORT, "-o", desk / "f", *labelled_folder.options)
+    message = refused(*line, "--hold-out", "grass,red square,blue square", code=2)
+    assert message.startswith("nothing to train on") and "--hold-out" in message
+
+
+# Places that cannot be written.
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("command", ["prune", "finetune", "eval"])
+def test_a_folder_without_write_permission(command: str, refused: Any, desk: Path, bundle: Path) -> None:
+    locked = desk / "locked"
+    locked.mkdir(mode=0o500)
+    line = {
+        "prune": ("prune", "tiny", "-s", 0.1, *DISTIL, "-o", locked / "b"),
+        "finetune": ("finetune", bundle, *SHORT, "-o", locked / "f"),
+        "eval": ("eval", "tiny", "--limit", 1, "--out", locked / "r.json"),
+    }[command]
+    assert str(locked) in refused(*line)
+
+
+def test_a_report_is_not_written_over_a_folder(refused: Any, desk: Path) -> None:
+    (desk / "reports").mkdir()
+    for force in ((), ("--force",)):
+        message = refused("eval", "tiny", "--limit", 1, "--out", desk / "reports", *force)
+        assert message.startswith(f"output is a folder: {desk / 'reports'}")

@@ -1,0 +1,267 @@
+"""What the documents say is true: commands and options, files and links, metadata, the format as the code writes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import opentrans_cli
+from opentrans_cli.bundle import manifest as m
+from opentrans_cli.bundle.schema import kinds, load_schema
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.catalog import Catalog
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.sparsity.patterns import PATTERNS
+from opentrans_cli.spectral.estimators import ESTIMATORS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = sorted((ROOT / "docs").glob("*.sh"))
+FORMAT = (ROOT / "docs" / "bundle-format.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+
+# Command -> entries such as "--out -o (required)"; another test holds the list equal to what --help prints.
+SURFACE: dict[str, list[str]] = json.loads((ROOT / "tests" / "cli" / "option_surface.json").read_text())
+CHOICES: dict[str, Catalog] = {
+    "--to": FRAMEWORKS,
+    "--framework": FRAMEWORKS,
+    "--dataset": DATASETS,
+    "--pattern": PATTERNS,
+    "--estimator": ESTIMATORS,
+}
+TAKES_NO_VALUE = {"--force", "--json", "--quiet", "-q", "--resume", "--quick", "--random", "--keep-rounds", "--dry-run"}
+TAKES_NO_VALUE |= {"--help", "-h"}
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(document: Path, *languages: str) -> list[str]:
+    """The code blocks of a Markdown file in these languages."""
+    return [text for language, text in _BLOCK.findall(document.read_text(encoding="utf-8")) if language in languages]
+
+
+def calls(script: str) -> Iterator[list[str]]:
+    """The arguments of every `opentrans ...` in a piece of shell, up to the end of that command."""
+    for line in script.replace("\\\n", " ").splitlines():
+        code = "" if line.lstrip().startswith("#") else line
+        for match in re.finditer(r"(?<![\w./-])opentrans (?P<rest>[a-z-].*)", code):
+            lexer = shlex.shlex(match["rest"], posix=True, punctuation_chars=True)
+            lexer.commenters = "#"
+            arguments: list[str] = []
+            for word in lexer:
+                if set(word) <= set("();<>|&"):
+                    break
+                arguments.append(word)
+            yield arguments
+
+
+CALLS = [
+    *((name_of(path), call) for path in DOCUMENTS for text in blocks(path, "bash") for call in calls(text)),
+    *((name_of(path), call) for path in SCRIPTS for call in calls(path.read_text(encoding="utf-8"))),
+]
+MENTIONS = [
+    (name_of(path), span)
+    for path in DOCUMENTS
+    for span in re.findall(r"`(opentrans [a-z-][^`]*)`", _BLOCK.sub("", path.read_text(encoding="utf-8")))
+]
+
+
+def options_of(command: str) -> set[str]:
+    return {word for entry in SURFACE[command] for word in entry.split() if word.startswith("-")}
+
+
+def check_options(command: str, given: list[str]) -> None:
+    """Every option is the command's own, and a choice from a table is in the table."""
+    for option, value in zip(given, [*given[1:], ""], strict=False):
+        if option.startswith("-"):
+            assert option in options_of(command), f"opentrans {command} has no {option}"
+        if option in CHOICES and "$" not in value:
+            assert value in CHOICES[option].names()
+
+
+def test_the_documents_show_every_command() -> None:
+    assert {call[0] for _, call in CALLS} == set(SURFACE)
+
+
+@pytest.mark.parametrize(("where", "call"), CALLS, ids=lambda value: value if isinstance(value, str) else value[0])
+def test_a_command_in_a_document_could_be_typed(where: str, call: list[str]) -> None:
+    """Command and options exist, and nothing required is missing; `"${DATA[@]}"` may bring further options."""
+    command, *rest = call
+    assert command in SURFACE
+    check_options(command, rest)
+    required = [entry.split()[:-1] for entry in SURFACE[command] if entry.endswith("(required)")]
+    for names in required:
+        if names[0].startswith("-"):
+            assert set(names) & set(rest), f"{names[0]} is missing: {call}"
+    values = {i + 1 for i, word in enumerate(rest) if word.startswith("-") and word not in TAKES_NO_VALUE}
+    bare = [word for i, word in enumerate(rest) if not word.startswith("-") and i not in values]
+    if not {"--help", "-h"} & set(rest):
+        assert len(bare) >= sum(not names[0].startswith("-") for names in required), f"argument missing: {call}"
+
+
+@pytest.mark.parametrize(("where", "span"), MENTIONS)
+def test_a_command_mentioned_in_a_sentence_exists(where: str, span: str) -> None:
+    command, *rest = span.split()[1:]
+    if command.startswith("-"):
+        assert command in ("--version", "--help")
+    else:
+        assert command in SURFACE
+        check_options(command, rest)
+
+
+def test_the_reference_has_a_section_for_every_command_in_order() -> None:
+    sections = re.findall(r"^## (\S+)$", COMMANDS, re.MULTILINE)
+    assert sections == list(SURFACE)
+
+
+@pytest.mark.parametrize("command", SURFACE)
+def test_the_reference_explains_every_option(command: str) -> None:
+    """In the command's own section, or among what all commands share."""
+    shared = COMMANDS.split("\n## What all commands share\n")[1].split("\n## ")[0]
+    own = COMMANDS.split(f"\n## {command}\n")[1].split("\n## ")[0]
+    assert not {option for option in options_of(command) - {"--help", "-h"} if f"`{option}`" not in own + shared}
+
+
+def test_every_file_of_the_readme_exists_and_every_package_is_in_it() -> None:
+    tree = next(text for text in blocks(README, "") if "opentrans_cli/cli/" in text)
+    listed = {line.split()[0] for line in tree.splitlines()}
+    assert not [path for path in listed if not (ROOT / path).exists()]
+    inside = [path for path in (ROOT / "opentrans_cli").iterdir() if not path.name.startswith("_")]
+    assert {f"opentrans_cli/{path.name}{'/' * path.is_dir()}" for path in inside} <= listed
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", _BLOCK.sub("", text)):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = document.parent / path if path else document
+        assert file.exists(), f"{name_of(document)} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, f"{name_of(document)} links to {target}"
+
+
+def test_every_document_is_on_the_map() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert {p.name for p in (ROOT / "docs").iterdir()} - {"index.md"} <= set(re.findall(r"\]\(([^)]+)\)", index))
+
+
+def test_the_check_runs_the_two_commands_of_the_readme() -> None:
+    """Marker, block, one line: what .ci/run looks for stands in the README once, and .ci/run asks for both."""
+    text, check = README.read_text(encoding="utf-8"), (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for name in ("demo", "test"):
+        assert text.count(f"<!-- {name} -->") == 1
+        found = re.search(rf"^<!-- {name} -->\n```bash\n(.+)\n```$", text, re.MULTILINE)
+        assert found and found[1].startswith("python3 -m venv .venv && .venv/bin/pip install ")
+        assert f"$(readme_command {name})" in check
+    assert "pip install" not in check, "the commands come from the README alone"
+
+
+def test_the_readme_agrees_with_the_package() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    version = re.search(r'^requires-python = ">=([\d.]+)"$', project, re.MULTILINE)
+    licence = re.search(r'^license = "(.+)"$', project, re.MULTILINE)
+    script = re.search(r'^opentrans = "(.+):(.+)"$', project, re.MULTILINE)
+    assert version and licence and script
+    text = README.read_text(encoding="utf-8")
+    assert f"Python {version[1]} or newer" in text
+    assert f"{licence[1]}, see [LICENSE](LICENSE)" in text
+    assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_the_changelog_has_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(.+)\]", text, re.MULTILINE)
+    assert versions[0] == "Unreleased" and opentrans_cli.__version__ in versions
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(README, "python")
+    exec(compile(code, str(README), "exec"), {})
+    assert capsys.readouterr().out == "subnet 50093 of 500928\n"
+
+
+def test_the_picture_of_the_documents_is_the_scene_it_is_said_to_be() -> None:
+    from opentrans_cli.datasets.images import read_image
+    from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+
+    scene = ShapesDataset("val", size=128)[12]
+    assert np.array_equal(read_image(ROOT / "docs" / "scene.png"), scene.image)
+
+
+# The format.
+
+
+@pytest.mark.parametrize("record", [m.Manifest, m.Base, m.LayerEntry, m.FileEntry, m.Step, m.Segmentor])
+def test_the_format_names_every_field(record: type[Any]) -> None:
+    names = {field.name for field in fields(record)} | ({"format"} if record is m.Manifest else set())
+    assert not {name for name in names if f"`{name}`" not in FORMAT}
+
+
+def test_the_format_names_every_file_dtype_and_report() -> None:
+    schema = load_schema()["$defs"]
+    for file in ("mask", "weights", "rounds", "alpha", "segmentor"):
+        assert m.FILE_NAME.fullmatch(f"{file}.safetensors") and f"`{file}.safetensors`" in FORMAT
+    names = ["README.md", "reports/NAME.json", "reports/NAME.png", *m.DTYPES, *(set(kinds()) - {"manifest"})]
+    names += list(schema["base"]["properties"]["preprocess"]["properties"])
+    assert not {name for name in names if f"`{name}`" not in FORMAT}
+
+
+def test_the_format_names_all_that_stands_in_an_alpha_file(tmp_path: Path, run_cli: Any) -> None:
+    assert run_cli("prune", "tiny", "-s", "0.5", "-o", tmp_path / "b").exit_code == 0
+    assert run_cli("analyze", tmp_path / "b").exit_code == 0
+    with safe_open(tmp_path / "b" / "alpha.safetensors", framework="numpy") as file:
+        columns = {name for name in file.keys() if not name.startswith("eigenvalues.")}  # noqa: SIM118
+        metadata = json.loads(file.metadata()["opentrans"])
+    assert not {name for name in {*columns, *metadata, "eigenvalues.<layer>"} if f"`{name}`" not in FORMAT}
+
+
+def test_a_bundle_can_be_read_by_the_document_alone(tiny_bundle: Path) -> None:
+    """Masks, values and the bundle's digest as the document describes them, with numpy and safetensors."""
+    manifest = json.loads((tiny_bundle / "manifest.json").read_bytes())
+    masks, stored = load_file(tiny_bundle / "mask.safetensors"), load_file(tiny_bundle / "weights.safetensors")
+    tower = open_bundle(tiny_bundle).tower()
+    for layer in manifest["layers"]:
+        name, total = layer["name"], layer["total"]
+        kept = np.array([(masks[name][i // 8] >> (i % 8)) & 1 for i in range(total)], dtype=bool)
+        dense = np.zeros(total, np.float32)
+        dense[kept] = stored.pop(f"{name}.weight")
+        assert kept.sum() == layer["kept"] and np.array_equal(dense.reshape(layer["shape"]), tower[f"{name}.weight"])
+    assert set(stored) < set(tower) and all(np.array_equal(array, tower[name]) for name, array in stored.items())
+    identity = ("mask", "weights", "rounds", "segmentor")
+    lines = [f"{f['name']}:{f['sha256']}" for f in manifest["files"] if f["name"].split(".")[0] in identity]
+    text = "\n".join([manifest["base"]["digest"], *sorted(lines)])
+    assert open_bundle(tiny_bundle).digest == f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def test_the_digest_of_a_base_is_what_the_document_says(tiny_bundle: Path) -> None:
+    from opentrans_cli.clip.source import load_clip
+
+    sha = hashlib.sha256()
+    for name, tensor in sorted(load_clip("tiny").model.visual.state_dict().items()):
+        array = tensor.numpy()
+        kind, dtype = ("float16", "<f2") if tensor.is_floating_point() else ("int64", "<i8")
+        sha.update(json.dumps([name, list(array.shape), kind]).encode() + b"\n" + array.astype(dtype).tobytes())
+    assert open_bundle(tiny_bundle).manifest.base.digest == f"sha256:{sha.hexdigest()}"
