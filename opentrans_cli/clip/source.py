@@ -194,6 +194,7 @@ def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
             f"open_clip has no weights '{tag}' for {name} (known: {known}); choose a tag, or {_OTHER_SOURCES}"
         )
     try:
+        _check_reachable(open_clip.get_pretrained_cfg(name, tag).get("hf_hub", ""))
         with quiet_open_clip():
             model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
     except Exception as error:  # hub, network and file errors come in many classes
@@ -201,6 +202,19 @@ def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
         raise SourceError(f"weights cannot be downloaded: {name}:{tag} ({reason}); {_OTHER_SOURCES}") from error
     preprocess = _preprocess(model_cfg, open_clip.get_pretrained_cfg(name, tag))
     return _finish(model, source=source, architecture=name, model_cfg=model_cfg, preprocess=preprocess)
+
+
+def _check_reachable(hub: str) -> None:
+    """Ask the hub once, without retries, unless the weights are cached: offline, open_clip tries for most of a minute.
+
+    `hub` is open_clip's "org/name/" or empty. Raises what the hub client raises.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    repo = hub.strip("/")
+    files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    if repo and not any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
+        get_hf_file_metadata(hf_hub_url(repo, "open_clip_config.json"), timeout=10)
 
 
 def _download(source: str) -> Path:
