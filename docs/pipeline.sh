@@ -28,9 +28,8 @@ SUBNET=$(opentrans prune tiny --sparsity "$SPARSITY" --rate "$RATE" --images sha
 # 2. Fit the spectrum of every layer and note in the bundle which layers are well trained (heavy tail, small alpha).
 SUBNET=$(opentrans analyze "$SUBNET")
 
-# 3. Build a segmentation framework around the subnet. The receipt of every tensor goes into the bundle; without
-#    --quiet it is printed as well.
-FRESH=$(opentrans transfer "$SUBNET" --to deeplabv3 --out "$OUT/deeplabv3" --quiet)
+# 3. Build a segmentation framework around the subnet; the receipt of every tensor goes into the bundle.
+FRESH=$(opentrans transfer "$SUBNET" --to deeplabv3 --out "$OUT/deeplabv3")
 
 # 4. Train it on the seen classes. Layers with a small alpha stay frozen, pruned weights stay zero.
 TRAINED=$(opentrans finetune "$FRESH" --steps "$STEPS" --batch-size "$BATCH_SIZE" --out "$OUT/finetuned")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
 # Read by torch and OpenMP at import, so this must come before any test imports them.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 

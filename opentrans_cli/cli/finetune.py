@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _HOW = "Training"
 _CROP = "Side of training crops, pixels (default: the data set's)."
 
-FrameworkOpt = Annotated[str, Option(help="Built if the bundle holds no segmentor yet.", rich_help_panel=_HOW)]
+FrameworkOpt = Annotated[
+    str | None, Option(help="Built if the bundle holds none (default: deeplabv3).", rich_help_panel=_HOW)
+]
 StepsOpt = Annotated[int, Option(help="Optimizer steps.", rich_help_panel=_HOW)]
 BatchOpt = Annotated[int, Option(help="Crops in a step.", rich_help_panel=_HOW)]
 CropOpt = Annotated[int | None, Option(help=_CROP, rich_help_panel=_HOW)]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -26,9 +26,14 @@ Advance = Callable[[str], None]
 
 def stderr_console() -> Console:
     """A console for talk."""
+    return _console(sys.stderr)
+
+
+def _console(stream: TextIO) -> Console:
+    """A console on `stream`; into a pipe or file it is wide enough that no name or digest is broken."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
 
 
 def plain_table(title: str, *columns: str, header: bool = True) -> Table:
@@ -44,12 +49,10 @@ def plain_table(title: str, *columns: str, header: bool = True) -> Table:
 
 def emit(document: dict[str, Any], show: Show, *, as_json: bool, path: Path | None = None, quiet: bool = False) -> None:
     """Print one result; `path` is what the command wrote, `show` prints the table for people."""
-    from rich.console import Console
-
     if as_json:
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     elif path is None or sys.stdout.isatty():
-        show(Console(highlight=False))
+        show(_console(sys.stdout))
     else:
         if not quiet:
             show(stderr_console())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,9 +63,18 @@ def framework_options(pairs: list[str]) -> dict[str, str]:
 
 
 def _show(console: Console, result: TransferResult) -> None:
+    if result.path is not None:
+        _summary(console, result)
+        return
     title = f"{result.framework}: {len(result.keys)} keys, none unmatched"
     table = plain_table(title, "source", "target", "rule", ">kept")
     for key in result.keys:
         kept = "" if key["kept"] is None else human_count(key["kept"])
         table.add_row(key["source"], key["target"] or "(left out)", key["rule"], kept)
     console.print(table)
+
+
+def _summary(console: Console, result: TransferResult) -> None:
+    counts = Counter((key["rule"], key["verdict"]) for key in result.keys)
+    parts = ", ".join(f"{count} {rule} {verdict}" for (rule, verdict), count in sorted(counts.items()))
+    console.print(f"[bold]{result.path}[/]  {result.framework}: {parts}; none unmatched", soft_wrap=True)

@@ -29,7 +29,9 @@ from opentrans_cli.errors import SourceError
 
 DEFAULT_SOURCE = "RN50-quickgelu:openai"
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-_OTHER_SOURCES = "use `tiny`, a local checkpoint (NAME:FILE or FILE), or a folder with open_clip_config.json"
+_OTHER_SOURCES = (
+    "use `tiny`, a bundle folder, a local checkpoint (FILE or NAME:FILE), or a folder with open_clip_config.json"
+)
 _LOCAL_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 
 

@@ -16,6 +16,13 @@ DEFAULT_TEMPLATES = ("{}", "the {}", "a photo of the {}")
 
 
 @torch.no_grad()
+def unread_words(model: Any, tokenizer: Any, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of `names` with a token whose embedding is all zeros, as of words the training texts never held."""
+    empty = (model.token_embedding.weight == 0).all(1)
+    return tuple(name for name in names if bool(empty[tokenizer([name])].logical_and(tokenizer([name]) != 0).any()))
+
+
+@torch.no_grad()
 def text_embeddings(
     model: Any, tokenizer: Any, names: Sequence[str], *, templates: Sequence[str] = DEFAULT_TEMPLATES
 ) -> Tensor:

@@ -69,7 +69,7 @@ def evaluate(
     if built is None:
         reporter.say(f"no segmentor in {source}: reading the tower out without training ({TRAINING_FREE})")
         built = build_segmentor(tower, TRAINING_FREE)
-    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), samples.vocabulary)
+    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), samples.vocabulary, reporter=reporter)
     if out is not None:
         prepare_parent(out)
     report = score(built, samples, text, device=where, reporter=reporter)

@@ -15,6 +15,7 @@ from opentrans_cli.bundle.store import open_bundle, write_bundle
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.spectral.selection import select_frozen
 from opentrans_cli.steps.analyze import recorded_alphas, tower_spectra
@@ -29,6 +30,7 @@ from opentrans_cli.steps.target import prepare_parent
 from opentrans_cli.steps.training_data import TrainingData
 
 REPORT = "reports/finetune.json"
+DEFAULT_FRAMEWORK = "deeplabv3"
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,14 @@ def finetune(
     from the bundle's own report, else they are computed. Only seen classes take part in training. Raises OptionError,
     BundleError, SourceError, DataError or TrainingError.
     """
-    _check_freezing(options)
+    _check_options(options)
     check_replaceable(out, force=force)
     samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions())
     parent = open_bundle(bundle)
     run = _prepare(bundle_tower(parent), samples, options, device=resolve_device(device), reporter=reporter)
     clip = load_text_clip(parent.manifest.base, base, reporter)
     prepare_parent(out)
-    text = embed_vocabulary(clip, run.feed.seen_vocabulary)
+    text = embed_vocabulary(clip, run.feed.seen_vocabulary, reporter=reporter)
     state = state_to_resume(out, resume=resume, reporter=reporter)
     log = run.train(text, resume_from=state, checkpoint=state_path(out), reporter=reporter)
     receipt, loss = run.receipt(), final_loss(log.losses)
@@ -91,9 +93,13 @@ def _prepare(
     tower: Tower, samples: SegDataset, options: FinetuneOptions, *, device: torch.device, reporter: Reporter
 ) -> FinetuneRun:
     """The bundle's own segmentor, else a fresh one, its data, and the layers to freeze."""
-    built = bundle_segmentor(tower) or build_segmentor(tower, options.framework, seed=options.seed)
+    built = bundle_segmentor(tower)
+    if built is None:
+        built = build_segmentor(tower, options.framework or DEFAULT_FRAMEWORK, seed=options.seed)
+    name = built.framework.name
+    if options.framework not in (None, name):
+        raise OptionError(f"the bundle's segmentor is {name}, not {options.framework}; leave --framework out")
     if not built.framework.trainable:
-        name = built.framework.name
         raise OptionError(f"segmentor has nothing to train: {name}; transfer the subnet to deeplabv3 instead")
     feed = TrainingData(samples, options, preprocess=tower.preprocess)
     frozen = _frozen_layers(tower, options, reporter)
@@ -105,9 +111,10 @@ def final_loss(losses: Sequence[float]) -> float:
     return mean(losses[-max(1, len(losses) // 10) :])
 
 
-def _check_freezing(options: FinetuneOptions) -> None:
+def _check_options(options: FinetuneOptions) -> None:
     """What can be refused before anything is read."""
     ESTIMATORS.load(options.estimator)
+    FRAMEWORKS.load(options.framework or DEFAULT_FRAMEWORK)
     select_frozen({}, mode=options.freeze, ratio=options.freeze_ratio)  # type: ignore[arg-type]
 
 

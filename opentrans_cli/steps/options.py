@@ -30,7 +30,7 @@ class PruneOptions:
 class FinetuneOptions:
     """Everything that decides the result of `finetune`, besides bundle and data set; recorded in the bundle."""
 
-    framework: str = "deeplabv3"  # built if the bundle has no segmentor yet
+    framework: str | None = None  # None: the bundle's own, else deeplabv3
     steps: int = 400
     batch_size: int = 16
     crop: int | None = None  # side of training crops in pixels; None = what the data set suggests

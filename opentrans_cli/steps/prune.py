@@ -97,7 +97,8 @@ def _distillation(
 ) -> Distillation | None:
     """Images and teacher; None, said aloud, without images."""
     if options.images is None:
-        reporter.say("no images given: one-shot pruning without distillation; add --images to win accuracy back")
+        if options.sparsity > 0:
+            reporter.say("no images given: one-shot pruning without distillation; add --images to win accuracy back")
         return None
     size, limit = tower.preprocess.size, options.image_limit
     images = distillation_images(options.images, size=size, limit=limit, seed=options.seed, reporter=reporter)

@@ -69,7 +69,7 @@ def segment(
     tower = load_tower(source, reporter)
     built = bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
     reporter.say(f"segmentor: {built.framework.name}")
-    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), vocabulary)
+    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), vocabulary, reporter=reporter)
     predictor = Predictor(built, text, device=where)
     colours = class_colours(len(vocabulary))
     entries: list[dict[str, Any]] = []

@@ -15,12 +15,13 @@ from opentrans_cli.bundle.manifest import Segmentor as SegmentorRecord
 from opentrans_cli.bundle.manifest import Step
 from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.clip.source import LoadedClip
-from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings
+from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings, unread_words
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import BundleError, DataError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework, class_scores
 from opentrans_cli.steps.provenance import arrays, tensors
+from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import Tower, numpy_masks
 from opentrans_cli.training.cost import LayerCost, count_macs
 
@@ -134,12 +135,14 @@ class VocabularyText:
     owners: Tensor  # int64 (S,), class of each synonym
 
 
-def embed_vocabulary(
-    clip: LoadedClip, vocabulary: Vocabulary, *, templates: Sequence[str] = DEFAULT_TEMPLATES
-) -> VocabularyText:
-    """Text embeddings of every synonym of every class."""
+def embed_vocabulary(clip: LoadedClip, vocabulary: Vocabulary, *, reporter: Reporter = SILENT) -> VocabularyText:
+    """Text embeddings of every synonym of every class; words the text tower never read are told."""
     pairs = [(name, index) for index, synonyms in enumerate(vocabulary.classes) for name in synonyms]
-    embeddings = text_embeddings(clip.model, clip.tokenizer, [name for name, _ in pairs], templates=templates)
+    names = [name for name, _ in pairs]
+    if unread := unread_words(clip.model, clip.tokenizer, names):
+        shown = ", ".join(unread[:8]) + (", ..." if len(unread) > 8 else "")
+        reporter.say(f"words {clip.source} never read in training, embedded blindly: {shown}")
+    embeddings = text_embeddings(clip.model, clip.tokenizer, names)
     return VocabularyText(embeddings, torch.tensor([index for _, index in pairs]))
 
 

@@ -64,7 +64,6 @@ def transfer(
     step = step_record("transfer", recorded, seed=seed, parent=parent.digest, metrics={"keys": len(keys)})
     contents = built.contents(step, built.record(), report=(REPORT, result.to_json()), keep_alpha=True)
     written = write_bundle(out, contents, force=force)
-    reporter.say(f"{to}: {len(keys)} keys of the tower accounted for, none unmatched")
     return TransferResult(written.path, to, keys)
 
 

@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("source", ["weights/none.safetensors", "./no-folder", "RN51", "hf://nobody/nothing"])
 def test_a_source_that_is_nowhere(command: str, source: str, refused: Any, desk: Path) -> None:
     message = refused(command, source, *(("-o", desk / "b") if command == "prune" else ()))
-    assert source in message and "use `tiny`, a local checkpoint" in message
+    assert source in message and "use `tiny`, a bundle folder, a local checkpoint" in message
 
 
 @pytest.mark.parametrize("command", ["transfer", "finetune", "inspect", "verify"])
@@ -58,7 +58,7 @@ def test_weights_that_cannot_be_downloaded(
     for line in (("prune", "RN50-quickgelu:openai"), ("prune",)):
         message = refused(*line, "-o", desk / "b")
         assert message.startswith("weights cannot be downloaded: RN50-quickgelu:openai")
-        assert "`tiny`" in message and "a local checkpoint (NAME:FILE or FILE)" in message
+        assert "`tiny`" in message and "a local checkpoint (FILE or NAME:FILE)" in message
 
 
 def test_an_unknown_tag_is_answered_with_known_ones(refused: Any, desk: Path) -> None:
