@@ -10,7 +10,7 @@ import torch
 
 import opentrans_cli
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.clip.text import text_embeddings
+from opentrans_cli.clip.text import text_embeddings, unread_words
 from opentrans_cli.datasets.shapes.classes import CLASSES, OBJECTS
 from opentrans_cli.datasets.shapes.noise import Stream
 from opentrans_cli.datasets.shapes.scene import render_scene
@@ -23,11 +23,18 @@ def test_the_package_is_at_most_12_megabytes() -> None:
     assert sum(path.stat().st_size for path in files) <= 12e6
 
 
-def test_token_rows_that_training_never_read_are_zero() -> None:
-    table = load_clip("tiny").model.token_embedding.weight
-    read = int((table.abs().sum(1) > 0).sum())
-    assert table.shape == (49408, 64)
-    assert 20 < read < 100
+def test_every_word_of_the_embedded_classes_was_read_and_few_others() -> None:
+    clip = load_clip("tiny")
+    assert clip.model.token_embedding.weight.shape == (49408, 64)
+    assert clip.read_tokens is not None and 20 < len(clip.read_tokens) < 100
+    assert unread_words(clip.tokenizer, [*CLASSES, "sofa"], read_tokens=clip.read_tokens) == ("sofa",)
+
+
+def test_unread_words_differ_from_each_other() -> None:
+    clip = load_clip("tiny")
+    text = text_embeddings(clip.model, clip.tokenizer, ["road", "car", "tree", "sign"])
+    cosines = text @ text.T - torch.eye(4)
+    assert cosines.max() < 0.999  # the same vector for all would leave training nothing to tell them apart by
 
 
 def test_zero_shot_recognition_on_held_out_scenes_is_far_above_chance() -> None:

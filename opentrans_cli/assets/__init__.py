@@ -9,11 +9,11 @@ from typing import Any
 ROWS, ROW_IDS = "token_embedding.rows", "token_embedding.row_ids"
 
 
-def tiny_clip() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Configuration and state dict of the embedded model.
+def tiny_clip() -> tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]:
+    """Configuration, state dict, and ids of the tokens that training read, of the embedded model.
 
-    Only the token embeddings that training ever read are stored (float32 (n, D) with their int32 ids); the other rows
-    of the (vocabulary, D) table are zero.
+    Only the embeddings of those tokens are stored (float32 (n, D)). The other rows of the (vocabulary, D) table are
+    fixed noise of their scale, which gives unread words no meaning but keeps them apart; zeros would not.
     """
     import torch
     from safetensors.torch import load_file
@@ -22,7 +22,8 @@ def tiny_clip() -> tuple[dict[str, Any], dict[str, Any]]:
     config: dict[str, Any] = json.loads(folder.joinpath("tiny_clip.json").read_text(encoding="utf-8"))
     with resources.as_file(folder.joinpath("tiny_clip.safetensors")) as path:
         state = load_file(path)
-    rows, ids = state.pop(ROWS), state.pop(ROW_IDS)
-    table = torch.zeros(config["model_cfg"]["text_cfg"]["vocab_size"], rows.shape[1])
-    table[ids.long()] = rows
-    return config, {**state, "token_embedding.weight": table}
+    rows, ids = state.pop(ROWS), state.pop(ROW_IDS).long()
+    shape = (config["model_cfg"]["text_cfg"]["vocab_size"], rows.shape[1])
+    table = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * rows.std()
+    table[ids] = rows
+    return config, {**state, "token_embedding.weight": table}, tuple(ids.tolist())

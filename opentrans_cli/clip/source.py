@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class LoadedClip:
     model_cfg: dict[str, Any]
     preprocess: Preprocess
     note: str | None = None  # what had to be assumed; a step says it aloud
+    read_tokens: tuple[int, ...] | None = None  # tokens that training read, where that is known to be few
 
     @property
     def activation(self) -> str:
@@ -120,11 +121,17 @@ def _finish(
 def _load_tiny() -> LoadedClip:
     from opentrans_cli.assets import tiny_clip
 
-    config, state = tiny_clip()
+    config, state, read_tokens = tiny_clip()
     model = build_clip(config["model_cfg"])
     load_state(model, state, origin="tiny")
-    preprocess = _preprocess(config["model_cfg"], {})
-    return _finish(model, source="tiny", architecture="tiny", model_cfg=config["model_cfg"], preprocess=preprocess)
+    clip = _finish(
+        model,
+        source="tiny",
+        architecture="tiny",
+        model_cfg=config["model_cfg"],
+        preprocess=_preprocess(config["model_cfg"], {}),
+    )
+    return replace(clip, read_tokens=read_tokens)
 
 
 def _load_file(path: Path, *, source: str, name: str | None) -> LoadedClip:

@@ -15,11 +15,10 @@ DEFAULT_TEMPLATES = ("{}", "the {}", "a photo of the {}")
 """Prompts whose embeddings are averaged for a class name."""
 
 
-@torch.no_grad()
-def unread_words(model: Any, tokenizer: Any, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of `names` with a token whose embedding is all zeros, as of words the training texts never held."""
-    empty = (model.token_embedding.weight == 0).all(1)
-    return tuple(name for name in names if bool(empty[tokenizer([name])].logical_and(tokenizer([name]) != 0).any()))
+def unread_words(tokenizer: Any, names: Sequence[str], *, read_tokens: Sequence[int]) -> tuple[str, ...]:
+    """Those of `names` with a token that is not among `read_tokens`; padding does not count."""
+    known = torch.tensor([0, *read_tokens])
+    return tuple(name for name in names if not bool(torch.isin(tokenizer([name]), known).all()))
 
 
 @torch.no_grad()

@@ -139,11 +139,16 @@ def embed_vocabulary(clip: LoadedClip, vocabulary: Vocabulary, *, reporter: Repo
     """Text embeddings of every synonym of every class; words the text tower never read are told."""
     pairs = [(name, index) for index, synonyms in enumerate(vocabulary.classes) for name in synonyms]
     names = [name for name, _ in pairs]
-    if unread := unread_words(clip.model, clip.tokenizer, names):
-        shown = ", ".join(unread[:8]) + (", ..." if len(unread) > 8 else "")
-        reporter.say(f"words {clip.source} never read in training, embedded blindly: {shown}")
+    if clip.read_tokens is not None:
+        _tell_unread(unread_words(clip.tokenizer, names, read_tokens=clip.read_tokens), clip, reporter)
     embeddings = text_embeddings(clip.model, clip.tokenizer, names)
     return VocabularyText(embeddings, torch.tensor([index for _, index in pairs]))
+
+
+def _tell_unread(words: Sequence[str], clip: LoadedClip, reporter: Reporter) -> None:
+    if words:
+        shown = ", ".join(words[:8]) + (", ..." if len(words) > 8 else "")
+        reporter.say(f"words that {clip.source} never read in training, so without meaning to it: {shown}")
 
 
 class Predictor:
