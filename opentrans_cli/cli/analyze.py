@@ -35,13 +35,7 @@ def analyze(
         seed=seed,
         reporter=ConsoleReporter(quiet=quiet),
     )
-    emit(
-        result.to_json(),
-        lambda console: _show(console, result),
-        as_json=as_json,
-        path=result.path,
-        quiet=quiet,
-    )
+    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
 
 
 def _show(console: Console, result: AnalyzeResult) -> None:

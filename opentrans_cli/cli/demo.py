@@ -34,13 +34,7 @@ def demo(
 
     size, say = QUICK if quick else FULL, ConsoleReporter(quiet=quiet)
     result = step(out=out, size=size, sparsity=sparsity, seed=seed, device=device, force=force, reporter=say)
-    emit(
-        result.to_json(),
-        lambda console: _show(console, result),
-        as_json=as_json,
-        path=result.path,
-        quiet=quiet,
-    )
+    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
 
 
 def _show(console: Console, result: DemoResult) -> None:

@@ -46,13 +46,7 @@ def segment(
         force=force,
         reporter=ConsoleReporter(quiet=quiet),
     )
-    emit(
-        result.to_json(),
-        lambda console: _show(console, result),
-        as_json=as_json,
-        path=result.path,
-        quiet=quiet,
-    )
+    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
 
 
 def _show(console: Console, result: SegmentResult) -> None:

@@ -45,13 +45,7 @@ def transfer(
         force=force,
         reporter=ConsoleReporter(quiet=quiet),
     )
-    emit(
-        result.to_json(),
-        lambda console: _show(console, result),
-        as_json=as_json,
-        path=result.path,
-        quiet=quiet,
-    )
+    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
 
 
 def framework_options(pairs: list[str]) -> dict[str, str]:
