@@ -1,6 +1,6 @@
 """Run the full demo for several seeds and write the figures as a dated report.
 
-    python benchmarks/demo_seeds.py --seeds 0 1 2 --work /tmp/demo --out benchmarks/results/DATE-demo.md
+    python benchmarks/demo_seeds.py --seeds 0 1 2 --work demo-seeds --out benchmarks/results/DATE-demo.md
 
 Each run is a process of its own. The report gives every seed and the mean; the folders stay in --work.
 """

@@ -1,6 +1,6 @@
 """Write a full-size RN50 CLIP with random weights as an open_clip folder, for runs that measure size and speed.
 
-    python benchmarks/random_rn50.py /tmp/rn50-random
+    python benchmarks/random_rn50.py rn50-random
 
 No accuracy can be expected of it. BatchNorm weights are drawn anew: open_clip starts every residual branch at 0.
 """

@@ -38,7 +38,7 @@ LikeOpt = Annotated[str | None, Option("--like", help="Bundle whose counts the t
 
 
 def prune(
-    source: o.SourceArg = "RN50-quickgelu:openai",
+    source: o.SourceArg = Defaults.source,
     sparsity: SparsityOpt = Defaults.sparsity,
     out: OutOpt = None,
     images: ImagesOpt = None,

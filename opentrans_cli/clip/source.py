@@ -27,7 +27,6 @@ from opentrans_cli.clip.architecture import OPENAI_MARKS, build_clip, infer_conf
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.errors import SourceError
 
-DEFAULT_SOURCE = "RN50-quickgelu:openai"
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _OTHER_SOURCES = (
     "use `tiny`, a bundle folder, a local checkpoint (FILE or NAME:FILE), or a folder with open_clip_config.json"

@@ -40,7 +40,7 @@ class SegDataset(Protocol):
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """Names of the classes that are never labelled in training; may be empty. See `hide_unseen`."""
+        """Names of the classes that are never labelled in training; may be empty."""
 
     @property
     def default_crop(self) -> int:
@@ -79,13 +79,3 @@ class DatasetOptions:
             raise OptionError(f"too small to see anything: --size {self.size}; use {SMALLEST_SIZE} or more")
         if self.ignore is not None and not 0 <= self.ignore <= 65535:
             raise OptionError(f"not an id a label map can hold: --ignore {self.ignore}; use 0 to 65535")
-
-
-def hide_unseen(label_map: NDArray[np.int64], dataset: SegDataset) -> NDArray[np.int64]:
-    """A copy of `label_map` (H, W) in which pixels of the data set's unseen classes are `ignore_index`.
-
-    Data sets return the truth, so that it can be scored; training passes its label maps through this
-    function.
-    """
-    unseen = [index for index, name in enumerate(dataset.vocabulary.names) if name in dataset.unseen]
-    return np.where(np.isin(label_map, unseen), dataset.ignore_index, label_map)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class PruneOptions:
     """Everything that decides the result of `prune`; recorded in the bundle."""
 
-    source: str
+    source: str = "RN50-quickgelu:openai"
     sparsity: float = 0.9  # removed / prunable, in [0, 1)
     rate: float = 0.1  # share of the remaining weights a round removes (the paper's p)
     pattern: str = "unstructured"

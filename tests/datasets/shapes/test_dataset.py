@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset, Split, hide_unseen
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset, Split
 from opentrans_cli.datasets.shapes.classes import CLASSES, COLOURS, GROUNDS, OBJECTS, SEEN, SHAPES, UNSEEN
 from opentrans_cli.datasets.shapes.dataset import ShapesDataset, open_shapes
 from opentrans_cli.errors import OptionError
@@ -97,16 +97,6 @@ def test_every_colour_and_every_shape_is_unseen_twice() -> None:
     words = [name.split() for name in UNSEEN]
     assert all(sum(colour == word for colour, _ in words) == 2 for word in COLOURS)
     assert all(sum(shape == word for _, shape in words) == 2 for word in SHAPES)
-
-
-def test_hidden_classes_are_the_unseen_ones() -> None:
-    dataset = ShapesDataset("train", count=30)
-    for index in range(30):
-        truth = dataset[index].label_map
-        hidden = hide_unseen(truth, dataset)
-        unseen = np.isin(np.array(CLASSES)[truth], UNSEEN)
-        assert np.array_equal(hidden == 255, unseen)
-        assert np.array_equal(hidden[~unseen], truth[~unseen])
 
 
 def test_the_fingerprint_says_which_scenes() -> None:
