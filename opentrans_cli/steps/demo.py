@@ -90,23 +90,22 @@ def demo(
     in three ways. Bundles, pictures and report.json are left in the new folder `out`.
     """
     started = time.perf_counter()
-    resolve_device(device)
+    where = resolve_device(device)
     if out.exists() and not force:
         raise OptionError(f"output exists: {out}; choose another --out, or --force to write into it")
     run = _Demo(out, size, sparsity=sparsity, seed=seed, device=device, reporter=reporter)
     run.prune_towers()
     rows = tuple(run.tower_row(name) for name in TOWERS)
-    analysis = run.analysis
     freezing = tuple(run.freezing_row(name) for name in FREEZING)
     reporter.say("drawing pictures")
-    draw_pictures(out, analysis=analysis, scenes=min(6, run.size.scenes), names=tuple(TOWERS))
+    draw_pictures(out, analysis=run.analysis, scenes=min(6, run.size.scenes), names=tuple(TOWERS))
     settings = {
         "quick": size == QUICK,
         "sparsity": sparsity,
         "seed": seed,
         **asdict(size),
         "towers": TOWERS,
-        "environment": environment(resolve_device(device)),
+        "environment": environment(where),
     }
     result = DemoResult(out, rows, freezing, settings, time.perf_counter() - started)
     (out / "report.json").write_bytes(json_bytes(result.to_json()))

@@ -26,25 +26,23 @@ def distillation_images(where: str, *, size: int, limit: int, seed: int, reporte
     """
     if limit < 1:
         raise OptionError(f"--image-limit must be at least 1: {limit}; leave it out for the default")
+    views: list[np.ndarray] = []
     if where == EMBEDDED:
         dataset = ShapesDataset("train", size=size, count=limit)
         with reporter.bar("rendering scenes", limit) as advance:
-            return torch.from_numpy(np.stack([_counted(dataset[i].image, advance) for i in range(limit)]))
+            for index in range(limit):
+                views.append(dataset[index].image)
+                advance("")
+        return torch.from_numpy(np.stack(views))
     paths = list_images(Path(where))
     rng = np.random.Generator(np.random.PCG64(seed))
     chosen = sorted(rng.permutation(len(paths))[: max(1, (limit + 1) // 2)])
-    views: list[np.ndarray] = []
     with reporter.bar("reading images", len(chosen)) as advance:
         for index in chosen:
             image = read_image(paths[index])
             views += [whole_view(image, size), random_view(image, size, rng)]
             advance("")
     return torch.from_numpy(np.stack(views[:limit]))
-
-
-def _counted(image: np.ndarray, advance: object) -> np.ndarray:
-    advance("")  # type: ignore[operator]
-    return image
 
 
 def whole_view(image: np.ndarray, size: int) -> np.ndarray:

@@ -84,7 +84,6 @@ class PruneRun:
         tensors = {
             **state_file.with_prefix("tower", visual.state_dict()),
             **state_file.with_prefix("round_of", self._round_of),
-            **state_file.with_prefix("mask", self.tower.masks),
             **state_file.with_prefix("optimizer", slots),
         }
         meta = {**self._identity(distillation), "done": self.done, "loss": self.loss}
@@ -106,7 +105,7 @@ class PruneRun:
         visual = self.tower.visual
         state_file.restore_module(visual, state_file.under_prefix("tower", tensors), origin=str(state))
         self._round_of = state_file.under_prefix("round_of", tensors)
-        self.tower.masks.update(state_file.under_prefix("mask", tensors))
+        self.tower.masks.update({layer: self._before[layer] & (array == 0) for layer, array in self._round_of.items()})
         state_file.restore_optimizer(
             self.distillation.optimizer,
             dict(visual.named_parameters()),

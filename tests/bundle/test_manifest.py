@@ -170,6 +170,6 @@ def test_file_names_come_from_a_closed_list(name: str, allowed: bool) -> None:
 
 
 def test_bounds_themselves_are_allowed() -> None:
-    LayerEntry(name="a", shape=(2**33,), dtype="float32", kept=0, total=2**33)
-    LayerEntry(name="a", shape=(1,), dtype="bfloat16", kept=1, total=1)
-    FileEntry(name="README.md", sha256="0" * 64, bytes=0)
+    assert LayerEntry(name="a", shape=(2**33,), dtype="float32", kept=0, total=2**33).total == 2**33
+    assert LayerEntry(name="a", shape=(1,), dtype="bfloat16", kept=1, total=1).kept == 1
+    assert FileEntry(name="README.md", sha256="0" * 64, bytes=0).bytes == 0

@@ -49,7 +49,8 @@ def test_a_kept_negative_zero_keeps_its_sign(bundle: Bundle) -> None:
 def test_negative_zeros_left_by_multiplying_with_the_mask_are_allowed(tmp_path: Path, contents: Make) -> None:
     given = contents()
     weight = np.where(given.masks["conv2"], given.tower["conv2.weight"], np.float32(-0.0))
-    write_bundle(tmp_path / "b", replace(given, tower={**given.tower, "conv2.weight": weight}))
+    written = write_bundle(tmp_path / "b", replace(given, tower={**given.tower, "conv2.weight": weight}))
+    assert np.array_equal(written.tower()["conv2.weight"], weight)
 
 
 @pytest.mark.parametrize(("dtype", "bytes_per_value"), [("float32", 4), ("float16", 2), ("bfloat16", 2)])
@@ -128,6 +129,7 @@ def test_force_replaces_a_damaged_bundle_and_an_empty_folder(tmp_path: Path, con
     write_bundle(target, contents(), force=True)
     (target / "weights.safetensors").unlink()
     write_bundle(target, contents(), force=True)
+    assert open_bundle(target).tower().keys() == contents().tower.keys()
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "manifest.json"])

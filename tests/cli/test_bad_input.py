@@ -78,7 +78,8 @@ def test_a_class_file(text: str | None, named: str, refused: Any, desk: Path, la
 
 @pytest.mark.parametrize("words", ["", " , ", "cat,dog,Cat"])
 def test_words_that_are_none_or_repeated(words: str, refused: Any, desk: Path, labelled_folder: Any) -> None:
-    refused("segment", "tiny", labelled_folder.images, f"--words={words}", "-o", desk / "s")
+    message = refused("segment", "tiny", labelled_folder.images, f"--words={words}", "-o", desk / "s")
+    assert "; " in message  # the next move
 
 
 def test_label_ids_without_a_class(refused: Any, desk: Path, bundle: Path, labelled_folder: Any) -> None:
