@@ -1,12 +1,40 @@
-"""The convolutions of a CLIP tower, read off the module tree: nothing is listed by hand."""
+"""The weights of a CLIP image tower that can be pruned, read off the module tree: nothing is listed by hand.
+
+A layer is a module with a weight of two or more dimensions. The packed input projection of `nn.MultiheadAttention`
+(`in_proj_weight`, three matrices in one parameter) counts as three layers beside its `out_proj`, named as torch and
+Hugging Face name them where they are apart: `<attention>.q_proj`, `.k_proj`, `.v_proj`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
-from opentrans_cli.errors import SourceError
+from opentrans_cli.errors import OptionError, SourceError
+
+PACKED = "in_proj_weight"
+PARTS = ("q_proj", "k_proj", "v_proj")
+
+# Parts beside the trunk: they map into the joint embedding space, and the paper leaves them alone (Sec. 3.2).
+_OUTPUT_HEADS = ("attnpool", "head", "attn_pool")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layer that could be pruned, and whether it is by default."""
+
+    name: str
+    shape: tuple[int, ...]  # of its weight: (O, I, kh, kw) or (O, I)
+    reason: str | None  # why it is not pruned by default; None: it is
+
+    @property
+    def total(self) -> int:
+        """Number of its weights."""
+        return torch.Size(self.shape).numel()
 
 
 def convolutions(visual: nn.Module) -> tuple[str, ...]:
@@ -14,29 +42,133 @@ def convolutions(visual: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in visual.named_modules() if isinstance(module, nn.Conv2d))
 
 
-def layer_weight(visual: nn.Module, layer: str) -> Tensor:
-    """The weight of a layer, (O, I, kh, kw) for a convolution; the parameter itself, not a copy."""
-    weight = visual.get_submodule(layer).weight
-    assert isinstance(weight, Tensor)
-    return weight
+def candidates(visual: nn.Module) -> tuple[Candidate, ...]:
+    """Every convolution, linear layer and packed attention part of a tower, in module order.
+
+    By default all are pruned but the input layer (the first convolution) and the output head (a ResNet's attention
+    pool, a timm tower's `head`): OpenTrans, arXiv 2404.07448, Sec. 3.2, carried over to towers of other kinds.
+    """
+    found = []
+    for name in _layer_names(visual):
+        shape = tuple(layer_weight(visual, name).shape)
+        reason = None
+        if not any(candidate.reason == "input layer" for candidate in found) and len(shape) == 4:
+            reason = "input layer"
+        elif name.split(".")[0] in _OUTPUT_HEADS:
+            reason = "output head"
+        found.append(Candidate(name, shape, reason))
+    return tuple(found)
 
 
-def layer_weights(visual: nn.Module, layers: Iterable[str]) -> dict[str, Tensor]:
-    """The weights of several layers, by name."""
-    return {layer: layer_weight(visual, layer) for layer in layers}
+def _layer_names(visual: nn.Module) -> Iterator[str]:
+    for name, module in visual.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            yield from (f"{name}.{part}" for part in PARTS)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            yield name
+
+
+def choose_layers(
+    found: Iterable[Candidate], *, include: Iterable[str] = (), exclude: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Names of the layers to prune: the default ones, more by `include`, fewer by `exclude`.
+
+    Both hold glob patterns over whole names (`attnpool.*`); exclude wins. Raises OptionError for a pattern that
+    matches no layer, and if no layer is left.
+    """
+    found = tuple(found)
+    include, exclude = tuple(include), tuple(exclude)
+    for option, patterns in (("--include", include), ("--exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(candidate.name, pattern) for candidate in found):
+                raise OptionError(f"no layer is called so: {option} {pattern}; list them with --dry-run")
+    chosen = tuple(
+        candidate.name
+        for candidate in found
+        if (candidate.reason is None or _matches(candidate.name, include)) and not _matches(candidate.name, exclude)
+    )
+    if not chosen:
+        raise OptionError("no layer is left to prune: --exclude takes them all; leave some")
+    return chosen
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def prunable_layers(visual: nn.Module) -> tuple[str, ...]:
-    """Layers the method prunes: every convolution but the first (OpenTrans, Sec. 3.2; the stem's input layer is kept).
-
-    Raises SourceError for a tower with fewer than two convolutions (a ViT, say).
-    """
-    layers = convolutions(visual)[1:]
+    """The layers that are pruned by default, in module order. Raises SourceError for a tower without any."""
+    layers = tuple(candidate.name for candidate in candidates(visual) if candidate.reason is None)
     if not layers:
-        raise SourceError(
-            f"no prunable convolutions in this tower: {type(visual).__name__}; use a ResNet CLIP such as RN50 or tiny"
-        )
+        raise SourceError(f"no prunable layer in this tower: {type(visual).__name__}; use a CLIP image tower")
     return layers
+
+
+def locate(module: nn.Module, layer: str) -> tuple[str, slice]:
+    """Where a layer's weight is: the name of the parameter and the rows of it.
+
+    Raises KeyError if `module` has no such layer.
+    """
+    owner, _, part = layer.rpartition(".")
+    try:
+        if part in PARTS:
+            attention = module.get_submodule(owner)
+            if isinstance(attention, nn.MultiheadAttention) and attention.in_proj_weight is not None:
+                rows, first = attention.embed_dim, PARTS.index(part) * attention.embed_dim
+                return f"{owner}.{PACKED}".removeprefix("."), slice(first, first + rows)
+        weight = module.get_submodule(layer).weight
+    except AttributeError:
+        weight = None
+    if not isinstance(weight, Tensor):
+        raise KeyError(layer)
+    return f"{layer}.weight", slice(None)
+
+
+def layer_weight(module: nn.Module, layer: str) -> Tensor:
+    """The weight of a layer, (O, I, kh, kw) or (O, I), detached: a view of the parameter itself, not a copy.
+
+    Writing to it changes the module. Moving the module to another device leaves the view behind. Raises KeyError if
+    there is no such layer.
+    """
+    name, rows = locate(module, layer)
+    return module.get_parameter(name).detach()[rows]
+
+
+def layer_weights(module: nn.Module, layers: Iterable[str]) -> dict[str, Tensor]:
+    """The weights of several layers, by name; see `layer_weight`."""
+    return {layer: layer_weight(module, layer) for layer in layers}
+
+
+def layer_gradient(module: nn.Module, layer: str) -> Tensor | None:
+    """The gradient of a layer's weight, in its shape; None if there is none yet."""
+    name, rows = locate(module, layer)
+    gradient = module.get_parameter(name).grad
+    return None if gradient is None else gradient[rows]
+
+
+def split_packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with every packed input projection as three weights: how bundles hold a tower, a tensor a layer."""
+    apart: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        owner, _, leaf = name.rpartition(".")
+        if leaf == PACKED:
+            apart |= {f"{owner}.{part}.weight": rows for part, rows in zip(PARTS, tensor.chunk(3), strict=True)}
+        else:
+            apart[name] = tensor
+    return apart
+
+
+def join_packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse of `split_packed`; projections that belong to no packed one (they have no `in_proj_bias` beside
+    them, as in an attention pool) stay apart.
+    """
+    joined = dict(state)
+    for name in state:
+        owner, _, leaf = name.rpartition(".")
+        if leaf == "in_proj_bias":
+            parts = [joined.pop(f"{owner}.{part}.weight") for part in PARTS]
+            joined[f"{owner}.{PACKED}"] = torch.cat(parts)
+    return joined
 
 
 def batchnorm_of(visual: nn.Module, layer: str) -> str | None:

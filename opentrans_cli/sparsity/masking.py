@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from opentrans_cli.clip.layers import layer_weight
 from opentrans_cli.errors import MaskError
 
 
@@ -37,7 +38,7 @@ def apply_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def check_support(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Raise MaskError naming the first layer with a removed weight that is not exactly zero (nor is NaN)."""
     for layer, weight, pruned in _resolve(module, masks):
-        if bool(weight.detach()[pruned].any()):
+        if bool(weight[pruned].any()):
             raise MaskError(f"pruned weights are no longer zero: {layer}; apply the mask again before writing")
 
 
@@ -62,11 +63,9 @@ def _resolve(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[tuple[s
     """(layer, its weight, which entries are removed) for every mask; the last two on the same device."""
     for layer, mask in masks.items():
         try:
-            weight = module.get_submodule(layer).weight
-        except AttributeError:
-            weight = None
-        if not isinstance(weight, Tensor):
-            raise MaskError(f"no layer with a weight: {layer}; use the masks of the same architecture")
+            weight = layer_weight(module, layer)
+        except KeyError:
+            raise MaskError(f"no layer with a weight: {layer}; use the masks of the same architecture") from None
         if weight.shape != mask.shape:
             raise MaskError(
                 f"mask and weight differ in shape: {layer}, {tuple(mask.shape)} and {tuple(weight.shape)}; "

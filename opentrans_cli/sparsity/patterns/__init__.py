@@ -1,4 +1,4 @@
-"""Patterns: each takes scores by layer and a sparsity and returns masks by layer (bool, True = kept)."""
+"""Patterns: each offers `NAME(text, visual)` that returns a Pattern (see base.py): scores by layer -> masks by layer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from opentrans_cli.catalog import Catalog
 PATTERNS = Catalog(
     "pattern",
     {
-        "unstructured": "opentrans_cli.sparsity.patterns.unstructured:unstructured_masks",
+        "unstructured": "opentrans_cli.sparsity.patterns.unstructured:unstructured",
+        "layerwise": "opentrans_cli.sparsity.patterns.layerwise:layerwise",
+        "n_m": "opentrans_cli.sparsity.patterns.n_m:n_m",
+        "channel": "opentrans_cli.sparsity.patterns.channel:channel",
     },
 )

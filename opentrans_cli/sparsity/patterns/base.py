@@ -1,0 +1,61 @@
+"""What a pattern is: which weights may go together, and how scores of weights become masks of that form.
+
+Masks and scores are by layer; a mask is bool, True = kept, in the shape and on the device of its layer's scores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from opentrans_cli.errors import OptionError
+from opentrans_cli.sparsity.patterns import PATTERNS
+
+_N_OF_M = re.compile(r"\d+:\d+")
+
+
+class Pattern(Protocol):
+    """One form of sparsity."""
+
+    name: str  # as the manifest records it: "unstructured", "2:4"
+    sparsity: float | None  # the only sparsity the pattern has; None: any
+
+    def problem(self, layer: str, shape: tuple[int, ...]) -> str | None:
+        """Why a layer with a weight of this shape cannot take the pattern; None if it can."""
+
+    def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
+        """The layers the pattern prunes where `chosen` would be by default; most return them as they are."""
+
+    def masks(
+        self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Masks of the lowest scores, of `sparsity` = removed / all weights, in [0, 1).
+
+        How near the sparsity comes is the pattern's law. `inside` are the masks of the previous round: what they
+        removed stays removed and counts. Equal scores are ordered by layer and flat index, so that the masks are a
+        function of the scores. Raises OptionError for a sparsity out of range or below that of `inside`, MaskError
+        for NaN scores or masks in `inside` that do not match.
+        """
+
+    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks, by full tensor name, of tensors beside the layers (BatchNorm, biases) that the removed weights
+        leave without effect and that are held at zero with them; {} for most patterns.
+        """
+
+
+def pattern_for(text: str, visual: nn.Module) -> Pattern:
+    """The pattern a user named, for this tower: a name of the table, or N:M such as 2:4.
+
+    Raises OptionError for an unknown name, or a tower of a kind the pattern does not know.
+    """
+    pattern: Pattern = PATTERNS.load("n_m" if _N_OF_M.fullmatch(text) else text)(text, visual)
+    return pattern
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raises OptionError unless `sparsity` is in [0, 1)."""
+    if not 0 <= sparsity < 1:
+        raise OptionError(f"sparsity out of range: {sparsity}; choose a number from 0 to just below 1")
