@@ -1,0 +1,156 @@
+"""Whole output channels, with their BatchNorm and what reads them, so that a narrower dense tower remains.
+
+Which channels belong together is the table of clip/channels.py. All groups keep the same share, that of one of the
+widths open_clip can build; which channels of a group are kept is decided by scores inside the group alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from opentrans_cli.clip.channels import (
+    ChannelGroup,
+    channel_groups,
+    channel_mask,
+    grouped_axes,
+    kept_channels,
+    widths,
+)
+from opentrans_cli.clip.layers import candidates
+from opentrans_cli.errors import MaskError, OptionError
+from opentrans_cli.sparsity.patterns.base import check_sparsity
+
+_STATISTICS = (".running_mean", ".running_var")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The pattern of one tower."""
+
+    groups: tuple[ChannelGroup, ...]
+    shapes: Mapping[str, torch.Size]  # of every tensor in the table
+    order: tuple[str, ...]  # its layers, in module order
+    name: str = "channel"
+    sparsity: float | None = None
+
+    def problem(self, layer: str, shape: tuple[int, ...]) -> str | None:
+        """A reason for a layer outside the table; None for the others, whatever their shape."""
+        return None if layer in self.order else "open_clip cannot build its channels narrower"
+
+    def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
+        """Every layer of the table, whatever was chosen: no group can be left out of a narrower tower.
+
+        For a ResNet that is the whole tower, the first convolution and the attention pool's four linear layers
+        included; for a ViT the two layers of every MLP.
+        """
+        return self.order
+
+    def masks(
+        self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Masks of the width whose sparsity is nearest to `sparsity`; of two equally near, the wider.
+
+        `scores` has exactly the pattern's layers. A channel, or a unit of channels such as a head, scores the mean
+        over all its weights, those of the layers that read it included; the highest are kept, and of equal ones the
+        first. Masks of growing sparsity are therefore nested, and the sparsity they achieve is a step of the family
+        (for RN50 32 of them). What `inside` removed scores nothing and stays removed.
+        Raises OptionError for a sparsity out of range or nearest to a width above that of `inside`, MaskError for
+        NaN scores, missing layers, or masks in `inside` that do not remove whole channels.
+        """
+        check_sparsity(sparsity)
+        self._check(scores, inside)
+        before = kept_channels(self.groups, inside)[1] if inside is not None else None
+        width = min(widths(self.groups), key=lambda width: abs(self.sparsity_at(width) - sparsity))
+        kept = {}
+        for group in self.groups:
+            rank = self._channel_scores(group, scores, inside)
+            if before is not None:
+                _check_width(group, int(before[group.name].sum()), width, sparsity)
+                rank = rank.masked_fill(~before[group.name], -torch.inf)
+            units = rank.reshape(-1, group.unit).sum(1)
+            best = units.argsort(descending=True, stable=True)[: group.kept(width) // group.unit]
+            chosen = torch.zeros(units.shape, dtype=torch.bool).index_fill(0, best, True)
+            kept[group.name] = chosen.repeat_interleave(group.unit)
+        return {layer: self._mask(f"{layer}.weight", kept).to(scores[layer].device) for layer in scores}
+
+    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks of the BatchNorm weights and biases, biases, and embedding columns of the removed channels.
+
+        With them at zero a removed channel is zero wherever the tower has it, as if it were not there. They are on
+        the CPU; running statistics are not held: they no longer matter. Raises MaskError for other masks.
+        """
+        _, kept = kept_channels(self.groups, masks)
+        layers = {f"{layer}.weight" for layer in self.order}
+        return {name: self._mask(name, kept) for name in self.shapes.keys() - layers if not name.endswith(_STATISTICS)}
+
+    def sparsity_at(self, width: int) -> float:
+        """removed / all weights of the pattern's layers at one of the family's widths."""
+        total = kept = 0
+        for layer in self.order:
+            shape = list(self.shapes[f"{layer}.weight"])
+            total += torch.Size(shape).numel()
+            for axis, group in self._axes[f"{layer}.weight"].items():
+                shape[axis] = group.kept(width)
+            kept += torch.Size(shape).numel()
+        return (total - kept) / total
+
+    @cached_property
+    def _axes(self) -> dict[str, dict[int, ChannelGroup]]:
+        return grouped_axes(self.groups)
+
+    def _mask(self, tensor: str, kept: Mapping[str, Tensor]) -> Tensor:
+        return channel_mask(self.shapes[tensor], self._axes[tensor], kept)
+
+    def _check(self, scores: Mapping[str, Tensor], inside: Mapping[str, Tensor] | None) -> None:
+        if odd := set(scores) ^ set(self.order):
+            raise MaskError(f"scores do not cover the pattern's layers: {min(odd)}; score Pattern.layers() exactly")
+        for layer, score in scores.items():
+            if bool(score.isnan().any()):
+                raise MaskError(f"importance is NaN: {layer}; check the weights it was computed from")
+            for what, given in (("scores", score), ("mask", (inside or scores).get(layer))):
+                if given is None:
+                    raise MaskError(f"no mask of the previous round: {layer}; give one for every scored layer")
+                if given.shape != self.shapes[f"{layer}.weight"]:
+                    raise MaskError(
+                        f"{what} and weight differ in shape: {layer}, {tuple(given.shape)} and "
+                        f"{tuple(self.shapes[f'{layer}.weight'])}; use those of the same architecture"
+                    )
+
+    def _channel_scores(
+        self, group: ChannelGroup, scores: Mapping[str, Tensor], inside: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        """Mean score of each channel's weights, float64 (channels,) on the CPU."""
+        total, weights = torch.zeros(group.size, dtype=torch.float64), 0
+        for member in group.members:
+            layer = member.tensor.removesuffix(".weight")
+            if layer not in scores:
+                continue
+            score = scores[layer].detach().float()
+            if inside is not None:
+                score = score * inside[layer].to(score.device)
+            slices = score.transpose(0, member.axis).flatten(1)
+            total += slices.sum(1).cpu()
+            weights += slices.shape[1]
+        return total / weights
+
+
+def _check_width(group: ChannelGroup, before: int, width: int, sparsity: float) -> None:
+    if group.kept(width) > before:
+        raise OptionError(
+            f"sparsity below what is already pruned: {sparsity}, {group.name} would keep {group.kept(width)} channels "
+            f"and has {before}; ask for more"
+        )
+
+
+def channel(text: str, visual: nn.Module) -> Channel:
+    """The pattern for this tower. Raises OptionError for a tower other than a ResNet or ViT of open_clip."""
+    groups = channel_groups(visual)
+    state = visual.state_dict()
+    shapes = {name: state[name].shape for name in grouped_axes(groups)}
+    order = tuple(found.name for found in candidates(visual) if f"{found.name}.weight" in shapes)
+    return Channel(groups, shapes, order)
