@@ -17,12 +17,17 @@ class Segmentor(Protocol):
     """What every built framework promises; it is an nn.Module as well."""
 
     backbone: nn.Module  # the tower; layer names inside it are those of CLIP's visual tower
+    classifier: nn.Module  # what comes after `embed`: embeddings (B, D, h, w), text (S, D) -> scores (B, S, h, w)
 
     def __call__(self, images: Tensor, text: Tensor) -> Tensor:
         """Scores (B, S, H, W), float32, larger = better, at the size of the images.
 
         `images`: normalised (B, 3, H, W), any H and W of at least 32. `text`: (S, D), rows of length 1.
         """
+        ...
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings (B, D, h, w) in the space of the text, of any length, on the framework's own grid."""
         ...
 
 

@@ -114,14 +114,18 @@ class DeepLabV3(nn.Module):
 
     def forward(self, images: Tensor, text: Tensor) -> Tensor:
         """See Segmentor."""
+        return resize(self.classifier(self.embed(images), text), images)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """See Segmentor; the grid is that of layer1, stride 4."""
         features = stage_features(self.backbone, images)
         fine, coarse = features["layer1"], features["layer4"]
         pyramid = resize(self.pyramid(coarse), fine)
-        embedding = self.embedding(self.decoder(torch.cat([pyramid, self.low_level(fine)], 1)))
+        embedding: Tensor = self.embedding(self.decoder(torch.cat([pyramid, self.low_level(fine)], 1)))
         if self.clip_residual:
             dense = F.normalize(dense_embedding(self.backbone, coarse), dim=1)
             embedding = embedding + resize(dense, fine)
-        return resize(self.classifier(embedding, text), images)
+        return embedding
 
 
 def _sizes(visual: Any) -> tuple[int, int, int]:

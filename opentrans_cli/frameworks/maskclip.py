@@ -44,8 +44,11 @@ class MaskClip(nn.Module):
 
     def forward(self, images: Tensor, text: Tensor) -> Tensor:
         """See Segmentor."""
-        features = stage_features(self.backbone, images)["layer4"]
-        return resize(self.classifier(dense_embedding(self.backbone, features), text), images)
+        return resize(self.classifier(self.embed(images), text), images)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """See Segmentor; the grid is that of layer4."""
+        return dense_embedding(self.backbone, stage_features(self.backbone, images)["layer4"])
 
 
 def _key_table(options: MaskClipOptions) -> tuple[KeyRule, ...]:

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import prunable_layers
@@ -30,6 +31,15 @@ def test_the_order_of_texts_does_not_matter(name, tower, text, images):
     segmentor = FRAMEWORKS.load(name).build(tower()).eval()
     order = torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(segmentor(images, text[order]), segmentor(images, text)[:, order])
+
+
+@every_framework
+def test_scores_are_the_classified_embeddings_at_the_size_of_the_images(name, tower, text, images):
+    segmentor = FRAMEWORKS.load(name).build(tower()).eval()
+    embeddings = segmentor.embed(images)
+    assert embeddings.shape[:2] == (2, 16)
+    scores = F.interpolate(segmentor.classifier(embeddings, text), size=images.shape[2:], mode="bilinear")
+    assert torch.equal(segmentor(images, text), scores)
 
 
 @every_framework

@@ -33,6 +33,12 @@ def test_an_untrained_segmentor_says_what_clip_says(tower, text, images, output_
     torch.testing.assert_close(segmentor(images, text), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("output_stride", [8, 32])
+def test_embeddings_have_stride_four_whatever_the_output_stride(tower, output_stride):
+    segmentor = DEEPLABV3.build(tower(), {"output_stride": output_stride}).eval()
+    assert segmentor.embed(torch.randn(1, 3, 64, 96)).shape == (1, 16, 16, 24)
+
+
 @pytest.mark.parametrize("clip_residual", [True, False])
 def test_one_small_image_can_be_trained_on(tower, text, clip_residual):
     segmentor = DEEPLABV3.build(tower(), {"clip_residual": clip_residual}).train()

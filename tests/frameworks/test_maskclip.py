@@ -23,6 +23,12 @@ def test_scores_are_hundred_times_the_cosine_of_projected_features(tower, text, 
     torch.testing.assert_close(segmentor(images, text), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_embeddings_have_the_output_stride(tower, output_stride):
+    segmentor = MASKCLIP.build(tower(), {"output_stride": output_stride}).eval()
+    assert segmentor.embed(torch.randn(1, 3, 64, 96)).shape == (1, 16, 64 // output_stride, 96 // output_stride)
+
+
 def test_nothing_but_the_tower_could_be_trained(tower):
     segmentor = MASKCLIP.build(tower())
     assert not MASKCLIP.trainable
