@@ -1,0 +1,98 @@
+"""The same share of every layer, any weight in it may go: one threshold by layer."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+from torch import Tensor, nn
+
+from opentrans_cli.sparsity.patterns.base import check_sparsity
+from opentrans_cli.sparsity.selection import Pool
+
+
+class Layerwise:
+    """round(sparsity * total) weights removed in all, from every layer in proportion to its size.
+
+    Counts are whole, so the shares are rounded: see `shares`. A layer that lost more than its share already is left
+    alone, and the others make up for it. Inside a layer the lowest scores go, among equal ones the later flat index;
+    masks of growing sparsity are nested.
+    """
+
+    name = "layerwise"
+    sparsity: float | None = None
+
+    def problem(self, layer: str, shape: tuple[int, ...]) -> str | None:
+        """None: every layer will do."""
+        return None
+
+    def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
+        """The layers as they are."""
+        return chosen
+
+    def masks(
+        self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Masks of the lowest scores of each layer; see `Pattern.masks`."""
+        check_sparsity(sparsity)
+        pool = Pool(scores, inside)
+        removed = tuple(pool.removed.values())
+        counts = shares(tuple(pool.sizes.values()), removed, sum(removed) + pool.surplus(sparsity))
+        for layer, count, already in zip(pool.masks, counts, removed, strict=True):
+            pool.remove(count - already, (layer,))
+        return pool.masks
+
+    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Nothing: single weights leave no tensor beside them without effect."""
+        return {}
+
+
+def layerwise(text: str, visual: nn.Module) -> Layerwise:
+    """The pattern, the same for every tower."""
+    return Layerwise()
+
+
+def shares(sizes: Sequence[int], removed: Sequence[int], count: int) -> list[int]:
+    """How many weights of each layer are removed when `count` are in all: proportional, whole, summing to `count`.
+
+    Webster's divisor method: the k-th weight of a layer of n is due at the level (k - 1/2) / n, and the first `count`
+    that are due go (of two at the same level the later layer's). No layer's count ever falls as `count` grows, which
+    rounding by largest remainder does not promise and nested masks need. Each layer has at least `removed` and at
+    most its size; sum(removed) <= count <= sum(sizes).
+    """
+    counts, behind = list(removed), list(range(len(sizes)))
+    while True:
+        left = count - sum(removed) + sum(removed[layer] for layer in behind)
+        due = _first_due([sizes[layer] for layer in behind], left)
+        # Layers ahead of their share lower the level of the others, which may put more of them ahead.
+        still = [layer for layer, share in zip(behind, due, strict=True) if share >= removed[layer]]
+        if still == behind:
+            break
+        behind = still
+    for layer, share in zip(behind, due, strict=True):
+        counts[layer] = share
+    return counts
+
+
+def _first_due(sizes: Sequence[int], count: int) -> list[int]:
+    """Webster's counts by layer; 0 <= count <= sum(sizes)."""
+    total = sum(sizes)
+    if not total:
+        return [0] * len(sizes)
+    # All that is due up to this level, which is low enough that it is never too many, and leaves one a layer at most.
+    level = max(0, 2 * count - len(sizes))
+    counts = [(level * size + total) // (2 * total) for size in sizes]
+    queue = [_next_due(i, counts[i], size) for i, size in enumerate(sizes) if counts[i] < size]
+    heapq.heapify(queue)
+    for _ in range(count - sum(counts)):
+        layer = -heapq.heappop(queue)[1]
+        counts[layer] += 1
+        if counts[layer] < sizes[layer]:
+            heapq.heappush(queue, _next_due(layer, counts[layer], sizes[layer]))
+    return counts
+
+
+def _next_due(layer: int, count: int, size: int) -> tuple[Fraction, int]:
+    """Sorts by the level at which a layer's next weight is due, then the later layer first."""
+    return Fraction(2 * count + 1, 2 * size), -layer

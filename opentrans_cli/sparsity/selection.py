@@ -1,0 +1,198 @@
+"""Exact selection of the lowest scores over many layers, without a copy of them.
+
+The bits of a float, read as a whole number, order as the float does. So the score of a given rank is found digit by
+digit, 16 bits at a time: a histogram of the leading digits tells in which of them the rank falls, a histogram of the
+next digits inside that one narrows it, until all bits are known. Nothing is sorted and the scores are only ever read
+in parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from opentrans_cli.errors import MaskError, OptionError
+
+_DIGIT = 16  # bits; a histogram of 65,536 counts fits the caches
+_PART = 1 << 18  # entries at a time on the CPU, few enough that what is derived from them stays in the caches
+_INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+class Computed(Mapping[str, Tensor]):
+    """Scores by layer that are computed each time they are asked for, so that they need not all exist at once.
+
+    `score` must return equal values whenever it is asked for the same layer, which happens a few times.
+    """
+
+    def __init__(self, layers: Iterable[str], score: Callable[[str], Tensor]) -> None:
+        self._layers = dict.fromkeys(layers)
+        self._score = score
+
+    def __getitem__(self, layer: str) -> Tensor:
+        if layer not in self._layers:
+            raise KeyError(layer)
+        return self._score(layer)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
+class Pool:
+    """The weights that are still kept, to be removed by score from the lowest up.
+
+    `scores` are floats by layer, any shapes: float64 is compared as it is, everything narrower as float32. `inside`
+    are the masks of the previous round, which are not changed. Among equal scores (-0.0 equals 0.0) the later layer
+    goes first, and within a layer the later flat index: what a larger count removes contains what a smaller one does.
+    Beside the masks it holds the scores of two layers at most, and those only where they are computed when asked for.
+    Raises MaskError for NaN scores or masks in `inside` that do not match, naming the layer.
+    """
+
+    def __init__(self, scores: Mapping[str, Tensor], inside: Mapping[str, Tensor] | None = None) -> None:
+        self.masks: dict[str, Tensor] = {}  # bool, True = kept, contiguous, on the devices of the scores
+        self.kept: dict[str, int] = {}
+        self._scores = scores
+        self._dtypes: dict[str, torch.dtype] = {}
+        for layer in scores:
+            score = scores[layer]
+            check_numbers(layer, score)
+            self._dtypes[layer] = torch.float64 if score.dtype == torch.float64 else torch.float32
+            self.masks[layer] = previous_mask(layer, score, inside)
+            self.kept[layer] = score.numel() if inside is None else int(self.masks[layer].count_nonzero())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of weights by layer, kept or not."""
+        return {layer: mask.numel() for layer, mask in self.masks.items()}
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Number of weights removed so far, by layer."""
+        return {layer: mask.numel() - self.kept[layer] for layer, mask in self.masks.items()}
+
+    def surplus(self, sparsity: float) -> int:
+        """How many weights must still go for round(sparsity * total) of all layers' weights to be removed.
+
+        round is Python's, so 0.5 goes to the even number. Raises OptionError if more are removed already.
+        """
+        total, removed = sum(self.sizes.values()), sum(self.removed.values())
+        surplus = round(sparsity * total) - removed
+        if surplus < 0:
+            raise OptionError(
+                f"sparsity below what is already pruned: {sparsity}; ask for at least {removed / total:.6f}"
+            )
+        return surplus
+
+    def remove(self, count: int, layers: Iterable[str] | None = None) -> None:
+        """Clear the `count` lowest-scored entries of `masks` in `layers` (None: in all), in place.
+
+        0 <= count <= entries still kept there.
+        """
+        chosen = tuple(self.masks if layers is None else layers)
+        if count == 0:
+            return
+        dtype = torch.float64 if any(self._dtypes[layer] == torch.float64 for layer in chosen) else torch.float32
+        level, last, equal = self._threshold(chosen, dtype, count)
+        for layer in chosen:
+            for score, mask in self._parts(layer, dtype):
+                mask &= score > level if last == equal else score >= level
+        if last < equal:
+            self._remove_last(chosen, dtype, level, last)
+        for layer in chosen:
+            self.kept[layer] = int(self.masks[layer].count_nonzero())
+
+    def _threshold(self, layers: tuple[str, ...], dtype: torch.dtype, rank: int) -> tuple[float, int, int]:
+        """The score of a rank (1 = lowest) among the kept ones, the rank among its equals, and how many they are."""
+        key, equal = None, 0
+        for shift in reversed(range(0, torch.finfo(dtype).bits, _DIGIT)):
+            histogram = self._histogram(layers, dtype, shift, key)
+            upto = histogram.cumsum(0)
+            digit = int(torch.searchsorted(upto, rank))
+            equal = int(histogram[digit])
+            rank -= int(upto[digit]) - equal
+            # The leading digit carries the sign: it was shifted by half the digits to count from zero.
+            key = digit - (1 << _DIGIT - 1) if key is None else (key << _DIGIT) + digit
+        assert key is not None
+        return _from_key(key, dtype), rank, equal
+
+    def _histogram(self, layers: tuple[str, ...], dtype: torch.dtype, shift: int, leading: int | None) -> Tensor:
+        """Counts of the digit above `shift`, over the entries whose digits before it are `leading`; int64 (65536,)."""
+        counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
+        for layer in layers:
+            full = self.kept[layer] == self.masks[layer].numel()
+            for score, mask in self._parts(layer, dtype):
+                keys = _keys(score, None if full else mask)
+                if leading is None:
+                    digits = (keys >> shift) + (1 << _DIGIT - 1)
+                else:
+                    digits = keys[(keys >> shift + _DIGIT) == leading] >> shift & (1 << _DIGIT) - 1
+                counts += torch.bincount(digits, minlength=1 << _DIGIT).cpu()
+        return counts
+
+    def _remove_last(self, layers: tuple[str, ...], dtype: torch.dtype, level: float, count: int) -> None:
+        """Remove the last `count` of the kept entries with exactly this score."""
+        for layer in reversed(layers):
+            for score, mask in reversed(list(self._parts(layer, dtype, wide=False))):
+                if count == 0:
+                    return
+                ties = (mask & (score.to(dtype) == level)).nonzero().flatten()
+                chosen = ties[max(0, len(ties) - count) :]
+                mask[chosen] = False
+                count -= len(chosen)
+
+    def _parts(self, layer: str, dtype: torch.dtype, *, wide: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        """A layer's scores and masks in flat parts, the masks as views; the scores in `dtype` if `wide`."""
+        scores = self._scores[layer].detach().flatten()
+        size = _PART if scores.device.type == "cpu" else max(1, len(scores))
+        for score, mask in zip(scores.split(size), self.masks[layer].view(-1).split(size), strict=True):
+            yield score.to(dtype) if wide else score, mask
+
+
+def check_numbers(layer: str, score: Tensor) -> None:
+    """Raise MaskError naming the layer if a score is NaN."""
+    # The maximum passes NaN on, and takes half the time of looking at every entry.
+    if score.numel() and bool(score.detach().max().isnan()):
+        raise MaskError(f"importance is NaN: {layer}; check the weights it was computed from")
+
+
+def previous_mask(layer: str, score: Tensor, inside: Mapping[str, Tensor] | None) -> Tensor:
+    """A fresh contiguous mask to cut from, on the device of the scores: that of the previous round, or all True.
+
+    Raises MaskError if `inside` lacks the layer or has another shape.
+    """
+    if inside is None:
+        return torch.ones(score.shape, dtype=torch.bool, device=score.device)
+    if layer not in inside:
+        raise MaskError(f"no mask of the previous round: {layer}; give one for every scored layer")
+    if inside[layer].shape != score.shape:
+        raise MaskError(
+            f"mask and scores differ in shape: {layer}, {tuple(inside[layer].shape)} and {tuple(score.shape)}; "
+            "use the masks of the same architecture"
+        )
+    return inside[layer].to(score.device, torch.bool).clone(memory_format=torch.contiguous_format)
+
+
+def _keys(score: Tensor, mask: Tensor | None) -> Tensor:
+    """Whole numbers that order as the scores do, int32 for float32 and int64 for float64; (n,) -> (n,).
+
+    Removed entries get the highest number of all, which no score has (its bits are those of a NaN).
+    """
+    if not len(score):
+        return score.view(_INTEGER[score.dtype])
+    keys = score.view(_INTEGER[score.dtype])
+    limits = torch.iinfo(keys.dtype)
+    # Floats are sign and magnitude, so those below zero count downwards; -0.0 falls on 0.
+    if int(keys.min()) < 0:
+        keys = torch.where(keys < 0, limits.min - keys, keys)
+    return keys if mask is None else torch.where(mask, keys, limits.max)
+
+
+def _from_key(key: int, dtype: torch.dtype) -> float:
+    """The score with this key."""
+    integer = _INTEGER[dtype]
+    bits = key if key >= 0 else torch.iinfo(integer).min - key
+    return float(torch.tensor([bits], dtype=integer).view(dtype))
