@@ -7,6 +7,7 @@ place.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import secrets
 import shutil
@@ -14,8 +15,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from opentrans_cli.errors import BundleError
+
+
+class Written(NamedTuple):
+    """What a file that was just written holds."""
+
+    sha256: str  # hex
+    bytes: int
 
 
 def temporary_beside(target: Path) -> Path:
@@ -23,13 +32,16 @@ def temporary_beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> Written:
     """Writes `chunks` to `path`, replacing what is there; mode 0666 less the umask. Raises OSError."""
     temporary = temporary_beside(path)
+    sha, size = hashlib.sha256(), 0
     try:
         with open(temporary, "xb") as file:
             for chunk in chunks:
                 file.write(chunk)
+                sha.update(chunk)  # on its way out: reading the file back would cost as much again
+                size += len(chunk)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -37,6 +49,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+    return Written(sha.hexdigest(), size)
 
 
 def sync_folder(folder: Path) -> None:

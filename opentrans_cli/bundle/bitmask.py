@@ -53,7 +53,8 @@ def kept_values(weight: NDArray[Any], mask: Mask) -> NDArray[Any]:
     """
     if weight.shape != mask.shape:
         raise MaskError(f"mask and weight differ in shape: {mask.shape} and {weight.shape}; use the mask of that layer")
-    return np.asarray(weight[mask])
+    # Several times faster than `weight[mask]`, which walks a sparse mask element by element.
+    return np.asarray(weight.reshape(-1).take(np.flatnonzero(mask)))
 
 
 def scatter_values(values: NDArray[Any], mask: Mask) -> NDArray[Any]:
@@ -68,6 +69,6 @@ def scatter_values(values: NDArray[Any], mask: Mask) -> NDArray[Any]:
             f"values and mask disagree: values of shape {values.shape} for {kept} kept weights; "
             "write or download the bundle again"
         )
-    dense = np.zeros(mask.shape, values.dtype)
-    dense[mask] = values
-    return dense
+    dense = np.zeros(mask.size, values.dtype)
+    dense[np.flatnonzero(mask)] = values
+    return dense.reshape(mask.shape)

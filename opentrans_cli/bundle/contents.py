@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from opentrans_cli.bundle import layout
 from opentrans_cli.bundle.atomic import write_file
-from opentrans_cli.bundle.bitmask import Mask, kept_values, pack_mask
-from opentrans_cli.bundle.digest import file_sha256
-from opentrans_cli.bundle.layout import Tensors, check_finite, check_rounds, weight_name
+from opentrans_cli.bundle.bitmask import Mask, pack_mask
+from opentrans_cli.bundle.encode import encode_tower, stored_dtypes
+from opentrans_cli.bundle.layout import Tensors, check_finite, check_rounds
 from opentrans_cli.bundle.manifest import (
     DTYPES,
     FILE_NAME,
@@ -26,8 +26,9 @@ from opentrans_cli.bundle.manifest import (
     Segmentor,
     Step,
 )
+from opentrans_cli.bundle.nested import encode_snapshots
 from opentrans_cli.bundle.records import parse_json
-from opentrans_cli.bundle.tensorfile import from_bfloat16_bits, to_bfloat16_bits, write_tensors
+from opentrans_cli.bundle.tensorfile import write_tensors
 from opentrans_cli.errors import BundleError, MaskError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,6 +46,8 @@ class BundleContents:
     steps: tuple[Step, ...]  # oldest first, the one that made these contents last
     dtype: str = "float32"  # of the kept values, one of DTYPES; other tensors stay as they are
     rounds: Mapping[str, NDArray[np.uint8]] | None = None  # by layer: when a weight was pruned, 0 = kept
+    # By round, from 1: the dense tower an earlier round left, zero where pruned by then; read once each.
+    round_weights: Mapping[int, Tensors] = field(default_factory=dict)
     head: Tensors | None = None  # tensors of a segmentor beyond the tower
     segmentor: Segmentor | None = None
     alpha: tuple[Tensors, Mapping[str, Any]] | None = None  # arrays and metadata of `alpha.safetensors`
@@ -60,27 +63,26 @@ class TensorFile(NamedTuple):
     dtypes: Mapping[str, str] | None = None
 
 
-def check_contents(contents: BundleContents) -> None:
-    """Raises MaskError or BundleError, naming layer or tensor, when a law of the format is broken."""
+def encode_files(contents: BundleContents) -> tuple[TensorFile, ...]:
+    """The tensor files of a new bundle, in memory.
+
+    Raises MaskError or BundleError, naming layer or tensor, when a law of the format is broken.
+    """
     if contents.dtype not in DTYPES:
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {contents.dtype}")
+    if contents.head is not None and contents.segmentor is None:
+        raise ValueError("the tensors of a segmentor come with its description")
     if not contents.masks:
         raise MaskError("no layer to prune: the masks are empty; choose a model with convolutions or linear layers")
     for layer, mask in contents.masks.items():
         _check_mask(layer, mask)
-    if contents.tower:
-        for layer in contents.masks:
-            _check_support(contents, layer)
-        for name, array in contents.tower.items():
-            check_finite(name, array)
     if contents.rounds is not None:
         _check_all_rounds(contents.rounds, contents.masks)
     for name, array in (contents.head or {}).items():
         check_finite(name, array)
-    if contents.head is not None and contents.segmentor is None:
-        raise ValueError("the tensors of a segmentor come with its description")
     for name, data in contents.reports.items():
         check_report(name, data)
+    return tuple(_tensor_files(contents))
 
 
 def check_report(name: str, data: bytes) -> None:
@@ -93,16 +95,16 @@ def check_report(name: str, data: bytes) -> None:
         raise BundleError(f"not a PNG picture: {name!r}; save the picture as PNG")
 
 
-def write_files(contents: BundleContents, folder: Path) -> Manifest:
-    """Writes every file but manifest.json into `folder` and returns the manifest that describes them."""
+def write_files(contents: BundleContents, files: Iterable[TensorFile], folder: Path) -> Manifest:
+    """Writes the tensor files and the reports into `folder` and returns the manifest that describes them."""
     entries = []
-    for file in _tensor_files(contents):
-        write_tensors(folder / file.name, file.tensors, file.metadata, dtypes=file.dtypes)
-        entries.append(describe_file(folder, file.name))
+    for file in files:
+        written = write_tensors(folder / file.name, file.tensors, file.metadata, dtypes=file.dtypes)
+        entries.append(FileEntry(file.name, written.sha256, written.bytes))
     for name, data in contents.reports.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        write_file(folder / name, [data])
-        entries.append(describe_file(folder, name))
+        written = write_file(folder / name, [data])
+        entries.append(FileEntry(name, written.sha256, written.bytes))
     layers = tuple(_describe_layer(name, contents) for name in sorted(contents.masks))
     return Manifest(
         base=contents.base,
@@ -116,12 +118,6 @@ def write_files(contents: BundleContents, folder: Path) -> Manifest:
     )
 
 
-def describe_file(folder: Path, name: str) -> FileEntry:
-    """The manifest's entry for a file that lies in `folder`."""
-    path = folder / name
-    return FileEntry(name=name, sha256=file_sha256(path), bytes=path.stat().st_size)
-
-
 def _describe_layer(name: str, contents: BundleContents) -> LayerEntry:
     mask = contents.masks[name]
     kept = int(np.count_nonzero(mask))
@@ -130,25 +126,20 @@ def _describe_layer(name: str, contents: BundleContents) -> LayerEntry:
 
 def _tensor_files(contents: BundleContents) -> Iterator[TensorFile]:
     yield TensorFile(layout.MASK, {layer: pack_mask(mask) for layer, mask in contents.masks.items()})
-    if contents.tower:
-        stored = dict(contents.tower)
-        for layer in contents.masks:
-            stored[weight_name(layer)] = _values(contents, layer)
-        bits = {weight_name(layer): "bfloat16" for layer in contents.masks} if contents.dtype == "bfloat16" else None
-        yield TensorFile(layout.WEIGHTS, stored, dtypes=bits)
+    tower = encode_tower(contents.tower, contents.masks, contents.dtype) if contents.tower else None
+    if tower is not None:
+        yield TensorFile(layout.WEIGHTS, tower, dtypes=stored_dtypes(tower, contents.masks, contents.dtype))
     if contents.rounds is not None:
         yield TensorFile(layout.ROUNDS, contents.rounds)
+    if contents.round_weights:
+        if contents.rounds is None or tower is None:
+            raise ValueError("the towers of earlier rounds come with the rounds and the last tower")
+        stored = encode_snapshots(contents.round_weights, contents.rounds, tower, contents.dtype)
+        yield TensorFile(layout.ROUND_WEIGHTS, stored, dtypes=stored_dtypes(stored, contents.masks, contents.dtype))
     if contents.head is not None:
         yield TensorFile(layout.HEAD, contents.head)
     if contents.alpha is not None:
         yield TensorFile(layout.ALPHA, *contents.alpha)
-
-
-def _values(contents: BundleContents, layer: str) -> NDArray[Any]:
-    """Kept values of one layer in the dtype numpy can hold: float16, or float32 for float32 and bfloat16."""
-    values = kept_values(np.asarray(contents.tower[weight_name(layer)]), contents.masks[layer])
-    with np.errstate(over="ignore", under="ignore"):
-        return values.astype(np.float16 if contents.dtype == "float16" else np.float32)
 
 
 def _check_mask(layer: str, mask: Mask) -> None:
@@ -156,28 +147,6 @@ def _check_mask(layer: str, mask: Mask) -> None:
         raise MaskError(f"not a layer name: {layer!r}; use the name inside the visual tower, such as layer1.0.conv1")
     if mask.dtype != np.bool_ or mask.size == 0 or mask.ndim == 0:
         raise MaskError(f"not a mask: layer {layer!r} has {mask.dtype} {mask.shape}; give a bool array, True = kept")
-
-
-def _check_support(contents: BundleContents, layer: str) -> None:
-    """The support lies inside the mask, shapes agree, and the kept values fit the chosen dtype."""
-    name, mask = weight_name(layer), contents.masks[layer]
-    if name not in contents.tower:
-        raise MaskError(f"mask without a weight: {name!r} is not in the tower; use the masks of this model")
-    weight = np.asarray(contents.tower[name])
-    if not np.issubdtype(weight.dtype, np.floating):
-        raise MaskError(f"weight is {weight.dtype}: {name!r}; prune floating-point weights")
-    if weight.shape != mask.shape:
-        raise MaskError(
-            f"mask and weight differ in shape: layer {layer!r}, {mask.shape} and {weight.shape}; use its mask"
-        )
-    check_finite(name, weight)
-    if weight[~mask].any():
-        raise MaskError(f"pruned weights are not zero: layer {layer!r}; apply the mask again before writing")
-    values = _values(contents, layer)
-    if contents.dtype == "bfloat16":
-        values = from_bfloat16_bits(to_bfloat16_bits(values))
-    if not np.isfinite(values).all():
-        raise BundleError(f"weights are too large for {contents.dtype}: {name!r}; choose float32")
 
 
 def _check_all_rounds(rounds: Mapping[str, NDArray[np.uint8]], masks: Mapping[str, Mask]) -> None:

@@ -4,10 +4,13 @@ mask.safetensors     <layer>          uint8 (ceil(total / 8),)  packed mask
 weights.safetensors  <layer>.weight   dtype (kept,)             kept values in mask order
                      any other name   as it is                  every other tensor of the visual tower
 rounds.safetensors   <layer>          uint8, the layer's shape  round in which a weight was pruned, 0 = kept
+
+Towers of earlier rounds, round_weights.safetensors: `nested.py`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,11 +25,15 @@ from opentrans_cli.errors import BundleError, MaskError
 MASK = "mask.safetensors"
 WEIGHTS = "weights.safetensors"
 ROUNDS = "rounds.safetensors"
+ROUND_WEIGHTS = "round_weights.safetensors"
 HEAD = "segmentor.safetensors"
 ALPHA = "alpha.safetensors"
 README = "README.md"
 
 Tensors = Mapping[str, NDArray[Any]]
+
+SNAPSHOT = re.compile(r"([1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-4])/(.+)")
+"""Name of a tensor after an earlier round: round, at most 254, and name inside the tower."""
 
 
 def weight_name(layer: str) -> str:
@@ -50,6 +57,9 @@ def check_headers(manifest: Manifest, file: str, found: Mapping[str, Header]) ->
     """BundleError unless the headers of `file` are those the manifest's layers ask for; costs no tensor
     memory.
     """
+    if file == ROUND_WEIGHTS:
+        _check_snapshot_headers(manifest, found)
+        return
     expected = expected_headers(manifest, file)
     for name, header in expected.items():
         if name not in found:
@@ -65,6 +75,22 @@ def check_headers(manifest: Manifest, file: str, found: Mapping[str, Header]) ->
         raise BundleError(
             f"tensor is not in the manifest: {surplus[0]!r} in {file}; write or download the bundle again"
         )
+
+
+def _check_snapshot_headers(manifest: Manifest, found: Mapping[str, Header]) -> None:
+    """Names, dtypes and the bounds of the counts; the exact ones follow from `rounds.safetensors`."""
+    layers = {weight_name(layer.name): layer for layer in manifest.layers}
+    for name, header in found.items():
+        match = SNAPSHOT.fullmatch(name)
+        layer = layers.get(match[2]) if match else None
+        fits = layer is None or (
+            header.dtype == layer.dtype and len(header.shape) == 1 and layer.kept <= header.shape[0] <= layer.total
+        )
+        if match is None or not fits:
+            raise BundleError(
+                f"tensor does not belong to an earlier round: {name!r} in {ROUND_WEIGHTS} is "
+                f"{header.dtype} {header.shape}; write or download the bundle again"
+            )
 
 
 def decode_mask(layer: LayerEntry, bits: NDArray[np.uint8]) -> Mask:

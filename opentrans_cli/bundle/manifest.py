@@ -22,7 +22,7 @@ MAX_WEIGHTS = 2**33  # per bundle: 32 GiB as float32, far above any image encode
 LAYER_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 # The only names a bundle can declare, so that no manifest can point anywhere else.
 FILE_NAME = re.compile(
-    r"(mask|weights|rounds|alpha|segmentor)\.safetensors|README\.md|reports/[a-z0-9][a-z0-9._-]*\.(json|png)"
+    r"(mask|weights|rounds|round_weights|alpha|segmentor)\.safetensors|README\.md|reports/[a-z0-9][a-z0-9._-]*\.(json|png)"
 )
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -184,6 +184,9 @@ class Manifest(Record):
         )
         _check_distinct((entry.name for entry in self.files), "files")
         require(self.file("mask.safetensors") is not None, "files", "lack 'mask.safetensors'")
+        if self.file("round_weights.safetensors") is not None:
+            for name in ("weights.safetensors", "rounds.safetensors"):
+                require(self.file(name) is not None, "files", f"have 'round_weights.safetensors' without {name!r}")
         headless = self.file("segmentor.safetensors") is None
         require(headless or self.segmentor is not None, "segmentor", "is null although its tensors are declared")
         for step in self.steps[1:]:

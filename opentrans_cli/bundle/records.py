@@ -29,7 +29,7 @@ class Record:
     """
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))
         for field in fields(self):
             where = f"{type(self).__name__}.{field.name}"
             object.__setattr__(self, field.name, _decode(hints[field.name], getattr(self, field.name), where))
@@ -45,10 +45,20 @@ class Record:
     @classmethod
     def from_json(cls: type[R], document: object, where: str = "document") -> R:
         """The record a JSON document describes; BundleError names the place that is wrong."""
-        hints = get_type_hints(cls)
+        hints = _hints(cls)
         expect_keys(document, [field.name for field in fields(cls)], where)
         assert isinstance(document, dict)
         return cls(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in document.items()})
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of a record's fields, kept: python compiles every annotation anew whenever it is asked."""
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def parse_json(data: bytes, where: str) -> Any:

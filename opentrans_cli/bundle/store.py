@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from opentrans_cli.bundle import layout
 from opentrans_cli.bundle.atomic import locked, staged_folder, sync_folder, write_file
 from opentrans_cli.bundle.bitmask import Mask
-from opentrans_cli.bundle.contents import BundleContents, check_contents, check_report, write_files
+from opentrans_cli.bundle.contents import BundleContents, check_report, encode_files, write_files
 from opentrans_cli.bundle.folder import (
     MANIFEST,
     check_folder,
@@ -26,6 +26,7 @@ from opentrans_cli.bundle.folder import (
 )
 from opentrans_cli.bundle.layout import Tensors
 from opentrans_cli.bundle.manifest import FileEntry, Manifest, Step
+from opentrans_cli.bundle.nested import decode_snapshot, saved_rounds
 from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.tensorfile import (
     parse_tensors,
@@ -36,10 +37,10 @@ from opentrans_cli.bundle.tensorfile import (
 )
 from opentrans_cli.errors import BundleError
 
-__all__ = ["Bundle", "BundleContents", "add_file", "open_bundle", "write_bundle"]
+__all__ = ["Bundle", "BundleContents", "add_file", "add_files", "open_bundle", "write_bundle"]
 
 # What a bundle *is*; measuring it adds other files and does not change it.
-_IDENTITY = (layout.MASK, layout.WEIGHTS, layout.ROUNDS, layout.HEAD)
+_IDENTITY = (layout.MASK, layout.WEIGHTS, layout.ROUNDS, layout.ROUND_WEIGHTS, layout.HEAD)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,29 @@ class Bundle:
         """
         return self._tensors(layout.ROUNDS) if self.has(layout.ROUNDS) else None
 
+    def saved_rounds(self) -> tuple[int, ...]:
+        """The earlier rounds whose towers are stored, in order; from a file's header alone."""
+        if not self.has(layout.ROUND_WEIGHTS):
+            return ()
+        found = tensor_headers(self.file_path(layout.ROUND_WEIGHTS))
+        layout.check_headers(self.manifest, layout.ROUND_WEIGHTS, found)
+        return saved_rounds(found)
+
+    def round_tower(self, number: int) -> dict[str, NDArray[Any]]:
+        """The dense tower that the earlier round `number` left, as `tower` gives the last one.
+
+        Raises BundleError if it was not stored.
+        """
+        if number not in self.saved_rounds():
+            raise BundleError(f"bundle has no weights of round {number}: {str(self.path)!r}; see `opentrans inspect`")
+        return decode_snapshot(
+            number,
+            self._tensors(layout.ROUND_WEIGHTS),
+            last=self._tensors(layout.WEIGHTS),
+            rounds=self._tensors(layout.ROUNDS),
+            origin=str(self.path),
+        )
+
     def head(self) -> dict[str, NDArray[Any]] | None:
         """The segmentor's tensors beyond the tower; None if the bundle is not fine-tuned."""
         return self._tensors(layout.HEAD) if self.has(layout.HEAD) else None
@@ -148,39 +172,47 @@ def write_bundle(path: Path | str, contents: BundleContents, *, force: bool = Fa
     other content never. Raises MaskError when a weight outside the mask is not zero or shapes differ,
     BundleError for values that are not finite, an existing target, or a disk that refuses.
     """
-    check_contents(contents)
+    files = encode_files(contents)
     target = Path(path)
     check_replaceable(target, force=force)
     with staged_folder(target, replace=force) as folder:
-        manifest = write_files(contents, folder)
+        manifest = write_files(contents, files, folder)
         write_file(folder / MANIFEST, [json_bytes(manifest.to_json())])
         open_bundle(folder)
     return open_bundle(target)
 
 
 def add_file(bundle: Bundle, name: str, data: bytes | tuple[Tensors, Mapping[str, Any]], *, step: Step) -> Bundle:
-    """Adds or replaces one measurement and records the step, whose parent becomes this bundle; the digest
-    stays.
+    """Adds or replaces one measurement; see `add_files`."""
+    return add_files(bundle, {name: data}, step=step)
 
-    name: "alpha.safetensors" with (arrays, metadata), or "README.md" / "reports/<name>.json|png" with bytes.
-    Raises BundleError when the name or content is not allowed, the bundle became another one, or the disk
+
+def add_files(bundle: Bundle, files: Mapping[str, bytes | tuple[Tensors, Mapping[str, Any]]], *, step: Step) -> Bundle:
+    """Adds or replaces measurements, all or none, and records the step, whose parent becomes this bundle; the
+    digest stays.
+
+    files: "alpha.safetensors" with (arrays, metadata), or "README.md" / "reports/<name>.json|png" with bytes.
+    Raises BundleError when a name or content is not allowed, the bundle became another one, or the disk
     refuses.
     """
-    content = _content(name, data)
-    entry = FileEntry(name=name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    contents = [_content(name, data) for name, data in files.items()]
+    entries = [
+        FileEntry(name=name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+        for name, content in zip(files, contents, strict=True)
+    ]
     try:
         with locked(bundle.path):
             current = open_bundle(bundle.path)
             if current.digest != bundle.digest:
                 raise BundleError(f"bundle was replaced meanwhile: {str(bundle.path)!r}; run the command again")
             _settle(current)
-            others = [other for other in current.manifest.files if other.name != name]
+            others = [other for other in current.manifest.files if other.name not in files]
             manifest = replace(
                 current.manifest,
-                files=tuple(sorted([*others, entry], key=lambda file: file.name)),
+                files=tuple(sorted([*others, *entries], key=lambda file: file.name)),
                 steps=(*current.manifest.steps, replace(step, parent=bundle.digest)),
             )
-            _switch(current.path, manifest, entry, content)
+            _switch(current.path, manifest, zip(entries, contents, strict=True))
     except OSError as error:
         raise BundleError(
             f"cannot write into the bundle: {str(bundle.path)!r}, {error.strerror or error}; "
@@ -198,16 +230,20 @@ def _content(name: str, data: bytes | tuple[Tensors, Mapping[str, Any]]) -> byte
     return data
 
 
-def _switch(folder: Path, manifest: Manifest, entry: FileEntry, content: bytes) -> None:
+def _switch(folder: Path, manifest: Manifest, new: Iterable[tuple[FileEntry, bytes]]) -> None:
     """New content under its pending name, then the manifest, then the final name: the manifest alone decides
     old or new.
     """
-    (folder / entry.name).parent.mkdir(exist_ok=True)
-    pending = pending_path(folder, entry)
-    write_file(pending, [content])
+    places = {}
+    for entry, content in new:
+        place = folder / entry.name
+        place.parent.mkdir(exist_ok=True)
+        places[pending_path(folder, entry)] = place
+        write_file(pending_path(folder, entry), [content])
     write_file(folder / MANIFEST, [json_bytes(manifest.to_json())])
-    os.replace(pending, folder / entry.name)
-    sync_folder(pending.parent)
+    for pending, place in places.items():
+        os.replace(pending, place)
+        sync_folder(place.parent)
 
 
 def _settle(bundle: Bundle) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from opentrans_cli.bundle.atomic import write_file
+from opentrans_cli.bundle.atomic import Written, write_file
 from opentrans_cli.errors import BundleError
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -96,7 +96,7 @@ def write_tensors(
     metadata: Mapping[str, Any] | None = None,
     *,
     dtypes: Mapping[str, str] | None = None,
-) -> None:
+) -> Written:
     """Writes a safetensors file whole or not at all, the same bytes for the same content.
 
     tensors: numpy arrays of any shape: float64/32/16, (u)int8 to (u)int64, bool.
@@ -105,7 +105,7 @@ def write_tensors(
     Raises BundleError when metadata is not plain JSON or the disk refuses.
     """
     try:
-        write_file(Path(path), tensor_chunks(tensors, metadata, dtypes=dtypes))
+        return write_file(Path(path), tensor_chunks(tensors, metadata, dtypes=dtypes))
     except OSError as error:
         raise BundleError(
             f"cannot write: {str(path)!r}, {error.strerror or error}; check free space and permissions"

@@ -14,6 +14,7 @@ from opentrans_cli.bundle.bitmask import Mask, unpack_mask
 from opentrans_cli.bundle.digest import file_sha256
 from opentrans_cli.bundle.folder import check_folder, file_path, manifest_bytes, read_manifest
 from opentrans_cli.bundle.manifest import Manifest
+from opentrans_cli.bundle.nested import decode_snapshot, last_round, saved_rounds
 from opentrans_cli.bundle.tensorfile import read_metadata, read_tensors, tensor_headers
 from opentrans_cli.errors import BundleError, OpentransError
 
@@ -55,6 +56,8 @@ def _checks(folder: Path, manifest: Manifest) -> Iterator[Check]:
     yield _attempt("finite values", lambda: _finite(folder, manifest))
     if manifest.file(layout.ROUNDS):
         yield _attempt("rounds", lambda: _rounds(folder, manifest))
+    if manifest.file(layout.ROUND_WEIGHTS):
+        yield _attempt("round weights", lambda: _round_weights(folder, manifest))
     yield _attempt("steps", lambda: _steps(manifest))
 
 
@@ -123,6 +126,17 @@ def _rounds(folder: Path, manifest: Manifest) -> str:
         layout.check_rounds(layer, rounds[layer], mask)
         last = max(last, int(rounds[layer].max()))
     return f"{last} nested rounds, round 0 is the mask"
+
+
+def _round_weights(folder: Path, manifest: Manifest) -> str:
+    stored = _tensors(folder, manifest, layout.ROUND_WEIGHTS)
+    last, rounds = _tensors(folder, manifest, layout.WEIGHTS), _tensors(folder, manifest, layout.ROUNDS)
+    end, saved = last_round(rounds), saved_rounds(stored)
+    if saved and saved[-1] >= end:
+        raise BundleError(f"weights of round {saved[-1]}, the last is {end}; write or download the bundle again")
+    for number in saved:
+        decode_snapshot(number, stored, last=last, rounds=rounds, origin=layout.ROUND_WEIGHTS)
+    return f"towers of {len(saved)} earlier rounds, each with a value for every kept weight"
 
 
 def _steps(manifest: Manifest) -> str:

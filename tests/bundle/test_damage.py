@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opentrans_cli.bundle.manifest import FileEntry
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.bundle.tensorfile import read_tensors, write_tensors
 from opentrans_cli.errors import BundleError
@@ -134,10 +135,7 @@ def test_a_flipped_data_bit_names_file_and_hash(bundle: Bundle) -> None:
 
 def forge(bundle: Bundle, name: str, tensors: dict[str, np.ndarray]) -> Bundle:
     """Replaces a tensor file and makes the manifest vouch for it, as a forger would."""
-    from opentrans_cli.bundle.contents import describe_file
-
-    write_tensors(bundle.path / name, tensors)
-    entry = describe_file(bundle.path, name)
+    entry = FileEntry(name, *write_tensors(bundle.path / name, tensors))
 
     def change(document: dict[str, Any]) -> None:
         document["files"] = [entry.to_json() if f["name"] == name else f for f in document["files"]]
