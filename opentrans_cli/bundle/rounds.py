@@ -117,7 +117,7 @@ def at_round(bundle: Bundle, info: RoundInfo, *, target: float | None = None, ba
     manifest and rounds disagree.
     """
     if info.last:
-        return BundleAtRound(bundle.path, bundle.manifest, parent=bundle, number=None, base=base)
+        return bundle if base is None else with_base(bundle, base)
     rounds = bundle.rounds()
     if rounds is None:
         raise BundleError(f"bundle has no rounds: {str(bundle.path)!r}; prune again with --keep-rounds")
@@ -134,6 +134,11 @@ def at_round(bundle: Bundle, info: RoundInfo, *, target: float | None = None, ba
         layers=tuple(replace(layer, kept=kept[layer.name]) for layer in bundle.manifest.layers),
     )
     return BundleAtRound(bundle.path, manifest, parent=bundle, number=info.round, base=base)
+
+
+def with_base(bundle: Bundle, base: Tensors) -> Bundle:
+    """A bundle of masks alone with the values of `base`, the dense tower it was cut from, a tensor a layer."""
+    return BundleAtRound(bundle.path, bundle.manifest, parent=bundle, number=None, base=base)
 
 
 @dataclass(frozen=True)

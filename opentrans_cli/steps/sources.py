@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.bundle.digest import tower_digest
+from opentrans_cli.bundle.layout import WEIGHTS
 from opentrans_cli.bundle.manifest import Base
+from opentrans_cli.bundle.rounds import with_base
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import build_visual
-from opentrans_cli.clip.layers import layer_weights, prunable_layers
+from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip, is_local, load_clip
 from opentrans_cli.errors import BundleError, SourceError
 from opentrans_cli.steps.provenance import arrays, base_record, tensors
-from opentrans_cli.steps.reporter import Reporter
+from opentrans_cli.steps.reporter import SILENT, Reporter
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ def is_bundle(source: str) -> bool:
     return source != "tiny" and (Path(source) / "manifest.json").is_file()
 
 
-def load_tower(source: str, reporter: Reporter) -> Tower:
-    """Load the tower of a bundle folder or of a CLIP source. Raises SourceError or BundleError in one line."""
+def load_tower(source: str, reporter: Reporter, *, base: str | None = None) -> Tower:
+    """Load the tower of a bundle folder or of a CLIP source. Raises SourceError or BundleError in one line.
+
+    `base` is where the base of a bundle of masks alone lies now, if it has moved.
+    """
     if is_bundle(source):
-        return bundle_tower(open_bundle(source))
+        return bundle_tower(open_bundle(source), base=base, reporter=reporter)
     if source != "tiny" and not is_local(source):
         reporter.say(f"loading {source} (cached, or downloaded by open_clip)")
     return clip_tower(_loaded(source, reporter))
@@ -78,8 +83,13 @@ def clip_tower(clip: LoadedClip) -> Tower:
     return Tower(visual, base_record(clip), masks, None)
 
 
-def bundle_tower(bundle: Bundle) -> Tower:
-    """The tower of a bundle, dense, with exact zeros where it is pruned."""
+def bundle_tower(bundle: Bundle, *, base: str | None = None, reporter: Reporter = SILENT) -> Tower:
+    """The tower of a bundle, dense, with exact zeros where it is pruned.
+
+    One of masks alone gets the values of its base, or of the source `base` where that has moved.
+    """
+    if not bundle.has(WEIGHTS):
+        bundle = with_base(bundle, base_tower(bundle, base, reporter))
     visual = build_visual(bundle.manifest.base.model_cfg, tensors(bundle.tower()))
     masks = {layer: torch.from_numpy(mask) for layer, mask in bundle.masks().items()}
     _check_layers(visual, masks, bundle)
@@ -100,6 +110,25 @@ def load_text_clip(base: Base, override: str | None, reporter: Reporter) -> Load
     """
     source = override or base.source
     reporter.say(f"text tower: {source}")
+    return _base_clip(base, source, reporter)
+
+
+def base_tower(bundle: Bundle, override: str | None, reporter: Reporter) -> dict[str, np.ndarray]:
+    """The dense tower `bundle` was cut from, a tensor a layer: from its own source, or `override` where that has moved.
+
+    Raises SourceError if it cannot be loaded or is another one.
+    """
+    source = override or bundle.manifest.base.source
+    reporter.say(f"weights of the base: {source}")
+    try:
+        clip = _base_clip(bundle.manifest.base, source, reporter)
+    except SourceError as error:
+        problem = str(error).split("; ")[0]
+        raise SourceError(f"{problem}; {bundle.path} needs the weights of its base, say with --base where") from error
+    return arrays(split_packed(clip.model.visual.state_dict()))
+
+
+def _base_clip(base: Base, source: str, reporter: Reporter) -> LoadedClip:
     clip = _loaded(source, reporter)
     if tower_digest(arrays(clip.model.visual.state_dict())) != base.digest:
         raise SourceError(f"not the CLIP this bundle was cut from: {source}; name the right one with --base")
