@@ -20,32 +20,47 @@ if TYPE_CHECKING:
 
 def transfer(
     bundle: o.BundleArg,
-    to: Annotated[str, typer.Option("--to", help="Framework: deeplabv3 or maskclip.")] = "deeplabv3",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="New bundle; needed unless --dry-run.")] = None,
+    to: Annotated[str, typer.Option("--to", help="deeplabv3, maskclip, or open-clip (a folder).")] = "deeplabv3",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="New bundle or folder; needed unless --dry-run.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every key and write nothing.")] = False,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="NAME=VALUE of the framework, e.g. output_stride=8.")
     ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="open-clip: a smaller dense tower, without the channels pruned away.")
+    ] = False,
+    base: o.BaseOpt = None,
     seed: o.SeedOpt = 0,
     force: o.ForceOpt = False,
     as_json: o.JsonOpt = False,
     quiet: o.QuietOpt = False,
 ) -> None:
-    """Put the subnet into a segmentation framework, with a receipt of every key."""
+    """Put the subnet into a segmentation framework, or a folder open_clip loads, with a receipt of every key."""
     if (out is None) != dry_run:
         raise OptionError("transfer needs either a place to write or none: --out and --dry-run; give exactly one")
-    from opentrans_cli.steps.transfer import transfer as step
+    from opentrans_cli.steps.export import OPEN_CLIP, export_open_clip
 
-    result = step(
-        bundle,
-        to=to,
-        out=out,
-        options=framework_options(option or []),
-        seed=seed,
-        force=force,
-        reporter=ConsoleReporter(quiet=quiet),
-    )
+    reporter = ConsoleReporter(quiet=quiet)
+    result: TransferResult
+    if to == OPEN_CLIP:
+        if option:
+            raise OptionError(f"{OPEN_CLIP} has no options: --option {option[0]}; leave it out")
+        result = export_open_clip(bundle, out=out, compact=compact, base=base, force=force, reporter=reporter)
+    else:
+        _refuse_export_options(to, compact=compact, base=base)
+        from opentrans_cli.steps.transfer import transfer as step
+
+        options = framework_options(option or [])
+        result = step(bundle, to=to, out=out, options=options, seed=seed, force=force, reporter=reporter)
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+
+
+def _refuse_export_options(to: str, *, compact: bool, base: str | None) -> None:
+    for option, given in (("--compact", compact), ("--base", base)):
+        if given:
+            raise OptionError(f"only --to open-clip takes {option}: --to {to}; leave one of them out")
 
 
 def framework_options(pairs: list[str]) -> dict[str, str]:
@@ -72,3 +87,6 @@ def _summary(console: Console, result: TransferResult) -> None:
     counts = Counter((key["rule"], key["verdict"]) for key in result.keys)
     parts = ", ".join(f"{count} {rule} {verdict}" for (rule, verdict), count in sorted(counts.items()))
     console.print(f"[bold]{result.path}[/]  {result.framework}: {parts}; none unmatched", soft_wrap=True)
+    if compact := result.to_json().get("compact"):
+        parameters = f"{human_count(compact['parameters'])} of {human_count(compact['dense_parameters'])} parameters"
+        console.print(f"width {compact['width']}, {parameters}, embeddings within {compact['difference']:.0e}")
