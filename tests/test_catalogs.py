@@ -12,26 +12,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from opentrans_cli.catalog import Catalog
+from opentrans_cli.clip.layers import candidates, layer_weights, prunable_layers
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import MaskError, OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.sparsity.importance import random_scores
+from opentrans_cli.sparsity.masking import prunable_total, sparsity_of
 from opentrans_cli.sparsity.patterns import PATTERNS
+from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
 from opentrans_cli.spectral.estimators import ESTIMATORS
 
 # Catalog -> the package of its table, and the files there that are not plug-ins.
 TABLES: dict[str, tuple[Catalog, str, set[str]]] = {
-    "patterns": (PATTERNS, "opentrans_cli.sparsity.patterns", set()),
+    "patterns": (PATTERNS, "opentrans_cli.sparsity.patterns", {"base"}),
     "estimators": (ESTIMATORS, "opentrans_cli.spectral.estimators", set()),
     "frameworks": (FRAMEWORKS, "opentrans_cli.frameworks", {"base", "keys", "options", "readout"}),
     "datasets": (
         DATASETS,
         "opentrans_cli.datasets",
-        {"base", "crops", "images", "sampling", "textfile", "vocabulary"},
+        {"base", "crops", "images", "picture_source", "recipes", "sampling", "shards", "textfile", "views"}
+        | {"vocabulary", "workers"},
     ),
 }
 every_table = pytest.mark.parametrize("table", TABLES)
@@ -86,51 +91,121 @@ def test_a_table_is_light_and_names_are_what_a_manifest_may_hold(table: str) -> 
         assert name == name.lower() and name.replace("_", "").replace("-", "").isalnum()
 
 
-# Patterns: scores by layer, sparsity -> masks by layer.
+# Patterns: NAME(text, visual) -> Pattern, whose masks are a function of scores and sparsity.
 
-SHAPES = {"stem": (4, 3, 3, 3), "layer1.0.conv1": (8, 16, 1, 1), "layer1.0.conv2": (8, 8, 3, 3)}
-TOTAL = sum(int(np.prod(shape)) for shape in SHAPES.values())
+TEXTS = {"n_m": "2:4"}  # what a user writes for a pattern, where that is not its name
+EXACT = {"unstructured", "layerwise"}  # patterns that remove the rounded number of weights at every sparsity
 
 
-def removed(masks: dict[str, torch.Tensor]) -> int:
-    return sum(int((~mask).sum()) for mask in masks.values())
+@pytest.fixture(scope="module")
+def tiny_visual() -> nn.Module:
+    return load_clip("tiny").model.visual
+
+
+def built(name: str, visual: nn.Module) -> tuple[Pattern, dict[str, torch.Size]]:
+    """A pattern for this tower, and the shapes of the layers it prunes by default."""
+    pattern = PATTERNS.load(name)(TEXTS.get(name, name), visual)
+    weights = layer_weights(visual, pattern.layers(prunable_layers(visual)))
+    shapes = {layer: weight.shape for layer, weight in weights.items()}
+    return pattern, {layer: shape for layer, shape in shapes.items() if pattern.problem(layer, tuple(shape)) is None}
+
+
+def growing(pattern: Pattern) -> list[float]:
+    """Sparsities from 0 to the only one of the pattern, or far."""
+    return [share * (pattern.sparsity or 0.95) for share in (0, 0.3, 0.5, 0.8, 1)]
 
 
 @every_pattern
-@pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.5, 0.9, 0.999])
-def test_a_pattern_returns_bool_masks_of_the_layers_shapes_and_the_exact_count(name: str, sparsity: float) -> None:
-    scores = random_scores(SHAPES, 1)
-    masks = PATTERNS.load(name)(scores, sparsity)
-    assert list(masks) == list(SHAPES)
-    assert all(masks[layer].shape == shape and masks[layer].dtype == torch.bool for layer, shape in SHAPES.items())
-    assert removed(masks) == round(sparsity * TOTAL)
+def test_a_pattern_is_found_by_what_the_user_writes_and_calls_itself_so(name: str, tiny_visual: nn.Module) -> None:
+    text = TEXTS.get(name, name)
+    pattern = pattern_for(text, tiny_visual)
+    assert pattern.name == text
+    assert pattern.sparsity is None or 0 < pattern.sparsity < 1
 
 
 @every_pattern
-def test_a_pattern_nests_its_masks_as_sparsity_grows_and_is_a_function(name: str) -> None:
-    pattern, scores = PATTERNS.load(name), random_scores(SHAPES, 2)
-    last = pattern(scores, 0.2)
-    for sparsity in (0.4, 0.7, 0.95):
-        masks = pattern(scores, sparsity)
-        inside = pattern(scores, sparsity, inside=last)
-        for layer in SHAPES:
+def test_a_pattern_prunes_layers_of_the_tower_and_holds_tensors_beside_them(name: str, tiny_visual: nn.Module) -> None:
+    pattern, shapes = built(name, tiny_visual)
+    assert shapes and set(shapes) <= {candidate.name for candidate in candidates(tiny_visual)}
+    masks = pattern.masks(random_scores(shapes, 0), pattern.sparsity or 0.5)
+    state = tiny_visual.state_dict()
+    for tensor, mask in pattern.companions(masks).items():
+        assert mask.dtype == torch.bool and mask.shape == state[tensor].shape
+        assert tensor.removesuffix(".weight") not in shapes
+
+
+@every_pattern
+def test_a_pattern_returns_bool_masks_of_the_layers_shapes(name: str, tiny_visual: nn.Module) -> None:
+    pattern, shapes = built(name, tiny_visual)
+    for sparsity in growing(pattern):
+        masks = pattern.masks(random_scores(shapes, 1), sparsity)
+        assert list(masks) == list(shapes)
+        assert all(masks[layer].shape == shape and masks[layer].dtype == torch.bool for layer, shape in shapes.items())
+        if name in EXACT:
+            total = prunable_total(masks)
+            assert sparsity_of(masks) == round(sparsity * total) / total
+    assert all(bool(mask.all()) for mask in pattern.masks(random_scores(shapes, 1), 0.0).values())
+    if pattern.sparsity is not None:
+        assert sparsity_of(masks) == pattern.sparsity
+
+
+@every_pattern
+def test_a_pattern_nests_its_masks_as_sparsity_grows_and_is_a_function(name: str, tiny_visual: nn.Module) -> None:
+    pattern, shapes = built(name, tiny_visual)
+    scores = random_scores(shapes, 2)
+    last = {layer: torch.ones(shape, dtype=torch.bool) for layer, shape in shapes.items()}
+    for sparsity in growing(pattern):
+        masks = pattern.masks(scores, sparsity)
+        again = built(name, tiny_visual)[0].masks(scores, sparsity)
+        for layer in shapes:
             assert not (masks[layer] & ~last[layer]).any()
-            assert torch.equal(masks[layer], inside[layer])
-            assert torch.equal(masks[layer], pattern(scores, sparsity)[layer])
+            assert torch.equal(masks[layer], again[layer])
         last = masks
 
 
 @every_pattern
-def test_a_pattern_keeps_exact_counts_when_all_scores_are_equal(name: str) -> None:
-    scores = {layer: torch.ones(shape) for layer, shape in SHAPES.items()}
-    assert removed(PATTERNS.load(name)(scores, 0.5)) == round(0.5 * TOTAL)
+def test_a_pattern_stays_inside_the_round_before_whatever_the_scores_are_now(name: str, tiny_visual: nn.Module) -> None:
+    pattern, shapes = built(name, tiny_visual)
+    last: dict[str, torch.Tensor] | None = None
+    for number, sparsity in enumerate(growing(pattern)):
+        copies = {layer: mask.clone() for layer, mask in (last or {}).items()}
+        scores = random_scores(shapes, number)
+        masks = pattern.masks(scores, sparsity, inside=last)
+        assert sparsity_of(masks) == sparsity_of(pattern.masks(scores, sparsity))
+        for layer, before in copies.items():
+            assert not (masks[layer] & ~before).any()
+            assert last is not None and torch.equal(last[layer], before)
+        last = masks
+
+
+@every_pattern
+def test_a_pattern_removes_as_much_when_all_scores_are_equal(name: str, tiny_visual: nn.Module) -> None:
+    pattern, shapes = built(name, tiny_visual)
+    equal = {layer: torch.ones(shape) for layer, shape in shapes.items()}
+    for sparsity in growing(pattern):
+        of_equal = pattern.masks(equal, sparsity)
+        assert sparsity_of(of_equal) == sparsity_of(pattern.masks(random_scores(shapes, 4), sparsity))
 
 
 @every_pattern
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, float("nan")])
-def test_a_pattern_refuses_a_sparsity_out_of_range(name: str, sparsity: float) -> None:
+def test_a_pattern_refuses_a_sparsity_out_of_range(name: str, sparsity: float, tiny_visual: nn.Module) -> None:
+    pattern, shapes = built(name, tiny_visual)
     with pytest.raises(OptionError, match="sparsity out of range"):
-        PATTERNS.load(name)(random_scores(SHAPES, 3), sparsity)
+        pattern.masks(random_scores(shapes, 5), sparsity)
+
+
+@every_pattern
+def test_a_pattern_refuses_to_go_back_and_what_it_cannot_rank_by_name(name: str, tiny_visual: nn.Module) -> None:
+    pattern, shapes = built(name, tiny_visual)
+    scores, last = random_scores(shapes, 6), list(shapes)[-1]
+    pruned = pattern.masks(scores, pattern.sparsity or 0.9)
+    with pytest.raises(OptionError, match="already pruned"):
+        pattern.masks(scores, 0.1, inside=pruned)
+    with pytest.raises(MaskError, match=f"no mask of the previous round: {last};"):
+        pattern.masks(scores, pattern.sparsity or 0.9, inside={k: v for k, v in pruned.items() if k != last})
+    with pytest.raises(MaskError, match=f"NaN: {last};"):
+        pattern.masks(scores | {last: scores[last] * float("nan")}, pattern.sparsity or 0.9)
 
 
 # Estimators: ascending eigenvalues, float64 (n,) -> PowerLawFit.

@@ -150,7 +150,7 @@ def test_a_sparsity_out_of_range_is_refused(sparsity):
 
 def test_a_group_that_lost_too_many_already_is_refused_by_layer():
     inside = {"a": torch.tensor([[True, True, True, True], [False, False, True, False]])}
-    with pytest.raises(OptionError, match="already pruned: 0.5, a group in a keeps fewer than 2 of 4; start from a"):
+    with pytest.raises(OptionError, match=r"already pruned: 0\.5, a group in a keeps fewer than 2 of 4; start from a"):
         n_m("2:4", nn.Identity()).masks({"a": torch.rand(2, 4)}, 0.5, inside=inside)
 
 
