@@ -12,14 +12,15 @@ import torch
 
 from opentrans_cli.bundle.atomic import write_file
 from opentrans_cli.bundle.records import json_bytes
-from opentrans_cli.bundle.store import Bundle, add_file
+from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
-from opentrans_cli.errors import DataError
+from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.metrics.miou import mean_iou
 from opentrans_cli.steps.provenance import environment, parameter_count, resolve_device, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.steps.rounds import at_sparsity as tower_at_sparsity
 from opentrans_cli.steps.segmentors import (
     TRAINING_FREE,
     BuiltSegmentor,
@@ -29,7 +30,7 @@ from opentrans_cli.steps.segmentors import (
     bundle_segmentor,
     embed_vocabulary,
 )
-from opentrans_cli.steps.sources import Tower, load_text_clip, load_tower
+from opentrans_cli.steps.sources import Tower, is_bundle, load_text_clip, load_tower
 from opentrans_cli.steps.target import prepare_parent
 
 
@@ -46,6 +47,7 @@ def evaluate(
     *,
     dataset: str = "shapes",
     data: DatasetOptions | None = None,
+    at_sparsity: float | None = None,
     base: str | None = None,
     out: Path | None = None,
     device: str = "auto",
@@ -55,16 +57,15 @@ def evaluate(
     """Score the segmentor of a bundle on a data set; the report goes into the bundle, or to the file `out`.
 
     A source without a segmentor (a CLIP, or a bundle fresh from `prune`) is read out without training, by MaskCLIP's
-    dense embeddings, and the report says so. Images are scored at their own size. Raises SourceError, BundleError,
+    dense embeddings, and the report says so. `at_sparsity` takes an earlier round of a bundle; its report has the
+    sparsity in its name. Images are scored at their own size. Raises SourceError, BundleError,
     DataError or OptionError.
     """
     if out is not None:
-        _check_target(out, force=force)
-    samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions(split="val"))
-    if len(samples) == 0:
-        raise DataError(f"no images to score: {dataset}; check --images and --split-list")
+        check_target(out, force=force)
+    samples = load_samples(dataset, data)
     where = resolve_device(device)
-    tower = load_tower(source, reporter)
+    tower = _tower(source, at_sparsity, base, reporter)
     built = bundle_segmentor(tower)
     if built is None:
         reporter.say(f"no segmentor in {source}: reading the tower out without training ({TRAINING_FREE})")
@@ -74,6 +75,8 @@ def evaluate(
         prepare_parent(out)
     report = score(built, samples, text, device=where, reporter=reporter)
     report = {**report, "dataset": dataset, "data": samples.fingerprint}
+    if at_sparsity is not None:
+        report["at_sparsity"] = at_sparsity
     if out is not None:
         write_file(out, [json_bytes(report)])
         return EvalResult(out, report)
@@ -82,7 +85,24 @@ def evaluate(
     return EvalResult(_record(tower.bundle, report), report)
 
 
-def _check_target(out: Path, *, force: bool) -> None:
+def _tower(source: str, at_sparsity: float | None, base: str | None, reporter: Reporter) -> Tower:
+    if at_sparsity is None:
+        return load_tower(source, reporter, base=base)
+    if not is_bundle(source):
+        raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
+    return tower_at_sparsity(open_bundle(source), at_sparsity, base=base, reporter=reporter)
+
+
+def load_samples(dataset: str, data: DatasetOptions | None) -> SegDataset:
+    """The labelled images to score. Raises DataError if there are none."""
+    samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions(split="val"))
+    if len(samples) == 0:
+        raise DataError(f"no images to score: {dataset}; check --images and --split-list")
+    return samples
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """DataError unless a report may be written at `out`."""
     if out.is_dir():
         raise DataError(f"output is a folder: {out}; name a file, such as report.json")
     if out.exists() and not force:
@@ -162,6 +182,9 @@ def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, texts: int) -> 
 
 
 def _record(bundle: Bundle, report: dict[str, Any]) -> Path:
-    options = {"dataset": report["dataset"], "images": report["images"]}
+    options, name = {"dataset": report["dataset"], "images": report["images"]}, f"eval-{report['dataset']}"
+    if "at_sparsity" in report:
+        options["at_sparsity"] = report["at_sparsity"]
+        name += f"-at-{report['at_sparsity']:.4f}"
     step = step_record("eval", options, seed=None, data=report["data"], metrics={"miou": report["miou"]})
-    return add_file(bundle, f"reports/eval-{report['dataset']}.json", json_bytes(report), step=step).path
+    return add_file(bundle, f"reports/{name}.json", json_bytes(report), step=step).path
