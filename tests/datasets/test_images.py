@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from opentrans_cli.datasets.images import (
+    decode_image,
+    files_under,
     list_images,
     list_label_maps,
     read_image,
@@ -185,3 +187,40 @@ def test_a_resized_image_has_the_wanted_height_and_width() -> None:
         resized = resize_image(image, (5, 40), method=method)  # type: ignore[arg-type]
         assert resized.shape == (5, 40, 3)
         assert (resized == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("shrink_to", "shape"), [(None, (96, 160)), (49, (96, 160)), (48, (48, 80)), (24, (24, 40)), (1, (12, 20))]
+)
+def test_a_jpeg_shrinks_by_halves_while_both_sides_stay_large_enough(
+    tmp_path: Path, shrink_to: int | None, shape: tuple[int, int]
+) -> None:
+    smooth = np.add.outer(np.arange(96), np.arange(160)).astype(np.uint8)
+    for suffix in ("jpg", "png"):
+        Image.fromarray(np.dstack([smooth] * 3)).save(tmp_path / f"x.{suffix}")
+    small = read_image(tmp_path / "x.jpg", shrink_to=shrink_to)
+    assert small.shape[:2] == shape
+    resized = resize_image(read_image(tmp_path / "x.jpg"), shape)
+    assert np.abs(small.astype(int) - resized).max() <= 6
+    assert read_image(tmp_path / "x.png", shrink_to=shrink_to).shape[:2] == (96, 160)
+
+
+def test_the_content_of_a_file_reads_like_the_file_and_errors_have_the_given_name(tmp_path: Path) -> None:
+    Image.fromarray(CORNERS).save(tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    assert np.array_equal(decode_image(data, "any"), CORNERS)
+    with pytest.raises(DataError, match=r"image cannot be read: a\.tar:1\.png; it is damaged"):
+        decode_image(data[:-30], "a.tar:1.png")
+
+
+def test_files_are_listed_without_hidden_ones_and_without_following_linked_folders(tmp_path: Path) -> None:
+    for name in ("a.tar", "b/c.TAR", "b/.d.tar", ".e/f.tar", "g.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "link.tar").symlink_to(tmp_path / "a.tar")
+    (tmp_path / "dead.tar").symlink_to(tmp_path / "none")
+    found = files_under(tmp_path, (".tar",))
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.tar", "b/c.TAR", "link.tar"]
+    with pytest.raises(DataError, match=r"folder cannot be read: .*none \(No such file"):
+        files_under(tmp_path / "none", (".tar",))

@@ -1,7 +1,10 @@
-"""Distillation images: fixed squares, chosen by the seed."""
+"""The images of a distillation: opened from every kind of place, shown once, and what was skipped is said."""
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,79 +12,103 @@ import pytest
 import torch
 from PIL import Image
 
-from opentrans_cli.datasets.images import resize_image
 from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+from opentrans_cli.datasets.views import Views
 from opentrans_cli.errors import DataError, OptionError
-from opentrans_cli.steps.pixels import distillation_images, pixel_fingerprint, random_view, whole_view
-from opentrans_cli.steps.reporter import SILENT
+from opentrans_cli.steps.pixels import distillation_images, open_views, pixel_fingerprint
+from opentrans_cli.steps.reporter import SILENT, Advance, Reporter
 
 
-def images(where: object, *, limit: int = 4096, seed: int = 0, size: int = 32) -> torch.Tensor:
-    return distillation_images(str(where), size=size, limit=limit, seed=seed, reporter=SILENT)
+class Recorder:
+    """A reporter that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.bars: list[tuple[str, int]] = []
+        self.advanced = 0
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Advance]:
+        self.bars.append((title, total))
+
+        def advance(status: str) -> None:
+            self.advanced += 1
+
+        yield advance
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Five photos of different shapes."""
+    """Twelve photos of random pixels."""
     rng = np.random.default_rng(0)
-    for number, (height, width) in enumerate([(40, 64), (64, 40), (32, 32), (90, 33), (20, 25)]):
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (40, 32, 3), dtype=np.uint8)).save(tmp_path / f"{number:02d}.png")
     return tmp_path
 
 
+def views_of(where: object, *, limit: int = 100, skip_bad: bool = False, reporter: Reporter = SILENT) -> Views:
+    return open_views(str(where), size=32, limit=limit, seed=0, skip_bad=skip_bad, reporter=reporter)
+
+
 def test_the_embedded_scenes_are_the_training_scenes() -> None:
-    found = images("shapes", limit=3, size=64)
-    scenes = ShapesDataset("train", size=64, count=3)
-    assert found.shape == (3, 64, 64, 3) and found.dtype == torch.uint8
-    assert all(np.array_equal(found[index].numpy(), scenes[index].image) for index in range(3))
+    recorder = Recorder()
+    with views_of("shapes", limit=3, reporter=recorder) as views:
+        scenes = ShapesDataset("train", size=32, count=3)
+        assert np.array_equal(views.fetch(np.arange(3)), [scenes[index].image for index in range(3)])
+    assert recorder.bars == [("rendering scenes", 3)] and recorder.advanced == 3 and recorder.said == []
 
 
-def test_every_photo_gives_its_whole_view_and_one_crop(photos: Path) -> None:
-    found = images(photos)
-    assert found.shape == (10, 32, 32, 3) and found.dtype == torch.uint8
-    for number in range(5):
-        image = np.asarray(Image.open(photos / f"{number}.png").convert("RGB"))
-        assert np.array_equal(found[2 * number].numpy(), whole_view(image, 32))
+def test_every_view_is_shown_once_in_order_while_the_bar_advances(photos: Path) -> None:
+    recorder, seen = Recorder(), list[np.ndarray]()
+    with open_views(
+        str(photos), size=32, limit=9, seed=0, in_memory=0, on_batch=seen.append, reporter=recorder
+    ) as views:
+        assert views.streamed and len(views) == 9
+        assert np.array_equal(np.concatenate(seen), views.fetch(np.arange(9)))
+    assert recorder.bars == [("reading images", 9)] and recorder.advanced == 9
 
 
-def test_the_limit_counts_views_and_the_seed_chooses_photos(photos: Path) -> None:
-    for limit in (1, 2, 3, 9, 10, 50):
-        assert len(images(photos, limit=limit)) == min(limit, 10)
-    assert torch.equal(images(photos, limit=4), images(photos, limit=4))
-    assert len({pixel_fingerprint(images(photos, limit=4, seed=seed)) for seed in range(4)}) > 1
+def test_the_first_eight_skipped_pictures_are_named_and_the_rest_is_counted(photos: Path) -> None:
+    for number in range(10):
+        (photos / f"{number:02d}.png").write_text("no picture")
+        recorder = Recorder()
+        with views_of(photos, skip_bad=True, reporter=recorder) as views:
+            assert len(views) == 2 * (11 - number)
+        named = [f"skipped: image cannot be read: {photos}/{index:02d}.png" for index in range(min(number + 1, 8))]
+        more = [f"skipped: {number - 7} more, {number + 1} altogether"] if number > 7 else []
+        assert recorder.said == named + more
 
 
-def test_the_fingerprint_is_that_of_the_pixels(photos: Path) -> None:
-    found = images(photos)
-    assert pixel_fingerprint(found) == pixel_fingerprint(found.clone())
-    changed = found.clone()
+def test_all_views_at_once_have_the_fingerprint_of_the_views(photos: Path) -> None:
+    images = distillation_images(str(photos), size=32, limit=100, seed=0, reporter=SILENT)
+    assert images.shape == (24, 32, 32, 3) and images.dtype == torch.uint8
+    with views_of(photos) as views:
+        assert np.array_equal(images.numpy(), views.fetch(np.arange(24)))
+        assert pixel_fingerprint(images) == views.fingerprint
+    changed = images.clone()
     changed[0, 0, 0, 0] ^= 1
-    assert pixel_fingerprint(changed) != pixel_fingerprint(found) != pixel_fingerprint(found.reshape(5, 64, 32, 3))
+    assert len({pixel_fingerprint(some) for some in (images, changed, images.reshape(12, 64, 32, 3))}) == 3
 
 
-def test_the_whole_view_is_the_resized_middle() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    assert np.array_equal(whole_view(image, 64), image[:, 16:80])
-    assert np.array_equal(whole_view(image[:, :64], 32), resize_image(image[:, :64], (32, 32)))
-    for height, width in [(33, 100), (100, 33), (7, 9), (501, 500)]:
-        assert whole_view(np.zeros((height, width, 3), np.uint8), 64).shape == (64, 64, 3)
-
-
-def test_a_random_view_stays_inside_and_covers_20_to_100_percent_of_the_largest_square() -> None:
-    rng = np.random.Generator(np.random.PCG64(0))
-    # Position in the image written into the pixels, so that the view tells where it was taken.
-    image = np.zeros((200, 240, 3), np.uint8)
-    image[..., 0], image[..., 1] = np.arange(200)[:, None], np.arange(240)[None]
-    areas = []
-    for _ in range(100):
-        view = random_view(image, 64, rng).astype(int)
-        assert view.shape == (64, 64, 3)
-        areas.append((np.ptp(view[..., 0]) * np.ptp(view[..., 1])) / 200**2)
-    assert 0.17 < min(areas) < 0.3 and 0.8 < max(areas) <= 1
-
-
-def test_no_photos_or_a_limit_below_one_are_told(tmp_path: Path, photos: Path) -> None:
-    with pytest.raises(DataError, match="image folder not found"):
-        images(tmp_path / "none")
+def test_what_cannot_be_opened_is_told(photos: Path) -> None:
+    with pytest.raises(DataError, match=r"images not found: .*none; give a folder"):
+        views_of(photos / "none")
     with pytest.raises(OptionError, match="--image-limit must be at least 1: 0"):
-        images(photos, limit=0)
+        views_of(photos, limit=0)
+    (photos / "03.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"03\.png; .* or skip it and others with --skip-bad"):
+        views_of(photos)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_no_worker_is_left_when_the_pass_is_broken_off(photos: Path, error: type[BaseException]) -> None:
+    def interrupted(pixels: np.ndarray) -> None:
+        assert multiprocessing.active_children()
+        raise error
+
+    with pytest.raises(error):
+        open_views(str(photos), size=32, limit=24, seed=0, workers=1, on_batch=interrupted, reporter=SILENT)
+    assert multiprocessing.active_children() == []

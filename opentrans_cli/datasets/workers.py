@@ -1,0 +1,104 @@
+"""Worker processes that make pictures: results in the order asked for, a bounded look-ahead, no orphans."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
+from multiprocessing.connection import wait
+from typing import Any, Generic, Protocol, TypeVar
+
+from opentrans_cli.errors import DataError, OptionError
+
+AHEAD = 3
+"""Tasks per worker that are begun before their results are asked for: one at work, one waiting, one done."""
+
+Result_co = TypeVar("Result_co", covariant=True)
+Result = TypeVar("Result")
+
+
+class Task(Protocol[Result_co]):
+    """A piece of work that says everything itself, so that any process can do it."""
+
+    def run(self) -> Result_co:
+        """The result; a function of the task alone."""
+
+
+class Workers(Generic[Result]):
+    """`count` processes, started when first needed; 0 = everything in this process, when it is asked for.
+
+    Processes are spawned, since forking is unsafe once torch has started threads. As with every use of
+    multiprocessing, a script of your own needs `if __name__ == "__main__":` around what it does.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Raises OptionError for a negative count."""
+        if count < 0:
+            raise OptionError(f"--workers must be at least 0: {count}; 0 decodes in the main process")
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def in_order(self, batches: Iterable[Sequence[Task[Result]]]) -> Iterator[list[Result]]:
+        """The results of each batch of tasks, batch by batch.
+
+        With processes, `batches` is read ahead by AHEAD tasks per worker, rounded up to whole batches; results that
+        nobody took yet count, so memory stays bounded however slow the caller is. Raises DataError if a worker is
+        killed, and whatever a task raises.
+        """
+        if self.count == 0:
+            for tasks in batches:
+                yield [task.run() for task in tasks]
+            return
+        begun: deque[list[Future[Result]]] = deque()
+        source = iter(batches)
+        try:
+            self._begin(source, begun)
+            while begun:
+                futures = begun.popleft()
+                self._begin(source, begun)  # before the wait, so that no worker idles at the end of a batch
+                yield [future.result() for future in futures]
+        except BrokenProcessPool:
+            self.close()
+            raise DataError(
+                f"a worker process ended too early: one of {self.count}, killed or out of memory; use fewer --workers"
+            ) from None
+        finally:
+            for future in chain.from_iterable(begun):
+                future.cancel()
+
+    def close(self) -> None:
+        """Ends the processes and waits for them; tasks not yet begun are dropped. They start again when needed."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def _begin(self, source: Iterator[Sequence[Task[Result]]], begun: deque[list[Future[Result]]]) -> None:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_be_a_worker)
+        while sum(map(len, begun)) < AHEAD * self.count and (tasks := next(source, None)) is not None:
+            begun.append([self._pool.submit(_run, task) for task in tasks])
+
+
+def _run(task: Task[Any]) -> Any:
+    return task.run()
+
+
+def _be_a_worker() -> None:
+    """Ctrl-C reaches all processes of a terminal, but only the parent's answer counts; without it nobody is left."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # An executor's workers keep both ends of their queue open, so they never notice that the parent was killed.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
