@@ -26,6 +26,10 @@ QuietOpt = Annotated[bool, typer.Option("--quiet", "-q", help="No talk and no pr
 SeedOpt = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")]
 DeviceOpt = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")]
+AtSparsityOpt = Annotated[
+    float | None,
+    typer.Option("--at-sparsity", help="An earlier round of the bundle; `opentrans inspect` lists what is there."),
+]
 BaseOpt = Annotated[
     str | None,
     typer.Option("--base", help="Source of the text tower, where the bundle's own base has moved."),
@@ -66,6 +70,12 @@ T = TypeVar("T")
 def chosen(options_type: type[T], values: dict[str, Any]) -> T:
     """An options dataclass from a command's local variables of the same names."""
     return options_type(**{field.name: values[field.name] for field in fields(options_type)})  # type: ignore[arg-type]
+
+
+def typed(ctx: typer.Context, name: str) -> bool:
+    """Whether the user gave option `name`, rather than leaving it at its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def dataset_choice(split: str, values: dict[str, Any]) -> tuple[str, DatasetOptions]:

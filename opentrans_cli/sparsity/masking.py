@@ -27,12 +27,13 @@ def sparsity_of(masks: Mapping[str, Tensor]) -> float:
     return (total - kept) / total if total else 0.0
 
 
-def apply_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
+def apply_masks(module: nn.Module, masks: Mapping[str, Tensor], companions: Mapping[str, Tensor] | None = None) -> None:
     """Set the removed weights of `module` to zero, in place; kept weights do not change.
 
-    Raises MaskError naming the layer that is missing or has another shape; then nothing has been changed.
+    `companions` are masks of tensors that are no layer's weight, by full tensor name (see patterns/base.py). Raises
+    MaskError naming the layer that is missing or has another shape; then nothing has been changed.
     """
-    hold(module, masks)()
+    hold(module, masks, companions)()
 
 
 def check_support(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -42,13 +43,18 @@ def check_support(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
             raise MaskError(f"pruned weights are no longer zero: {layer}; apply the mask again before writing")
 
 
-def hold(module: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[], None]:
+def hold(
+    module: nn.Module, masks: Mapping[str, Tensor], companions: Mapping[str, Tensor] | None = None
+) -> Callable[[], None]:
     """A function that sets the removed weights to zero again; call it after every optimizer step.
 
     Masks are copied to each weight's device once, so move the module first. Raises MaskError as
     `apply_masks` does.
     """
     held = [(weight, pruned) for _, weight, pruned in _resolve(module, masks)]
+    for name, mask in (companions or {}).items():
+        tensor = module.get_parameter(name).detach()
+        held.append((tensor, ~mask.to(tensor.device, torch.bool)))
 
     @torch.no_grad()
     def hold_once() -> None:

@@ -4,8 +4,35 @@ from __future__ import annotations
 
 from opentrans_cli.errors import OptionError
 
+SCHEDULES = ("rounds", "one-shot", "linear", "cubic")
+
 # 1 - 0.9**2 is 0.18999999999999995 in floating point; no third round is wanted for a target of 0.19.
 _ROUNDING = 1e-9
+
+
+def schedule(name: str, target: float, *, start: float = 0.0, rate: float = 0.1, rounds: int = 10) -> tuple[float, ...]:
+    """Sparsity after each round, rising, from above `start` to exactly `target`; at least one round.
+
+    rounds: every round removes the share `rate` of what a dense tower would have left (OpenTrans, Alg. 1).
+    one-shot: a single round.
+    linear, cubic: `rounds` rounds, s_k = target + (start - target) (1 - k / rounds)^1 or ^3; cubic is gradual pruning
+    as of Zhu & Gupta 2017, Eq. 1: fast at first, while there is much that is not needed.
+
+    Raises OptionError for an unknown name, a target outside [0, 1), or fewer than one round.
+    """
+    _check_target(target)
+    if name not in SCHEDULES:
+        raise OptionError(f"unknown schedule: '{name}'; choose one of {', '.join(SCHEDULES)}")
+    if rounds < 1:
+        raise OptionError(f"rounds out of range: {rounds}; choose at least 1")
+    if name == "one-shot":
+        return (target,)
+    if name == "rounds":
+        steps = imp_sparsities(target, rate=rate)
+        return tuple(step for step in steps if step > start + _ROUNDING) or (target,)
+    power = 1 if name == "linear" else 3
+    gradual = (target + (start - target) * (1 - k / rounds) ** power for k in range(1, rounds))
+    return (*gradual, target)
 
 
 def imp_sparsities(target: float, *, rate: float = 0.1) -> tuple[float, ...]:
@@ -23,12 +50,6 @@ def imp_sparsities(target: float, *, rate: float = 0.1) -> tuple[float, ...]:
     while (reached := 1 - (1 - rate) ** (len(sparsities) + 1)) < target - _ROUNDING:
         sparsities.append(reached)
     return (*sparsities, target)
-
-
-def one_shot(target: float) -> tuple[float, ...]:
-    """The schedule of a single round; raises OptionError for a target outside [0, 1)."""
-    _check_target(target)
-    return (target,)
 
 
 def _check_target(target: float) -> None:

@@ -1,60 +1,157 @@
-"""The distillation of one pruning run: its images, the teacher's embeddings, and one optimizer for all rounds."""
+"""The distillation of one pruning run: what is compared with the dense tower, and one optimizer for all rounds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opentrans_cli.datasets.sampling import batch_indices
-from opentrans_cli.distill.image import DistillSettings, distill_round, embed, make_optimizer
+from opentrans_cli.distill.image import embed, image_loss
+from opentrans_cli.distill.loop import DistillSettings, StepLog, distill_round, make_optimizer
 from opentrans_cli.errors import OptionError
-from opentrans_cli.sparsity.masking import hold
+from opentrans_cli.steps.feed import ImageFeed
 from opentrans_cli.steps.options import PruneOptions
-from opentrans_cli.steps.pixels import pixel_fingerprint
 from opentrans_cli.steps.reporter import Reporter
-from opentrans_cli.steps.sources import Tower
+from opentrans_cli.training.distributed import World
+
+KINDS = ("image", "text-guided", "none")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Objective(Protocol):
+    """A loss that compares the tower with what it was when the run began."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is compared on."""
+
+    def begin(self, steps: range) -> None:
+        """The steps that come next, in order."""
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one of them, 0-d, and its terms."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What it learns beside the tower."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its own state, to go on with in another process."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes such a state back."""
+
+    def detach(self) -> Any:
+        """Gives the tower back as an ordinary one."""
+
+
+class ImageObjective:
+    """Pooled embeddings of fixed images; the teacher's are those of the tower as it is now, computed here, once."""
+
+    def __init__(
+        self, visual: nn.Module, feed: ImageFeed, options: PruneOptions, *, world: World, compiled: bool
+    ) -> None:
+        """Raises OptionError for fewer images than a batch, or a batch that does not divide among the processes."""
+        if len(feed) < options.batch_size:
+            raise OptionError(
+                f"fewer images than --batch-size: {len(feed)} < {options.batch_size}; lower it or give more images"
+            )
+        self.visual, self.feed, self.options, self.world = visual, feed, options, world
+        self.teacher = feed.map(lambda images: embed(visual, images))
+        student = world.wrap(visual)
+        self.student = torch.compile(student) if compiled else student
+        self._batches: Iterator[tuple[np.ndarray, Tensor]] = iter(())
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images."""
+        return self.feed.fingerprint
+
+    def begin(self, steps: range) -> None:
+        """See Objective."""
+        count, size, seed = len(self.feed), self.options.batch_size, self.options.seed
+        rows = [self.world.share(batch_indices(step, count=count, batch_size=size, seed=seed)) for step in steps]
+        self._batches = zip(rows, self.feed.stream(rows), strict=True)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """See Objective."""
+        rows, images = next(self._batches)
+        return image_loss(self.student(images), self.teacher[torch.from_numpy(rows)].to(images.device)), {}
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """None."""
+        return iter(())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing."""
+
+    def detach(self) -> None:
+        """BatchNorms are ordinary again."""
+        self.world.unwrap(self.visual)
 
 
 class Distillation:
-    """Moves the tower to `device`; its dense weights at that moment are the teacher."""
+    """Trains `visual`, on the world's device, towards `objective`."""
 
     def __init__(
-        self, tower: Tower, images: Tensor, options: PruneOptions, *, rounds: int, device: torch.device
+        self, visual: nn.Module, objective: Objective, options: PruneOptions, *, rounds: int, world: World
     ) -> None:
-        """`images`: uint8 (N, S, S, 3), N at least the batch size; else OptionError."""
-        if len(images) < options.batch_size:
-            raise OptionError(
-                f"fewer images than --batch-size: {len(images)} < {options.batch_size}; lower it or give more images"
-            )
-        self.images, self.normalise = images, tower.preprocess.normalise
-        self.fingerprint = pixel_fingerprint(images)
+        self.visual, self.objective, self.world = visual, objective, world
         self.settings = DistillSettings(
             steps=options.steps_per_round,
             final_steps=options.final_steps,
             rounds=rounds,
-            batch_size=options.batch_size,
             lr=options.lr,
-            seed=options.seed,
+            weight_decay=options.weight_decay,
+            grad_clip=options.grad_clip,
         )
-        tower.visual.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.teacher = embed(tower.visual, images, self.normalise)
-        self.optimizer = make_optimizer(tower.visual, self.settings)
+        self._precision = PRECISIONS[options.precision]
+        self.optimizer = make_optimizer(self.trained().values(), self.settings)
 
-    def run_round(self, tower: Tower, number: int, *, title: str, reporter: Reporter) -> float:
-        """Distil round `number`, counted from 0, with the tower's masks held; returns the loss at its end."""
-        settings = self.settings
-        with reporter.bar(title, settings.steps_of(number)) as advance:
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Everything the optimizer holds, by name."""
+        beside = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
+        return {**dict(self.visual.named_parameters()), **beside}
+
+    def run_round(
+        self,
+        number: int,
+        *,
+        title: str,
+        after_step: Callable[[], None],
+        on_step: Callable[[StepLog], None],
+        reporter: Reporter,
+    ) -> list[StepLog]:
+        """Distil round `number`, counted from 0, with the masks held by `after_step`; one entry a step."""
+        steps = self.settings.steps_of(number)
+        self.objective.begin(steps)
+        with reporter.bar(title, len(steps)) as advance:
+
+            def tell(log: StepLog) -> None:
+                on_step(log)
+                advance(f"loss {log.loss:.4f}")
+
             return distill_round(
-                tower.visual,
+                self.visual,
                 self.optimizer,
-                settings,
-                images=self.images,
-                teacher=self.teacher,
-                normalise=self.normalise,
-                batch_of=lambda step: batch_indices(
-                    step, count=len(self.images), batch_size=settings.batch_size, seed=settings.seed
-                ),
+                self.settings,
                 number=number,
-                after_step=hold(tower.visual, tower.masks),
-                on_step=lambda step, loss: advance(f"loss {loss:.4f}"),
+                loss=self.objective.loss,
+                after_step=after_step,
+                reduce=self.world.mean,
+                autocast=self._autocast,
+                on_step=tell,
             )
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._precision is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.world.device.type, dtype=self._precision)

@@ -1,62 +1,123 @@
-"""Which weights a round keeps: by magnitude, or at random with the same counts."""
+"""Which weights a round keeps: by a criterion, or at random with the same counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from opentrans_cli.bundle.store import Bundle
-from opentrans_cli.clip.layers import layer_weights
 from opentrans_cli.errors import OptionError
-from opentrans_cli.sparsity.importance import magnitude
+from opentrans_cli.sparsity.criteria import CRITERIA
+from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
+from opentrans_cli.sparsity.importance import random_scores
+from opentrans_cli.sparsity.patterns.base import Pattern
 from opentrans_cli.sparsity.twin import random_twin_masks
+from opentrans_cli.steps.feed import ImageFeed
+from opentrans_cli.steps.options import PruneOptions
 from opentrans_cli.steps.sources import Tower
+from opentrans_cli.training.distributed import World
 
 KEPT_BY_ROUND = "kept_by_round"
 """Metric of a prune step: layer -> weights kept after each round."""
 
-Pattern = Callable[..., dict[str, Tensor]]
+Masks = dict[str, Tensor]
 
 
-class MagnitudeChoice:
-    """The paper's criterion: the smallest weights of the whole tower go, as they are when the round begins."""
+class Choice(Protocol):
+    """Gives the masks of one round after another."""
 
-    def __init__(self, pattern: Pattern, sparsities: Sequence[float]) -> None:
-        self.pattern, self.sparsities = pattern, sparsities
-
-    def masks(self, tower: Tower, number: int) -> dict[str, Tensor]:
+    def masks(self, tower: Tower, number: int) -> Masks:
         """Masks (bool, True = kept) of round `number`, counted from 0, inside those the tower has."""
-        scores = magnitude(layer_weights(tower.visual, tower.masks))
+
+
+class Scorer:
+    """Scores of a tower's weights by the run's criterion."""
+
+    def __init__(self, options: PruneOptions, *, feed: ImageFeed | None, world: World) -> None:
+        """Raises OptionError for an unknown criterion, or one that needs images where there are none."""
+        name = options.resolved_criterion
+        self.criterion: Criterion = CRITERIA.load(name)
+        if self.criterion.needs_images and feed is None:
+            raise OptionError(f"criterion needs images: {name}; add --images, or choose magnitude")
+        self.options, self.feed, self.world = options, feed, world
+
+    def scores(self, tower: Tower, number: int) -> dict[str, Tensor]:
+        """By layer, for round `number`: every round looks with probes of its own at the same images."""
+        visual, feed, options = tower.visual, self.feed, self.options
+
+        def readout(images: Tensor) -> Tensor:
+            return F.normalize(visual(images).float(), dim=-1)[:, None]
+
+        evidence = Evidence(
+            visual,
+            tuple(tower.masks),
+            readout,
+            None if feed is None else lambda: feed.scoring(options.score_images, seed=options.seed),
+            seed=options.seed * 1009 + number,
+            probes=options.probes,
+            total=self.world.total,
+        )
+        return self.criterion.score(evidence)
+
+
+class ScoredChoice:
+    """The least important weights go, as the tower is when the round begins."""
+
+    def __init__(self, scorer: Scorer, pattern: Pattern, sparsities: Sequence[float]) -> None:
+        self.scorer, self.pattern, self.sparsities = scorer, pattern, sparsities
+
+    def masks(self, tower: Tower, number: int) -> Masks:
+        """See Choice."""
+        scores = self.scorer.scores(tower, number)
         inside = {layer: mask.to(scores[layer].device) for layer, mask in tower.masks.items()}
-        return self.pattern(scores, self.sparsities[number], inside=inside)
+        return self.scorer.world.agree(self.pattern.masks(scores, self.sparsities[number], inside=inside))
 
 
 class RandomChoice:
     """Nested random masks, drawn once."""
 
-    def __init__(self, tower: Tower, counts: Sequence[Mapping[str, int]], *, seed: int) -> None:
-        shapes = {layer: tuple(mask.shape) for layer, mask in tower.masks.items()}
-        self.rounds = random_twin_masks(counts, shapes, seed)
+    def __init__(self, rounds: Sequence[Masks]) -> None:
+        self.rounds = rounds
 
-    def masks(self, tower: Tower, number: int) -> dict[str, Tensor]:
-        """Masks of round `number`, counted from 0."""
+    def masks(self, tower: Tower, number: int) -> Masks:
+        """See Choice."""
         return self.rounds[number]
 
 
-def twin_counts(
-    tower: Tower, sparsities: Sequence[float], *, pattern: Pattern, like: Bundle | None
-) -> list[dict[str, int]]:
-    """Kept weights by layer for each round of a random twin.
+def random_choice(
+    tower: Tower, sparsities: Sequence[float], *, pattern: Pattern, scorer: Scorer, like: Bundle | None
+) -> RandomChoice:
+    """Random positions of the pattern's form, as many in every layer and round as pruning `tower` would keep.
 
-    They are those of the bundle `like`, round by round; without one, those of magnitude pruning the tower's own
-    weights to each sparsity. Raises OptionError if `like` was pruned by another schedule.
+    The counts are those of the bundle `like`, round by round; without one, those of the criterion's scores of the tower
+    as it is. Raises OptionError if `like` was pruned by another schedule.
     """
-    if like is None:
-        scores = magnitude(layer_weights(tower.visual, tower.masks))
-        return [
-            {layer: int(mask.sum()) for layer, mask in pattern(scores, sparsity).items()} for sparsity in sparsities
-        ]
+    shapes = {layer: tuple(mask.shape) for layer, mask in tower.masks.items()}
+    seed = scorer.options.seed
+    wanted = _recorded_counts(tower, sparsities, like) if like else _scored_counts(tower, sparsities, pattern, scorer)
+    drawn = random_scores(shapes, seed)
+    rounds = [pattern.masks(drawn, sparsity) for sparsity in sparsities]
+    # Patterns of a fixed form have the counts whatever the scores; a global one has them only where it is told.
+    if [_counts(masks) for masks in rounds] != wanted:
+        rounds = random_twin_masks(wanted, shapes, seed)
+    return RandomChoice(rounds)
+
+
+def _counts(masks: Mapping[str, Tensor]) -> dict[str, int]:
+    return {layer: int(mask.sum()) for layer, mask in masks.items()}
+
+
+def _scored_counts(
+    tower: Tower, sparsities: Sequence[float], pattern: Pattern, scorer: Scorer
+) -> list[dict[str, int]]:
+    scores = scorer.scores(tower, 0)
+    return [_counts(pattern.masks(scores, sparsity)) for sparsity in sparsities]
+
+
+def _recorded_counts(tower: Tower, sparsities: Sequence[float], like: Bundle) -> list[dict[str, int]]:
     manifest = like.manifest
     step = next((step for step in reversed(manifest.steps) if step.verb == "prune"), None)
     by_round = step.metrics.get(KEPT_BY_ROUND, {}) if step else {}

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from opentrans_cli.bundle.layout import Tensors
+from opentrans_cli.distill.loop import StepLog, final_loss
 from opentrans_cli.errors import TrainingError
-from opentrans_cli.sparsity.masking import apply_masks, sparsity_of
+from opentrans_cli.sparsity.masking import apply_masks, hold, sparsity_of
+from opentrans_cli.sparsity.patterns.base import Pattern
 from opentrans_cli.steps.distilling import Distillation
-from opentrans_cli.steps.mask_choice import MagnitudeChoice, RandomChoice
+from opentrans_cli.steps.mask_choice import Choice
 from opentrans_cli.steps.options import PruneOptions
+from opentrans_cli.steps.prune_state import RunState, Snapshots
 from opentrans_cli.steps.reporter import Reporter
-from opentrans_cli.steps.resume import state_path
 from opentrans_cli.steps.sources import Tower
-from opentrans_cli.training import checkpoint as state_file
+from opentrans_cli.training.distributed import World
 
 
 class PruneRun:
@@ -26,38 +30,77 @@ class PruneRun:
     def __init__(
         self,
         tower: Tower,
-        choice: MagnitudeChoice | RandomChoice,
+        choice: Choice,
+        pattern: Pattern,
         options: PruneOptions,
         *,
         distillation: Distillation | None,
+        world: World,
         out: Path,
+        on_step: Callable[[StepLog], None] = lambda log: None,
     ) -> None:
-        self.tower, self.choice, self.distillation = tower, choice, distillation
-        self.state = state_path(out)
+        self.tower, self.choice, self.pattern = tower, choice, pattern
+        self.distillation, self.world = distillation, world
         self.done = 0  # rounds finished
-        self.loss: float | None = None
-        self._options = asdict(options)
+        self.logs: list[StepLog] = []
+        self._on_step = on_step
+        self._state = RunState(out, asdict(options))
+        self._snapshots = Snapshots(out) if options.keep_rounds == "weights" else None
         self._before = dict(tower.masks)  # what a source that is a bundle has already pruned
         self._round_of = {layer: torch.zeros(mask.shape, dtype=torch.uint8) for layer, mask in tower.masks.items()}
 
+    @property
+    def loss(self) -> float | None:
+        """Mean distillation loss of the end of the last round; None without distillation."""
+        if self.distillation is None:
+            return None
+        first = self.distillation.settings.first_step(self.done - 1)
+        return final_loss([log for log in self.logs if log.step >= first])
+
     def finish(self, *, rounds: int, reporter: Reporter) -> None:
-        """Run the rounds that are not done yet."""
+        """Run the rounds that are not done yet.
+
+        Raises TrainingError for a loss that is not finite; the state after the last good round stays on the disk.
+        """
         while self.done < rounds:
             number = self.done
             self._cut(number)
             if self.distillation is not None:
-                title = f"round {number + 1}/{rounds}, sparsity {sparsity_of(self.tower.masks):.3f}"
-                self.loss = self.distillation.run_round(self.tower, number, title=title, reporter=reporter)
+                self._distil(number, rounds=rounds, reporter=reporter)
             self.done += 1
-            if self.distillation is not None and self.done < rounds:
+            last = self.done == rounds
+            if self._snapshots is not None and not last and self.world.is_main:
+                self._snapshots.save(self.done, self.tower.visual)
+            if self.distillation is not None and not last:
                 self._save(self.distillation)
+        if self.distillation is not None:
+            self.distillation.objective.detach()
 
     def _cut(self, number: int) -> None:
         for layer, mask in self.choice.masks(self.tower, number).items():
             kept = mask.cpu()
             self._round_of[layer][self.tower.masks[layer] & ~kept] = number + 1
             self.tower.masks[layer] = kept
-        apply_masks(self.tower.visual, self.tower.masks)
+        apply_masks(self.tower.visual, self.tower.masks, self._companions())
+
+    def _companions(self) -> dict[str, Tensor]:
+        return self.pattern.companions(self.tower.masks)
+
+    def _distil(self, number: int, *, rounds: int, reporter: Reporter) -> None:
+        assert self.distillation is not None
+        try:
+            self.logs += self.distillation.run_round(
+                number,
+                title=f"round {number + 1}/{rounds}, sparsity {sparsity_of(self.tower.masks):.3f}",
+                after_step=hold(self.tower.visual, self.tower.masks, self._companions()),
+                on_step=self._on_step,
+                reporter=reporter,
+            )
+        except TrainingError as error:
+            if self.done == 0:
+                raise TrainingError(f"{error} and start again") from error
+            kept = f"round {self.done} of {rounds} is kept"
+            raise TrainingError(f"{error}, {kept}: go on from there with --resume --lr SMALLER") from error
 
     def round_of(self) -> dict[str, np.ndarray]:
         """By layer, uint8: the round in which a weight was pruned, 0 = kept; 1 also for what was gone before."""
@@ -65,6 +108,10 @@ class PruneRun:
             layer: np.where(self._before[layer].numpy(), array.numpy(), np.uint8(1))
             for layer, array in self._round_of.items()
         }
+
+    def round_weights(self) -> Mapping[int, Tensors]:
+        """By round, from 1, all but the last: the tower's tensors after it, where they were asked for."""
+        return self._snapshots or {}
 
     def kept_by_round(self) -> dict[str, list[int]]:
         """By layer: weights kept after each round, what a random twin copies."""
@@ -74,42 +121,28 @@ class PruneRun:
             for layer, array in self._round_of.items()
         }
 
-    def _identity(self, distillation: Distillation) -> dict[str, object]:
-        identity = {"verb": "prune", "options": self._options, "images": distillation.fingerprint}
-        return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
-
     def _save(self, distillation: Distillation) -> None:
-        visual = self.tower.visual
-        slots = state_file.optimizer_tensors(distillation.optimizer, dict(visual.named_parameters()))
-        tensors = {
-            **state_file.with_prefix("tower", visual.state_dict()),
-            **state_file.with_prefix("round_of", self._round_of),
-            **state_file.with_prefix("optimizer", slots),
-        }
-        meta = {**self._identity(distillation), "done": self.done, "loss": self.loss}
-        state_file.save_state(self.state, tensors=tensors, meta=meta)
+        if self.world.is_main:
+            self._state.save(
+                self.tower.visual, distillation, round_of=self._round_of, logs=self.logs, done=self.done
+            )
+        self.world.barrier()
 
     def restore(self, state: Path, reporter: Reporter) -> None:
         """Go on after the last round `state` holds.
 
-        Raises TrainingError if it belongs to a run with other options or images.
+        Raises TrainingError if it belongs to a run with other options or images; only the learning rate may differ,
+        and that is said aloud.
         """
         if self.distillation is None:
             return
-        tensors, meta = state_file.load_state(state)
-        for key, value in self._identity(self.distillation).items():
-            if meta.get(key) != value:
-                raise TrainingError(
-                    f"state of another run ({key} differ): {state}; repeat its options, or leave --resume out"
-                )
-        visual = self.tower.visual
-        state_file.restore_module(visual, state_file.under_prefix("tower", tensors), origin=str(state))
-        self._round_of = state_file.under_prefix("round_of", tensors)
+        restored = self._state.load(state, self.tower.visual, self.distillation, reporter=reporter)
+        self._round_of, self.logs, self.done = restored.round_of, restored.logs, restored.done
         self.tower.masks.update({layer: self._before[layer] & (array == 0) for layer, array in self._round_of.items()})
-        state_file.restore_optimizer(
-            self.distillation.optimizer,
-            dict(visual.named_parameters()),
-            tensors=state_file.under_prefix("optimizer", tensors),
-        )
-        self.done, self.loss = meta["done"], meta["loss"]
         reporter.say(f"resuming after round {self.done}")
+
+    def discard(self) -> None:
+        """Remove what only a resumed run would need."""
+        self._state.discard()
+        if self._snapshots is not None:
+            self._snapshots.discard()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from opentrans_cli.clip.architecture import build_visual
 from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip, is_local, load_clip
-from opentrans_cli.errors import BundleError, SourceError
+from opentrans_cli.errors import BundleError, OptionError, SourceError
 from opentrans_cli.steps.provenance import arrays, base_record, tensors
 from opentrans_cli.steps.reporter import SILENT, Reporter
 
@@ -90,17 +90,34 @@ def bundle_tower(bundle: Bundle, *, base: str | None = None, reporter: Reporter 
     """
     if not bundle.has(WEIGHTS):
         bundle = with_base(bundle, base_tower(bundle, base, reporter))
-    visual = build_visual(bundle.manifest.base.model_cfg, tensors(bundle.tower()))
+    visual = build_visual(bundle.manifest.base.model_cfg, join_packed(tensors(bundle.tower())))
     masks = {layer: torch.from_numpy(mask) for layer, mask in bundle.masks().items()}
     _check_layers(visual, masks, bundle)
     return Tower(visual, bundle.manifest.base, masks, bundle)
 
 
 def _check_layers(visual: nn.Module, masks: Mapping[str, Tensor], bundle: Bundle) -> None:
-    expected = prunable_layers(visual)
-    if sorted(masks) != sorted(expected):
-        odd = next(iter(set(masks) ^ set(expected)))
-        raise BundleError(f"masks do not cover the tower's layers: '{odd}' in {bundle.path}; write the bundle again")
+    for layer, mask in masks.items():
+        try:
+            fits = layer_weight(visual, layer).shape == mask.shape
+        except KeyError:
+            fits = False
+        if not fits:
+            raise BundleError(f"mask fits no layer of the tower: '{layer}' in {bundle.path}; write the bundle again")
+
+
+def with_layers(tower: Tower, layers: Iterable[str]) -> Tower:
+    """`tower` with masks for exactly these layers: those it has, and all True where it has none.
+
+    Raises OptionError if that would forget what a bundle has pruned.
+    """
+    layers = tuple(layers)
+    forgotten = [layer for layer, mask in tower.masks.items() if layer not in layers and not bool(mask.all())]
+    if forgotten:
+        raise OptionError(f"the pattern leaves out a layer that is pruned already: {forgotten[0]}; start from the base")
+    weights = layer_weights(tower.visual, layers)
+    fresh = {layer: torch.ones_like(weight, dtype=torch.bool) for layer, weight in weights.items()}
+    return replace(tower, masks={layer: tower.masks.get(layer, mask) for layer, mask in fresh.items()})
 
 
 def load_text_clip(base: Base, override: str | None, reporter: Reporter) -> LoadedClip:

@@ -1,0 +1,15 @@
+"""Criteria: each offers a constant `NAME = Criterion(...)` (see base.py): a tower -> scores of weights, lowest go first."""
+
+from __future__ import annotations
+
+from opentrans_cli.catalog import Catalog
+
+CRITERIA = Catalog(
+    "criterion",
+    {
+        "magnitude": "opentrans_cli.sparsity.criteria.magnitude:MAGNITUDE",
+        "fisher": "opentrans_cli.sparsity.criteria.fisher:FISHER",
+        "taylor": "opentrans_cli.sparsity.criteria.taylor:TAYLOR",
+        "wanda": "opentrans_cli.sparsity.criteria.wanda:WANDA",
+    },
+)

@@ -1,0 +1,104 @@
+"""|w| times the norm of the input it multiplies (Wanda, Sun et al. 2024), over images instead of text.
+
+The paper compares weights within one output; here scores are compared as the pattern says (`layerwise` is nearest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from opentrans_cli.clip.layers import PARTS, layer_weight
+from opentrans_cli.errors import OptionError
+from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
+
+
+@torch.no_grad()
+def wanda_scores(evidence: Evidence) -> dict[str, Tensor]:
+    """|w| times the root of the mean square, over images and positions, of its input channel; float32.
+
+    Raises OptionError for a layer whose input cannot be seen (an attention pool's projections).
+    """
+    assert evidence.batches is not None
+    squares: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+
+    def see(layer: str, inputs: Tensor) -> None:
+        # (..., channels): convolutions bring (B, C, H, W), linear layers (..., C).
+        rows = inputs.movedim(1, -1) if inputs.ndim == 4 else inputs
+        rows = rows.detach().flatten(0, -2).double()
+        squares[layer] = squares.get(layer, torch.zeros((), dtype=rows.dtype, device=rows.device)) + rows.square().sum(0)
+        counts[layer] = counts.get(layer, torch.zeros((), dtype=torch.float64)) + len(rows)
+
+    with _watching(evidence, see):
+        for _, batch in evidence.batches():
+            evidence.readout(batch)
+    scores = {}
+    for layer in evidence.layers:
+        if layer not in squares:
+            raise OptionError(f"wanda cannot see the input of this layer: {layer}; leave it out, or choose fisher")
+        evidence.total(squares[layer])
+        evidence.total(counts[layer])
+        weight = layer_weight(evidence.visual, layer)
+        norm = (squares[layer] / counts[layer].to(squares[layer].device)).sqrt().float()
+        scores[layer] = weight.float().abs() * _by_weight(norm, weight)
+    return scores
+
+
+def _by_weight(norm: Tensor, weight: Tensor) -> Tensor:
+    """Norms of input channels (I,) in a form that multiplies the weight (O, I / groups, ...)."""
+    outputs, inputs = weight.shape[:2]
+    groups = len(norm) // inputs
+    rows = norm.reshape(groups, inputs).repeat_interleave(outputs // groups, 0)
+    return rows.reshape(outputs, inputs, *(1 for _ in weight.shape[2:]))
+
+
+@contextmanager
+def _watching(evidence: Evidence, see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call `see` with every layer's input; the tower in eval mode meanwhile."""
+    visual, training = evidence.visual, evidence.visual.training
+    with ExitStack() as stack:
+        stack.callback(visual.train, training)
+        visual.eval()
+        for layer in evidence.layers:
+            owner, _, leaf = layer.rpartition(".")
+            parent = visual.get_submodule(owner) if owner else visual
+            packed = isinstance(parent, nn.MultiheadAttention) and parent.in_proj_weight is not None
+            watch = _attention_hook if packed else _plain_hook
+            module = parent if packed else visual.get_submodule(layer)
+            handle = module.register_forward_pre_hook(watch(layer, leaf, see), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def _plain_hook(layer: str, _leaf: str, see: Callable[[str, Tensor], None]) -> Callable[..., None]:
+    return lambda module, args, kwargs: see(layer, args[0] if args else next(iter(kwargs.values())))
+
+
+def _attention_hook(layer: str, leaf: str, see: Callable[[str, Tensor], None]) -> Callable[..., None]:
+    """torch's attention calls no submodule, so the inputs of its parts are taken, or computed, where it is entered."""
+
+    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+        inputs = [named[name] for name in ("query", "key", "value")]
+        see(layer, inputs[PARTS.index(leaf)] if leaf in PARTS else _attended(module, inputs, named.get("attn_mask")))
+
+    return hook
+
+
+def _attended(module: nn.MultiheadAttention, inputs: list[Tensor], mask: Tensor | None) -> Tensor:
+    """What `out_proj` gets: heads put together again, (B, L, E)."""
+    batched = [x if module.batch_first else x.transpose(0, 1) for x in inputs]
+    weights = module.in_proj_weight.chunk(3)
+    biases = module.in_proj_bias.chunk(3) if module.in_proj_bias is not None else (None, None, None)
+    parts = [F.linear(x, w, b) for x, w, b in zip(batched, weights, biases, strict=True)]
+    heads = [part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in parts]
+    return F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+WANDA = Criterion("wanda", needs_images=True, score=wanda_scores)

@@ -1,0 +1,91 @@
+"""Views of images as a tower wants them: normalised, on its device, in order, in batches, or for a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.datasets.sampling import batch_indices
+from opentrans_cli.datasets.views import Views
+from opentrans_cli.steps.options import PruneOptions
+from opentrans_cli.steps.pixels import open_views
+from opentrans_cli.steps.reporter import Reporter
+from opentrans_cli.training.distributed import World
+
+SCORE_BATCH = 64
+"""Images in a batch of a criterion: a batch is one draw of an estimate, and this many fit any machine."""
+
+_SALT = 0x73636F7265  # keeps the choice of scored images apart from the order of training
+
+
+class ImageFeed:
+    """The fixed images of a pruning run. Close it."""
+
+    def __init__(self, views: Views, preprocess: Preprocess, *, world: World) -> None:
+        self.views, self.preprocess, self.world = views, preprocess, world
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of pixels and their number."""
+        return self.views.fingerprint
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self.views.close()
+
+    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        """Normalised images (B, 3, S, S) of one array of rows after another."""
+        return (self._normalised(pixels) for pixels in self.views.stream(batches))
+
+    def _normalised(self, pixels: np.ndarray) -> Tensor:
+        return self.preprocess.normalise(torch.from_numpy(pixels).to(self.world.device))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """`function` of every image (batches of 3 x S x S -> rows of D), float32 (N, D) on the CPU.
+
+        Each process works on a part of the rows; all get the whole.
+        """
+        parts = np.array_split(np.arange(len(self)), max(self.world.size, -(-len(self) // 256)))
+        own = parts[self.world.rank :: self.world.size]
+        values = [function(images).float().cpu() for images in self.stream(own)]
+        result = torch.zeros(len(self), values[0].shape[1])
+        for rows, part in zip(own, values, strict=True):
+            result[torch.from_numpy(rows)] = part
+        self.world.total(result)
+        return result
+
+    def scoring(self, count: int, *, seed: int) -> Iterator[tuple[int, Tensor]]:
+        """This process's share of the batches that a criterion looks at: (number, images), `count` images altogether.
+
+        Which images is a function of `seed`; every one at most once.
+        """
+        size = min(SCORE_BATCH, len(self))
+        total = max(1, min(count, len(self)) // size)
+        numbers = range(self.world.rank, total, self.world.size)
+        rows = [batch_indices(number, count=len(self), batch_size=size, seed=seed ^ _SALT) for number in numbers]
+        return zip(numbers, self.stream(rows), strict=True)
+
+
+def open_feed(
+    options: PruneOptions, preprocess: Preprocess, *, world: World, workers: int, reporter: Reporter
+) -> ImageFeed | None:
+    """The images of `options`; None without any."""
+    if options.images is None:
+        return None
+    views = open_views(
+        options.images,
+        size=preprocess.size,
+        limit=options.image_limit,
+        seed=options.seed,
+        workers=workers,
+        skip_bad=options.skip_bad,
+        reporter=reporter,
+    )
+    return ImageFeed(views, preprocess, world=world)
