@@ -35,7 +35,7 @@ TABLES: dict[str, tuple[Catalog, str, set[str]]] = {
     "datasets": (
         DATASETS,
         "opentrans_cli.datasets",
-        {"base", "crops", "images", "picture_source", "recipes", "sampling", "shards", "textfile", "views"}
+        {"base", "crops", "images", "picture_source", "sampling", "shards", "textfile", "view_sets", "views"}
         | {"vocabulary", "workers"},
     ),
 }

@@ -13,7 +13,7 @@ and of pictures without labels, which distillation looks at:
 
     picture_source.py  a folder, a file list or tar shards -> pictures
     shards.py          the pictures inside tar shards, and where
-    recipes.py         the square views of a picture, a function of (seed, index)
+    view_sets.py       the square views of pictures, each a function of (seed, index)
     views.py           all views, in memory or made again for every batch
     workers.py         processes that make them
 

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.datasets.recipes import Made, Piece, Recipe
+from opentrans_cli.datasets.view_sets import Made, Piece, ViewSet
 from opentrans_cli.datasets.workers import Workers
 from opentrans_cli.errors import DataError
 
@@ -24,24 +24,26 @@ _PER_PIECE = 8  # views a worker makes at a time; even, so that both views of a 
 
 
 class Views:
-    """The views of `recipe` by row: `scan` goes through all of them once, then `fetch` and `stream` give any.
+    """The views of `view_set` by row: `scan` goes through all of them once, then `fetch` and `stream` give any.
 
-    The rows are those of the good pictures, in the recipe's order. Up to `in_memory` bytes are kept after the scan;
+    The rows are those of the good pictures, in the set's order. Up to `in_memory` bytes are kept after the scan;
     a larger set is made again, by `workers` processes, whenever it is asked for. Neither changes a bit of any view: a
     picture that does not give the pixels it gave in the scan is an error. Use it as a context manager, or `close` it.
     """
 
-    def __init__(self, recipe: Recipe, *, workers: int = 0, skip_bad: bool = False, in_memory: int = IN_MEMORY) -> None:
+    def __init__(
+        self, view_set: ViewSet, *, workers: int = 0, skip_bad: bool = False, in_memory: int = IN_MEMORY
+    ) -> None:
         """`skip_bad`: leave pictures out that cannot be read, and name them in `bad`; else the first is an error."""
-        self.size = recipe.size
-        self.streamed = len(recipe) * self.size**2 * 3 > in_memory
+        self.size = view_set.size
+        self.streamed = len(view_set) * self.size**2 * 3 > in_memory
         self.bad: tuple[str, ...] = ()
         """One entry for each picture left out, with what is wrong with it; complete after the scan."""
-        self._recipe, self._skip_bad = recipe, skip_bad
+        self._set, self._skip_bad = view_set, skip_bad
         self._workers: Workers[Made] = Workers(workers)
-        self._rows: NDArray[np.int64] | None = None  # view -> row of the recipe
-        self._checks = np.zeros(len(recipe), np.uint32)  # CRC-32 of each view as the scan saw it
-        self._kept: Pixels = np.empty((0 if self.streamed else len(recipe), self.size, self.size, 3), np.uint8)
+        self._rows: NDArray[np.int64] | None = None  # view -> row of the set
+        self._checks = np.zeros(len(view_set), np.uint32)  # CRC-32 of each view as the scan saw it
+        self._kept: Pixels = np.empty((0 if self.streamed else len(view_set), self.size, self.size, 3), np.uint8)
         self._fingerprint = ""
 
     def __len__(self) -> int:
@@ -51,11 +53,11 @@ class Views:
     @property
     def planned(self) -> int:
         """How many views there are if no picture is bad."""
-        return len(self._recipe)
+        return len(self._set)
 
     @property
     def fingerprint(self) -> str:
-        """ "sha256:<hex>" of all pixels and the shape, as `pixel_fingerprint` has it; known after the scan."""
+        """ "sha256:<hex>" of all pixels, view after view, and then the shape; known after the scan."""
         self._scanned()
         return self._fingerprint
 
@@ -66,7 +68,7 @@ class Views:
         left, and if a worker is killed.
         """
         digest, good, bad = hashlib.sha256(), [np.empty(0, np.int64)], dict[str, None]()
-        batches = _batches(np.arange(len(self._recipe)), max(1, -(-batch_size // _PER_PIECE)) * _PER_PIECE)
+        batches = _batches(np.arange(len(self._set)), max(1, -(-batch_size // _PER_PIECE)) * _PER_PIECE)
         filled = 0
         for rows, (pixels, wrong) in zip(batches, self._make(batches), strict=True):
             if wrong and not self._skip_bad:
@@ -85,7 +87,7 @@ class Views:
         if not filled:
             raise DataError(f"no image can be read: {len(bad)} are bad, first: {next(iter(bad))}; give others")
         digest.update(str((filled, self.size, self.size, 3)).encode())
-        self._kept = self._kept[:filled]
+        self._kept, self._checks = self._kept[:filled], self._checks[:filled]
         self._fingerprint, self.bad = f"sha256:{digest.hexdigest()}", tuple(bad)
         self._rows = np.concatenate(good)
         if not self.streamed:
@@ -121,9 +123,7 @@ class Views:
                 raise DataError(wrong[min(wrong)])
             for view, row in zip(pixels, rows, strict=True):
                 if zlib.crc32(view) != self._checks[row]:
-                    raise DataError(
-                        f"image changed while it was in use: {self._recipe.name(int(kept[row]))}; start again"
-                    )
+                    raise DataError(f"image changed while it was in use: {self._set.name(int(kept[row]))}; start again")
             yield pixels
 
     def close(self) -> None:
@@ -144,12 +144,12 @@ class Views:
         return self._rows
 
     def _make(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[tuple[Pixels, dict[int, str]]]:
-        """For each array of recipe rows its pixels, and by position what is wrong with the bad ones."""
+        """For each array of rows of the set its pixels, and by position what is wrong with the bad ones."""
         for made in self._workers.in_order(self._pieces(rows) for rows in batches):
             yield _joined(made, self.size)
 
     def _pieces(self, rows: NDArray[np.int64]) -> list[Piece]:
-        return [self._recipe.piece(part.tolist()) for part in _batches(rows, _PER_PIECE)]
+        return [self._set.piece(part.tolist()) for part in _batches(rows, _PER_PIECE)]
 
 
 def _batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from opentrans_cli.datasets.picture_source import list_pictures
-from opentrans_cli.datasets.recipes import PhotoViews, Recipe, SceneViews
+from opentrans_cli.datasets.view_sets import PhotoViews, SceneViews, ViewSet
 from opentrans_cli.datasets.views import IN_MEMORY, Views
 from opentrans_cli.steps.reporter import Reporter
 
@@ -41,7 +38,7 @@ def open_views(
     for a limit below 1 or a negative number of workers.
     """
     views = Views(
-        _recipe(where, size=size, limit=limit, seed=seed), workers=workers, skip_bad=skip_bad, in_memory=in_memory
+        _view_set(where, size=size, limit=limit, seed=seed), workers=workers, skip_bad=skip_bad, in_memory=in_memory
     )
     title = "rendering scenes" if where == EMBEDDED else "reading images"
     try:
@@ -60,20 +57,7 @@ def open_views(
     return views
 
 
-def _recipe(where: str, *, size: int, limit: int, seed: int) -> Recipe:
+def _view_set(where: str, *, size: int, limit: int, seed: int) -> ViewSet:
     if where == EMBEDDED:
         return SceneViews(size=size, limit=limit)
     return PhotoViews(list_pictures(where), size=size, limit=limit, seed=seed)
-
-
-def distillation_images(where: str, *, size: int, limit: int, seed: int, reporter: Reporter) -> Tensor:
-    """All views of `open_views` at once, uint8 (N, size, size, 3)."""
-    with open_views(where, size=size, limit=limit, seed=seed, reporter=reporter) as views:
-        return torch.from_numpy(views.fetch(np.arange(len(views))))
-
-
-def pixel_fingerprint(images: Tensor) -> str:
-    """ "sha256:<hex>" of pixels and shape: what distillation really saw."""
-    digest = hashlib.sha256(images.contiguous().numpy().tobytes())
-    digest.update(str(tuple(images.shape)).encode())
-    return f"sha256:{digest.hexdigest()}"

@@ -32,7 +32,7 @@ class Square:
 
 class Loaded:
     def run(self):
-        import opentrans_cli.datasets.recipes
+        import opentrans_cli.datasets.view_sets
         return sorted({"torch", "open_clip", "typer", "rich"} & set(sys.modules)), os.getpid()
 
 class Dies:

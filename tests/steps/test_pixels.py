@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from opentrans_cli.datasets.shapes.dataset import ShapesDataset
 from opentrans_cli.datasets.views import Views
 from opentrans_cli.errors import DataError, OptionError
-from opentrans_cli.steps.pixels import distillation_images, open_views, pixel_fingerprint
+from opentrans_cli.steps.pixels import open_views
 from opentrans_cli.steps.reporter import SILENT, Advance, Reporter
 
 
@@ -80,17 +79,6 @@ def test_the_first_eight_skipped_pictures_are_named_and_the_rest_is_counted(phot
         named = [f"skipped: image cannot be read: {photos}/{index:02d}.png" for index in range(min(number + 1, 8))]
         more = [f"skipped: {number - 7} more, {number + 1} altogether"] if number > 7 else []
         assert recorder.said == named + more
-
-
-def test_all_views_at_once_have_the_fingerprint_of_the_views(photos: Path) -> None:
-    images = distillation_images(str(photos), size=32, limit=100, seed=0, reporter=SILENT)
-    assert images.shape == (24, 32, 32, 3) and images.dtype == torch.uint8
-    with views_of(photos) as views:
-        assert np.array_equal(images.numpy(), views.fetch(np.arange(24)))
-        assert pixel_fingerprint(images) == views.fingerprint
-    changed = images.clone()
-    changed[0, 0, 0, 0] ^= 1
-    assert len({pixel_fingerprint(some) for some in (images, changed, images.reshape(12, 64, 32, 3))}) == 3
 
 
 def test_what_cannot_be_opened_is_told(photos: Path) -> None:

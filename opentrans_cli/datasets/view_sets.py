@@ -1,4 +1,4 @@
-"""Recipes: which views a set of pictures has, and how each is made, so that any process makes any of them alike."""
+"""View sets: which views there are of some pictures, and how each is made, so that any process makes any alike."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Piece(Protocol):
         """The views; a function of the piece alone."""
 
 
-class Recipe(Protocol):
+class ViewSet(Protocol):
     """A fixed, ordered set of square views."""
 
     size: int

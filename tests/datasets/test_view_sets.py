@@ -1,4 +1,4 @@
-"""Recipes: a view is a function of its picture, index, size and seed, and of nothing that was made before."""
+"""View sets: a view is a function of its picture, index, size and seed, and of nothing that was made before."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 
 from opentrans_cli.datasets.images import read_image, resize_image
 from opentrans_cli.datasets.picture_source import Picture, list_pictures
-from opentrans_cli.datasets.recipes import DETAIL, Made, PhotoViews, Recipe, SceneViews, random_view, whole_view
 from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+from opentrans_cli.datasets.view_sets import DETAIL, Made, PhotoViews, SceneViews, ViewSet, random_view, whole_view
 from opentrans_cli.errors import OptionError
 
 SHAPES = [(40, 64), (64, 40), (32, 32), (90, 33), (20, 25)]
@@ -29,9 +29,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Picture, ...]:
     return list_pictures(folder)
 
 
-def made(recipe: Recipe, rows: list[int]) -> Made:
+def made(view_set: ViewSet, rows: list[int]) -> Made:
     """As another process makes it."""
-    return pickle.loads(pickle.dumps(recipe.piece(rows))).run()
+    return pickle.loads(pickle.dumps(view_set.piece(rows))).run()
 
 
 def photos(pictures: tuple[Picture, ...], *, limit: int = 100, seed: int = 0, size: int = 32) -> PhotoViews:
@@ -39,36 +39,36 @@ def photos(pictures: tuple[Picture, ...], *, limit: int = 100, seed: int = 0, si
 
 
 def test_every_picture_gives_its_whole_view_and_one_crop(pictures: tuple[Picture, ...]) -> None:
-    recipe = photos(pictures, seed=5)
-    found = made(recipe, list(range(10)))
-    assert found.pixels.shape == (len(recipe), 32, 32, 3) and found.pixels.dtype == np.uint8 and found.bad == {}
+    photo_views = photos(pictures, seed=5)
+    found = made(photo_views, list(range(10)))
+    assert found.pixels.shape == (len(photo_views), 32, 32, 3) and found.pixels.dtype == np.uint8 and found.bad == {}
     for index, picture in enumerate(pictures):
         image = read_image(picture.path)
         assert np.array_equal(found.pixels[2 * index], whole_view(image, 32))
         assert np.array_equal(found.pixels[2 * index + 1], random_view(image, 32, 5, index))
-        assert recipe.name(2 * index) == recipe.name(2 * index + 1) == picture.name
+        assert photo_views.name(2 * index) == photo_views.name(2 * index + 1) == picture.name
 
 
 @given(rows=st.lists(st.integers(0, 9), min_size=1, max_size=6), seed=st.integers(0, 2**63))
 def test_a_view_does_not_depend_on_what_is_made_with_it(
     pictures: tuple[Picture, ...], rows: list[int], seed: int
 ) -> None:
-    recipe = photos(pictures, seed=seed, size=8)
-    assert np.array_equal(made(recipe, rows).pixels, made(recipe, list(range(10))).pixels[rows])
+    photo_views = photos(pictures, seed=seed, size=8)
+    assert np.array_equal(made(photo_views, rows).pixels, made(photo_views, list(range(10))).pixels[rows])
 
 
 @given(limit=st.integers(1, 12), seed=st.integers(0, 2**63))
 def test_the_limit_counts_views_and_the_seed_chooses_pictures_in_their_order(
     pictures: tuple[Picture, ...], limit: int, seed: int
 ) -> None:
-    recipe, everything = photos(pictures, limit=limit, seed=seed), photos(pictures, seed=seed)
-    assert len(recipe) == min(limit, 10)
-    names = [recipe.name(row) for row in range(len(recipe))]
+    photo_views, everything = photos(pictures, limit=limit, seed=seed), photos(pictures, seed=seed)
+    assert len(photo_views) == min(limit, 10)
+    names = [photo_views.name(row) for row in range(len(photo_views))]
     assert names[::2] == sorted(set(names)) and names[1::2] == names[: len(names) // 2 * 2 : 2]
     every = [everything.name(row) for row in range(10)]
     chosen = [every.index(name) + row % 2 for row, name in enumerate(names)]
     assert np.array_equal(
-        made(recipe, list(range(len(recipe)))).pixels, made(everything, list(range(10))).pixels[chosen]
+        made(photo_views, list(range(len(photo_views)))).pixels, made(everything, list(range(10))).pixels[chosen]
     )
 
 
@@ -101,9 +101,9 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_that_still_has_detail_times_the_s
 
 
 def test_the_scenes_are_the_training_scenes_of_the_embedded_data_set() -> None:
-    recipe, scenes = SceneViews(size=64, limit=3), ShapesDataset("train", size=64, count=3)
-    assert len(recipe) == 3 and recipe.name(2) == "scene 2"
-    assert np.array_equal(made(recipe, [2, 0]).pixels, [scenes[2].image, scenes[0].image])
+    scene_views, scenes = SceneViews(size=64, limit=3), ShapesDataset("train", size=64, count=3)
+    assert len(scene_views) == 3 and scene_views.name(2) == "scene 2"
+    assert np.array_equal(made(scene_views, [2, 0]).pixels, [scenes[2].image, scenes[0].image])
 
 
 def test_a_limit_below_one_is_refused(pictures: tuple[Picture, ...]) -> None:
