@@ -11,6 +11,7 @@ import pytest
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.cli.transfer import framework_options
+from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 
@@ -61,3 +62,36 @@ def test_out_and_dry_run_exclude_each_other(run_cli: Any, desk: Path, tiny_bundl
         result = run_cli("transfer", tiny_bundle, *line)
         assert (result.exit_code, result.stdout) == (2, "") and "give exactly one" in result.stderr
     assert not list(desk.iterdir())
+
+
+def test_an_open_clip_folder_is_written_with_its_receipt_and_is_a_source_itself(
+    run_cli: Any, desk: Path, tiny_bundle: Path
+) -> None:
+    document = json.loads(run_cli("transfer", tiny_bundle, "--to", "open-clip", "-o", desk / "clip", "--json").stdout)
+    check_document(document, "transfer_receipt")
+    assert document == json.loads((desk / "clip" / "transfer.json").read_text())
+    assert (document["framework"], document["unmatched"], document["compact"]) == ("open-clip", [], None)
+    piped = run_cli("transfer", tiny_bundle, "--to", "open-clip", "-o", desk / "again")
+    assert piped.stdout == f"{desk / 'again'}\n"
+    assert load_clip(str(desk / "clip")).model_cfg == load_clip("tiny").model_cfg
+
+
+def test_a_dry_run_to_open_clip_writes_nothing(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
+    dry = json.loads(run_cli("transfer", tiny_bundle, "--to", "open-clip", "--dry-run", "--json").stdout)
+    assert not list(desk.iterdir())
+    wet = json.loads(run_cli("transfer", tiny_bundle, "--to", "open-clip", "-o", desk / "clip", "--json").stdout)
+    assert dry == wet
+
+
+def test_options_of_another_target_are_wrong_usage(refused: Any, desk: Path, tiny_bundle: Path) -> None:
+    out = ("-o", desk / "t")
+    for to in FRAMEWORKS.names():
+        message = refused("transfer", tiny_bundle, "--to", to, "--compact", *out, code=2)
+        assert message == f"only --to open-clip takes --compact: --to {to}; leave one of them out"
+    message = refused("transfer", tiny_bundle, "--to", "open-clip", "--option", "output_stride=8", *out, code=2)
+    assert message == "open-clip has no options: --option output_stride=8; leave it out"
+
+
+def test_only_a_bundle_pruned_by_channels_can_be_compact(refused: Any, desk: Path, tiny_bundle: Path) -> None:
+    message = refused("transfer", tiny_bundle, "--to", "open-clip", "--compact", "-o", desk / "t")
+    assert message.startswith("only whole channels can be left out: ") and "prune with --pattern channel" in message
