@@ -16,7 +16,7 @@ from opentrans_cli.bundle.manifest import Base
 from opentrans_cli.bundle.rounds import with_base
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import build_visual
-from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
+from opentrans_cli.clip.layers import join_packed, layer_weight, layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip, is_local, load_clip
 from opentrans_cli.errors import BundleError, OptionError, SourceError
