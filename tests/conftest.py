@@ -100,6 +100,70 @@ def tiny_segmentor(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) 
     return finetune(tiny_bundle, out=out, options=options, data=DatasetOptions(limit=4), device="cpu").path
 
 
+@pytest.fixture(scope="session")
+def nested_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The embedded CLIP after three rounds (0.2, 0.5, 0.8), read only, of one of these kinds:
+
+    "trained": every round changed the tower, and all three towers are there; "masks": the same, with the last tower
+    alone; "untrained": kept weights are the base's; "bare": the same without any weights.
+    """
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = _write_nested(tmp_path_factory.mktemp("nested") / kind, kind)
+        return made[kind]
+
+    return make
+
+
+def _write_nested(path: Path, kind: str) -> Path:
+    from opentrans_cli.bundle.contents import BundleContents
+    from opentrans_cli.bundle.nested import masks_after
+    from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
+    from opentrans_cli.bundle.store import write_bundle
+    from opentrans_cli.clip.layers import prunable_layers
+    from opentrans_cli.clip.source import load_clip
+    from opentrans_cli.steps.provenance import arrays, base_record, step_record
+
+    clip = load_clip("tiny")
+    dense, layers = arrays(clip.model.visual.state_dict()), prunable_layers(clip.model.visual)
+    scores = {layer: np.abs(dense[f"{layer}.weight"]) for layer in layers}
+    edges = np.quantile(np.concatenate([score.reshape(-1) for score in scores.values()]), (0.2, 0.5, 0.8))
+    order = np.uint8([1, 2, 3, 0])
+    rounds = {layer: order[np.searchsorted(edges, score)] for layer, score in scores.items()}
+    trained = kind in ("trained", "masks")
+
+    def tower(number: int) -> dict[str, np.ndarray]:
+        """What training left after a round: all weights and the running means moved."""
+        moved = {
+            name: array * np.float32(1 + 0.02 * number * trained)
+            if name.endswith(("weight", "running_mean"))
+            else array
+            for name, array in dense.items()
+        }
+        for layer, mask in masks_after(rounds, number).items():
+            moved[f"{layer}.weight"] = np.where(mask, moved[f"{layer}.weight"], np.float32(0))
+        return moved
+
+    counts = {
+        layer: [int(masks_after({layer: numbers}, number)[layer].sum()) for number in (1, 2, 3)]
+        for layer, numbers in rounds.items()
+    }
+    options = {"images": "shapes" if trained else None}
+    contents = BundleContents(
+        base=base_record(clip),
+        pattern="unstructured",
+        target_sparsity=0.8,
+        masks=masks_after(rounds, 3),
+        tower={} if kind == "bare" else tower(3),
+        steps=(step_record("prune", options, seed=0, metrics={KEPT_BY_ROUND: counts}),),
+        rounds=rounds,
+        round_weights={1: tower(1), 2: tower(2)} if kind == "trained" else {},
+    )
+    return write_bundle(path, contents).path
+
+
 @dataclass(frozen=True)
 class LabelledFolder:
     """A data set on disk: photos, label maps of the same stems, and a class file."""

@@ -72,6 +72,23 @@ REPORTS: dict[str, dict[str, Any]] = {
         "resolution": [32, 48],
         "environment": {"torch": "2.6"},
     },
+    "curve_report": {
+        "framework": "maskclip",
+        "dataset": "shapes",
+        "images": 4,
+        "points": [
+            {
+                "round": 1,
+                "sparsity": 0.5,
+                "kept": 50,
+                "bytes": 400,
+                "miou": 0.5,
+                "miou_seen": 0.6,
+                "miou_unseen": None,
+            }
+        ],
+        "environment": {"torch": "2.6"},
+    },
     "transfer_receipt": {
         "framework": "timm",
         "keys": [
@@ -243,6 +260,7 @@ def test_a_report_needs_every_named_field_and_may_have_more(kind: str) -> None:
         ("eval_report", {"miou": 50.0}),
         ("eval_report", {"macs": 1.5}),
         ("eval_report", {"resolution": [32]}),
+        ("curve_report", {"points": []}),
         ("cost_receipt", {"unit": "FLOPs"}),
         ("cost_receipt", {"total": -1}),
         ("analyze_report", {"median_alpha": "3"}),

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, percent, plain_table
+from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, percent, plain_table
+from opentrans_cli.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+CurveOpt = Annotated[
+    bool, Option("--curve", help="Score every sparsity the bundle's run passed through; report and chart.")
+]
 ReportOpt = Annotated[Path | None, Option("--out", "-o", help="Write the report here, not into the bundle.")]
 
 
@@ -26,6 +30,8 @@ def evaluate(
     split_list: o.SplitListOpt = None,
     limit: o.LimitOpt = None,
     hold_out: o.HoldOutOpt = None,
+    at_sparsity: o.AtSparsityOpt = None,
+    curve: CurveOpt = False,
     base: o.BaseOpt = None,
     out: ReportOpt = None,
     device: o.DeviceOpt = "auto",
@@ -35,17 +41,28 @@ def evaluate(
 ) -> None:
     """Score a segmentor: mIoU over all, seen and unseen classes, parameters, MACs, measured time."""
     name, data = o.dataset_choice("val", locals())
-    from opentrans_cli.steps.evaluate import evaluate as step
-
+    common: dict[str, Any] = {"dataset": name, "data": data, "base": base, "out": out, "device": device, "force": force}
     say = ConsoleReporter(quiet=quiet)
-    result = step(source, dataset=name, data=data, base=base, out=out, device=device, force=force, reporter=say)
-    report = result.report
-    emit(report, lambda console: _show(console, source, report), as_json=as_json, path=result.path, quiet=quiet)
+    path: Path | None
+    if curve:
+        if at_sparsity is not None:
+            raise OptionError("one sparsity or all of them: --at-sparsity and --curve; give one of the two")
+        from opentrans_cli.steps.curve import curve as draw
+
+        drawn = draw(source, **common, reporter=say)
+        report, path, show = drawn.report, drawn.path, _show_curve
+    else:
+        from opentrans_cli.steps.evaluate import evaluate as step
+
+        result = step(source, **common, at_sparsity=at_sparsity, reporter=say)
+        report, path, show = result.report, result.path, _show
+    emit(report, lambda console: show(console, source, report), as_json=as_json, path=path, quiet=quiet)
 
 
 def _show(console: Console, source: str, report: dict[str, Any]) -> None:
     height, width = report["resolution"]
-    table = plain_table(f"{source} on {report['dataset']}: {report['images']} images", "", "", header=False)
+    at = f" at sparsity {report['at_sparsity']:g}" if "at_sparsity" in report else ""
+    table = plain_table(f"{source}{at} on {report['dataset']}: {report['images']} images", "", "", header=False)
     table.add_row("framework", report["framework"])
     table.add_row("mIoU, all classes", percent(report["miou"]))
     table.add_row("mIoU, seen / unseen", f"{percent(report['miou_seen'])} / {percent(report['miou_unseen'])}")
@@ -55,4 +72,18 @@ def _show(console: Console, source: str, report: dict[str, Any]) -> None:
     macs = f"{human_count(report['macs_kept'])} / {human_count(report['macs'])}"
     table.add_row(f"MACs at {width} x {height}, kept / all", macs)
     table.add_row("measured, dense kernels", f"{1000 * report['seconds_per_image']:.1f} ms an image")
+    console.print(table)
+
+
+def _show_curve(console: Console, source: str, report: dict[str, Any]) -> None:
+    title = f"{source} on {report['dataset']}: {report['images']} images, {report['framework']}"
+    table = plain_table(title, ">round", ">sparsity", ">kept", ">size", ">mIoU", ">seen", ">unseen")
+    for point in report["points"]:
+        table.add_row(
+            str(point["round"]),
+            f"{point['sparsity']:.4f}",
+            human_count(point["kept"]),
+            human_bytes(point["bytes"]),
+            *(percent(point[name]) for name in ("miou", "miou_seen", "miou_unseen")),
+        )
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +13,19 @@ from opentrans_cli.cli.output import emit, human_bytes, human_count, plain_table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from opentrans_cli.bundle.rounds import RoundInfo
     from opentrans_cli.steps.inspect import InspectResult
 
 
-def inspect(bundle: o.BundleArg, as_json: o.JsonOpt = False) -> None:
-    """What a bundle is, from its manifest alone: base, sparsity by layer, history, files."""
+_PER_LINE = 7
+_MARKS = {"bundle": " ", "base": "b", None: "m"}
+
+
+def inspect(bundle: o.BundleArg, at_sparsity: o.AtSparsityOpt = None, as_json: o.JsonOpt = False) -> None:
+    """What a bundle is, from its manifest: base, sparsity by layer, rounds that can be taken out, history, files."""
     from opentrans_cli.steps.inspect import inspect as step
 
-    result = step(Path(bundle))
+    result = step(Path(bundle), at_sparsity=at_sparsity)
     emit(asdict(result), lambda console: _show(console, result), as_json=as_json)
 
 
@@ -29,6 +35,7 @@ def _show(console: Console, result: InspectResult) -> None:
     facts.add_row("base", f"{result.source} ({result.architecture}), text activation {result.activation}")
     facts.add_row("sparsity", f"{result.achieved_sparsity:.4f} {result.pattern}, target {result.target_sparsity:g}")
     facts.add_row("weights kept", f"{human_count(result.kept)} of {human_count(result.total)}")
+    facts.add_row("rounds", _rounds(result.rounds))
     facts.add_row("segmentor", result.framework or "none yet")
     facts.add_row("history", " > ".join(result.steps))
     facts.add_row("files", "\n".join(f"{name}  {human_bytes(size)}" for name, size in result.files.items()))
@@ -39,3 +46,16 @@ def _show(console: Console, result: InspectResult) -> None:
         shape = " x ".join(map(str, layer.shape))
         layers.add_row(layer.name, shape, f"{layer.kept:,}", f"{layer.total:,}", f"{layer.sparsity:.4f}")
     console.print(layers)
+
+
+def _rounds(rounds: Sequence[RoundInfo]) -> str:
+    """The sparsities `--at-sparsity` takes, a few a line, and what the letters behind them mean."""
+    marked = [f"{info.sparsity:.4f}{_MARKS[info.weights]}" for info in rounds]
+    lines = [" ".join(marked[start : start + _PER_LINE]).rstrip() for start in range(0, len(marked), _PER_LINE)]
+    origins = {info.weights for info in rounds}
+    legend = [
+        text
+        for origin, text in (("base", "b: weights of the base"), (None, "m: masks alone, weights were not kept"))
+        if origin in origins
+    ]
+    return "\n".join([*lines, *legend])

@@ -31,6 +31,7 @@ def transfer(
     compact: Annotated[
         bool, typer.Option("--compact", help="open-clip: a smaller dense tower, without the channels pruned away.")
     ] = False,
+    at_sparsity: o.AtSparsityOpt = None,
     base: o.BaseOpt = None,
     seed: o.SeedOpt = 0,
     force: o.ForceOpt = False,
@@ -47,20 +48,26 @@ def transfer(
     if to == OPEN_CLIP:
         if option:
             raise OptionError(f"{OPEN_CLIP} has no options: --option {option[0]}; leave it out")
-        result = export_open_clip(bundle, out=out, compact=compact, base=base, force=force, reporter=reporter)
+        result = export_open_clip(
+            bundle, out=out, compact=compact, at_sparsity=at_sparsity, base=base, force=force, reporter=reporter
+        )
     else:
-        _refuse_export_options(to, compact=compact, base=base)
+        if compact:
+            raise OptionError(f"only --to {OPEN_CLIP} takes --compact: --to {to}; leave one of them out")
         from opentrans_cli.steps.transfer import transfer as step
 
-        options = framework_options(option or [])
-        result = step(bundle, to=to, out=out, options=options, seed=seed, force=force, reporter=reporter)
+        result = step(
+            bundle,
+            to=to,
+            out=out,
+            options=framework_options(option or []),
+            at_sparsity=at_sparsity,
+            base=base,
+            seed=seed,
+            force=force,
+            reporter=reporter,
+        )
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
-
-
-def _refuse_export_options(to: str, *, compact: bool, base: str | None) -> None:
-    for option, given in (("--compact", compact), ("--base", base)):
-        if given:
-            raise OptionError(f"only --to open-clip takes {option}: --to {to}; leave one of them out")
 
 
 def framework_options(pairs: list[str]) -> dict[str, str]:

@@ -86,10 +86,10 @@ def evaluate(
 
 
 def _tower(source: str, at_sparsity: float | None, base: str | None, reporter: Reporter) -> Tower:
-    if at_sparsity is None:
-        return load_tower(source, reporter, base=base)
     if not is_bundle(source):
-        raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
+        if at_sparsity is not None:
+            raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
+        return load_tower(source, reporter)
     return tower_at_sparsity(open_bundle(source), at_sparsity, base=base, reporter=reporter)
 
 

@@ -17,9 +17,10 @@ from opentrans_cli.bundle.tensorfile import write_tensors
 from opentrans_cli.clip.compact import CompactTower, compact_tower
 from opentrans_cli.clip.layers import PACKED, PARTS
 from opentrans_cli.errors import BundleError, TransferError
+from opentrans_cli.steps import rounds
 from opentrans_cli.steps.provenance import arrays, parameter_count, versions
 from opentrans_cli.steps.reporter import SILENT, Reporter
-from opentrans_cli.steps.sources import Tower, bundle_tower, load_text_clip
+from opentrans_cli.steps.sources import Tower, load_text_clip
 from opentrans_cli.steps.target import prepare_parent
 from opentrans_cli.steps.transfer import TransferResult
 
@@ -50,6 +51,7 @@ def export_open_clip(
     *,
     out: Path | None,
     compact: bool = False,
+    at_sparsity: float | None = None,
     base: str | None = None,
     force: bool = False,
     reporter: Reporter = SILENT,
@@ -58,9 +60,10 @@ def export_open_clip(
 
     `open_clip.create_model("local-dir:OUT", require_pretrained=True)` loads it. With `compact` the channels that
     pattern channel removed are left out and the narrower tower is compared with the dense one first; else the tower
-    keeps its shapes, with zeros where it is pruned. `base` is the source of the text tower where the bundle's own has
-    moved. With `out` None nothing is written and no text tower is loaded (dry run).
-    Raises BundleError, SourceError, or TransferError for a bundle that cannot be written compact.
+    keeps its shapes, with zeros where it is pruned. `at_sparsity` takes an earlier round of the bundle. `base` is the
+    source of the text tower where the bundle's own has moved. With `out` None nothing is written and no text tower is
+    loaded (dry run). Raises BundleError, SourceError, OptionError, or TransferError for a bundle that cannot be written
+    compact.
     """
     if out is not None:
         _check_target(out, force=force)
@@ -68,7 +71,7 @@ def export_open_clip(
     parent = open_bundle(bundle)
     if compact:
         _check_pattern(parent)
-    tower = bundle_tower(parent)
+    tower = rounds.at_sparsity(parent, at_sparsity, base=base, reporter=reporter)
     narrow = compact_tower(tower.visual, tower.masks, tower.base.model_cfg) if compact else None
     visual = tower.visual if narrow is None else narrow.visual
     result = ExportResult(

@@ -1,4 +1,4 @@
-"""What a bundle is, from its manifest alone: no tensor is read and no torch is loaded."""
+"""What a bundle is, from its manifest: no torch is loaded, and no tensor read but the rounds, on demand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opentrans_cli.bundle.layout import WEIGHTS
+from opentrans_cli.bundle.rounds import RoundInfo, at_round, available, find_round
 from opentrans_cli.bundle.store import open_bundle
 
 
@@ -42,12 +43,20 @@ class InspectResult:
     steps: tuple[str, ...]  # verbs, oldest first
     files: dict[str, int]  # name -> bytes
     size_bytes: int  # all files and the manifest
+    rounds: tuple[RoundInfo, ...]  # sparsities that can be taken out, the bundle's own last
+    at_sparsity: float | None  # sparsity, counts and layers are those of this round; None: the bundle as it is
 
 
-def inspect(path: Path | str) -> InspectResult:
-    """Reads the manifest of the bundle at `path` and checks that its files are there. Raises BundleError."""
+def inspect(path: Path | str, *, at_sparsity: float | None = None) -> InspectResult:
+    """Reads the manifest of the bundle at `path` and checks that its files are there.
+
+    `at_sparsity` shows an earlier round, whose masks are read and counted. Raises BundleError, or OptionError if there
+    is no such round.
+    """
     bundle = open_bundle(path)
-    manifest = bundle.manifest
+    rounds = available(bundle)
+    shown = bundle if at_sparsity is None else at_round(bundle, find_round(bundle, at_sparsity), target=at_sparsity)
+    manifest = shown.manifest
     layers = tuple(
         LayerSummary(
             name=layer.name,
@@ -77,4 +86,6 @@ def inspect(path: Path | str) -> InspectResult:
         steps=tuple(step.verb for step in manifest.steps),
         files={entry.name: entry.bytes for entry in manifest.files},
         size_bytes=bundle.size_bytes,
+        rounds=rounds,
+        at_sparsity=at_sparsity,
     )

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from opentrans_cli.bundle.layout import Tensors
-from opentrans_cli.bundle.rounds import RoundInfo, at_round, available, find_round
+from opentrans_cli.bundle.rounds import BundleAtRound, RoundInfo, at_round, available, find_round
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import Tower, base_tower, bundle_tower
 
-__all__ = ["RoundInfo", "at_sparsity", "available", "tower_at"]
+__all__ = ["RoundInfo", "at_sparsity", "available", "dense_tower", "took_base", "tower_at"]
 
 
-def at_sparsity(bundle: Bundle, sparsity: float, *, base: str | None = None, reporter: Reporter = SILENT) -> Tower:
-    """The tower `bundle` had at `sparsity`, to within 0.0005; its own is always there.
+def at_sparsity(
+    bundle: Bundle, sparsity: float | None, *, base: str | None = None, reporter: Reporter = SILENT
+) -> Tower:
+    """The tower `bundle` had at `sparsity`, to within 0.0005; None: as it is.
 
     Its `bundle` is that of this round: masks, sparsity and tensors, with the digest of the one it was read from.
     Values come from the bundle, or from the base (its own source, or `base` where that has moved) if nothing was
     trained. Raises OptionError, naming the sparsities there are, if there is no such round or only its masks.
     """
+    if sparsity is None:
+        return bundle_tower(bundle, base=base, reporter=reporter)
     info = find_round(bundle, sparsity)
     return tower_at(bundle, info, target=sparsity, dense=dense_tower(bundle, (info,), base, reporter))
+
+
+def took_base(tower: Tower) -> bool:
+    """Whether the values of a bundle's tower were taken from its base, because the bundle does not hold them."""
+    return isinstance(tower.bundle, BundleAtRound) and tower.bundle.base is not None
 
 
 def tower_at(bundle: Bundle, info: RoundInfo, *, target: float | None = None, dense: Tensors | None = None) -> Tower:

@@ -9,13 +9,14 @@ from typing import Any
 
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.store import open_bundle, write_bundle
-from opentrans_cli.errors import TransferError
+from opentrans_cli.errors import OptionError, TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.keys import KeyMatch
+from opentrans_cli.steps import rounds
 from opentrans_cli.steps.provenance import step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, build_segmentor
-from opentrans_cli.steps.sources import Tower, bundle_tower
+from opentrans_cli.steps.sources import Tower
 
 REPORT = "reports/transfer.json"
 
@@ -39,20 +40,25 @@ def transfer(
     to: str,
     out: Path | None,
     options: Mapping[str, Any] | None = None,
+    at_sparsity: float | None = None,
+    base: str | None = None,
     seed: int = 0,
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> TransferResult:
     """Build framework `to` around the bundle's tower and write it, with a fresh head, as a new bundle at `out`.
 
-    With `out` None nothing is written (dry run). Every tensor of the tower is accounted for; those that move are
-    compared with the source bit by bit. Raises BundleError, OptionError or TransferError.
+    `at_sparsity` takes an earlier round of the bundle; `base` is where its base lies now, for values that it does not
+    hold. With `out` None nothing is written (dry run). Every tensor of the tower is accounted for; those that move are
+    compared with the source bit by bit. Raises BundleError, SourceError, OptionError or TransferError.
     """
     framework = FRAMEWORKS.load(to)
     if out is not None:
         check_replaceable(out, force=force)
     parent = open_bundle(bundle)
-    tower = bundle_tower(parent)
+    tower = rounds.at_sparsity(parent, at_sparsity, base=base, reporter=reporter)
+    if base is not None and not rounds.took_base(tower):
+        raise OptionError(f"the bundle has all its weights: {bundle}; leave --base out")
     matches = framework.map_keys(tower.visual, framework.options(options))
     keys = tuple(_key(match, tower) for match in matches)
     built = build_segmentor(tower, to, options=options, seed=seed)
@@ -60,7 +66,7 @@ def transfer(
     result = TransferResult(None, to, keys)
     if out is None:
         return result
-    recorded = {"to": to, "options": dict(options or {})}
+    recorded = {"to": to, "options": dict(options or {}), "at_sparsity": at_sparsity}
     step = step_record("transfer", recorded, seed=seed, parent=parent.digest, metrics={"keys": len(keys)})
     contents = built.contents(step, built.record(), report=(REPORT, result.to_json()), keep_alpha=True)
     written = write_bundle(out, contents, force=force)
