@@ -29,7 +29,7 @@ class Made:
     """The views of one piece of work."""
 
     pixels: NDArray[np.uint8]  # (B, S, S, 3), zeros where a picture is bad
-    bad: dict[int, str]  # position in the piece -> what is wrong with its picture, and the next move
+    bad: dict[int, str]  # position in the piece, ascending -> what is wrong with its picture, and the next move
 
 
 class Piece(Protocol):

@@ -72,8 +72,8 @@ class Views:
         filled = 0
         for rows, (pixels, wrong) in zip(batches, self._make(batches), strict=True):
             if wrong and not self._skip_bad:
-                raise DataError(f"{wrong[min(wrong)]} or skip it and others with --skip-bad")
-            bad.update(dict.fromkeys(_without_remedy(wrong[position]) for position in sorted(wrong)))
+                raise DataError(f"{next(iter(wrong.values()))} or skip it and others with --skip-bad")
+            bad.update(dict.fromkeys(map(_without_remedy, wrong.values())))
             whole = np.array([position not in wrong for position in range(len(rows))])
             pixels = pixels[whole] if wrong else pixels
             digest.update(pixels.data)
@@ -120,7 +120,7 @@ class Views:
         for pixels, wrong in self._make(noted()):
             rows = waiting.pop(0)
             if wrong:
-                raise DataError(wrong[min(wrong)])
+                raise DataError(next(iter(wrong.values())))
             for view, row in zip(pixels, rows, strict=True):
                 if zlib.crc32(view) != self._checks[row]:
                     raise DataError(f"image changed while it was in use: {self._set.name(int(kept[row]))}; start again")
@@ -144,7 +144,7 @@ class Views:
         return self._rows
 
     def _make(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[tuple[Pixels, dict[int, str]]]:
-        """For each array of rows of the set its pixels, and by position what is wrong with the bad ones."""
+        """For each array of rows of the set its pixels, and by position, in order, what is wrong with the bad ones."""
         for made in self._workers.in_order(self._pieces(rows) for rows in batches):
             yield _joined(made, self.size)
 

@@ -35,6 +35,14 @@ class Loaded:
         import opentrans_cli.datasets.view_sets
         return sorted({"torch", "open_clip", "typer", "rich"} & set(sys.modules)), os.getpid()
 
+@dataclass(frozen=True)
+class Touch:
+    path: str
+
+    def run(self):
+        time.sleep(0.02)
+        open(self.path, "w").close()
+
 class Dies:
     def run(self):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -102,6 +110,16 @@ def test_the_look_ahead_is_bounded_and_nothing_is_read_before_it_is_needed(tasks
     for taken in range(1, 6):
         next(results)
         assert begun == taken + AHEAD * pool.count // 2
+
+
+def test_what_was_read_ahead_is_dropped_when_the_caller_stops(tasks: Any, pool: Workers[Any], tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    done.mkdir()
+    results = pool.in_order([[tasks.Square(1)], [tasks.Touch(str(done / str(number))) for number in range(40)]])
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert list(pool.in_order([[tasks.Square(2)]])) == [[4]]
+    assert len(list(done.iterdir())) < 20
 
 
 def test_in_this_process_nothing_is_read_ahead(tasks: Any) -> None:
