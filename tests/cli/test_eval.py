@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
@@ -66,3 +70,41 @@ def test_unlabelled_maps_are_scored_as_nothing_not_as_zero(run_cli: Any, labelle
     document = json.loads(result.stdout)
     assert document["miou"] is None and document["pixel_accuracy"] is None
     check_document(document, "eval_report")
+
+
+def test_the_curve_is_a_table_and_a_report_in_the_bundle(
+    run_cli: Any, nested_bundle: Callable[[str], Path], desk: Path
+) -> None:
+    bundle = shutil.copytree(nested_bundle("trained"), desk / "b")
+    result = run_cli("eval", bundle, "--curve", "--limit", 1)
+    assert result.stdout == f"{bundle}\n"
+    assert all(sparsity in result.stderr for sparsity in ("0.2000", "0.5000", "0.8000"))
+    report = json.loads(open_bundle(bundle).read("reports/curve-shapes.json"))
+    document = json.loads(run_cli("eval", bundle, "--curve", "--limit", 1, "--json", "--quiet").stdout)
+    check_document(document, "curve_report")
+    assert document == report
+
+
+def test_one_sparsity_of_a_bundle_is_scored_and_named(
+    run_cli: Any, nested_bundle: Callable[[str], Path], desk: Path
+) -> None:
+    out = desk / "r.json"
+    line = ("eval", nested_bundle("trained"), "--limit", 1, "--out", out, "--json")
+    document = json.loads(run_cli(*line, "--at-sparsity", 0.5).stdout)
+    check_document(document, "eval_report")
+    whole = json.loads(run_cli(*line, "--force").stdout)
+    assert document["at_sparsity"] == 0.5 and "at_sparsity" not in whole
+    assert whole["params_kept"] < document["params_kept"] < document["params_dense"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("--at-sparsity", 0.5, "--curve"), "one sparsity or all of them"),
+        (("--at-sparsity", 0.7), "choose one of 0.2, 0.5, 0.8"),
+    ],
+)
+def test_contradictory_and_missing_sparsities_are_wrong_usage(
+    refused: Callable[..., str], nested_bundle: Callable[[str], Path], line: tuple[object, ...], message: str
+) -> None:
+    assert message in refused("eval", nested_bundle("trained"), "--limit", 1, *line, code=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,14 @@ def test_options_of_another_target_are_wrong_usage(refused: Any, desk: Path, tin
 def test_only_a_bundle_pruned_by_channels_can_be_compact(refused: Any, desk: Path, tiny_bundle: Path) -> None:
     message = refused("transfer", tiny_bundle, "--to", "open-clip", "--compact", "-o", desk / "t")
     assert message.startswith("only whole channels can be left out: ") and "prune with --pattern channel" in message
+
+
+def test_an_earlier_round_is_transferred_with_its_own_counts(
+    run_cli: Any, desk: Path, nested_bundle: Callable[[str], Path]
+) -> None:
+    line = ("transfer", nested_bundle("trained"), "--to", "maskclip", "--at-sparsity", 0.5, "-o", desk / "t")
+    document = json.loads(run_cli(*line, "--json").stdout)
+    manifest = open_bundle(desk / "t").manifest
+    assert manifest.target_sparsity == 0.5 and abs(manifest.achieved_sparsity - 0.5) < 1e-3
+    assert sum(key["kept"] for key in document["keys"] if key["kept"] is not None) == manifest.kept
+    assert manifest.steps[-1].options["at_sparsity"] == 0.5
