@@ -6,4 +6,8 @@ checkpoint.py   the state of a run in one safetensors file
 freezing.py     layers whose parameters and running statistics stay as they are
 losses.py       cross-entropy over labelled pixels
 cost.py         multiply-accumulates of training, by layer and by part
+device.py       which device a run works on
+distributed.py  the processes of one run, as torchrun starts them
+batchnorm.py    BatchNorm over the batches of all processes
+failures.py     how several processes end together, and tell why once
 """

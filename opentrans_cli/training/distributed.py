@@ -1,0 +1,194 @@
+"""The processes that work on one run: a world of one, or as many as torchrun started (accelerate, gloo or nccl).
+
+Every process runs the same program on its share of each batch. The first, rank 0, alone writes files and talks. All of
+them must reach every `total`, `mean`, `agree` and `barrier`, and every training step.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from opentrans_cli.errors import OptionError
+from opentrans_cli.training.batchnorm import own_statistics, share_statistics
+from opentrans_cli.training.device import resolve_device
+from opentrans_cli.training.failures import Failures
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class World:
+    """One process alone; use it in a `with` statement, so that an error on one rank is told once and ends all."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.rank, self.size = 0, 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and talks."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """What to call in training in place of `module`, on the world's device; its gradients are of the whole batch.
+
+        `module` keeps its parameters, names and memory formats. Its parameters become those of rank 0. In train mode
+        its BatchNorms see the whole batch. Raises OptionError for a BatchNorm that cannot.
+        """
+        return module
+
+    def unwrap(self, module: nn.Module) -> None:
+        """Make the BatchNorms of `module`, which `wrap` was given, ordinary ones again."""
+
+    def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This process's part of a step's rows: contiguous, in the order of ranks, equally long.
+
+        Raises OptionError if they do not divide: the mean of unequal parts' means is not the mean of all.
+        """
+        if len(rows) % self.size:
+            raise OptionError(
+                f"a batch must divide among the processes: {len(rows)} by {self.size}; choose another --batch-size"
+            )
+        length = len(rows) // self.size
+        return rows[self.rank * length : (self.rank + 1) * length]
+
+    def mean(self, value: float) -> float:
+        """The mean of all processes' values, the same bits in each; not finite if one of them is not."""
+        return value
+
+    def total(self, tensor: Tensor) -> None:
+        """Sum `tensor`, of any device and any dtype but bool, over the processes, in place, the same bits in each."""
+
+    def agree(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rank 0's `tensors`; the others give tensors of the same names, shapes and dtypes, on any device."""
+        return dict(tensors)
+
+    def barrier(self) -> None:
+        """Return when every process is here."""
+
+    def close(self) -> None:
+        """Let go of what was wrapped. The connections stay for the next world of this process."""
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _ManyProcesses(World):
+    """The processes of `accelerator`, joined by torch.distributed."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        # accelerate numbers the CPU, and "cpu:0" is not equal to the "cpu" of every tensor there.
+        super().__init__(accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu"))
+        self.rank, self.size = accelerator.process_index, accelerator.num_processes
+        self._accelerator = accelerator
+        self._failures = Failures(self.rank, self.size)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        share_statistics(module)
+        return self._accelerator.prepare_model(module)
+
+    def unwrap(self, module: nn.Module) -> None:
+        own_statistics(module)
+
+    def mean(self, value: float) -> float:
+        amount = torch.tensor(value, dtype=torch.float64, device=self.device)
+        self.total(amount)
+        return float(amount) / self.size
+
+    def total(self, tensor: Tensor) -> None:
+        if tensor.dtype is torch.bool:
+            raise ValueError("a sum of bools is no bool; give integers")
+        # nccl moves only what is on its device. One process sums and tells: then no two can differ in a bit.
+        summed = tensor.detach().to(self.device, copy=True, memory_format=torch.contiguous_format)
+        dist.reduce(summed, dst=0)
+        dist.broadcast(summed, src=0)
+        with torch.no_grad():
+            tensor.copy_(summed)
+
+    def agree(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self._of_main(tensor) for name, tensor in tensors.items()}
+
+    def _of_main(self, tensor: Tensor) -> Tensor:
+        dtype = torch.uint8 if tensor.dtype is torch.bool else tensor.dtype  # gloo knows no bool
+        sent = tensor.detach().to(self.device, dtype, copy=True, memory_format=torch.contiguous_format)
+        dist.broadcast(sent, src=0)
+        return sent.to(tensor.device, tensor.dtype)
+
+    def barrier(self) -> None:
+        self._accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        self._accelerator.free_memory()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if isinstance(error, Exception):
+            self._failures.settle(error)
+
+
+def open_world(device: str) -> World:
+    """The processes torchrun started, by its environment variables; without them this one alone.
+
+    `device`: auto, cpu, cuda or mps; under torchrun one GPU each, or the CPU for all. All processes must open their
+    worlds equally often. Raises OptionError for a device this machine lacks, has too few of, or that works alone, for
+    an incomplete environment, and where accelerate is missing.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return World(resolve_device(device))
+    return _ManyProcesses(_accelerator(_check_device(device)))
+
+
+def _check_device(name: str) -> str:
+    """ "cpu" or "cuda"; refuses what accelerate would let pass and fail on later."""
+    missing = [variable for variable in _VARIABLES if variable not in os.environ]
+    if missing:
+        raise OptionError(f"WORLD_SIZE is set, but not {', '.join(missing)}; start several processes with torchrun")
+    kind = resolve_device(name).type
+    if kind == "mps":
+        raise OptionError("several processes cannot share MPS: --device mps; use --device cpu, or one process")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", int(os.environ["LOCAL_RANK"]) + 1))
+    if kind == "cuda" and here > torch.cuda.device_count():
+        raise OptionError(
+            f"more processes than GPUs on this machine: {here} > {torch.cuda.device_count()}; "
+            "lower --nproc-per-node, or use --device cpu"
+        )
+    if dist.is_initialized() and (dist.get_backend() == "gloo") != (kind == "cpu"):
+        raise OptionError(f"this process works with {dist.get_backend()} already: --device {name}; start another")
+    return kind
+
+
+def _accelerator(kind: str) -> Accelerator:
+    # Otherwise accelerate picks a number itself, with a warning; torchrun has set one where processes share a machine.
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+    except ImportError as error:
+        raise OptionError(
+            "several processes need accelerate, which is not installed; pip install 'opentrans-cli[distributed]'"
+        ) from error
+    first = not dist.is_initialized()
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
+    if first:
+        atexit.register(dist.destroy_process_group)
+    return accelerator
