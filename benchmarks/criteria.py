@@ -45,10 +45,10 @@ from opentrans_cli.steps.prune import prune
 from opentrans_cli.steps.reporter import SILENT
 from opentrans_cli.steps.sources import load_tower
 
-STEPS = 352  # of distillation, in every row but the undistilled
-ROUND_STEPS = 8
+STEPS = 256  # of distillation, in every row but the undistilled
+ROUND_STEPS = 6
 LR = 3e-3
-FINETUNE_STEPS = 80
+FINETUNE_STEPS = 60
 SCENES = 100  # scored
 ZERO_SHOT_SCENES, ZERO_SHOT_SEED = 2048, 20_000_000
 
@@ -108,9 +108,7 @@ CRITERIA.targets |= {
 def zero_shot_material() -> tuple[Tensor, Tensor, Tensor]:
     """Normalised images with one object each, its index, and the text embeddings of all objects."""
     clip = load_clip("tiny")
-    scenes = [
-        render_scene(Stream(ZERO_SHOT_SEED, index), size=64, objects=(1, 1)) for index in range(ZERO_SHOT_SCENES)
-    ]
+    scenes = [render_scene(Stream(ZERO_SHOT_SEED, index), size=64, objects=(1, 1)) for index in range(ZERO_SHOT_SCENES)]
     scenes = [scene for scene in scenes if scene.objects]
     images = clip.preprocess.normalise(torch.from_numpy(np.stack([scene.image for scene in scenes])))
     text = text_embeddings(clip.model, clip.tokenizer, CLASSES)[: len(OBJECTS)]
@@ -128,7 +126,13 @@ def zero_shot(bundle: Path) -> float:
 
 def options_of(job: Job) -> PruneOptions:
     schedule, sparsity = job["schedule"], job["sparsity"]
-    given: dict[str, Any] = {"source": "tiny", "sparsity": sparsity, "seed": job["seed"], "lr": LR, "schedule": schedule}
+    given: dict[str, Any] = {
+        "source": "tiny",
+        "sparsity": sparsity,
+        "seed": job["seed"],
+        "lr": LR,
+        "schedule": schedule,
+    }
     if job.get("distilled", True):
         given |= {"images": "shapes", "steps_per_round": ROUND_STEPS, "final_steps": STEPS, "score_images": 512}
     if job["criterion"].startswith("random"):
@@ -179,12 +183,12 @@ def main_jobs() -> Iterator[Job]:
             ):
                 yield _job("main", row, criterion, "one-shot", sparsity, seed, options={"pattern": pattern})
             plain = {"options": {"pattern": "layerwise"}, "distilled": False}
-            yield _job("main", "random, uniform, not distilled", "random magnitude", "one-shot", sparsity, seed, **plain)
+            yield _job(
+                "main", "random, uniform, not distilled", "random magnitude", "one-shot", sparsity, seed, **plain
+            )
 
 
-def _job(
-    table: str, row: str, criterion: str, schedule: str, sparsity: float, seed: int, **more: Any
-) -> Job:
+def _job(table: str, row: str, criterion: str, schedule: str, sparsity: float, seed: int, **more: Any) -> Job:
     key = f"{table}/{row}/{sparsity}/{seed}"
     job = {"key": key, "row": row, "criterion": criterion, "schedule": schedule, "sparsity": sparsity, "seed": seed}
     return {**job, "finetune": table == "main", **more}
@@ -244,7 +248,11 @@ def main() -> None:
         for entry in pool.imap_unordered(_run, todo):
             file.write(json.dumps(entry) + "\n")
             file.flush()
-            print(entry["key"], f"{entry['zero_shot']:.1f} {entry.get('miou', 0):.1f} {entry['seconds']:.0f} s", flush=True)
+            print(
+                entry["key"],
+                f"{entry['zero_shot']:.1f} {entry.get('miou', 0):.1f} {entry['seconds']:.0f} s",
+                flush=True,
+            )
     if args.out is not None:
         from criteria_report import report
 

@@ -8,6 +8,7 @@ its table there too.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,8 +48,15 @@ def plain_table(title: str, *columns: str, header: bool = True) -> Table:
     return table
 
 
+def speaks() -> bool:
+    """Whether this process talks: of several that torchrun started, the first alone does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def emit(document: dict[str, Any], show: Show, *, as_json: bool, path: Path | None = None, quiet: bool = False) -> None:
     """Print one result; `path` is what the command wrote, `show` prints the table for people."""
+    if not speaks():
+        return
     if as_json:
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     elif path is None or sys.stdout.isatty():
@@ -63,7 +71,7 @@ class ConsoleReporter:
     """Talk and progress of a step on stderr."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
+        self.quiet = quiet or not speaks()
 
     def say(self, text: str) -> None:
         """One line; nothing with --quiet."""
@@ -110,7 +118,7 @@ class StepLines:
     """A log of JSON lines, appended to and flushed line by line; without a path it writes nowhere."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file = None if path is None else path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8") if path is not None and speaks() else None
 
     def write(self, entry: dict[str, Any]) -> None:
         """One line."""

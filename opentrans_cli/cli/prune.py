@@ -184,7 +184,9 @@ def _show_plan(console: Console, plan: Plan) -> None:
     table = plain_table(title, "layer", ">shape", ">weights", "pruned")
     for layer in plan.layers:
         shape = " x ".join(map(str, layer["shape"]))
-        table.add_row(layer["name"], shape, f"{layer['total']:,}", "yes" if layer["pruned"] else f"no: {layer['reason']}")
+        table.add_row(
+            layer["name"], shape, f"{layer['total']:,}", "yes" if layer["pruned"] else f"no: {layer['reason']}"
+        )
     console.print(table)
     rounds = plain_table("", ">round", ">sparsity", ">kept")
     for row in document["rounds"]:

@@ -18,12 +18,13 @@ from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
 from opentrans_cli.pictures.curve import CurvePoint, curve_chart
 from opentrans_cli.steps.evaluate import check_target, load_samples, score
-from opentrans_cli.steps.provenance import environment, resolve_device, step_record
+from opentrans_cli.steps.provenance import environment, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import dense_tower, tower_at
 from opentrans_cli.steps.segmentors import TRAINING_FREE, build_segmentor, bundle_segmentor, embed_vocabulary
 from opentrans_cli.steps.sources import Tower, is_bundle, load_text_clip
 from opentrans_cli.steps.target import prepare_parent
+from opentrans_cli.training.device import resolve_device
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from opentrans_cli.steps.demo_pictures import draw_pictures
 from opentrans_cli.steps.evaluate import evaluate
 from opentrans_cli.steps.finetune import FinetuneResult, finetune
 from opentrans_cli.steps.options import FinetuneOptions, PruneOptions
-from opentrans_cli.steps.provenance import environment, resolve_device
+from opentrans_cli.steps.provenance import environment
 from opentrans_cli.steps.prune import prune
 from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.training.device import resolve_device
 
 TOWERS = {
     "dense": "nothing pruned",

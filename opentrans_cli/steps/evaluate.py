@@ -18,7 +18,7 @@ from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.metrics.miou import mean_iou
-from opentrans_cli.steps.provenance import environment, parameter_count, resolve_device, step_record
+from opentrans_cli.steps.provenance import environment, parameter_count, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import at_sparsity as tower_at_sparsity
 from opentrans_cli.steps.segmentors import (
@@ -32,6 +32,7 @@ from opentrans_cli.steps.segmentors import (
 )
 from opentrans_cli.steps.sources import Tower, is_bundle, load_text_clip, load_tower
 from opentrans_cli.steps.target import prepare_parent
+from opentrans_cli.training.device import resolve_device
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ from opentrans_cli.spectral.selection import select_frozen
 from opentrans_cli.steps.analyze import recorded_alphas, tower_spectra
 from opentrans_cli.steps.finetune_run import FinetuneRun
 from opentrans_cli.steps.options import FinetuneOptions
-from opentrans_cli.steps.provenance import resolve_device, step_record
+from opentrans_cli.steps.provenance import step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.resume import discard_state, state_path, state_to_resume
 from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
 from opentrans_cli.steps.sources import Tower, bundle_tower, load_text_clip
 from opentrans_cli.steps.target import prepare_parent
 from opentrans_cli.steps.training_data import TrainingData
+from opentrans_cli.training.device import resolve_device
 
 REPORT = "reports/finetune.json"
 DEFAULT_FRAMEWORK = "deeplabv3"

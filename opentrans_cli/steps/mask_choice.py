@@ -110,9 +110,7 @@ def _counts(masks: Mapping[str, Tensor]) -> dict[str, int]:
     return {layer: int(mask.sum()) for layer, mask in masks.items()}
 
 
-def _scored_counts(
-    tower: Tower, sparsities: Sequence[float], pattern: Pattern, scorer: Scorer
-) -> list[dict[str, int]]:
+def _scored_counts(tower: Tower, sparsities: Sequence[float], pattern: Pattern, scorer: Scorer) -> list[dict[str, int]]:
     scores = scorer.scores(tower, 0)
     return [_counts(pattern.masks(scores, sparsity)) for sparsity in sparsities]
 

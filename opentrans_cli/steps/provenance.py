@@ -14,7 +14,6 @@ import opentrans_cli
 from opentrans_cli.bundle.digest import tower_digest
 from opentrans_cli.bundle.manifest import Base, Step
 from opentrans_cli.clip.source import LoadedClip
-from opentrans_cli.errors import OptionError
 
 
 def versions() -> dict[str, str]:
@@ -86,17 +85,6 @@ def step_record(
 ) -> Step:
     """A step of a bundle's history; holds nothing that changes from run to run."""
     return Step(verb, dict(options), seed, versions(), data, parent, dict(metrics or {}))
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU; raises OptionError for a device this machine lacks."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    if not available.get(name, False):
-        usable = ", ".join(kind for kind, there in available.items() if there)
-        raise OptionError(f"device is not available here: '{name}'; choose auto or one of {usable}")
-    return torch.device(name)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -67,8 +67,7 @@ def prune(
     """
     check_options(options)
     check_replaceable(out, force=force)
-    world = open_world(device)
-    try:
+    with open_world(device) as world:
         plan = make_plan(options, reporter)
         prepare_parent(out)
         plan.tower.visual.to(world.device)
@@ -87,8 +86,6 @@ def prune(
             run.discard()
         world.barrier()
         return _result(open_bundle(out), run, plan, feed)
-    finally:
-        world.close()
 
 
 def _run(

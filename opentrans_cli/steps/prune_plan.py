@@ -111,7 +111,9 @@ def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:
     if tower.bundle is None:
         chosen = choose_layers(found, include=options.include, exclude=options.exclude)
     elif options.include or options.exclude:
-        raise OptionError(f"the layers of a bundle are chosen already: {options.source}; leave --include, --exclude out")
+        raise OptionError(
+            f"the layers of a bundle are chosen already: {options.source}; leave --include, --exclude out"
+        )
     else:
         chosen = tuple(tower.masks)
     wanted = pattern.layers(chosen)

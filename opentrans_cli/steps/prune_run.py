@@ -123,9 +123,7 @@ class PruneRun:
 
     def _save(self, distillation: Distillation) -> None:
         if self.world.is_main:
-            self._state.save(
-                self.tower.visual, distillation, round_of=self._round_of, logs=self.logs, done=self.done
-            )
+            self._state.save(self.tower.visual, distillation, round_of=self._round_of, logs=self.logs, done=self.done)
         self.world.barrier()
 
     def restore(self, state: Path, reporter: Reporter) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -108,16 +107,27 @@ class RunState:
 
 def _log_tensors(logs: list[StepLog]) -> dict[str, Tensor]:
     names = sorted({name for log in logs for name in log.terms})
-    columns = {"step": [float(log.step) for log in logs], "loss": [log.loss for log in logs], "lr": [log.lr for log in logs]}
+    columns = {
+        "step": [float(log.step) for log in logs],
+        "loss": [log.loss for log in logs],
+        "lr": [log.lr for log in logs],
+    }
     columns |= {f"terms.{name}": [log.terms.get(name, float("nan")) for log in logs] for name in names}
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
 
 
 def _read_logs(tensors: Mapping[str, Tensor]) -> list[StepLog]:
-    terms = {name.removeprefix("terms."): values.tolist() for name, values in tensors.items() if name.startswith("terms.")}
+    terms = {
+        name.removeprefix("terms."): values.tolist() for name, values in tensors.items() if name.startswith("terms.")
+    }
     rows = zip(*(tensors[name].tolist() for name in ("step", "loss", "lr")), strict=True)
     return [
-        StepLog(int(step), loss, lr, {name: values[index] for name, values in terms.items() if values[index] == values[index]})
+        StepLog(
+            int(step),
+            loss,
+            lr,
+            {name: values[index] for name, values in terms.items() if values[index] == values[index]},
+        )
         for index, (step, loss, lr) in enumerate(rows)
     ]
 

@@ -18,7 +18,6 @@ from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError
 from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
-from opentrans_cli.steps.provenance import resolve_device
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import (
     TRAINING_FREE,
@@ -28,6 +27,7 @@ from opentrans_cli.steps.segmentors import (
     embed_vocabulary,
 )
 from opentrans_cli.steps.sources import load_text_clip, load_tower
+from opentrans_cli.training.device import resolve_device
 
 REPORT = "segment.json"
 

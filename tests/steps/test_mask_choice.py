@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, distilled: Options) -> Bundl
 def test_a_twin_copies_the_counts_of_its_model_in_every_round(
     model: Bundle, tmp_path: Path, distilled: Options
 ) -> None:
-    options = distilled(random=True, like=str(model.path), keep_rounds=True)
+    options = distilled(random=True, like=str(model.path), keep_rounds="masks")
     twin = open_bundle(prune(options, out=tmp_path / "twin", device="cpu").path)
     assert kept_by_round(twin) == kept_by_round(model)
     assert kept(twin) == kept(model) and twin.digest != model.digest

@@ -35,7 +35,7 @@ def dense_tower() -> dict[str, np.ndarray]:
 def run(tmp_path_factory: pytest.TempPathFactory, distilled: Options) -> Path:
     """A distilled run that recorded its rounds."""
     out = tmp_path_factory.mktemp("prune") / "run"
-    return prune(distilled(keep_rounds=True), out=out, device="cpu").path
+    return prune(distilled(keep_rounds="masks"), out=out, device="cpu").path
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.9, 0.9999])
@@ -95,7 +95,7 @@ def test_every_round_keeps_what_the_schedule_says_and_rounds_are_nested(run: Pat
 
 
 def test_the_same_options_give_the_same_bytes(run: Path, tmp_path: Path, distilled: Options, content: Content) -> None:
-    again = prune(distilled(keep_rounds=True), out=tmp_path / "elsewhere", device="cpu")
+    again = prune(distilled(keep_rounds="masks"), out=tmp_path / "elsewhere", device="cpu")
     assert content(again.path) == content(run)
 
 
@@ -113,7 +113,7 @@ def test_without_rounds_asked_for_none_are_stored(run: Path, tmp_path: Path, dis
 
 
 def test_a_bundle_is_pruned_further_inside_its_mask(tiny_bundle: Path, tmp_path: Path, distilled: Options) -> None:
-    options = distilled(source=str(tiny_bundle), sparsity=0.6, rate=0.3, keep_rounds=True)
+    options = distilled(source=str(tiny_bundle), sparsity=0.6, rate=0.3, keep_rounds="masks")
     parent, child = open_bundle(tiny_bundle), open_bundle(prune(options, out=tmp_path / "b", device="cpu").path)
     for layer, mask in child.masks().items():
         assert not (mask & ~parent.masks()[layer]).any()
