@@ -48,7 +48,7 @@ class Pool:
     `scores` are floats by layer, any shapes: float64 is compared as it is, everything narrower as float32. `inside`
     are the masks of the previous round, which are not changed. Among equal scores (-0.0 equals 0.0) the later layer
     goes first, and within a layer the later flat index: what a larger count removes contains what a smaller one does.
-    Beside the masks it holds the scores of two layers at most, and those only where they are computed when asked for.
+    Beside the masks it holds the scores of one layer at most, where they are computed when asked for.
     Raises MaskError for NaN scores or masks in `inside` that do not match, naming the layer.
     """
 
@@ -57,12 +57,21 @@ class Pool:
         self.kept: dict[str, int] = {}
         self._scores = scores
         self._dtypes: dict[str, torch.dtype] = {}
-        for layer in scores:
-            score = scores[layer]
-            check_numbers(layer, score)
-            self._dtypes[layer] = torch.float64 if score.dtype == torch.float64 else torch.float32
-            self.masks[layer] = previous_mask(layer, score, inside)
-            self.kept[layer] = score.numel() if inside is None else int(self.masks[layer].count_nonzero())
+        found = {layer: self._look(layer) for layer in scores}
+        # Only now, because masks allocated between scores that come and go would scatter over the heap.
+        for layer, (shape, device) in found.items():
+            self.masks[layer] = previous_mask(layer, shape, device, inside)
+            self.kept[layer] = shape.numel() if inside is None else int(self.masks[layer].count_nonzero())
+
+    # What reads scores reads those of one layer and returns, because a variable would hold them while the next layer's
+    # are computed.
+
+    def _look(self, layer: str) -> tuple[torch.Size, torch.device]:
+        """Check a layer's scores and note their dtype; their shape and device."""
+        score = self._scores[layer]
+        check_numbers(layer, score)
+        self._dtypes[layer] = torch.float64 if score.dtype == torch.float64 else torch.float32
+        return score.shape, score.device
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -98,10 +107,12 @@ class Pool:
         dtype = torch.float64 if any(self._dtypes[layer] == torch.float64 for layer in chosen) else torch.float32
         level, last, equal = self._threshold(chosen, dtype, count)
         for layer in chosen:
-            for score, mask in self._parts(layer, dtype):
-                mask &= score > level if last == equal else score >= level
-        if last < equal:
-            self._remove_last(chosen, dtype, level, last)
+            self._cut(layer, dtype, level, equals=last == equal)
+        left = last if last < equal else 0
+        for layer in reversed(chosen):
+            if left == 0:
+                break
+            left -= self._cut_last(layer, dtype, level, left)
         for layer in chosen:
             self.kept[layer] = int(self.masks[layer].count_nonzero())
 
@@ -109,7 +120,9 @@ class Pool:
         """The score of a rank (1 = lowest) among the kept ones, the rank among its equals, and how many they are."""
         key, equal = None, 0
         for shift in reversed(range(0, torch.finfo(dtype).bits, _DIGIT)):
-            histogram = self._histogram(layers, dtype, shift, key)
+            histogram = torch.zeros(1 << _DIGIT, dtype=torch.int64)
+            for layer in layers:
+                self._count(layer, dtype, shift, key, histogram)
             upto = histogram.cumsum(0)
             digit = int(torch.searchsorted(upto, rank))
             equal = int(histogram[digit])
@@ -119,37 +132,45 @@ class Pool:
         assert key is not None
         return _from_key(key, dtype), rank, equal
 
-    def _histogram(self, layers: tuple[str, ...], dtype: torch.dtype, shift: int, leading: int | None) -> Tensor:
-        """Counts of the digit above `shift`, over the entries whose digits before it are `leading`; int64 (65536,)."""
-        counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
-        for layer in layers:
-            full = self.kept[layer] == self.masks[layer].numel()
-            for score, mask in self._parts(layer, dtype):
-                keys = _keys(score, None if full else mask)
-                if leading is None:
-                    digits = (keys >> shift) + (1 << _DIGIT - 1)
-                else:
-                    digits = keys[(keys >> shift + _DIGIT) == leading] >> shift & (1 << _DIGIT) - 1
-                counts += torch.bincount(digits, minlength=1 << _DIGIT).cpu()
-        return counts
+    def _count(self, layer: str, dtype: torch.dtype, shift: int, leading: int | None, histogram: Tensor) -> None:
+        """Add a layer's counts of the digit above `shift`, over the kept entries whose digits before are `leading`."""
+        zero = 1 << _DIGIT - 1
+        removed = self.masks[layer].numel() - self.kept[layer]
+        for score, mask in self._parts(layer, dtype):
+            keys = _keys(score)
+            if leading is None:
+                digits = keys >> shift
+                # Removed entries are counted with the zeros and taken off again: the fastest way to pass them by.
+                digits = (digits.mul_(mask) if removed else digits).add_(zero)
+            else:
+                chosen = (keys >> shift + _DIGIT) == leading
+                digits = keys[chosen & mask if removed else chosen] >> shift & (1 << _DIGIT) - 1
+            histogram += torch.bincount(digits, minlength=1 << _DIGIT).cpu()
+        if leading is None:
+            histogram[zero] -= removed
 
-    def _remove_last(self, layers: tuple[str, ...], dtype: torch.dtype, level: float, count: int) -> None:
-        """Remove the last `count` of the kept entries with exactly this score."""
-        for layer in reversed(layers):
-            for score, mask in reversed(list(self._parts(layer, dtype, wide=False))):
-                if count == 0:
-                    return
-                ties = (mask & (score.to(dtype) == level)).nonzero().flatten()
-                chosen = ties[max(0, len(ties) - count) :]
-                mask[chosen] = False
-                count -= len(chosen)
+    def _cut(self, layer: str, dtype: torch.dtype, level: float, *, equals: bool) -> None:
+        """Remove a layer's entries below `level`, and those at it if `equals`."""
+        for score, mask in self._parts(layer, dtype):
+            mask &= score > level if equals else score >= level
 
-    def _parts(self, layer: str, dtype: torch.dtype, *, wide: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
-        """A layer's scores and masks in flat parts, the masks as views; the scores in `dtype` if `wide`."""
+    def _cut_last(self, layer: str, dtype: torch.dtype, level: float, count: int) -> int:
+        """Remove the last `count` of a layer's kept entries at `level`, or as many as there are; how many they were."""
+        left = count
+        for score, mask in reversed(list(self._parts(layer, None))):
+            if left == 0:
+                break
+            ties = (mask & (score.to(dtype) == level)).nonzero().flatten()
+            mask[ties[max(0, len(ties) - left) :]] = False
+            left -= min(left, len(ties))
+        return count - left
+
+    def _parts(self, layer: str, dtype: torch.dtype | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """A layer's scores and masks in flat parts, the masks as views; scores in `dtype`, None: in their own."""
         scores = self._scores[layer].detach().flatten()
         size = _PART if scores.device.type == "cpu" else max(1, len(scores))
         for score, mask in zip(scores.split(size), self.masks[layer].view(-1).split(size), strict=True):
-            yield score.to(dtype) if wide else score, mask
+            yield score if dtype is None else score.to(dtype), mask
 
 
 def check_numbers(layer: str, score: Tensor) -> None:
@@ -159,36 +180,31 @@ def check_numbers(layer: str, score: Tensor) -> None:
         raise MaskError(f"importance is NaN: {layer}; check the weights it was computed from")
 
 
-def previous_mask(layer: str, score: Tensor, inside: Mapping[str, Tensor] | None) -> Tensor:
-    """A fresh contiguous mask to cut from, on the device of the scores: that of the previous round, or all True.
+def previous_mask(layer: str, shape: torch.Size, device: torch.device, inside: Mapping[str, Tensor] | None) -> Tensor:
+    """A fresh contiguous mask to cut from: that of the previous round, or all True; bool, of this shape and device.
 
     Raises MaskError if `inside` lacks the layer or has another shape.
     """
     if inside is None:
-        return torch.ones(score.shape, dtype=torch.bool, device=score.device)
+        return torch.ones(shape, dtype=torch.bool, device=device)
     if layer not in inside:
         raise MaskError(f"no mask of the previous round: {layer}; give one for every scored layer")
-    if inside[layer].shape != score.shape:
+    if inside[layer].shape != shape:
         raise MaskError(
-            f"mask and scores differ in shape: {layer}, {tuple(inside[layer].shape)} and {tuple(score.shape)}; "
+            f"mask and scores differ in shape: {layer}, {tuple(inside[layer].shape)} and {tuple(shape)}; "
             "use the masks of the same architecture"
         )
-    return inside[layer].to(score.device, torch.bool).clone(memory_format=torch.contiguous_format)
+    return inside[layer].to(device, torch.bool).clone(memory_format=torch.contiguous_format)
 
 
-def _keys(score: Tensor, mask: Tensor | None) -> Tensor:
-    """Whole numbers that order as the scores do, int32 for float32 and int64 for float64; (n,) -> (n,).
-
-    Removed entries get the highest number of all, which no score has (its bits are those of a NaN).
-    """
-    if not len(score):
-        return score.view(_INTEGER[score.dtype])
+def _keys(score: Tensor) -> Tensor:
+    """Whole numbers that order as the scores do, int32 for float32 and int64 for float64; (n,) -> (n,)."""
     keys = score.view(_INTEGER[score.dtype])
-    limits = torch.iinfo(keys.dtype)
-    # Floats are sign and magnitude, so those below zero count downwards; -0.0 falls on 0.
-    if int(keys.min()) < 0:
-        keys = torch.where(keys < 0, limits.min - keys, keys)
-    return keys if mask is None else torch.where(mask, keys, limits.max)
+    if not len(keys) or int(keys.min()) >= 0:
+        return keys
+    # Floats are sign and magnitude, so those below zero have to count downwards; -0.0 falls on 0.
+    limits, signs = torch.iinfo(keys.dtype), keys >> torch.iinfo(keys.dtype).bits - 1
+    return (keys & limits.max).bitwise_xor_(signs).sub_(signs)
 
 
 def _from_key(key: int, dtype: torch.dtype) -> float:

@@ -56,7 +56,7 @@ class NOfM:
             if (problem := self.problem(layer, tuple(score.shape))) is not None:
                 raise OptionError(f"layer does not fit {self.name}: {layer}, {problem}; leave it out with --exclude")
             check_numbers(layer, score)
-            masks[layer] = previous_mask(layer, score, inside)
+            masks[layer] = previous_mask(layer, score.shape, score.device, inside)
             if not self._cut(score, masks[layer], kept):
                 raise OptionError(
                     f"sparsity below what is already pruned: {sparsity}, a group in {layer} keeps fewer than {kept} "

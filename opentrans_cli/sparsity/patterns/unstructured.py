@@ -15,8 +15,8 @@ class Unstructured:
 
     total counts the weights of all layers, and round is Python's, so 0.5 goes to the even number (as in
     torch.nn.utils.prune). Among equal scores the later layer goes first, and within a layer the later flat index;
-    masks of growing sparsity are therefore nested. Scores may be computed as they are asked for (`Computed`), four
-    times each at most (six where one is float64).
+    masks of growing sparsity are therefore nested. Scores may be computed as they are asked for (`Computed`), five
+    times each at most (seven where one is float64).
     """
 
     name = "unstructured"

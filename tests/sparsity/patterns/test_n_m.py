@@ -97,6 +97,11 @@ def test_2_of_4_passes_through_3_of_4_on_its_way():
     assert [sparsity_of(pattern.masks(score, s)) for s in sparsities] == [0, 0, 0.25, 0.25, 0.5, 0.5, 0.5]
 
 
+def test_a_last_round_that_misses_the_sparsity_by_rounding_is_the_last_round():
+    mask = n_m("1:16", nn.Identity()).masks({"a": torch.rand(2, 16)}, 15 / 16 - 9e-10)["a"]
+    assert mask.sum(1).tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("text", [f"{n}:{m}" for m in range(2, LARGEST_M + 1) for n in range(1, m)])
 def test_the_sparsity_of_every_pattern_is_reached_exactly(text):
     pattern = pattern_for(text, nn.Identity())
