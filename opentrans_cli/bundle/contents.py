@@ -135,7 +135,9 @@ def _tensor_files(contents: BundleContents) -> Iterator[TensorFile]:
         if contents.rounds is None or tower is None:
             raise ValueError("the towers of earlier rounds come with the rounds and the last tower")
         stored = encode_snapshots(contents.round_weights, contents.rounds, tower, contents.dtype)
-        yield TensorFile(layout.ROUND_WEIGHTS, stored, dtypes=stored_dtypes(stored, contents.masks, contents.dtype))
+        if stored:
+            bits = stored_dtypes(stored, contents.masks, contents.dtype)
+            yield TensorFile(layout.ROUND_WEIGHTS, stored, dtypes=bits)
     if contents.head is not None:
         yield TensorFile(layout.HEAD, contents.head)
     if contents.alpha is not None:

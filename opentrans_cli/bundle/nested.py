@@ -51,15 +51,17 @@ def encode_snapshots(
     """The tensors of `round_weights.safetensors`.
 
     towers: by round, the dense tower it left, zero where pruned by then. Each is asked for once, so the mapping may
-    make them on demand.
+    make them on demand. Rounds after which no weight was removed are left out: the last tower has their masks.
     last: the encoded tower of the last round.
     Raises MaskError or BundleError, naming round and tensor, when a law of the format is broken.
     """
     end = last_round(rounds)
     stored: dict[str, NDArray[Any]] = {}
     for number in sorted(towers):
-        if not 1 <= number < end:
-            raise MaskError(f"not an earlier round: {number} of {end}; keep the towers of rounds before the last")
+        if number < 1:
+            raise MaskError(f"not a round: {number}; rounds count from 1")
+        if number >= end:
+            break
         try:
             tower = encode_tower(towers[number], masks_after(rounds, number), dtype)
         except (MaskError, BundleError) as error:

@@ -24,9 +24,11 @@ def maker() -> ModuleType:
     return module
 
 
-def test_writing_the_golden_contents_gives_the_committed_bytes(tmp_path: Path, maker: ModuleType) -> None:
-    write_bundle(tmp_path / "b", maker.golden_contents())
-    for folder, other in ((maker.GOLDEN, tmp_path / "b"), (tmp_path / "b", maker.GOLDEN)):
+@pytest.mark.parametrize("name", ["golden", "nested"])
+def test_writing_the_golden_contents_gives_the_committed_bytes(tmp_path: Path, maker: ModuleType, name: str) -> None:
+    write_bundle(tmp_path / "b", getattr(maker, f"{name}_contents")())
+    committed = getattr(maker, name.upper())
+    for folder, other in ((committed, tmp_path / "b"), (tmp_path / "b", committed)):
         for path in folder.rglob("*.*"):
             assert path.read_bytes() == (other / path.relative_to(folder)).read_bytes(), path.name
 
@@ -44,3 +46,18 @@ def test_the_golden_bundle_verifies_and_reads_as_committed() -> None:
     assert rounds is not None and rounds["conv2"].reshape(-1).tolist() == [0, 1, 0, 2, 0, 3, 0, 1, 0, 2]
     assert head is not None and np.array_equal(head["decode.weight"], [[1, -2], [0.5, 0]])
     assert alpha is not None and alpha[1]["estimator"] == "xmin_peak"
+
+
+def test_the_towers_of_its_earlier_rounds_read_as_committed() -> None:
+    bundle = open_bundle(GOLDEN / "bundle-v1-rounds")
+    assert [check.name for check in verify_bundle(bundle.path) if not check.ok] == []
+    assert bundle.digest == "sha256:349e890a4eb5a61219de574851cc5a360d5bcaa51da24e02df4181cfd5ecf4c3"
+    assert bundle.saved_rounds() == (1, 2)
+    tower = bundle.round_tower(2)
+    # After round 2 the weights with round 0 or 3 are left; (i + 2) / 8 is exact in bfloat16.
+    assert tower["conv2.weight"].reshape(-1).tolist() == [0.25, 0, 0.5, 0, 0.75, 0.875, 1.0, 0, 1.25, 0]
+    assert bundle.round_tower(1)["bn1.running_var"].tolist() == [1, 1.25, 2]
+    assert tower["bn1.num_batches_tracked"] == 3
+    old = open_bundle(GOLDEN / "bundle-v1")
+    assert old.digest != bundle.digest and old.saved_rounds() == ()
+    assert all(array.tobytes() == bundle.tower()[name].tobytes() for name, array in old.tower().items())

@@ -1,13 +1,15 @@
-"""Writes the golden bundle of format version 1: `python tests/golden/make_golden.py`.
+"""Writes the golden bundles of format version 1: `python tests/golden/make_golden.py`.
 
-The folder `bundle-v1` is committed and stays for ever: later versions must read it, and writing the same
-contents must give the same bytes. Run this again only when a format version is added, into a new folder.
+The folders are committed and stay for ever: later versions must read them, and writing the same contents must
+give the same bytes. `bundle-v1` is older than the towers of earlier rounds, which `bundle-v1-rounds` has. Run this
+again only when the format gains something, into a new folder.
 Every value is plain arithmetic, so no random generator has to stay the same.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import numpy as np
 
 from opentrans_cli.bundle.digest import tower_digest
 from opentrans_cli.bundle.manifest import Base, Segmentor, Step
+from opentrans_cli.bundle.nested import masks_after
 from opentrans_cli.bundle.store import BundleContents, write_bundle
 
 GOLDEN = Path(__file__).parent / "bundle-v1"
+NESTED = Path(__file__).parent / "bundle-v1-rounds"
 
 
 def _rounds(size: int) -> np.ndarray:
@@ -90,6 +94,20 @@ def golden_contents() -> BundleContents:
     )
 
 
+def nested_contents() -> BundleContents:
+    """The same with the towers of rounds 1 and 2: weights and running variance moved, the counter did not."""
+    last = golden_contents()
+    assert last.rounds is not None
+    towers: dict[int, dict[str, Any]] = {}
+    for number in (1, 2):
+        towers[number] = {**last.tower, "bn1.running_var": np.float32([number, 1.25, 2])}
+        for layer, mask in masks_after(last.rounds, number).items():
+            values = (np.arange(mask.size, dtype=np.float32).reshape(mask.shape) + number) / 8
+            towers[number][f"{layer}.weight"] = values * mask
+    return replace(last, round_weights=towers)
+
+
 if __name__ == "__main__":
-    shutil.rmtree(GOLDEN, ignore_errors=True)
-    write_bundle(GOLDEN, golden_contents())
+    for folder, contents in ((GOLDEN, golden_contents()), (NESTED, nested_contents())):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_bundle(folder, contents)

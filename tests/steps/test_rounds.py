@@ -28,7 +28,7 @@ from opentrans_cli.steps.transfer import transfer
 from opentrans_cli.steps.verify import verify
 
 Nested = Callable[[str], Path]
-DATA = DatasetOptions(split="val", limit=2)
+DATA = DatasetOptions(split="val", limit=1)
 
 
 def moved(bundle: Path, base: Any) -> Path:
@@ -103,12 +103,11 @@ def test_a_base_that_moved_or_is_another_one_is_told(nested_bundle: Nested, tmp_
 
 
 @pytest.mark.parametrize(("kind", "sparsity"), [("trained", 0.5), ("untrained", 0.2), ("bare", 0.8), ("bare", 0.5)])
-@pytest.mark.parametrize("to", ["maskclip", "deeplabv3"])
 def test_transfer_writes_a_bundle_of_that_round(
-    nested_bundle: Nested, tmp_path: Path, kind: str, sparsity: float, to: str
+    nested_bundle: Nested, tmp_path: Path, kind: str, sparsity: float
 ) -> None:
     parent = open_bundle(nested_bundle(kind))
-    out = transfer(parent.path, to=to, out=tmp_path / "t", at_sparsity=sparsity).path
+    out = transfer(parent.path, to="deeplabv3", out=tmp_path / "t", at_sparsity=sparsity).path
     assert out is not None and verify(out).ok
     bundle = open_bundle(out)
     expected = at_sparsity(parent, sparsity)
@@ -116,8 +115,9 @@ def test_transfer_writes_a_bundle_of_that_round(
     assert bundle.manifest.target_sparsity == sparsity
     assert bundle.manifest.layers == expected.bundle.manifest.layers
     assert all(np.array_equal(mask, expected.masks[layer].numpy()) for layer, mask in bundle.masks().items())
+    written = bundle.tower()
     for name, array in expected.bundle.tower().items():
-        assert bundle.tower()[name].tobytes() == array.tobytes()
+        assert written[name].tobytes() == array.tobytes()
     assert bundle.manifest.steps[-1].options["at_sparsity"] == sparsity
     assert bundle.manifest.steps[-1].parent == parent.digest
     there = [info for info in available(parent) if info.sparsity < sparsity + 1e-3]
