@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle import atomic
-from opentrans_cli.bundle.store import Bundle, add_file, open_bundle, write_bundle
+from opentrans_cli.bundle.store import Bundle, add_file, add_files, open_bundle, write_bundle
 from opentrans_cli.bundle.verify import verify_bundle
 from opentrans_cli.errors import BundleError
 
@@ -126,6 +126,23 @@ def test_adding_a_measurement_leaves_the_old_or_the_new_state_after_a_failure_an
         assert whole(bundle.path)
         assert (after == before) or (after[0] == before[0] + 1 and after[1] != before[1])
         before = after
+    assert not list(bundle.path.rglob("*.next")) and not list(bundle.path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["disk full", "Ctrl-C"])
+def test_two_files_added_together_are_both_old_or_both_new_after_a_failure_anywhere(
+    bundle: Bundle, step: Make, error: BaseException
+) -> None:
+    counter = itertools.count(10)
+
+    def add() -> None:
+        value = b"%d" % next(counter)
+        add_files(bundle, {"reports/one.json": value, "reports/two.json": value}, step=step("eval"))
+
+    for _ in every_stop(add, error):
+        now = open_bundle(bundle.path)
+        found = [now.read(name) if now.has(name) else None for name in ("reports/one.json", "reports/two.json")]
+        assert found[0] == found[1] and whole(bundle.path)
     assert not list(bundle.path.rglob("*.next")) and not list(bundle.path.rglob("*.tmp"))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from opentrans_cli.bundle.atomic import write_file
 from opentrans_cli.bundle.digest import file_sha256, tower_digest
 
 
@@ -63,3 +64,9 @@ def test_file_sha256_equals_hashlib_over_several_blocks(tmp_path: Path) -> None:
     data = bytes(range(256)) * 9000
     (tmp_path / "x").write_bytes(data)
     assert file_sha256(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_is_hashed_and_counted_while_it_is_written(tmp_path: Path) -> None:
+    chunks = [b"abc" * 100_000, b"", memoryview(b"xyz")]
+    written = write_file(tmp_path / "x", chunks)
+    assert written == (file_sha256(tmp_path / "x"), 300_003)

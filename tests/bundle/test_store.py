@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opentrans_cli.bundle.store import Bundle, BundleContents, add_file, open_bundle, write_bundle
+from opentrans_cli.bundle.store import Bundle, BundleContents, add_file, add_files, open_bundle, write_bundle
 from opentrans_cli.bundle.tensorfile import read_tensors, to_bfloat16_bits
 from opentrans_cli.errors import BundleError
 
@@ -172,6 +172,18 @@ def test_measuring_keeps_the_digest_and_records_the_step_with_its_parent(bundle:
     ]
     assert measured.alpha() is not None and measured.alpha()[1] == {"k": 1}  # type: ignore[index]
     assert open_bundle(bundle.path).manifest == measured.manifest
+
+
+def test_several_files_are_one_measurement_and_all_or_none_are_added(bundle: Bundle, step: Make) -> None:
+    before = snapshot(bundle.path)
+    with pytest.raises(BundleError, match="not a PNG"):
+        add_files(bundle, {"reports/c.json": b"{}", "reports/c.png": b"GIF89a"}, step=step("eval"))
+    assert snapshot(bundle.path) == before
+    files: dict[str, Any] = {"reports/c.json": b"{}", "reports/c.png": b"\x89PNG\r\n\x1a\n"}
+    measured = add_files(bundle, files, step=step("eval"))
+    assert {name: measured.read(name) for name in files} == files
+    assert [s.verb for s in measured.manifest.steps] == ["prune", "eval"] and measured.digest == bundle.digest
+    assert not list(bundle.path.rglob(".*"))
 
 
 @pytest.mark.parametrize("changes", [{"dtype": "float16"}, {"rounds": None}, {"head": None}])
