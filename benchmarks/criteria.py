@@ -45,11 +45,11 @@ from opentrans_cli.steps.prune import prune
 from opentrans_cli.steps.reporter import SILENT
 from opentrans_cli.steps.sources import load_tower
 
-STEPS = 256  # of distillation, in every row but the undistilled
-ROUND_STEPS = 6
+STEPS = 192  # of distillation, in every row but the undistilled
+ROUND_STEPS = 4
 LR = 3e-3
-FINETUNE_STEPS = 60
-SCENES = 100  # scored
+FINETUNE_STEPS = 40
+SCENES = 60  # scored
 ZERO_SHOT_SCENES, ZERO_SHOT_SEED = 2048, 20_000_000
 
 Job = dict[str, Any]
@@ -134,7 +134,7 @@ def options_of(job: Job) -> PruneOptions:
         "schedule": schedule,
     }
     if job.get("distilled", True):
-        given |= {"images": "shapes", "steps_per_round": ROUND_STEPS, "final_steps": STEPS, "score_images": 512}
+        given |= {"images": "shapes", "steps_per_round": ROUND_STEPS, "final_steps": STEPS, "score_images": 256}
     if job["criterion"].startswith("random"):
         given |= {"random": True, "criterion": job["criterion"].partition(" ")[2] or None}
     else:
@@ -158,8 +158,9 @@ def run(job: Job, work: Path) -> Job:
     result = prune(options_of(job), out=folder / "b", device="cpu")
     figures: Job = {"zero_shot": zero_shot(folder / "b"), "loss": result.distillation_loss, "sparsity": result.sparsity}
     data = DatasetOptions(split="val", limit=SCENES)
-    figures["readout_miou"] = 100 * evaluate(str(folder / "b"), data=data, device="cpu").report["miou"]
-    if job["finetune"]:
+    if not job["finetune"]:
+        figures["readout_miou"] = 100 * evaluate(str(folder / "b"), data=data, device="cpu").report["miou"]
+    else:
         tuning = FinetuneOptions(steps=FINETUNE_STEPS, freeze="none", seed=job["seed"])
         finetune(folder / "b", out=folder / "f", options=tuning, device="cpu")
         report = evaluate(str(folder / "f"), data=data, device="cpu").report

@@ -21,7 +21,7 @@ def test_prune_analyze_transfer_finetune_eval_segment(run_cli: Any, tmp_path: Pa
         return str(result.stdout.strip())
 
     distil = ("--images", labelled_folder.images, "--batch-size", 4, "--steps-per-round", 1, "--final-steps", 2)
-    subnet = path_of("prune", "tiny", "-s", 0.5, *distil, "--keep-rounds", "-o", tmp_path / "subnet")
+    subnet = path_of("prune", "tiny", "-s", 0.5, *distil, "--keep-rounds", "masks", "-o", tmp_path / "subnet")
     subnet = path_of("analyze", subnet)
     fresh = path_of("transfer", subnet, "--to", "deeplabv3", "-o", tmp_path / "fresh")
     train = (*labelled_folder.options, "--steps", 4, "--batch-size", 2, "--hold-out", "blue square")

@@ -44,7 +44,7 @@ class Scorer:
             raise OptionError(f"criterion needs images: {name}; add --images, or choose magnitude")
         self.options, self.feed, self.world = options, feed, world
 
-    def scores(self, tower: Tower, number: int) -> dict[str, Tensor]:
+    def scores(self, tower: Tower, number: int) -> Mapping[str, Tensor]:
         """By layer, for round `number`: every round looks with probes of its own at the same images."""
         visual, feed, options = tower.visual, self.feed, self.options
 
@@ -72,8 +72,7 @@ class ScoredChoice:
     def masks(self, tower: Tower, number: int) -> Masks:
         """See Choice."""
         scores = self.scorer.scores(tower, number)
-        inside = {layer: mask.to(scores[layer].device) for layer, mask in tower.masks.items()}
-        return self.scorer.world.agree(self.pattern.masks(scores, self.sparsities[number], inside=inside))
+        return self.scorer.world.agree(self.pattern.masks(scores, self.sparsities[number], inside=tower.masks))
 
 
 class RandomChoice:

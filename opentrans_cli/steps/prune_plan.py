@@ -138,7 +138,8 @@ def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:
         for candidate in found
     )
     _check_reachable(tower, pattern, options)
-    return Plan(tower, pattern, _sparsities(tower, options), options.resolved_criterion, layers)
+    sparsities = pattern.rounds(_sparsities(tower, options))
+    return Plan(tower, pattern, sparsities, options.resolved_criterion, layers)
 
 
 def _sparsities(tower: Tower, options: PruneOptions) -> tuple[float, ...]:

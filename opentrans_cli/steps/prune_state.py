@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,31 +106,30 @@ class RunState:
         discard_state(self.out)
 
 
+_TERM = "terms."
+
+
 def _log_tensors(logs: list[StepLog]) -> dict[str, Tensor]:
+    """Columns; a term that a step did not have is NaN, which no finite loss is made of."""
     names = sorted({name for log in logs for name in log.terms})
     columns = {
         "step": [float(log.step) for log in logs],
         "loss": [log.loss for log in logs],
         "lr": [log.lr for log in logs],
+        **{f"{_TERM}{name}": [log.terms.get(name, math.nan) for log in logs] for name in names},
     }
-    columns |= {f"terms.{name}": [log.terms.get(name, float("nan")) for log in logs] for name in names}
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
 
 
 def _read_logs(tensors: Mapping[str, Tensor]) -> list[StepLog]:
-    terms = {
-        name.removeprefix("terms."): values.tolist() for name, values in tensors.items() if name.startswith("terms.")
-    }
-    rows = zip(*(tensors[name].tolist() for name in ("step", "loss", "lr")), strict=True)
-    return [
-        StepLog(
-            int(step),
-            loss,
-            lr,
-            {name: values[index] for name, values in terms.items() if values[index] == values[index]},
-        )
-        for index, (step, loss, lr) in enumerate(rows)
-    ]
+    columns = {name: values.tolist() for name, values in tensors.items()}
+    names = [name for name in columns if name.startswith(_TERM)]
+    logs = []
+    for row, step in enumerate(columns["step"]):
+        terms = {name.removeprefix(_TERM): columns[name][row] for name in names}
+        there = {name: value for name, value in terms.items() if not math.isnan(value)}
+        logs.append(StepLog(int(step), columns["loss"][row], columns["lr"][row], there))
+    return logs
 
 
 class Snapshots(Mapping[int, Tensors]):

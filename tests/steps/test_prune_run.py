@@ -60,7 +60,7 @@ def test_an_interruption_of_the_first_round_leaves_nothing_and_resume_starts_ove
     assert content(result.path) == content(whole)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"lr": 2e-3}, {"sparsity": 0.4}, {"image_limit": 9}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"criterion": "magnitude"}, {"sparsity": 0.4}, {"image_limit": 9}])
 def test_the_state_of_a_run_with_other_options_is_refused_and_kept(
     change: dict[str, Any], interrupted: Path, distilled: Options
 ) -> None:

@@ -6,7 +6,7 @@ Masks and scores are by layer; a mask is bool, True = kept, in the shape and on 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ class Pattern(Protocol):
 
     def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
         """The layers the pattern prunes where `chosen` would be by default; most return them as they are."""
+
+    def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        """Rising sparsities as the pattern can have them: in its own steps, each once, the last in any case."""
 
     def masks(
         self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
@@ -53,6 +56,12 @@ def pattern_for(text: str, visual: nn.Module) -> Pattern:
     """
     pattern: Pattern = PATTERNS.load("n_m" if _N_OF_M.fullmatch(text) else text)(text, visual)
     return pattern
+
+
+def distinct_steps(sparsities: Iterable[float]) -> tuple[float, ...]:
+    """Rising sparsities, each once and without a first of 0, which would remove nothing; at least one is left."""
+    steps = tuple(dict.fromkeys(sparsities))
+    return steps[1:] if len(steps) > 1 and steps[0] == 0 else steps
 
 
 def check_sparsity(sparsity: float) -> None:

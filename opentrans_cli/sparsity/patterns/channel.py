@@ -23,7 +23,7 @@ from opentrans_cli.clip.channels import (
 )
 from opentrans_cli.clip.layers import candidates
 from opentrans_cli.errors import MaskError, OptionError
-from opentrans_cli.sparsity.patterns.base import check_sparsity
+from opentrans_cli.sparsity.patterns.base import check_sparsity, distinct_steps
 
 _STATISTICS = (".running_mean", ".running_var")
 
@@ -50,6 +50,14 @@ class Channel:
         """
         return self.order
 
+    def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        """Those of the widths nearest to the given ones, each once."""
+        return distinct_steps(self.sparsity_at(self._nearest(sparsity)) for sparsity in sparsities)
+
+    def _nearest(self, sparsity: float) -> int:
+        """The width whose sparsity is nearest; of two equally near, the wider."""
+        return min(widths(self.groups), key=lambda width: abs(self.sparsity_at(width) - sparsity))
+
     def masks(
         self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -65,7 +73,7 @@ class Channel:
         check_sparsity(sparsity)
         self._check(scores, inside)
         before = kept_channels(self.groups, inside)[1] if inside is not None else None
-        width = min(widths(self.groups), key=lambda width: abs(self.sparsity_at(width) - sparsity))
+        width = self._nearest(sparsity)
         kept = {}
         for group in self.groups:
             rank = self._channel_scores(group, scores, inside)

@@ -31,6 +31,10 @@ class Layerwise:
         """The layers as they are."""
         return chosen
 
+    def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        """The sparsities as they are."""
+        return sparsities
+
     def masks(
         self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:

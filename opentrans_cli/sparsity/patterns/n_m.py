@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.errors import OptionError
-from opentrans_cli.sparsity.patterns.base import check_sparsity
+from opentrans_cli.sparsity.patterns.base import check_sparsity, distinct_steps
 from opentrans_cli.sparsity.selection import check_numbers, previous_mask
 
 LARGEST_M = 16
@@ -41,6 +41,10 @@ class NOfM:
     def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
         """The layers as they are."""
         return chosen
+
+    def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        """One for every number of weights a group keeps on the way, so 3:4 and 2:4 for 2:4 in any number of rounds."""
+        return distinct_steps(1 - self._kept_at(sparsity) / self._group for sparsity in sparsities)
 
     def masks(
         self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None

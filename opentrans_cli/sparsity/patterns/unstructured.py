@@ -30,6 +30,10 @@ class Unstructured:
         """The layers as they are."""
         return chosen
 
+    def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        """The sparsities as they are."""
+        return sparsities
+
     def masks(
         self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
