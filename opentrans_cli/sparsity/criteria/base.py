@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.clip.layers import layer_gradient, layer_weight
+from opentrans_cli.clip.layers import layer_gradient, layer_weight, locate
 
 Readout = Callable[[Tensor], Tensor]
 """Normalised images (B, 3, S, S) -> unit vectors (B, P, D) of the tower; the function whose change is to be small."""
-
 
 Batch = tuple[int, Tensor]
 """Number of the batch, counted over all processes, and normalised images (B, 3, S, S) on the tower's device."""
@@ -47,24 +46,41 @@ class Criterion:
 
     name: str
     needs_images: bool
-    score: Callable[[Evidence], dict[str, Tensor]]
+    score: Callable[[Evidence], Mapping[str, Tensor]]
+
+
+@contextmanager
+def evaluating(visual: nn.Module) -> Iterator[None]:
+    """The tower in eval mode, and afterwards every module of it in the mode it had.
+
+    BatchNorm must use its running statistics: a batch's own would couple the images of a batch.
+    """
+    modes = [(module, module.training) for module in visual.modules()]
+    visual.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager
 def scoring(evidence: Evidence) -> Iterator[None]:
-    """The tower in eval mode with gradients on, and afterwards as it was, its gradients gone.
-
-    BatchNorm must use its running statistics: a batch's own would couple the images of a batch.
-    """
-    visual, training = evidence.visual, evidence.visual.training
-    visual.eval()
+    """The tower in eval mode with gradients of the layers' weights alone; afterwards as it was, its gradients gone."""
+    visual = evidence.visual
+    asked = {name: parameter.requires_grad for name, parameter in visual.named_parameters()}
+    wanted = {locate(visual, layer)[0] for layer in evidence.layers}
     visual.zero_grad(set_to_none=True)
     try:
-        with torch.enable_grad():
+        # A frozen layer would score zero and go first; a gradient nobody reads would cost time.
+        for name, parameter in visual.named_parameters():
+            parameter.requires_grad_(name in wanted)
+        with evaluating(visual), torch.enable_grad():
             yield
     finally:
         visual.zero_grad(set_to_none=True)
-        visual.train(training)
+        for name, parameter in visual.named_parameters():
+            parameter.requires_grad_(asked[name])
 
 
 def weight_and_gradient(visual: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
@@ -76,11 +92,12 @@ def weight_and_gradient(visual: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
 def empty_sums(evidence: Evidence) -> dict[str, Tensor]:
     """Zeros by layer to add to: float64, so that the order of adding does not decide between near-equal weights."""
     return {
-        layer: torch.zeros(weight.shape, dtype=_sum_dtype(weight), device=weight.device)
+        layer: torch.zeros(weight.shape, dtype=sum_dtype(weight), device=weight.device)
         for layer in evidence.layers
         for weight in (layer_weight(evidence.visual, layer),)
     }
 
 
-def _sum_dtype(weight: Tensor) -> torch.dtype:
-    return torch.float32 if weight.device.type == "mps" else torch.float64  # MPS has no float64
+def sum_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 where the tensor's device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64

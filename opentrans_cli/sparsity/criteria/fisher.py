@@ -47,7 +47,7 @@ def fisher_scores(evidence: Evidence) -> dict[str, Tensor]:
 
 
 def _probe(embedding: Tensor, name: tuple[int, ...]) -> Tensor:
-    """N(0, 1) numbers like `embedding`, a function of `name` alone: drawn on the CPU, whose stream every device shares."""
+    """N(0, 1) numbers in the shape of `embedding`, a function of `name` alone: drawn on the CPU for every device."""
     seed = 0
     for part in name:
         seed = (seed * 1_000_003 + part) % 2**63
@@ -58,7 +58,7 @@ def _probe(embedding: Tensor, name: tuple[int, ...]) -> Tensor:
 def _add_squares(evidence: Evidence, sums: dict[str, Tensor]) -> None:
     for layer, total in sums.items():
         _, gradient = weight_and_gradient(evidence.visual, layer)
-        total += gradient.square()
+        total += gradient.square()  # squared in float32: exact enough, and half the memory
     evidence.visual.zero_grad(set_to_none=True)
 
 

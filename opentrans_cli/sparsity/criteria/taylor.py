@@ -2,7 +2,7 @@
 
 The distillation loss itself has no gradient at the dense tower, so L is instance discrimination: each image's embedding
 against the embeddings that the same tower gives all images of its batch, held fixed (InfoNCE at CLIP's initial
-temperature, 0.07).
+temperature, 0.07), averaged over images and positions.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from opentrans_cli.errors import OptionError
 from opentrans_cli.sparsity.criteria.base import Criterion, Evidence, empty_sums, scoring, weight_and_gradient
 
 _TEMPERATURE = 0.07  # Radford et al. 2021, Sec. 2.5
 
 
 def taylor_scores(evidence: Evidence) -> dict[str, Tensor]:
-    """|w times the mean gradient over all batches|; float32."""
+    """|w times the gradient of the mean loss over all batches|; float32.
+
+    A batch of one image is passed over. Raises OptionError if all are.
+    """
     assert evidence.batches is not None
     sums = empty_sums(evidence)
+    losses = torch.zeros((), dtype=torch.float64)
     with scoring(evidence):
         for _, batch in evidence.batches():
+            if len(batch) < 2:
+                continue  # its loss is 0: there is nothing to be told apart from
             embedding = evidence.readout(batch)
             logits = torch.einsum("bpd,cpd->pbc", embedding, embedding.detach()) / _TEMPERATURE
             target = torch.arange(len(batch), device=batch.device).expand(len(logits), -1)
@@ -29,11 +36,15 @@ def taylor_scores(evidence: Evidence) -> dict[str, Tensor]:
             for layer, total in sums.items():
                 total += weight_and_gradient(evidence.visual, layer)[1]
             evidence.visual.zero_grad(set_to_none=True)
+            losses += target.numel()
+    evidence.total(losses)
+    if not losses:
+        raise OptionError("criterion taylor tells images apart: there is only one; add images, or choose fisher")
     scores = {}
     for layer, total in sums.items():
         evidence.total(total)
         weight, _ = weight_and_gradient(evidence.visual, layer)
-        scores[layer] = (total * weight.to(total.dtype)).abs().to(torch.float32)
+        scores[layer] = (total / float(losses) * weight.to(total.dtype)).abs().to(torch.float32)
     return scores
 
 

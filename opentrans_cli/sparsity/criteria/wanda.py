@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opentrans_cli.clip.layers import PARTS, layer_weight
+from opentrans_cli.clip.layers import PARTS, layer_weight, layer_weights
 from opentrans_cli.errors import OptionError
-from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
+from opentrans_cli.sparsity.criteria.base import Criterion, Evidence, evaluating, sum_dtype
 
 
 @torch.no_grad()
@@ -25,29 +25,39 @@ def wanda_scores(evidence: Evidence) -> dict[str, Tensor]:
     Raises OptionError for a layer whose input cannot be seen (an attention pool's projections).
     """
     assert evidence.batches is not None
-    squares: dict[str, Tensor] = {}
-    counts: dict[str, Tensor] = {}
+    weights = layer_weights(evidence.visual, evidence.layers)
+    # All are there from the start: a process without batches must still take part in every sum.
+    squares = {layer: _empty_squares(evidence.visual, layer) for layer in weights}
+    counts = {layer: torch.zeros((), dtype=torch.float64) for layer in weights}
 
     def see(layer: str, inputs: Tensor) -> None:
-        # (..., channels): convolutions bring (B, C, H, W), linear layers (..., C).
-        rows = inputs.movedim(1, -1) if inputs.ndim == 4 else inputs
-        rows = rows.detach().flatten(0, -2).double()
-        squares[layer] = squares.get(layer, torch.zeros((), dtype=rows.dtype, device=rows.device)) + rows.square().sum(0)
-        counts[layer] = counts.get(layer, torch.zeros((), dtype=torch.float64)) + len(rows)
+        # Convolutions are given (B, C, H, W), linear layers (..., C): also (B, H, W, C), so the weight must decide.
+        channel = 1 if weights[layer].ndim == 4 else inputs.ndim - 1
+        others = [axis for axis in range(inputs.ndim) if axis != channel]
+        norms = torch.linalg.vector_norm(inputs, dim=others, dtype=squares[layer].dtype)
+        squares[layer] += norms.square()
+        counts[layer] += inputs.numel() // len(norms)
 
     with _watching(evidence, see):
         for _, batch in evidence.batches():
             evidence.readout(batch)
     scores = {}
-    for layer in evidence.layers:
-        if layer not in squares:
-            raise OptionError(f"wanda cannot see the input of this layer: {layer}; leave it out, or choose fisher")
+    for layer, weight in weights.items():
         evidence.total(squares[layer])
         evidence.total(counts[layer])
-        weight = layer_weight(evidence.visual, layer)
-        norm = (squares[layer] / counts[layer].to(squares[layer].device)).sqrt().float()
+        if not counts[layer]:
+            raise OptionError(f"wanda cannot see the input of this layer: {layer}; leave it out, or choose fisher")
+        norm = (squares[layer] / float(counts[layer])).sqrt().float()
         scores[layer] = weight.float().abs() * _by_weight(norm, weight)
     return scores
+
+
+def _empty_squares(visual: nn.Module, layer: str) -> Tensor:
+    """Zeros for the input channels of a layer, those of all groups of a convolution."""
+    weight = layer_weight(visual, layer)
+    groups = visual.get_submodule(layer).groups if weight.ndim == 4 else 1
+    assert isinstance(groups, int)
+    return torch.zeros(weight.shape[1] * groups, dtype=sum_dtype(weight), device=weight.device)
 
 
 def _by_weight(norm: Tensor, weight: Tensor) -> Tensor:
@@ -61,13 +71,12 @@ def _by_weight(norm: Tensor, weight: Tensor) -> Tensor:
 @contextmanager
 def _watching(evidence: Evidence, see: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call `see` with every layer's input; the tower in eval mode meanwhile."""
-    visual, training = evidence.visual, evidence.visual.training
+    visual = evidence.visual
     with ExitStack() as stack:
-        stack.callback(visual.train, training)
-        visual.eval()
+        stack.enter_context(evaluating(visual))
         for layer in evidence.layers:
             owner, _, leaf = layer.rpartition(".")
-            parent = visual.get_submodule(owner) if owner else visual
+            parent = visual.get_submodule(owner)
             packed = isinstance(parent, nn.MultiheadAttention) and parent.in_proj_weight is not None
             watch = _attention_hook if packed else _plain_hook
             module = parent if packed else visual.get_submodule(layer)
@@ -97,8 +106,10 @@ def _attended(module: nn.MultiheadAttention, inputs: list[Tensor], mask: Tensor 
     weights = module.in_proj_weight.chunk(3)
     biases = module.in_proj_bias.chunk(3) if module.in_proj_bias is not None else (None, None, None)
     parts = [F.linear(x, w, b) for x, w, b in zip(batched, weights, biases, strict=True)]
-    heads = [part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in parts]
-    return F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
+    query, key, value = (part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in parts)
+    if mask is not None and mask.dtype is torch.bool:
+        mask = ~mask  # True forbids here and allows in scaled_dot_product_attention
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 WANDA = Criterion("wanda", needs_images=True, score=wanda_scores)
