@@ -19,8 +19,9 @@ from opentrans_cli.errors import OptionError, SourceError
 PACKED = "in_proj_weight"
 PARTS = ("q_proj", "k_proj", "v_proj")
 
-# Parts beside the trunk: they map into the joint embedding space, and the paper leaves them alone (Sec. 3.2).
+# They map into the joint embedding space, and the paper leaves them alone (Sec. 3.2).
 _OUTPUT_HEADS = ("attnpool", "head", "attn_pool")
+_TRUNK = "trunk."  # where open_clip keeps a timm tower; some have their head inside it
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,16 @@ def convolutions(visual: nn.Module) -> tuple[str, ...]:
 def candidates(visual: nn.Module) -> tuple[Candidate, ...]:
     """Every convolution, linear layer and packed attention part of a tower, in module order.
 
-    By default all are pruned but the input layer (the first convolution) and the output head (a ResNet's attention
-    pool, a timm tower's `head`): OpenTrans, arXiv 2404.07448, Sec. 3.2, carried over to towers of other kinds.
+    By default all are pruned but the input layer (the first convolution) and the output head (an attention pool, a
+    timm tower's `head`): OpenTrans, arXiv 2404.07448, Sec. 3.2, carried over to towers of other kinds.
     """
-    found = []
+    found: list[Candidate] = []
     for name in _layer_names(visual):
         shape = tuple(layer_weight(visual, name).shape)
         reason = None
         if not any(candidate.reason == "input layer" for candidate in found) and len(shape) == 4:
             reason = "input layer"
-        elif name.split(".")[0] in _OUTPUT_HEADS:
+        elif name.removeprefix(_TRUNK).split(".")[0] in _OUTPUT_HEADS:
             reason = "output head"
         found.append(Candidate(name, shape, reason))
     return tuple(found)
@@ -124,6 +125,15 @@ def locate(module: nn.Module, layer: str) -> tuple[str, slice]:
     return f"{layer}.weight", slice(None)
 
 
+def has_layer(module: nn.Module, layer: str) -> bool:
+    """Whether `module` has this layer."""
+    try:
+        locate(module, layer)
+    except KeyError:
+        return False
+    return True
+
+
 def layer_weight(module: nn.Module, layer: str) -> Tensor:
     """The weight of a layer, (O, I, kh, kw) or (O, I), detached: a view of the parameter itself, not a copy.
 
@@ -160,14 +170,15 @@ def split_packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def join_packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The reverse of `split_packed`; projections that belong to no packed one (they have no `in_proj_bias` beside
-    them, as in an attention pool) stay apart.
+    them, as in a ResNet's attention pool) stay apart.
     """
     joined = dict(state)
     for name in state:
         owner, _, leaf = name.rpartition(".")
-        if leaf == "in_proj_bias":
-            parts = [joined.pop(f"{owner}.{part}.weight") for part in PARTS]
-            joined[f"{owner}.{PACKED}"] = torch.cat(parts)
+        parts = [f"{owner}.{part}.weight" for part in PARTS]
+        # Keys of another width than the queries are kept apart by torch itself: a bias, but nothing to join.
+        if leaf == "in_proj_bias" and all(part in state for part in parts):
+            joined[f"{owner}.{PACKED}"] = torch.cat([joined.pop(part) for part in parts])
     return joined
 
 
