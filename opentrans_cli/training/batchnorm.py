@@ -84,7 +84,8 @@ def global_statistics(inputs: Tensor) -> Statistics:
     """
     wide = _wide(inputs)
     variance, mean = torch.var_mean(wide, _all_but_channels(inputs), correction=0)
-    own = torch.cat([mean.double(), variance.double(), mean.new_tensor([wide.numel() // len(mean)]).double()])
+    values = mean.new_full((1,), wide.numel() // len(mean), dtype=torch.float64)
+    own = torch.cat([mean.double(), variance.double(), values])
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, own)
     means, variances, counts = torch.stack(parts).split([len(mean), len(mean), 1], dim=1)

@@ -82,7 +82,7 @@ def in_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable
         folder = tmp_path_factory.mktemp("processes")
         shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         # Otherwise gloo asks for the address of this machine's name, which need not have one.
-        shared |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+        shared |= {"GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0", "OMP_NUM_THREADS": "1"}
         children = []
         for rank in range(2):
             command = [sys.executable, "-c", CHILD, function.__code__.co_filename, function.__name__]
@@ -90,7 +90,7 @@ def in_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable
             with (folder / f"{rank}.log").open("wb") as log:
                 children.append(subprocess.Popen([*command, folder / f"{rank}.json"], env=environment, stderr=log))
         try:
-            codes = [child.wait(timeout=90) for child in children]
+            codes = [child.wait(timeout=170) for child in children]
         finally:
             for child in children:
                 child.kill()
