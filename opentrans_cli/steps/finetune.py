@@ -71,7 +71,13 @@ def finetune(
     check_replaceable(out, force=force)
     samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions())
     parent = open_bundle(bundle)
-    run = _prepare(bundle_tower(parent), samples, options, device=resolve_device(device), reporter=reporter)
+    run = _prepare(
+        bundle_tower(parent, base=base, reporter=reporter),
+        samples,
+        options,
+        device=resolve_device(device),
+        reporter=reporter,
+    )
     clip = load_text_clip(parent.manifest.base, base, reporter)
     prepare_parent(out)
     text = embed_vocabulary(clip, run.feed.seen_vocabulary, reporter=reporter)

@@ -64,7 +64,7 @@ class FinetuneRun:
                 self.feed.batch,
                 self._settings(),
                 loss=loss,
-                after_step=hold(self.module, self.built.masks()),
+                after_step=hold(self.module, self.built.masks(), self.built.held()),
                 state=resume_from,
                 checkpoint=checkpoint,
                 identity={"data": self.feed.fingerprint, "frozen": list(self.fixed)},

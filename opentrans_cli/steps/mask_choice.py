@@ -8,6 +8,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
+from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.sparsity.criteria import CRITERIA
@@ -19,9 +20,6 @@ from opentrans_cli.steps.feed import ImageFeed
 from opentrans_cli.steps.options import PruneOptions
 from opentrans_cli.steps.sources import Tower
 from opentrans_cli.training.distributed import World
-
-KEPT_BY_ROUND = "kept_by_round"
-"""Metric of a prune step: layer -> weights kept after each round."""
 
 Masks = dict[str, Tensor]
 

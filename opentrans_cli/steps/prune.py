@@ -9,12 +9,13 @@ from pathlib import Path
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.records import json_bytes
+from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.distill.loop import StepLog
 from opentrans_cli.steps.distilling import Distillation
 from opentrans_cli.steps.feed import ImageFeed, open_feed
-from opentrans_cli.steps.mask_choice import KEPT_BY_ROUND, Choice, ScoredChoice, Scorer, random_choice
+from opentrans_cli.steps.mask_choice import Choice, ScoredChoice, Scorer, random_choice
 from opentrans_cli.steps.objectives import make_distillation
 from opentrans_cli.steps.options import PruneOptions
 from opentrans_cli.steps.provenance import arrays, step_record

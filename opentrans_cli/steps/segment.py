@@ -66,7 +66,7 @@ def segment(
     files = _files(images)
     _check_target(out, force=force)
     where = resolve_device(device)
-    tower = load_tower(source, reporter)
+    tower = load_tower(source, reporter, base=base)
     built = bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
     reporter.say(f"segmentor: {built.framework.name}")
     text = embed_vocabulary(load_text_clip(tower.base, base, reporter), vocabulary, reporter=reporter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,14 @@ from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.manifest import Segmentor as SegmentorRecord
 from opentrans_cli.bundle.manifest import Step
 from opentrans_cli.bundle.records import json_bytes
+from opentrans_cli.clip.layers import has_layer
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings, unread_words
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import BundleError, DataError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework, class_scores
+from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.steps.provenance import arrays, tensors
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import Tower, numpy_masks
@@ -39,6 +41,7 @@ class BuiltSegmentor:
     options: Any  # the framework's own options, resolved
     module: nn.Module  # images (B, 3, H, W), text (S, D) -> scores (B, S, H, W)
     tower: Tower  # its `visual` is the module's backbone
+    companions: Mapping[str, Tensor] = field(default_factory=dict)  # masks by tensor name, see patterns/base.py
 
     @property
     def dimension(self) -> int:
@@ -58,8 +61,15 @@ class BuiltSegmentor:
         return {**source, **arrays(used)}
 
     def masks(self) -> dict[str, Tensor]:
-        """Masks by layer name inside `module`."""
-        return {f"{BACKBONE}{layer}": mask for layer, mask in self.tower.masks.items()}
+        """Masks by layer name inside `module`, of the layers it has: a framework may leave out the attention pool."""
+        inside = {f"{BACKBONE}{layer}": mask for layer, mask in self.tower.masks.items()}
+        return {layer: mask for layer, mask in inside.items() if has_layer(self.module, layer)}
+
+    def held(self) -> dict[str, Tensor]:
+        """Masks of the tensors that the pattern holds at zero beside the layers, by name inside `module`."""
+        there = dict(self.module.named_parameters())
+        inside = {f"{BACKBONE}{name}": mask for name, mask in self.companions.items()}
+        return {name: mask for name, mask in inside.items() if name in there}
 
     def costs(self, resolution: tuple[int, int], *, texts: int) -> tuple[LayerCost, ...]:
         """MACs of one image of `resolution` (height, width) classified by `texts` embeddings."""
@@ -104,10 +114,17 @@ def build_segmentor(
     """A segmentor with a fresh head around `tower`, whose module is used and changed."""
     chosen: Framework = FRAMEWORKS.load(framework)
     resolved = chosen.options(options)
+    companions = _companions(tower)  # before the framework takes parts off the tower
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = chosen.build(tower.visual, resolved).eval()
-    return BuiltSegmentor(chosen, resolved, module, tower)
+    return BuiltSegmentor(chosen, resolved, module, tower, companions)
+
+
+def _companions(tower: Tower) -> dict[str, Tensor]:
+    if tower.bundle is None:
+        return {}
+    return pattern_for(tower.bundle.manifest.pattern, tower.visual).companions(tower.masks)
 
 
 def bundle_segmentor(tower: Tower) -> BuiltSegmentor | None:

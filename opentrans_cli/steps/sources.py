@@ -16,7 +16,7 @@ from opentrans_cli.bundle.manifest import Base
 from opentrans_cli.bundle.rounds import with_base
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import build_visual
-from opentrans_cli.clip.layers import join_packed, layer_weight, layer_weights, prunable_layers, split_packed
+from opentrans_cli.clip.layers import has_layer, join_packed, layer_weight, layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip, is_local, load_clip
 from opentrans_cli.errors import BundleError, OptionError, SourceError
@@ -98,11 +98,7 @@ def bundle_tower(bundle: Bundle, *, base: str | None = None, reporter: Reporter 
 
 def _check_layers(visual: nn.Module, masks: Mapping[str, Tensor], bundle: Bundle) -> None:
     for layer, mask in masks.items():
-        try:
-            fits = layer_weight(visual, layer).shape == mask.shape
-        except KeyError:
-            fits = False
-        if not fits:
+        if not has_layer(visual, layer) or layer_weight(visual, layer).shape != mask.shape:
             raise BundleError(f"mask fits no layer of the tower: '{layer}' in {bundle.path}; write the bundle again")
 
 
