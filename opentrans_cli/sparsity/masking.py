@@ -31,7 +31,7 @@ def apply_masks(module: nn.Module, masks: Mapping[str, Tensor], companions: Mapp
     """Set the removed weights of `module` to zero, in place; kept weights do not change.
 
     `companions` are masks of tensors that are no layer's weight, by full tensor name (see patterns/base.py). Raises
-    MaskError naming the layer that is missing or has another shape; then nothing has been changed.
+    MaskError naming the layer or tensor that is missing or has another shape; then nothing has been changed.
     """
     hold(module, masks, companions)()
 
@@ -52,9 +52,7 @@ def hold(
     `apply_masks` does.
     """
     held = [(weight, pruned) for _, weight, pruned in _resolve(module, masks)]
-    for name, mask in (companions or {}).items():
-        tensor = module.get_parameter(name).detach()
-        held.append((tensor, ~mask.to(tensor.device, torch.bool)))
+    held += [_removed(name, _parameter(module, name), mask) for name, mask in (companions or {}).items()]
 
     @torch.no_grad()
     def hold_once() -> None:
@@ -72,9 +70,21 @@ def _resolve(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[tuple[s
             weight = layer_weight(module, layer)
         except KeyError:
             raise MaskError(f"no layer with a weight: {layer}; use the masks of the same architecture") from None
-        if weight.shape != mask.shape:
-            raise MaskError(
-                f"mask and weight differ in shape: {layer}, {tuple(mask.shape)} and {tuple(weight.shape)}; "
-                "use the masks of the same architecture"
-            )
-        yield layer, weight, ~mask.to(weight.device, torch.bool)
+        yield layer, *_removed(layer, weight, mask)
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    try:
+        return module.get_parameter(name).detach()
+    except AttributeError:
+        raise MaskError(f"no parameter to hold: {name}; use the masks of the same architecture") from None
+
+
+def _removed(name: str, tensor: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The tensor and which of its entries are removed, both on its device."""
+    if tensor.shape != mask.shape:
+        raise MaskError(
+            f"mask and weight differ in shape: {name}, {tuple(mask.shape)} and {tuple(tensor.shape)}; "
+            "use the masks of the same architecture"
+        )
+    return tensor, ~mask.to(tensor.device, torch.bool)

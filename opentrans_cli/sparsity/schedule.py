@@ -11,21 +11,24 @@ _ROUNDING = 1e-9
 
 
 def schedule(name: str, target: float, *, start: float = 0.0, rate: float = 0.1, rounds: int = 10) -> tuple[float, ...]:
-    """Sparsity after each round, rising, from above `start` to exactly `target`; at least one round.
+    """Sparsity after each round, rising, from above `start` to exactly `target`; one round if they are equal.
 
     rounds: every round removes the share `rate` of what a dense tower would have left (OpenTrans, Alg. 1).
     one-shot: a single round.
     linear, cubic: `rounds` rounds, s_k = target + (start - target) (1 - k / rounds)^1 or ^3; cubic is gradual pruning
     as of Zhu & Gupta 2017, Eq. 1: fast at first, while there is much that is not needed.
 
-    Raises OptionError for an unknown name, a target outside [0, 1), or fewer than one round.
+    Raises OptionError for an unknown name, a target outside [0, 1), a start outside [0, target], a rate outside
+    (0, 1), or fewer than one round.
     """
     _check_target(target)
     if name not in SCHEDULES:
         raise OptionError(f"unknown schedule: '{name}'; choose one of {', '.join(SCHEDULES)}")
     if rounds < 1:
         raise OptionError(f"rounds out of range: {rounds}; choose at least 1")
-    if name == "one-shot":
+    if not 0 <= start <= target:
+        raise OptionError(f"start of the schedule out of range: {start}; choose a number from 0 to the target {target}")
+    if name == "one-shot" or (name != "rounds" and target - start <= _ROUNDING):
         return (target,)
     if name == "rounds":
         steps = imp_sparsities(target, rate=rate)

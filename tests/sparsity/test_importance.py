@@ -1,18 +1,11 @@
-"""Scores of weights."""
+"""Random scores."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from opentrans_cli.sparsity.importance import magnitude, random_scores
-
-
-def test_magnitude_is_the_absolute_value_and_detached():
-    weight = torch.nn.Parameter(torch.tensor([[-2.0, 0.5], [0.0, -0.25]]))
-    scores = magnitude({"conv": weight})
-    assert scores["conv"].tolist() == [[2.0, 0.5], [0.0, 0.25]]
-    assert not scores["conv"].requires_grad
+from opentrans_cli.sparsity.importance import random_scores
 
 
 def test_random_scores_are_uniform_and_shaped():

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from opentrans_cli.clip.layers import layer_weight, layer_weights
 from opentrans_cli.errors import MaskError
-from opentrans_cli.sparsity.importance import magnitude
 from opentrans_cli.sparsity.masking import apply_masks, check_support, hold, prunable_total, sparsity_of
-from opentrans_cli.sparsity.patterns.unstructured import unstructured_masks
+from opentrans_cli.sparsity.patterns.base import pattern_for
 
 LAYERS = ("0", "2.0", "2.1")
 
@@ -24,7 +24,8 @@ def small_net() -> nn.Sequential:
 
 
 def half_masks(net: nn.Module) -> dict[str, torch.Tensor]:
-    return unstructured_masks(magnitude({layer: net.get_submodule(layer).weight for layer in LAYERS}), 0.5)
+    scores = {layer: weight.abs() for layer, weight in layer_weights(net, LAYERS).items()}
+    return pattern_for("unstructured", net).masks(scores, 0.5)
 
 
 def train(net: nn.Module, optimizer: torch.optim.Optimizer, after_step: Callable[[], None]) -> None:
@@ -63,7 +64,7 @@ def test_applying_masks_also_clears_nan_and_infinity():
     assert net[0].weight.flatten().tolist() == [0.0, 3.0]
 
 
-@pytest.mark.parametrize(
+every_optimizer = pytest.mark.parametrize(
     "optimizer",
     [
         lambda weights: torch.optim.AdamW(weights, lr=0.01, weight_decay=0.05),
@@ -71,6 +72,9 @@ def test_applying_masks_also_clears_nan_and_infinity():
     ],
     ids=["adamw", "sgd with momentum"],
 )
+
+
+@every_optimizer
 def test_pruned_weights_stay_zero_when_held_after_every_step(optimizer):
     net = small_net()
     before = {layer: net.get_submodule(layer).weight.detach().clone() for layer in LAYERS}
@@ -111,3 +115,99 @@ def test_a_mask_of_another_shape_is_refused_before_anything_changes():
     with pytest.raises(MaskError, match=r"differ in shape: 2\.0, \(4, 4, 1, 1\) and \(4, 4, 3, 3\)"):
         apply_masks(net, masks)
     assert torch.equal(net[0].weight, untouched[0].weight)
+
+
+# Tensors beside the layers, and layers inside a packed tensor.
+
+
+class Normed(nn.Module):
+    """A convolution whose BatchNorm and bias belong to its channels, and a packed attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.attn = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.bn(self.conv(images)).flatten(2).transpose(1, 2)
+        out: torch.Tensor = self.attn(tokens, tokens, tokens)[0]
+        return out
+
+
+def channel_masks() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Channel 1 of four goes: its weights as a layer, its bias and its BatchNorm as companions."""
+    kept = torch.tensor([True, False, True, True])
+    masks = {"conv": kept[:, None, None, None].expand(4, 3, 3, 3), "attn.k_proj": kept.expand(4, 4)}
+    return masks, dict.fromkeys(("conv.bias", "bn.weight", "bn.bias"), kept)
+
+
+@every_optimizer
+def test_companions_stay_zero_with_their_layers_and_the_rest_is_trained(optimizer):
+    net = Normed()
+    net.conv.bias.data.fill_(0.5)
+    net.bn.bias.data.fill_(0.5)
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    masks, companions = channel_masks()
+    train(net, optimizer(net.parameters()), hold(net, masks, companions))
+    check_support(net, masks)
+    for name, kept in companions.items():
+        parameter = net.get_parameter(name)
+        assert parameter.requires_grad and not parameter[~kept].any()
+        assert (parameter[kept] != before[name][kept]).any()
+    assert (net.attn.in_proj_bias != before["attn.in_proj_bias"]).any()
+
+
+def test_without_holding_companions_grow_back():
+    net = Normed()
+    masks, companions = channel_masks()
+    apply_masks(net, masks, companions)
+    assert not net.bn.bias[1]
+    train(net, torch.optim.AdamW(net.parameters(), lr=0.01), hold(net, masks))
+    assert net.bn.bias[1]
+
+
+def test_applying_companions_changes_only_what_they_remove():
+    net, untouched = Normed(), Normed()
+    masks, companions = channel_masks()
+    apply_masks(net, masks, companions)
+    for name, parameter in net.named_parameters():
+        original = untouched.get_parameter(name)
+        if name in companions:
+            assert torch.equal(parameter, torch.where(companions[name], original, 0.0))
+        elif name == "conv.weight":
+            assert torch.equal(parameter, torch.where(masks["conv"], original, 0.0))
+        elif name != "attn.in_proj_weight":
+            assert torch.equal(parameter, original)
+
+
+def test_a_part_of_a_packed_attention_is_held_and_its_neighbours_are_not():
+    net, untouched = Normed(), Normed()
+    masks = {"attn.k_proj": torch.zeros(4, 4, dtype=torch.bool)}
+    apply_masks(net, masks)
+    assert not net.attn.in_proj_weight[4:8].any()
+    for part in ("q_proj", "v_proj", "out_proj"):
+        assert torch.equal(layer_weight(net, f"attn.{part}"), layer_weight(untouched, f"attn.{part}"))
+    net.attn.in_proj_weight.data[5, 2] = 1e-30
+    with pytest.raises(MaskError, match=r"no longer zero: attn\.k_proj;"):
+        check_support(net, masks)
+
+
+@pytest.mark.parametrize(
+    ("companions", "told"),
+    [
+        ({"bn2.weight": torch.ones(4)}, r"^no parameter to hold: bn2\.weight; use the masks of the same architecture$"),
+        ({"bn.running_mean": torch.ones(4)}, r"^no parameter to hold: bn\.running_mean; "),
+        ({"bn.gamma": torch.ones(4)}, r"^no parameter to hold: bn\.gamma; "),
+        (
+            {"bn.weight": torch.ones(1)},
+            r"^mask and weight differ in shape: bn\.weight, \(1,\) and \(4,\); use the masks",
+        ),
+    ],
+    ids=["no module", "a buffer", "no parameter", "another shape"],
+)
+def test_a_companion_that_does_not_fit_is_refused_before_anything_changes(companions, told):
+    net, untouched = Normed(), Normed()
+    with pytest.raises(MaskError, match=told):
+        apply_masks(net, channel_masks()[0], {name: mask.bool() for name, mask in companions.items()})
+    assert all(torch.equal(parameter, untouched.get_parameter(name)) for name, parameter in net.named_parameters())

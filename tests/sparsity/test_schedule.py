@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opentrans_cli.errors import OptionError
-from opentrans_cli.sparsity.schedule import imp_sparsities, one_shot
+from opentrans_cli.sparsity.schedule import SCHEDULES, imp_sparsities, schedule
+
+every_schedule = pytest.mark.parametrize("name", SCHEDULES)
+
+
+@st.composite
+def start_and_target(draw: st.DrawFn) -> tuple[float, float]:
+    target = draw(st.floats(0, 0.999))
+    return draw(st.floats(0, target)), target
 
 
 def test_the_schedule_of_the_paper_takes_22_rounds():
@@ -18,6 +26,7 @@ def test_the_schedule_of_the_paper_takes_22_rounds():
     assert len(rounds) == 22
     assert rounds[:3] == pytest.approx((0.1, 0.19, 0.271))
     assert rounds[20] == pytest.approx(1 - 0.9**21) and rounds[21] == 0.9
+    assert schedule("rounds", 0.9) == rounds
 
 
 @given(target=st.floats(0, 0.999), rate=st.floats(0.01, 0.99))
@@ -35,21 +44,104 @@ def test_a_target_on_the_schedule_needs_no_extra_round(target, count):
 
 
 def test_a_faster_rate_takes_fewer_rounds():
-    assert imp_sparsities(0.9, rate=0.5) == (0.5, 0.75, 0.875, 0.9)
+    assert imp_sparsities(0.9, rate=0.5) == schedule("rounds", 0.9, rate=0.5) == (0.5, 0.75, 0.875, 0.9)
 
 
-def test_one_shot_is_a_single_round():
-    assert one_shot(0.9) == (0.9,)
+@given(ends=start_and_target(), rate=st.floats(0.01, 0.99), rounds=st.integers(1, 50))
+def test_one_shot_is_a_single_round(ends, rate, rounds):
+    start, target = ends
+    assert schedule("one-shot", target, start=start, rate=rate, rounds=rounds) == (target,)
 
 
-@pytest.mark.parametrize("schedule", [imp_sparsities, one_shot])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("linear", (0.25, 0.5, 0.75, 1.0)),
+        ("cubic", (1 - 27 / 64, 1 - 8 / 64, 1 - 1 / 64, 1.0)),  # 1 - (1 - k/4)^3
+    ],
+)
+def test_gradual_pruning_takes_these_shares_of_the_way(name, wanted):
+    assert schedule(name, 0.8, rounds=4) == pytest.approx([0.8 * share for share in wanted])
+    assert schedule(name, 0.8, start=0.4, rounds=4) == pytest.approx([0.4 + 0.4 * share for share in wanted])
+
+
+@given(ends=start_and_target(), begin=st.integers(0, 100), every=st.integers(1, 9), rounds=st.integers(1, 40))
+def test_cubic_is_the_formula_of_zhu_and_gupta(ends, begin, every, rounds):
+    """s_t = s_f + (s_i - s_f) (1 - (t - t0) / (n dt))^3 at t = t0 + k dt; arXiv 1710.01878, Eq. 1."""
+    start, target = ends
+    got = schedule("cubic", target, start=start, rounds=rounds)
+    for number, sparsity in enumerate(got, 1):
+        time = begin + number * every
+        part = 1 - (time - begin) / (len(got) * every)
+        assert sparsity == pytest.approx(target + (start - target) * part**3, abs=1e-12)
+    assert len(got) == (rounds if target - start > 1e-9 else 1)
+
+
+@every_schedule
+@given(ends=start_and_target(), rate=st.floats(0.01, 0.99), rounds=st.integers(1, 50))
+def test_sparsity_rises_from_above_the_start_to_exactly_the_target(name, ends, rate, rounds):
+    start, target = ends
+    got = schedule(name, target, start=start, rate=rate, rounds=rounds)
+    assert got[-1] == target
+    assert all(before < after for before, after in pairwise(got))
+    if target - start > 1e-9:
+        assert got[0] > start
+    else:
+        assert got == (target,)
+
+
+@every_schedule
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+def test_a_tower_that_is_there_already_takes_one_round(name, sparsity):
+    assert schedule(name, sparsity, start=sparsity) == (sparsity,)
+
+
+def test_rounds_go_on_where_a_sparser_tower_stands():
+    """A tower between two rounds goes to the next of them, one on a round past it; rates are of the dense tower."""
+    assert schedule("rounds", 0.9, start=0.6, rate=0.5) == (0.75, 0.875, 0.9)
+    assert schedule("rounds", 0.9, start=0.75, rate=0.5) == (0.875, 0.9)
+    assert schedule("rounds", 0.9, start=0.89, rate=0.5) == (0.9,)
+    assert schedule("rounds", 0.9, start=0.1 + 0.2 * 0.45) == imp_sparsities(0.9)[2:]  # 0.19 but for rounding
+
+
+@every_schedule
 @pytest.mark.parametrize("target", [-0.1, 1.0, 2.0, math.nan])
-def test_a_target_out_of_range_is_refused(schedule, target):
-    with pytest.raises(OptionError, match=f"out of range: {target}; choose a number from 0 to just below 1"):
-        schedule(target)
+def test_a_target_out_of_range_is_refused(name, target):
+    told = f"^sparsity out of range: {target}; choose a number from 0 to just below 1$"
+    with pytest.raises(OptionError, match=told):
+        schedule(name, target)
+    with pytest.raises(OptionError, match=told):
+        imp_sparsities(target)
+
+
+@every_schedule
+@pytest.mark.parametrize("start", [-0.1, 0.51, 1.0, math.nan])
+def test_a_start_beyond_the_target_is_refused(name, start):
+    with pytest.raises(
+        OptionError, match=f"^start of the schedule out of range: {start}; choose a number from 0 to the target 0.5$"
+    ):
+        schedule(name, 0.5, start=start)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.5, math.nan])
 def test_a_rate_out_of_range_is_refused(rate):
-    with pytest.raises(OptionError, match=f"out of range: {rate}; choose a number above 0 and below 1"):
+    told = f"^pruning rate out of range: {rate}; choose a number above 0 and below 1$"
+    with pytest.raises(OptionError, match=told):
         imp_sparsities(0.5, rate=rate)
+    with pytest.raises(OptionError, match=told):
+        schedule("rounds", 0.5, rate=rate)
+
+
+@every_schedule
+@pytest.mark.parametrize("rounds", [0, -1])
+def test_fewer_than_one_round_are_refused(name, rounds):
+    with pytest.raises(OptionError, match=f"^rounds out of range: {rounds}; choose at least 1$"):
+        schedule(name, 0.5, rounds=rounds)
+
+
+@pytest.mark.parametrize("name", ["", "Cubic", "exponential"])
+def test_an_unknown_schedule_is_answered_with_the_known_ones(name):
+    with pytest.raises(
+        OptionError, match=f"^unknown schedule: '{name}'; choose one of rounds, one-shot, linear, cubic$"
+    ):
+        schedule(name, 0.5)
