@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -102,6 +103,8 @@ class _ManyProcesses(World):
 
     def wrap(self, module: nn.Module) -> nn.Module:
         share_statistics(module)
+        # Gradients of 1 x 1 convolutions in channels_last differ from the weights in strides that address nothing.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return self._accelerator.prepare_model(module)
 
     def unwrap(self, module: nn.Module) -> None:
