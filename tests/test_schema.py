@@ -89,6 +89,22 @@ REPORTS: dict[str, dict[str, Any]] = {
         ],
         "environment": {"torch": "2.6"},
     },
+    "prune_plan": {
+        "pattern": "2:4",
+        "criterion": "fisher",
+        "total": 10,
+        "layers": [{"name": "conv2", "shape": [5, 2], "total": 10, "pruned": True, "reason": None}],
+        "rounds": [{"round": 1, "sparsity": 0.5, "kept": 5}],
+    },
+    "prune_report": {
+        "criterion": "fisher",
+        "pattern": "unstructured",
+        "total": 10,
+        "rounds": [{"round": 1, "kept": 5}],
+        "steps": [{"step": 0, "loss": 0.5, "lr": 1e-3}],
+        "images": 8,
+        "skipped": ["b.jpg"],
+    },
     "transfer_receipt": {
         "framework": "timm",
         "keys": [
@@ -261,6 +277,8 @@ def test_a_report_needs_every_named_field_and_may_have_more(kind: str) -> None:
         ("eval_report", {"macs": 1.5}),
         ("eval_report", {"resolution": [32]}),
         ("curve_report", {"points": []}),
+        ("prune_plan", {"layers": []}),
+        ("prune_report", {"steps": [{"step": 0, "loss": -1, "lr": 0.1}]}),
         ("cost_receipt", {"unit": "FLOPs"}),
         ("cost_receipt", {"total": -1}),
         ("analyze_report", {"median_alpha": "3"}),

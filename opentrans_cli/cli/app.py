@@ -22,7 +22,7 @@ class _Group(TyperGroup):
         except (OpentransError, OSError) as error:
             if isinstance(error, BrokenPipeError) or os.environ.get("OPENTRANS_TRACEBACK"):
                 raise
-            if not getattr(error, "told", False):  # of several processes, one tells what all of them met
+            if not getattr(error, "told", False):
                 typer.echo(f"opentrans: error: {_line(error)}", err=True)
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 

@@ -66,9 +66,9 @@ def prune(
     every distillation step. Under torchrun the processes share every batch, and the first writes. Raises OptionError,
     SourceError, DataError, BundleError, MaskError or TrainingError.
     """
-    check_options(options)
-    check_replaceable(out, force=force)
     with open_world(device) as world:
+        check_options(options)
+        check_replaceable(out, force=force)
         plan = make_plan(options, reporter)
         prepare_parent(out)
         plan.tower.visual.to(world.device)

@@ -112,7 +112,7 @@ def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:
         chosen = choose_layers(found, include=options.include, exclude=options.exclude)
     elif options.include or options.exclude:
         raise OptionError(
-            f"the layers of a bundle are chosen already: {options.source}; leave --include, --exclude out"
+            f"a bundle's layers are chosen already: {options.source}; leave --include, --exclude out"
         )
     else:
         chosen = tuple(tower.masks)

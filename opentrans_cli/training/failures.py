@@ -38,7 +38,7 @@ class Failures:
         """
         if _is_lost_connection(error):
             lost = TrainingError(_GONE)
-            lost.told = self._somebody_told()  # type: ignore[attr-defined]
+            lost.told = self._somebody_told()
             raise lost from error
         try:
             store = self._store()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.steps.options import PruneOptions
-from opentrans_cli.steps.prune import prune
+from opentrans_cli.steps.prune import REPORT, prune
+from opentrans_cli.steps.reporter import Silent
 from opentrans_cli.steps.resume import state_path
 
 Options = Callable[..., PruneOptions]
@@ -69,12 +72,44 @@ def test_the_state_of_a_run_with_other_options_is_refused_and_kept(
     assert list(interrupted.parent.iterdir()) == [state_path(interrupted)]
 
 
-def test_a_random_twin_resumes_too(tmp_path: Path, distilled: Options, content: Content, interruption: Any) -> None:
-    options = distilled(random=True, keep_rounds="masks")
+@pytest.mark.parametrize(
+    "change",
+    [{"random": True}, {"distill": "text-guided"}, {"keep_rounds": "weights"}, {"pattern": "channel", "sparsity": 0.6}],
+    ids=["random twin", "text-guided", "snapshots", "channels"],
+)
+def test_every_kind_of_run_resumes_to_the_same_bytes(
+    change: dict[str, Any], tmp_path: Path, distilled: Options, content: Content, interruption: Any
+) -> None:
+    options = distilled(**change)
     with pytest.raises(KeyboardInterrupt):
-        prune(options, out=tmp_path / "b", device="cpu", reporter=interruption(bar=5, at=1))
+        prune(options, out=tmp_path / "b", device="cpu", reporter=interruption(bar=4, at=1))
     resumed = prune(options, out=tmp_path / "b", device="cpu", resume=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "b"]
     assert content(resumed.path) == content(prune(options, out=tmp_path / "whole", device="cpu").path)
+
+
+def test_another_learning_rate_may_go_on_and_is_told(interrupted: Path, distilled: Options) -> None:
+    said: list[str] = []
+
+    class Listener(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    options = distilled(keep_rounds="masks", lr=1e-4)
+    result = prune(options, out=interrupted, device="cpu", resume=True, reporter=Listener())
+    assert said == ["going on with another lr: 0.0001, until here 0.001", "resuming after round 2"]
+    steps = json.loads(open_bundle(result.path).read(REPORT))["steps"]
+    assert [step["step"] for step in steps] == list(range(8)) and steps[4]["lr"] < steps[3]["lr"]
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_good_round(
+    interrupted: Path, distilled: Options, whole: Path
+) -> None:
+    options = distilled(keep_rounds="masks", lr=1e30)
+    with pytest.raises(TrainingError, match=r"distillation loss is \w+: step \d, round [34]; lower --lr, round 2 of 4"):
+        prune(options, out=interrupted, device="cpu", resume=True)
+    assert list(interrupted.parent.iterdir()) == [state_path(interrupted)]
+    assert prune(distilled(keep_rounds="masks"), out=interrupted, device="cpu", resume=True).kept > 0
 
 
 def test_a_damaged_state_is_told_in_one_line(interrupted: Path, distilled: Options) -> None:
