@@ -257,7 +257,9 @@ def main() -> None:
     if args.out is not None:
         from criteria_report import report
 
-        args.out.write_text(report(list(finished(log).values())))
+        settings = {"distillation_steps": STEPS, "steps_per_round": ROUND_STEPS, "lr": LR, "batch_size": 64}
+        settings |= {"finetune_steps": FINETUNE_STEPS, "scenes_scored": SCENES}
+        args.out.write_text(report(list(finished(log).values()), settings))
 
 
 if __name__ == "__main__":

@@ -62,16 +62,16 @@ def main() -> None:
     parser.add_argument("--sparsity", default="0.9")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.work / "rn50.safetensors"
-    if not checkpoint.exists():
+    folder = args.work / "rn50"
+    if not folder.exists():
         script = Path(__file__).with_name("random_rn50.py")
-        subprocess.run([sys.executable, str(script), str(checkpoint)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, str(script), str(folder)], check=True, stdout=subprocess.DEVNULL)
+    checkpoint = folder / "open_clip_model.safetensors"
     source = f"RN50-quickgelu:{checkpoint}"
     print(f"# One-shot pruning of RN50, {time.strftime('%Y-%m-%d')}\n\n{environment(torch.device('cpu'))}\n")
     print(f"`opentrans prune RN50-quickgelu:FILE -s {args.sparsity}`, median of {RUNS} runs (each run).\n")
-    print(
-        "| bundle | seconds | peak MB | verify, s | bundle bytes | prunable part / dense float32 |\n|---|---|---|---|---|---|"
-    )
+    print("| bundle | seconds | peak MB | verify, s | bundle bytes | prunable part / dense float32 |")
+    print("|---|---|---|---|---|---|")
     for name, options in ROWS.items():
         out = args.work / "bundle"
         taken, memory = [], []
@@ -84,10 +84,8 @@ def main() -> None:
         checked, _ = timed("verify", str(out))
         part, dense = prunable_bytes(out)
         each = ", ".join(f"{seconds:.1f}" for seconds in taken)
-        size = open_bundle(out).size_bytes
-        print(
-            f"| {name} | {median(taken):.1f} ({each}) | {max(memory):.0f} | {checked:.1f} | {size:,} | {part / dense:.4f} |"
-        )
+        cells = [name, f"{median(taken):.1f} ({each})", f"{max(memory):.0f}", f"{checked:.1f}"]
+        print("|", " | ".join([*cells, f"{open_bundle(out).size_bytes:,}", f"{part / dense:.4f}"]), "|", flush=True)
         shutil.rmtree(out)
 
 

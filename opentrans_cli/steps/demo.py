@@ -23,7 +23,7 @@ from opentrans_cli.training.device import resolve_device
 
 TOWERS = {
     "dense": "nothing pruned",
-    "subnet": "iterative magnitude pruning, distilled in every round",
+    "subnet": "what the embedding feels least, removed in rounds, distilled in each",
     "random": "random positions, not distilled (the paper's control)",
     "random_distilled": "random positions with the subnet's counts, distilled as long as the subnet",
 }
@@ -41,6 +41,7 @@ class DemoSize:
     """How long the demo trains; both sizes run the same pipeline."""
 
     images: int  # distilled on
+    score_images: int  # looked at in each round to choose weights
     steps_per_round: int
     final_steps: int
     batch_size: int
@@ -50,9 +51,25 @@ class DemoSize:
 
 
 FULL = DemoSize(
-    images=4096, steps_per_round=16, final_steps=352, batch_size=64, lr=3e-3, finetune_steps=400, scenes=200
+    images=4096,
+    score_images=256,
+    steps_per_round=16,
+    final_steps=352,
+    batch_size=64,
+    lr=3e-3,
+    finetune_steps=400,
+    scenes=200,
 )
-QUICK = DemoSize(images=1536, steps_per_round=3, final_steps=160, batch_size=32, lr=5e-3, finetune_steps=50, scenes=50)
+QUICK = DemoSize(
+    images=1536,
+    score_images=64,
+    steps_per_round=3,
+    final_steps=160,
+    batch_size=32,
+    lr=5e-3,
+    finetune_steps=50,
+    scenes=50,
+)
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,7 @@ class _Demo:
         distilled: dict[str, Any] = {
             "images": "shapes",
             "image_limit": self.size.images,
+            "score_images": self.size.score_images,
             "steps_per_round": self.size.steps_per_round,
             "final_steps": self.size.final_steps,
             "batch_size": self.size.batch_size,
