@@ -20,12 +20,16 @@ import opentrans_cli
 from opentrans_cli.bundle import manifest as m
 from opentrans_cli.bundle.schema import kinds, load_schema
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.catalog import Catalog
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.patterns import PATTERNS
+from opentrans_cli.sparsity.schedule import SCHEDULES
 from opentrans_cli.spectral.estimators import ESTIMATORS
+from opentrans_cli.steps.distilling import KINDS, PRECISIONS
 from opentrans_cli.steps.export import OPEN_CLIP
+from opentrans_cli.steps.prune_plan import KEEP_ROUNDS
+from opentrans_cli.steps.recipes import PRUNE_RECIPES
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -36,15 +40,23 @@ COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 # Command -> entries such as "--out -o (required)"; another test holds the list equal to what --help prints.
 SURFACE: dict[str, list[str]] = json.loads((ROOT / "tests" / "cli" / "option_surface.json").read_text())
-CHOICES: dict[str, Catalog] = {
-    "--to": FRAMEWORKS,
-    "--framework": FRAMEWORKS,
-    "--dataset": DATASETS,
-    "--pattern": PATTERNS,
-    "--estimator": ESTIMATORS,
+# Option -> what it takes; --pattern takes N:M as well, by which n_m is meant.
+CHOICES: dict[str, set[str]] = {
+    "--to": {*FRAMEWORKS.names(), OPEN_CLIP},
+    "--framework": {*FRAMEWORKS.names()},
+    "--dataset": {*DATASETS.names()},
+    "--estimator": {*ESTIMATORS.names()},
+    "--criterion": {*CRITERIA.names()},
+    "--pattern": {*PATTERNS.names()} - {"n_m"},
+    "--schedule": {*SCHEDULES},
+    "--recipe": {*PRUNE_RECIPES},
+    "--keep-rounds": {*KEEP_ROUNDS},
+    "--distill": {*KINDS},
+    "--precision": {*PRECISIONS},
+    "--dtype": {*m.DTYPES},
 }
-TAKES_NO_VALUE = {"--force", "--json", "--quiet", "-q", "--resume", "--quick", "--random", "--keep-rounds", "--dry-run"}
-TAKES_NO_VALUE |= {"--help", "-h", "--compact"}
+TAKES_NO_VALUE = {"--force", "--json", "--quiet", "-q", "--resume", "--quick", "--random", "--dry-run", "--curve"}
+TAKES_NO_VALUE |= {"--help", "-h", "--compact", "--compile", "--mask-only", "--skip-bad"}
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -59,12 +71,13 @@ def blocks(document: Path, *languages: str) -> list[str]:
 
 
 def calls(script: str) -> Iterator[list[str]]:
-    """The arguments of every `opentrans ...` in a piece of shell, up to the end of that command."""
+    """The arguments of every `opentrans ...` or `-m opentrans_cli ...` in shell, up to the end of that command."""
     for line in script.replace("\\\n", " ").splitlines():
         code = "" if line.lstrip().startswith("#") else line
-        for match in re.finditer(r"(?<![\w./-])opentrans (?P<rest>[a-z-].*)", code):
+        for match in re.finditer(r"(?<![\w./-])opentrans(?:_cli)? (?P<rest>[a-z-].*)", code):
             lexer = shlex.shlex(match["rest"], posix=True, punctuation_chars=True)
             lexer.commenters = "#"
+            lexer.wordchars += ":"
             arguments: list[str] = []
             for word in lexer:
                 if set(word) <= set("();<>|&"):
@@ -94,7 +107,8 @@ def check_options(command: str, given: list[str]) -> None:
         if option.startswith("-"):
             assert option in options_of(command), f"opentrans {command} has no {option}"
         if option in CHOICES and "$" not in value:
-            assert value in CHOICES[option].names() or (option, value) == ("--to", OPEN_CLIP)
+            n_of_m = option == "--pattern" and re.fullmatch(r"\d+:\d+", value)
+            assert n_of_m or value in CHOICES[option], f"{option} does not take {value}"
 
 
 def test_the_documents_show_every_command() -> None:
@@ -138,6 +152,14 @@ def test_the_reference_explains_every_option(command: str) -> None:
     shared = COMMANDS.split("\n## What all commands share\n")[1].split("\n## ")[0]
     own = COMMANDS.split(f"\n## {command}\n")[1].split("\n## ")[0]
     assert not {option for option in options_of(command) - {"--help", "-h"} if f"`{option}`" not in own + shared}
+
+
+@pytest.mark.parametrize("option", sorted(options_of("prune") & set(CHOICES)))
+def test_the_reference_of_prune_names_every_choice(option: str) -> None:
+    own = COMMANDS.split("\n## prune\n")[1].split("\n## ")[0]
+    row = next(line for line in own.splitlines() if line.startswith(f"| `{option}`"))
+    assert not {name for name in CHOICES[option] if f"`{name}`" not in row}
+    assert option != "--pattern" or ("N:M" in row and "n_m" not in row)
 
 
 def test_every_file_of_the_readme_exists_and_every_package_is_in_it() -> None:
@@ -223,7 +245,7 @@ def test_the_format_names_every_field(record: type[Any]) -> None:
 
 def test_the_format_names_every_file_dtype_and_report() -> None:
     schema = load_schema()["$defs"]
-    for file in ("mask", "weights", "rounds", "alpha", "segmentor"):
+    for file in ("mask", "weights", "rounds", "round_weights", "alpha", "segmentor"):
         assert m.FILE_NAME.fullmatch(f"{file}.safetensors") and f"`{file}.safetensors`" in FORMAT
     names = ["README.md", "reports/NAME.json", "reports/NAME.png", *m.DTYPES, *(set(kinds()) - {"manifest"})]
     names += list(schema["base"]["properties"]["preprocess"]["properties"])
@@ -251,7 +273,7 @@ def test_a_bundle_can_be_read_by_the_document_alone(tiny_bundle: Path) -> None:
         dense[kept] = stored.pop(f"{name}.weight")
         assert kept.sum() == layer["kept"] and np.array_equal(dense.reshape(layer["shape"]), tower[f"{name}.weight"])
     assert set(stored) < set(tower) and all(np.array_equal(array, tower[name]) for name, array in stored.items())
-    identity = ("mask", "weights", "rounds", "segmentor")
+    identity = ("mask", "weights", "rounds", "round_weights", "segmentor")
     lines = [f"{f['name']}:{f['sha256']}" for f in manifest["files"] if f["name"].split(".")[0] in identity]
     text = "\n".join([manifest["base"]["digest"], *sorted(lines)])
     assert open_bundle(tiny_bundle).digest == f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
