@@ -2,7 +2,9 @@
 
 architecture.py   build a model from its configuration; read the configuration off a state dict
 source.py         names, local files and folders, the embedded tiny model -> a loaded CLIP
-layers.py         which tensors of the visual tower are convolutions, and which BatchNorm belongs to which
+layers.py         which weights of the visual tower can be pruned, packed attention taken apart, and their BatchNorms
+channels.py       which channels belong together, so that a tower can be built narrower
+compact.py        a channel-pruned tower as a narrower dense one
 dense.py          feature maps, dilation, dense embeddings
 text.py           class names -> text embeddings
 preprocess.py     pixels -> normalised tensors
