@@ -103,3 +103,47 @@ def test_the_current_folder_is_no_target(run_cli: Any, desk: Path, monkeypatch: 
     result = run_cli("prune", "tiny", "-o", ".", "--force")
     assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith("opentrans: error: ")
     assert [path.name for path in desk.iterdir()] == ["mine"]
+
+
+def test_a_recipe_sets_what_was_not_typed(run_cli: Any, desk: Path) -> None:
+    given = ("--images", "shapes", "--image-limit", 4, "--batch-size", 2, "--steps-per-round", 1, "--final-steps", 1)
+    run_cli("prune", "tiny", "-s", 0.19, "--recipe", "paper", "--distill", "image", *given, "-o", desk / "b")
+    options = open_bundle(desk / "b").manifest.steps[-1].options
+    assert (options["criterion"], options["lr"], options["weight_decay"]) == ("magnitude", 1e-4, 0.05)
+    assert (options["distill"], options["batch_size"], options["steps_per_round"]) == ("image", 2, 1)
+
+
+@pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.5), ("1:4", 0.75), ("3:8", 0.625)])
+def test_a_pattern_of_one_sparsity_brings_it_along(pattern: str, sparsity: float, run_cli: Any, desk: Path) -> None:
+    document = json.loads(run_cli("prune", "tiny", "--pattern", pattern, "-o", desk / "b", "--json").stdout)
+    assert document["sparsity"] == sparsity
+    assert open_bundle(desk / "b").manifest.pattern == pattern
+
+
+def test_a_dry_run_lists_layers_and_rounds_and_writes_nothing(run_cli: Any, desk: Path) -> None:
+    before = sorted(path.name for path in desk.iterdir())
+    result = run_cli("prune", "tiny", "-s", 0.5, "--images", "shapes", "--dry-run", "--json")
+    document = json.loads(result.stdout)
+    check_document(document, "prune_plan")
+    assert len(document["rounds"]) == 7 and document["criterion"] == "fisher"
+    table = run_cli("prune", "tiny", "--dry-run").stdout
+    assert "layer4.0.conv3" in table and "no: input layer" in table
+    assert sorted(path.name for path in desk.iterdir()) == before
+
+
+def test_a_log_gets_a_line_for_every_step(run_cli: Any, desk: Path) -> None:
+    given = ("--images", "shapes", "--image-limit", 4, "--batch-size", 2, "--steps-per-round", 1, "--final-steps", 2)
+    run_cli("prune", "tiny", "-s", 0.19, *given, "--log", desk / "log.jsonl", "-o", desk / "b")
+    lines = [json.loads(line) for line in (desk / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2] and all(line["loss"] >= 0 for line in lines)
+
+
+def test_bad_images_stop_the_run_unless_they_may_be_skipped(run_cli: Any, desk: Path, labelled_folder: Any) -> None:
+    (labelled_folder.images / "2.png").write_bytes(b"no picture")
+    given = ("prune", "tiny", "-s", 0.1, "--images", labelled_folder.images, "--batch-size", 4, "--workers", 0)
+    given = (*given, "--final-steps", 1, "-o", desk / "b")
+    told = run_cli(*given)
+    assert told.exit_code == 1 and "2.png" in told.stderr and "--skip-bad" in told.stderr
+    assert not (desk / "b").exists()
+    done = run_cli(*given, "--skip-bad", "--json")
+    assert json.loads(done.stdout)["skipped_images"] == 1 and "skipped: " in done.stderr
