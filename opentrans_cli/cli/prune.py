@@ -28,13 +28,13 @@ _WHICH, _WHEN, _ON, _DISTIL, _OUT = (
 )
 _IMAGES = "Folder, list file, .tar shards (a-{000..009}.tar), or shapes."
 _RECIPE = "Defaults of a recipe: paper or fast; other options still win."
-_RANDOM = "Random positions, same counts in every layer, same budget."
-_DISTILL = "image (no labels), text-guided (the paper's; needs --labels), none."
-_CRITERION = "magnitude, fisher, taylor, wanda (default: fisher with images)."
+_RANDOM = "The control: random positions, as many in every layer."
+_DISTILL = "image (no labels), text-guided (the paper's; needs --labels) or none."
+_CRITERION = "magnitude, fisher, taylor or wanda (default: fisher; without images magnitude)."
 _PATTERN = "unstructured, layerwise, channel, or N:M such as 2:4."
 
 
-SparsityOpt = Annotated[float, Option("--sparsity", "-s", help="Share of weights to remove.")]
+SparsityOpt = Annotated[float, Option("--sparsity", "-s", help="Share of the prunable weights to remove.")]
 OutOpt = Annotated[Path | None, Option("--out", "-o", help="New bundle (default: SOURCE-sPERCENT, here).")]
 RecipeOpt = Annotated[str | None, Option("--recipe", help=_RECIPE)]
 DryRunOpt = Annotated[bool, Option("--dry-run", help="List layers, counts and rounds; write nothing.")]
@@ -42,18 +42,20 @@ CriterionOpt = Annotated[str | None, Option(help=_CRITERION, rich_help_panel=_WH
 PatternOpt = Annotated[str, Option(help=_PATTERN, rich_help_panel=_WHICH)]
 IncludeOpt = Annotated[list[str] | None, Option(help="Layers to prune as well (glob).", rich_help_panel=_WHICH)]
 ExcludeOpt = Annotated[list[str] | None, Option(help="Layers to leave alone (glob).", rich_help_panel=_WHICH)]
-ScoreImagesOpt = Annotated[int, Option(help="Images a criterion looks at, each round.", rich_help_panel=_WHICH)]
-ProbesOpt = Annotated[int, Option(help="Random probes an image (fisher).", rich_help_panel=_WHICH)]
+ScoreImagesOpt = Annotated[int, Option(help="Most views to score weights with, each round.", rich_help_panel=_WHICH)]
+ProbesOpt = Annotated[int, Option(help="fisher: random probes for each image.", rich_help_panel=_WHICH)]
 RandomOpt = Annotated[bool, Option("--random", help=_RANDOM, rich_help_panel=_WHICH)]
-LikeOpt = Annotated[str | None, Option("--like", help="Bundle whose counts a twin copies.", rich_help_panel=_WHICH)]
+LikeOpt = Annotated[
+    str | None, Option("--like", help="With --random: bundle whose counts to copy.", rich_help_panel=_WHICH)
+]
 ScheduleOpt = Annotated[str, Option(help="rounds, one-shot, linear or cubic.", rich_help_panel=_WHEN)]
-RateOpt = Annotated[float, Option(help="rounds: share of the rest each removes.", rich_help_panel=_WHEN)]
+RateOpt = Annotated[float, Option(help="rounds: share of what is left that each removes.", rich_help_panel=_WHEN)]
 RoundsOpt = Annotated[int, Option(help="linear, cubic: how many rounds.", rich_help_panel=_WHEN)]
 KeepRoundsOpt = Annotated[
-    str, Option("--keep-rounds", help="Store earlier rounds: none, masks, weights.", rich_help_panel=_WHEN)
+    str, Option("--keep-rounds", help="Of earlier rounds, store none, masks or weights.", rich_help_panel=_WHEN)
 ]
 ImagesOpt = Annotated[str | None, Option("--images", help=_IMAGES, rich_help_panel=_ON)]
-ImageLimitOpt = Annotated[int, Option(help="Most images (whole views and crops).", rich_help_panel=_ON)]
+ImageLimitOpt = Annotated[int, Option(help="Most views; a photo gives two, whole and cropped.", rich_help_panel=_ON)]
 SkipBadOpt = Annotated[bool, Option("--skip-bad", help="Skip unreadable images, and name them.", rich_help_panel=_ON)]
 WorkersOpt = Annotated[int, Option(help="Processes that decode images.", min=0, rich_help_panel=_ON)]
 LabelsOpt = Annotated[str | None, Option(help="text-guided: folder of label maps.", rich_help_panel=_ON)]
@@ -66,9 +68,9 @@ FinalStepsOpt = Annotated[int, Option(help="Steps in the last round.", rich_help
 BatchOpt = Annotated[int, Option(help="Images in a step, over all processes.", rich_help_panel=_DISTIL)]
 LrOpt = Annotated[float, Option(help="Learning rate (AdamW).", rich_help_panel=_DISTIL)]
 DecayOpt = Annotated[float, Option(help="Weight decay (AdamW).", rich_help_panel=_DISTIL)]
-ClipOpt = Annotated[float, Option(help="Largest gradient norm; 0 = any.", rich_help_panel=_DISTIL)]
+ClipOpt = Annotated[float, Option(help="Largest gradient norm; 0 clips nothing.", rich_help_panel=_DISTIL)]
 PrecisionOpt = Annotated[str, Option(help="float32, or bfloat16 (autocast).", rich_help_panel=_DISTIL)]
-CompileOpt = Annotated[bool, Option("--compile", help="Compile the tower with torch.", rich_help_panel=_DISTIL)]
+CompileOpt = Annotated[bool, Option("--compile", help="image: compile the tower with torch.", rich_help_panel=_DISTIL)]
 LogOpt = Annotated[Path | None, Option("--log", help="Append a JSON line for every step.", rich_help_panel=_OUT)]
 DtypeOpt = Annotated[str, Option(help="Of stored values: float32, float16, bfloat16.", rich_help_panel=_OUT)]
 MaskOnlyOpt = Annotated[bool, Option("--mask-only", help="Store the mask without values.", rich_help_panel=_OUT)]
