@@ -24,6 +24,7 @@ SOURCE=${SOURCE:-RN50-quickgelu:openai}  # downloaded by open_clip at first use;
 OUT=${OUT:-own-photos}                   # new folder
 SPARSITY=${SPARSITY:-0.9}
 RATE=${RATE:-0.1}                        # 0.5 takes fewer, larger rounds
+CRITERION=${CRITERION:-fisher}           # magnitude needs less memory and time
 DISTILL_IMAGES=${DISTILL_IMAGES:-4096}   # views of the photos to distil on, two of each photo
 DISTILL_BATCH=${DISTILL_BATCH:-64}
 STEPS_PER_ROUND=${STEPS_PER_ROUND:-16}
@@ -43,9 +44,9 @@ if [[ -n $HOLD_OUT ]]; then
 fi
 
 # Pruning needs photos and no labels: the subnet learns to embed them as the dense tower does.
-SUBNET=$(opentrans prune "$SOURCE" --sparsity "$SPARSITY" --rate "$RATE" --images "$IMAGES" \
-  --image-limit "$DISTILL_IMAGES" --batch-size "$DISTILL_BATCH" --steps-per-round "$STEPS_PER_ROUND" \
-  --final-steps "$FINAL_STEPS" --out "$OUT/subnet")
+SUBNET=$(opentrans prune "$SOURCE" --sparsity "$SPARSITY" --rate "$RATE" --criterion "$CRITERION" \
+  --images "$IMAGES" --image-limit "$DISTILL_IMAGES" --batch-size "$DISTILL_BATCH" \
+  --steps-per-round "$STEPS_PER_ROUND" --final-steps "$FINAL_STEPS" --out "$OUT/subnet")
 SUBNET=$(opentrans analyze "$SUBNET")
 
 # finetune builds DeepLabV3 around a bundle that holds no segmentor yet. ${A[@]+...}: bash 3.2 knows no empty arrays.
