@@ -20,7 +20,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.compact import CompactTower, compact_tower
 from opentrans_cli.clip.layers import layer_weights
-from opentrans_cli.sparsity.importance import magnitude
 from opentrans_cli.sparsity.masking import apply_masks
 from opentrans_cli.sparsity.patterns.channel import channel
 from opentrans_cli.steps.provenance import environment, parameter_count
@@ -42,7 +41,7 @@ def pruned(width: int) -> tuple[nn.Module, CompactTower]:
         if isinstance(module, nn.BatchNorm2d):  # open_clip starts with zeros in bn3: every branch would be dead
             nn.init.uniform_(module.weight, 0.5, 1.5)
     pattern = channel("channel", visual)
-    scores = magnitude(layer_weights(visual, pattern.layers(())))
+    scores = {layer: weight.abs() for layer, weight in layer_weights(visual, pattern.layers(())).items()}
     masks = pattern.masks(scores, pattern.sparsity_at(width))
     apply_masks(visual, masks)
     return visual, compact_tower(visual, masks, RN50)

@@ -22,10 +22,10 @@ from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import MaskError, OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.sparsity.criteria import CRITERIA
-from opentrans_cli.sparsity.importance import random_scores
 from opentrans_cli.sparsity.masking import prunable_total, sparsity_of
 from opentrans_cli.sparsity.patterns import PATTERNS
 from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
+from opentrans_cli.sparsity.random_scores import random_scores
 from opentrans_cli.spectral.estimators import ESTIMATORS
 
 # Catalog -> the package of its table, and the files there that are not plug-ins. What a criterion must do is in

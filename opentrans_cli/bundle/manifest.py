@@ -146,7 +146,7 @@ class Manifest(Record):
     """Everything a bundle says about itself."""
 
     base: Base
-    pattern: str  # "unstructured", "n_m", ...
+    pattern: str  # "unstructured", "2:4", ...
     target_sparsity: float  # asked for: removed / prunable, in [0, 1]
     achieved_sparsity: float  # 1 - kept / total
     layers: tuple[LayerEntry, ...]

@@ -74,7 +74,11 @@ def find_round(bundle: Bundle, sparsity: float) -> RoundInfo:
     if abs(nearest.sparsity - sparsity) <= NEAR:
         return nearest
     there = ", ".join(f"{info.sparsity:.4f}".rstrip("0").rstrip(".") for info in rounds)
-    move = f"choose one of {there}" if len(rounds) > 1 else f"it has {there} alone, prune with --keep-rounds for more"
+    move = (
+        f"choose one of {there}"
+        if len(rounds) > 1
+        else f"it has {there} alone, prune with --keep-rounds masks for more"
+    )
     raise OptionError(f"no round has this sparsity: {sparsity:g} in {bundle.path}; {move}")
 
 
@@ -120,7 +124,7 @@ def at_round(bundle: Bundle, info: RoundInfo, *, target: float | None = None, ba
         return bundle if base is None else with_base(bundle, base)
     rounds = bundle.rounds()
     if rounds is None:
-        raise BundleError(f"bundle has no rounds: {str(bundle.path)!r}; prune again with --keep-rounds")
+        raise BundleError(f"bundle has no rounds: {str(bundle.path)!r}; prune again with --keep-rounds masks")
     kept = {layer: int(np.count_nonzero(mask)) for layer, mask in masks_after(rounds, info.round).items()}
     if sum(kept.values()) != info.kept:
         raise BundleError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from opentrans_cli.errors import MaskError
-from opentrans_cli.sparsity.importance import random_scores
+from opentrans_cli.sparsity.random_scores import random_scores
 
 
 def random_twin_masks(

@@ -16,8 +16,8 @@ from opentrans_cli.steps.pixels import open_views
 from opentrans_cli.steps.reporter import Reporter
 from opentrans_cli.training.distributed import World
 
-SCORE_BATCH = 64
-"""Images in a batch of a criterion: a batch is one draw of an estimate, and this many fit any machine."""
+SCORE_BATCH = 16
+"""Images in a batch of a criterion: a batch is one draw of an estimate, so many small ones say more than few large."""
 
 _SALT = 0x73636F7265  # keeps the choice of scored images apart from the order of training
 

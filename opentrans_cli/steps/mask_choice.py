@@ -13,8 +13,8 @@ from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
-from opentrans_cli.sparsity.importance import random_scores
 from opentrans_cli.sparsity.patterns.base import Pattern
+from opentrans_cli.sparsity.random_scores import random_scores
 from opentrans_cli.sparsity.twin import random_twin_masks
 from opentrans_cli.steps.feed import ImageFeed
 from opentrans_cli.steps.options import PruneOptions

@@ -76,13 +76,16 @@ def make_distillation(
     if options.distill == "image":
         objective = ImageObjective(tower.visual, feed, options, world=world, compiled=compiled)
     else:
-        objective = RegionObjective(_regions(tower, options, world=world, reporter=reporter))
+        objective = RegionObjective(_regions(tower, options, world=world, compiled=compiled, reporter=reporter))
     return Distillation(tower.visual, objective, options, rounds=rounds, world=world)
 
 
-def _regions(tower: Tower, options: PruneOptions, *, world: World, reporter: Reporter) -> RegionDistillation:
-    if world.size > 1:
-        raise OptionError("text-guided distillation runs in one process: --distill text-guided; use --distill image")
+def _regions(
+    tower: Tower, options: PruneOptions, *, world: World, compiled: bool, reporter: Reporter
+) -> RegionDistillation:
+    if world.size > 1 or compiled:
+        reason = "is not compiled: --compile" if compiled else "runs in one process: --distill text-guided"
+        raise OptionError(f"text-guided distillation {reason}; use --distill image")
     clip = load_text_clip(tower.base, None, reporter)
     settings = RegionSettings(batch_size=options.batch_size, seed=options.seed, framework=options.framework)
     return RegionDistillation(tower, labelled_images(options), settings, text=raw_names(clip), device=world.device)

@@ -15,7 +15,7 @@ from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.distill.loop import StepLog
 from opentrans_cli.steps.distilling import Distillation
 from opentrans_cli.steps.feed import ImageFeed, open_feed
-from opentrans_cli.steps.mask_choice import Choice, ScoredChoice, Scorer, random_choice
+from opentrans_cli.steps.mask_choice import Choice, RandomChoice, ScoredChoice, Scorer, random_choice
 from opentrans_cli.steps.objectives import make_distillation
 from opentrans_cli.steps.options import PruneOptions
 from opentrans_cli.steps.provenance import arrays, step_record
@@ -39,7 +39,7 @@ class PruneResult:
     kept: int
     total: int
     rounds: int
-    criterion: str
+    criterion: str  # "random" for a random twin
     distilled: bool
     distillation_loss: float | None  # mean over the end of the last round
     skipped_images: int  # unreadable ones, with `skip_bad`
@@ -127,12 +127,17 @@ def _result(bundle: Bundle, run: PruneRun, plan: Plan, feed: ImageFeed | None) -
         kept=bundle.manifest.kept,
         total=bundle.manifest.total,
         rounds=run.done,
-        criterion=plan.criterion,
+        criterion=_chosen_by(plan, run),
         distilled=run.distillation is not None,
         distillation_loss=run.loss,
         skipped_images=len(feed.views.bad) if feed else 0,
         bytes=bundle.size_bytes,
     )
+
+
+def _chosen_by(plan: Plan, run: PruneRun) -> str:
+    """The criterion, or "random" for a twin, of which it only says how many weights each layer keeps."""
+    return "random" if isinstance(run.choice, RandomChoice) else plan.criterion
 
 
 def _contents(run: PruneRun, plan: Plan, options: PruneOptions, feed: ImageFeed | None) -> BundleContents:
@@ -166,7 +171,7 @@ def _report(run: PruneRun, plan: Plan, feed: ImageFeed | None) -> dict[str, obje
     """The prune report of `artifacts.schema.json`: what every round and every step did."""
     kept = [sum(counts) for counts in zip(*run.kept_by_round().values(), strict=True)]
     return {
-        "criterion": plan.criterion,
+        "criterion": _chosen_by(plan, run),
         "pattern": plan.pattern.name,
         "total": plan.total,
         "rounds": [{"round": number, "kept": count} for number, count in enumerate(kept, start=1)],

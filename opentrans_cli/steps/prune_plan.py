@@ -70,6 +70,9 @@ def check_options(options: PruneOptions) -> None:
         raise OptionError("--like names the bundle a random twin copies; add --random")
     if options.mask_only and options.keep_rounds == "weights":
         raise OptionError("--mask-only stores no values: --keep-rounds weights; use --keep-rounds masks")
+    unused = [name for name in ("labels", "classes", "ignore") if getattr(options, name) is not None]
+    if unused and options.distill != "text-guided":
+        raise OptionError(f"no use for label maps: --{unused[0]}; add --distill text-guided, or leave it out")
     if options.distill == "text-guided" and options.images is None:
         raise OptionError("text-guided distillation needs images: --distill text-guided; add --images and --labels")
     rounds = len(schedule(options.schedule, options.sparsity, rate=options.rate, rounds=options.rounds))
@@ -111,9 +114,7 @@ def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:
     if tower.bundle is None:
         chosen = choose_layers(found, include=options.include, exclude=options.exclude)
     elif options.include or options.exclude:
-        raise OptionError(
-            f"a bundle's layers are chosen already: {options.source}; leave --include, --exclude out"
-        )
+        raise OptionError(f"a bundle's layers are chosen already: {options.source}; leave --include, --exclude out")
     else:
         chosen = tuple(tower.masks)
     wanted = pattern.layers(chosen)

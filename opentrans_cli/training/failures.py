@@ -44,7 +44,7 @@ class Failures:
             store = self._store()
             store.set(str(self.rank), str(error))
             if self.rank != 0:
-                error.told = _word_of_main(store) == str(error)
+                error.told = _word_of_main(store) == str(error)  # type: ignore[attr-defined]
         except DistError:
             return  # without the store every process tells its own
 

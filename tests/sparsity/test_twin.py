@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opentrans_cli.errors import MaskError
-from opentrans_cli.sparsity.importance import random_scores
-from opentrans_cli.sparsity.patterns.unstructured import unstructured_masks
+from opentrans_cli.sparsity.patterns.unstructured import Unstructured
+from opentrans_cli.sparsity.random_scores import random_scores
 from opentrans_cli.sparsity.twin import random_twin_masks
 
 SHAPES = {"conv1": (4, 3, 3, 3), "layer1.0.conv1": (8, 4, 1, 1)}
@@ -49,7 +49,7 @@ def test_every_weight_is_equally_likely_to_stay():
 
 
 def test_the_twin_of_random_pruning_with_the_same_seed_is_not_its_mirror_image():
-    pruned = unstructured_masks(random_scores({"a": (2000,)}, 0), 0.5)["a"]
+    pruned = Unstructured().masks(random_scores({"a": (2000,)}, 0), 0.5)["a"]
     twin = random_twin_masks([{"a": 1000}], {"a": (2000,)}, 0)[0]["a"]
     assert 0.2 < (pruned & twin).double().mean() < 0.3
 

@@ -19,7 +19,6 @@ from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.source import LoadedClip, load_clip
 from opentrans_cli.errors import BundleError, OpentransError, SourceError, TransferError
-from opentrans_cli.sparsity.importance import magnitude
 from opentrans_cli.sparsity.masking import apply_masks
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.steps.export import export_open_clip
@@ -42,7 +41,8 @@ def pruned(source: str, pattern: str, out: Path, sparsity: float = 0.6) -> Path:
     clip = load_clip(source)
     visual = clip.model.visual
     chosen = pattern_for(pattern, visual)
-    masks = chosen.masks(magnitude(layer_weights(visual, chosen.layers(prunable_layers(visual)))), sparsity)
+    weights = layer_weights(visual, chosen.layers(prunable_layers(visual)))
+    masks = chosen.masks({layer: weight.abs() for layer, weight in weights.items()}, sparsity)
     base = base_record(clip)
     apply_masks(visual, masks)
     step = step_record("prune", {"pattern": pattern}, seed=0)

@@ -56,8 +56,8 @@ def test_the_processes_map_disjoint_parts_that_make_the_whole(size: int, views: 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_criterion_looks_at_every_image_once_whatever_the_processes(size: int, views: Views) -> None:
-    alone = dict(feed_of(views).scoring(192, seed=5))
-    shared = [dict(feed_of(views, rank, size).scoring(192, seed=5)) for rank in range(size)]
+    alone = dict(feed_of(views).scoring(3 * SCORE_BATCH, seed=5))
+    shared = [dict(feed_of(views, rank, size).scoring(3 * SCORE_BATCH, seed=5)) for rank in range(size)]
     assert sorted(number for part in shared for number in part) == sorted(alone) == [0, 1, 2]
     for part in shared:
         assert all(torch.equal(images, alone[number]) for number, images in part.items())

@@ -77,6 +77,7 @@ def test_a_layer_that_cannot_take_the_pattern_is_left_dense_and_named() -> None:
         ({"keep_rounds": "all"}, "unknown choice of rounds to keep: 'all'"),
         ({"mask_only": True, "keep_rounds": "weights"}, "--mask-only stores no values"),
         ({"distill": "text-guided"}, "text-guided distillation needs images"),
+        ({"labels": "maps"}, "no use for label maps: --labels; add --distill text-guided"),
         ({"probes": 0}, "too little to score with"),
         ({"grad_clip": -1.0}, "number out of range: --grad-clip -1.0"),
         ({"rate": 0.001, "sparsity": 0.9}, "too many rounds: "),

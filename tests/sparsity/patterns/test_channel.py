@@ -18,10 +18,10 @@ from opentrans_cli.clip.compact import compact_tower
 from opentrans_cli.clip.layers import candidates, layer_weights
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import MaskError, OptionError
-from opentrans_cli.sparsity.importance import magnitude, random_scores
 from opentrans_cli.sparsity.masking import apply_masks, sparsity_of
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.patterns.channel import Channel
+from opentrans_cli.sparsity.random_scores import random_scores
 
 TEXT = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1}
 RESNET = {"image_size": 32, "layers": [2, 1, 1, 1], "width": 8, "patch_size": None}
@@ -138,7 +138,8 @@ def test_with_its_companions_at_zero_a_masked_tower_is_the_compact_one(vision):
             nn.init.normal_(module.bias)
             nn.init.normal_(module.running_mean)
     pattern = pattern_for("channel", visual)
-    masks = pattern.masks(magnitude(layer_weights(visual, pattern.layers(()))), 0.6)
+    scores = {layer: weight.abs() for layer, weight in layer_weights(visual, pattern.layers(())).items()}
+    masks = pattern.masks(scores, 0.6)
     apply_masks(visual, masks)
     compact = compact_tower(visual, masks, {"vision_cfg": vision, "text_cfg": TEXT, "embed_dim": 16}).visual
     held = copy.deepcopy(visual)

@@ -1,4 +1,4 @@
-"""Importance of weights: scores by layer, the lowest are pruned first."""
+"""Random scores of weights, for controls."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-
-
-def magnitude(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Absolute value (L1) of every weight, the criterion of OpenTrans, arXiv 2404.07448, Alg. 1.
-
-    Same shapes, dtypes and devices as the weights; detached.
-    """
-    return {layer: weight.detach().abs() for layer, weight in weights.items()}
 
 
 def random_scores(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Tensor]:
