@@ -96,11 +96,10 @@ def random_choice(
     seed = scorer.options.seed
     wanted = _recorded_counts(tower, sparsities, like) if like else _scored_counts(tower, sparsities, pattern, scorer)
     drawn = random_scores(shapes, seed)
-    rounds = [pattern.masks(drawn, sparsity) for sparsity in sparsities]
     # Patterns of a fixed form have the counts whatever the scores; a global one has them only where it is told.
-    if [_counts(masks) for masks in rounds] != wanted:
-        rounds = random_twin_masks(wanted, shapes, seed)
-    return RandomChoice(rounds)
+    if _counts(pattern.masks(drawn, sparsities[-1])) == wanted[-1]:
+        return RandomChoice([pattern.masks(drawn, sparsity) for sparsity in sparsities])
+    return RandomChoice(random_twin_masks(wanted, shapes, seed))
 
 
 def _counts(masks: Mapping[str, Tensor]) -> dict[str, int]:

@@ -16,7 +16,7 @@ class PruneOptions:
     pattern: str = "unstructured"
     include: tuple[str, ...] = ()  # globs of layers to prune beside the default ones
     exclude: tuple[str, ...] = ()  # globs of layers to leave alone
-    score_images: int = 2048  # views a criterion looks at in each round
+    score_images: int = 512  # views a criterion looks at in each round
     probes: int = 1  # random probes an image, of fisher
     # how fast
     schedule: str = "rounds"  # rounds | one-shot | linear | cubic
