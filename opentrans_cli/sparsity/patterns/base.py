@@ -49,6 +49,28 @@ class Pattern(Protocol):
         """
 
 
+class SingleWeights:
+    """What patterns have in common that fit every layer and remove weights one by one."""
+
+    sparsity: float | None = None
+
+    def problem(self, layer: str, shape: tuple[int, ...]) -> str | None:
+        """None: every layer will do."""
+        return None
+
+    def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
+        """The layers as they are."""
+        return chosen
+
+    def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        """The sparsities as they are."""
+        return sparsities
+
+    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Nothing: single weights leave no tensor beside them without effect."""
+        return {}
+
+
 def pattern_for(text: str, visual: nn.Module) -> Pattern:
     """The pattern a user named, for this tower: a name of the table, or N:M such as 2:4.
 

@@ -8,11 +8,11 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
-from opentrans_cli.sparsity.patterns.base import check_sparsity
+from opentrans_cli.sparsity.patterns.base import SingleWeights, check_sparsity
 from opentrans_cli.sparsity.selection import Pool
 
 
-class Layerwise:
+class Layerwise(SingleWeights):
     """round(sparsity * total) weights removed in all, from every layer in proportion to its size.
 
     Counts are whole, so the shares are rounded: see `shares`. A layer that lost more than its share already is left
@@ -21,19 +21,6 @@ class Layerwise:
     """
 
     name = "layerwise"
-    sparsity: float | None = None
-
-    def problem(self, layer: str, shape: tuple[int, ...]) -> str | None:
-        """None: every layer will do."""
-        return None
-
-    def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        """The layers as they are."""
-        return chosen
-
-    def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        """The sparsities as they are."""
-        return sparsities
 
     def masks(
         self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
@@ -46,10 +33,6 @@ class Layerwise:
         for layer, count, already in zip(pool.masks, counts, removed, strict=True):
             pool.remove(count - already, (layer,))
         return pool.masks
-
-    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Nothing: single weights leave no tensor beside them without effect."""
-        return {}
 
 
 def layerwise(text: str, visual: nn.Module) -> Layerwise:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.errors import OptionError
-from opentrans_cli.sparsity.patterns.base import check_sparsity, distinct_steps
+from opentrans_cli.sparsity.patterns.base import SingleWeights, check_sparsity, distinct_steps
 from opentrans_cli.sparsity.selection import check_numbers, previous_mask
 
 LARGEST_M = 16
@@ -19,7 +19,7 @@ LARGEST_M = 16
 _ROUNDING = 1e-9
 
 
-class NOfM:
+class NOfM(SingleWeights):
     """`kept` of every `group` consecutive inputs kept, exactly, for every output channel and kernel position.
 
     Inputs are dimension 1 of a weight (O, I, kh, kw) or (O, I). Below its one sparsity 1 - N/M, in the rounds on the
@@ -37,10 +37,6 @@ class NOfM:
         if shape[1] % self._group:
             return f"inputs not divisible by {self._group}: {shape[1]}"
         return None
-
-    def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        """The layers as they are."""
-        return chosen
 
     def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
         """One for every number of weights a group keeps on the way, so 3:4 and 2:4 for 2:4 in any number of rounds."""
@@ -67,10 +63,6 @@ class NOfM:
                     f"of {self._group}; start from a denser source"
                 )
         return masks
-
-    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Nothing: single weights leave no tensor beside them without effect."""
-        return {}
 
     def _kept_at(self, sparsity: float) -> int:
         """How many of a group are kept at a sparsity."""

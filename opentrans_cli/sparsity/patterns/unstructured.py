@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from opentrans_cli.sparsity.patterns.base import check_sparsity
+from opentrans_cli.sparsity.patterns.base import SingleWeights, check_sparsity
 from opentrans_cli.sparsity.selection import Pool
 
 
-class Unstructured:
+class Unstructured(SingleWeights):
     """Exactly round(sparsity * total) weights removed, the lowest scores of all layers first.
 
     total counts the weights of all layers, and round is Python's, so 0.5 goes to the even number (as in
@@ -20,19 +20,6 @@ class Unstructured:
     """
 
     name = "unstructured"
-    sparsity: float | None = None
-
-    def problem(self, layer: str, shape: tuple[int, ...]) -> str | None:
-        """None: every layer will do."""
-        return None
-
-    def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        """The layers as they are."""
-        return chosen
-
-    def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        """The sparsities as they are."""
-        return sparsities
 
     def masks(
         self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
@@ -42,10 +29,6 @@ class Unstructured:
         pool = Pool(scores, inside)
         pool.remove(pool.surplus(sparsity))
         return pool.masks
-
-    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Nothing: single weights leave no tensor beside them without effect."""
-        return {}
 
 
 def unstructured(text: str, visual: nn.Module) -> Unstructured:
