@@ -37,6 +37,7 @@ def main() -> None:
             for lr in (1e-3, 3e-3):
                 options = PruneOptions(
                     "tiny",
+                    criterion="magnitude",
                     images="shapes",
                     rate=rate,
                     steps_per_round=max(1, steps),
