@@ -12,7 +12,7 @@ from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.views import Views
 from opentrans_cli.steps.options import PruneOptions
-from opentrans_cli.steps.pixels import open_views
+from opentrans_cli.steps.pixels import EMBEDDED, open_views
 from opentrans_cli.steps.reporter import Reporter
 from opentrans_cli.training.distributed import World
 
@@ -84,7 +84,7 @@ def open_feed(
         size=preprocess.size,
         limit=options.image_limit,
         seed=options.seed,
-        workers=workers,
+        workers=0 if options.images == EMBEDDED else workers,  # scenes are drawn faster than they are handed over
         skip_bad=options.skip_bad,
         reporter=reporter,
     )

@@ -27,7 +27,7 @@ def test_a_sparsity_out_of_range(sparsity: str, refused: Any, desk: Path) -> Non
         (("--lr", "nan"), "learning rate"),
         (("--lr", -1), "learning rate"),
         (("--rate", 0), "pruning rate out of range: 0.0"),
-        (("--rate", 0.001), "too many rounds: --rate 0.001"),
+        (("--rate", 0.001), "too many rounds: 693, at most 255 fit; raise --rate"),
         (("--steps-per-round", 0), "--steps-per-round"),
         (("--final-steps", 0), "--final-steps"),
         (("--batch-size", 1), "--batch-size"),

@@ -14,7 +14,9 @@ from opentrans_cli.errors import OptionError
 from opentrans_cli.steps.demo import FREEZING, TOWERS, DemoResult, DemoSize, demo
 from opentrans_cli.steps.verify import verify
 
-MICRO = DemoSize(images=32, steps_per_round=1, final_steps=2, batch_size=16, lr=1e-3, finetune_steps=2, scenes=3)
+MICRO = DemoSize(
+    images=32, score_images=16, steps_per_round=1, final_steps=2, batch_size=16, lr=1e-3, finetune_steps=2, scenes=3
+)
 
 
 @pytest.fixture(scope="module")
