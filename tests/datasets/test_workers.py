@@ -155,7 +155,7 @@ if __name__ == "__main__":
     try:
         ((_, process),) = next(workers.in_order([[worker_tasks.Loaded()]]))
         print(process, flush=True)
-        time.sleep(60)
+        time.sleep(240)
     finally:
         workers.close()
 """
@@ -179,10 +179,10 @@ def test_workers_end_with_their_parent_and_say_nothing_of_ctrl_c(
             os.killpg(parent.pid, how)
         else:
             os.kill(parent.pid, how)
-        _, told = parent.communicate(timeout=60)
+        _, told = parent.communicate(timeout=180)
     finally:
         parent.kill()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(worker)
