@@ -5,7 +5,7 @@
 Two tables. *Main*: criterion x schedule and the controls at four sparsities and five seeds, with zero-shot accuracy
 before any fine-tuning and mIoU after equal fine-tuning. *Ablation*: what the Fisher criterion is sensitive to, at 90 %
 and three seeds. Every run is `prune` (and `finetune`, `eval`) as a user calls it; what the table has beyond the command
-line (BatchNorm-folded magnitude, dense read-outs) is registered as a criterion of this script. Finished runs are kept
+line (dense read-outs) is registered as a criterion of this script. Finished runs are kept
 in --work/results.jsonl and not made again. One thread a run, --jobs runs at a time.
 """
 
@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opentrans_cli.clip.dense import dense_embedding, stage_features
-from opentrans_cli.clip.layers import batchnorm_of, layer_weight
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.clip.text import text_embeddings
 from opentrans_cli.datasets.base import DatasetOptions
@@ -58,19 +57,6 @@ Job = dict[str, Any]
 # Criteria that are only here for comparison.
 
 
-def folded_magnitude(evidence: Evidence) -> dict[str, Tensor]:
-    """|w| after the eval-mode BatchNorm behind the layer is folded into it."""
-    scores = {}
-    for layer in evidence.layers:
-        weight = layer_weight(evidence.visual, layer)
-        name = batchnorm_of(evidence.visual, layer)
-        assert name is not None
-        norm: Any = evidence.visual.get_submodule(name)
-        factor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-        scores[layer] = (weight * factor.view(-1, 1, 1, 1)).abs()
-    return scores
-
-
 def dense_readout(visual: nn.Module, images: Tensor) -> Tensor:
     """The embedding of every cell of layer4, unit vectors (B, P, D)."""
     cells = dense_embedding(visual, stage_features(visual, images)["layer4"])
@@ -91,11 +77,9 @@ def fisher_both(evidence: Evidence) -> dict[str, Tensor]:
     return fisher_scores(replace(evidence, readout=both))
 
 
-FOLDED = Criterion("magnitude-folded", needs_images=False, score=folded_magnitude)
 FISHER_DENSE = Criterion("fisher-dense", needs_images=True, score=fisher_dense)
 FISHER_BOTH = Criterion("fisher-both", needs_images=True, score=fisher_both)
 CRITERIA.targets |= {
-    "magnitude-folded": f"{__name__}:FOLDED",
     "fisher-dense": f"{__name__}:FISHER_DENSE",
     "fisher-both": f"{__name__}:FISHER_BOTH",
 }
@@ -197,7 +181,7 @@ def _job(table: str, row: str, criterion: str, schedule: str, sparsity: float, s
 
 ABLATIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("magnitude", "magnitude", "one-shot", {}),
-    ("magnitude, BatchNorm folded in", "magnitude-folded", "one-shot", {}),
+    ("magnitude, BatchNorm folded in", "folded", "one-shot", {}),
     ("wanda", "wanda", "one-shot", {}),
     ("taylor", "taylor", "one-shot", {}),
     ("fisher, 64 images", "fisher", "one-shot", {"score_images": 64}),

@@ -30,7 +30,7 @@ _IMAGES = "Folder, list file, .tar shards (a-{000..009}.tar), or shapes."
 _RECIPE = "Defaults of a recipe: paper or fast; other options still win."
 _RANDOM = "The control: random positions, as many in every layer."
 _DISTILL = "image (no labels), text-guided (the paper's; needs --labels) or none."
-_CRITERION = "magnitude, fisher, taylor or wanda (default: fisher; without images magnitude)."
+_CRITERION = "magnitude, folded, fisher, taylor, wanda (default: fisher; without images magnitude)."
 _PATTERN = "unstructured, layerwise, channel, or N:M such as 2:4."
 
 
