@@ -62,6 +62,8 @@ class PruneRun:
 
         Raises TrainingError for a loss that is not finite; the state after the last good round stays on the disk.
         """
+        if self._snapshots is not None and self.done == 0 and self.world.is_main:
+            self._snapshots.discard()  # those of an interrupted run that is not resumed belong to other weights
         while self.done < rounds:
             number = self.done
             self._cut(number)

@@ -88,6 +88,23 @@ def test_every_kind_of_run_resumes_to_the_same_bytes(
     assert content(resumed.path) == content(prune(options, out=tmp_path / "whole", device="cpu").path)
 
 
+def test_snapshots_of_a_run_that_is_not_resumed_are_forgotten(
+    tmp_path: Path, distilled: Options, content: Content, interruption: Any
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        prune(
+            distilled(keep_rounds="weights", seed=1),
+            out=tmp_path / "b",
+            device="cpu",
+            reporter=interruption(bar=5, at=1),
+        )
+    assert list(tmp_path.glob(".b.resume.round-*"))
+    options = distilled(keep_rounds="weights", schedule="linear", rounds=2)
+    prune(options, out=tmp_path / "b", device="cpu")
+    assert content(tmp_path / "b") == content(prune(options, out=tmp_path / "clean", device="cpu").path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "clean"]
+
+
 def test_another_learning_rate_may_go_on_and_is_told(interrupted: Path, distilled: Options) -> None:
     said: list[str] = []
 
