@@ -183,12 +183,10 @@ def _show_plan(console: Console, plan: Plan) -> None:
     document = plan.to_json()
     pruned = [layer for layer in plan.layers if layer["pruned"]]
     title = f"{len(pruned)} of {len(plan.layers)} layers, {plan.total:,} weights, {plan.pattern.name}, {plan.criterion}"
-    table = plain_table(title, "layer", ">shape", ">weights", "pruned")
+    table = plain_table(title, "layer", ">shape", ">weights", "left dense")
     for layer in plan.layers:
         shape = " x ".join(map(str, layer["shape"]))
-        table.add_row(
-            layer["name"], shape, f"{layer['total']:,}", "yes" if layer["pruned"] else f"no: {layer['reason']}"
-        )
+        table.add_row(layer["name"], shape, f"{layer['total']:,}", layer["reason"] or "")
     console.print(table)
     rounds = plain_table("", ">round", ">sparsity", ">kept")
     for row in document["rounds"]:

@@ -96,12 +96,9 @@ def labelled_images(options: PruneOptions) -> SegDataset:
     if options.images == EMBEDDED:
         samples: SegDataset = DATASETS.load(EMBEDDED)(DatasetOptions(limit=options.image_limit))
         return samples
-    if options.labels is None or options.classes is None:
-        raise OptionError(
-            "text-guided distillation needs labelled regions: --labels and --classes; add both, or use --distill image"
-        )
+    assert options.images and options.labels and options.classes  # see `check_options`
     folder = DatasetOptions(
-        images=Path(options.images or ""),
+        images=Path(options.images),
         labels=Path(options.labels),
         classes=Path(options.classes),
         ignore=options.ignore,

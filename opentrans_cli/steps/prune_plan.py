@@ -15,6 +15,7 @@ from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
 from opentrans_cli.sparsity.schedule import schedule
 from opentrans_cli.steps.distilling import KINDS, PRECISIONS
 from opentrans_cli.steps.options import PruneOptions
+from opentrans_cli.steps.pixels import EMBEDDED
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import Tower, load_tower, with_layers
 
@@ -70,14 +71,25 @@ def check_options(options: PruneOptions) -> None:
         raise OptionError("--like names the bundle a random twin copies; add --random")
     if options.mask_only and options.keep_rounds == "weights":
         raise OptionError("--mask-only stores no values: --keep-rounds weights; use --keep-rounds masks")
-    unused = [name for name in ("labels", "classes", "ignore") if getattr(options, name) is not None]
-    if unused and options.distill != "text-guided":
-        raise OptionError(f"no use for label maps: --{unused[0]}; add --distill text-guided, or leave it out")
-    if options.distill == "text-guided" and options.images is None:
-        raise OptionError("text-guided distillation needs images: --distill text-guided; add --images and --labels")
+    _check_label_maps(options)
     rounds = len(schedule(options.schedule, options.sparsity, rate=options.rate, rounds=options.rounds))
     if rounds > MAX_ROUNDS:
         raise OptionError(f"too many rounds: {rounds}, at most {MAX_ROUNDS} fit; raise --rate, or give fewer --rounds")
+
+
+def _check_label_maps(options: PruneOptions) -> None:
+    given = [name for name in ("labels", "classes", "ignore") if getattr(options, name) is not None]
+    needless = options.distill != "text-guided" or options.images == EMBEDDED
+    if given and needless:
+        raise OptionError(f"no use for label maps: --{given[0]}; add --distill text-guided, or leave it out")
+    if needless:
+        return
+    if options.images is None:
+        raise OptionError("text-guided distillation needs images: --distill text-guided; add --images and --labels")
+    if options.labels is None or options.classes is None:
+        raise OptionError(
+            "text-guided distillation needs labelled regions: --labels and --classes; add both, or use --distill image"
+        )
 
 
 def _check_choices(options: PruneOptions) -> None:
