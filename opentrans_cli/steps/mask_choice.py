@@ -94,7 +94,10 @@ def random_choice(
     """
     shapes = {layer: tuple(mask.shape) for layer, mask in tower.masks.items()}
     seed = scorer.options.seed
-    wanted = _recorded_counts(tower, sparsities, like) if like else _scored_counts(tower, sparsities, pattern, scorer)
+    if like is None:
+        wanted = _scored_counts(tower, sparsities, pattern, scorer)
+    else:
+        wanted = _recorded_counts(tower, like, rounds=len(sparsities), target=scorer.options.sparsity)
     drawn = random_scores(shapes, seed)
     # Patterns of a fixed form have the counts whatever the scores; a global one has them only where it is told.
     if _counts(pattern.masks(drawn, sparsities[-1])) == wanted[-1]:
@@ -111,14 +114,14 @@ def _scored_counts(tower: Tower, sparsities: Sequence[float], pattern: Pattern, 
     return [_counts(pattern.masks(scores, sparsity)) for sparsity in sparsities]
 
 
-def _recorded_counts(tower: Tower, sparsities: Sequence[float], like: Bundle) -> list[dict[str, int]]:
+def _recorded_counts(tower: Tower, like: Bundle, *, rounds: int, target: float) -> list[dict[str, int]]:
     manifest = like.manifest
     step = next((step for step in reversed(manifest.steps) if step.verb == "prune"), None)
     by_round = step.metrics.get(KEPT_BY_ROUND, {}) if step else {}
-    same_run = manifest.base.digest == tower.base.digest and abs(manifest.target_sparsity - sparsities[-1]) < 1e-9
-    if not same_run or {len(by_round.get(layer, ())) for layer in tower.masks} != {len(sparsities)}:
+    same_run = manifest.base.digest == tower.base.digest and abs(manifest.target_sparsity - target) < 1e-9
+    if not same_run or {len(by_round.get(layer, ())) for layer in tower.masks} != {rounds}:
         raise OptionError(
             f"not the twin of this run: {like.path} has another base, sparsity or number of rounds; "
             "repeat the options it was made with, and add --random"
         )
-    return [{layer: int(by_round[layer][number]) for layer in tower.masks} for number in range(len(sparsities))]
+    return [{layer: int(by_round[layer][number]) for layer in tower.masks} for number in range(rounds)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import OptionError
+from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.steps.mask_choice import KEPT_BY_ROUND
 from opentrans_cli.steps.options import PruneOptions
 from opentrans_cli.steps.prune import prune
+from opentrans_cli.steps.sources import bundle_tower
 from opentrans_cli.steps.verify import verify
 
 Options = Callable[..., PruneOptions]
@@ -81,6 +84,19 @@ def test_a_twin_of_one_shot_keeps_the_dense_values_at_its_own_places(tiny_bundle
     for layer, mask in twin.masks().items():
         both = mask & model.masks()[layer]
         assert np.array_equal(twin.tower()[f"{layer}.weight"][both], model.tower()[f"{layer}.weight"][both])
+
+
+@pytest.mark.parametrize("pattern", ["channel", "2:4", "layerwise"])
+def test_a_twin_has_the_form_of_its_model_s_pattern(pattern: str, tmp_path: Path) -> None:
+    options = PruneOptions(source="tiny", sparsity=0.5, pattern=pattern)
+    model = open_bundle(prune(options, out=tmp_path / "model", device="cpu").path)
+    like = replace(options, random=True, like=str(model.path))
+    twin = open_bundle(prune(like, out=tmp_path / "twin", device="cpu").path)
+    assert kept(twin) == kept(model) and twin.manifest.pattern == pattern
+    tower = bundle_tower(twin)
+    chosen = pattern_for(pattern, tower.visual)
+    again = chosen.masks({layer: mask.float() for layer, mask in tower.masks.items()}, 0.5)
+    assert all(bool((again[layer] == mask).all()) for layer, mask in tower.masks.items())
 
 
 @pytest.mark.parametrize("change", [{"sparsity": 0.25}, {"rate": 0.2}, {"images": None}])
