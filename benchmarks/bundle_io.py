@@ -18,6 +18,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from rn50 import RN50
 
 from opentrans_cli.bundle.layout import weight_name
 from opentrans_cli.bundle.manifest import Base
@@ -28,11 +29,6 @@ from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import prunable_layers
 from opentrans_cli.steps.provenance import arrays, environment
 
-RN50 = {
-    "embed_dim": 1024,
-    "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None},
-    "text_cfg": {"context_length": 77, "vocab_size": 100, "width": 64, "heads": 1, "layers": 1},
-}
 PREPROCESS = {"size": 224, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
 ROUNDS = (0.5, 0.8, 0.9)
 RUNS = 9

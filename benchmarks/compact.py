@@ -13,6 +13,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
+from rn50 import RN50
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,11 +25,6 @@ from opentrans_cli.sparsity.masking import apply_masks
 from opentrans_cli.sparsity.patterns.channel import channel
 from opentrans_cli.steps.provenance import environment, parameter_count
 
-RN50: dict[str, Any] = {
-    "embed_dim": 1024,
-    "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None},
-    "text_cfg": {"context_length": 77, "vocab_size": 100, "width": 64, "heads": 1, "layers": 1},
-}
 WIDTHS = (48, 32, 16)
 BATCH, PAIRS = 8, 9
 

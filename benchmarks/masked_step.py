@@ -15,6 +15,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
+from rn50 import RN50
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
@@ -26,11 +27,6 @@ from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.selection import Computed
 from opentrans_cli.steps.provenance import environment
 
-RN50 = {
-    "embed_dim": 1024,
-    "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None},
-    "text_cfg": {"context_length": 77, "vocab_size": 100, "width": 64, "heads": 1, "layers": 1},
-}
 SPARSITY = 0.9
 
 

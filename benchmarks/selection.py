@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from rn50 import RN50
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -30,11 +31,6 @@ from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.selection import Computed
 from opentrans_cli.steps.provenance import environment
 
-RN50 = {
-    "embed_dim": 1024,
-    "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None},
-    "text_cfg": {"context_length": 77, "vocab_size": 100, "width": 64, "heads": 1, "layers": 1},
-}
 PAIRS = 9
 # Sparsity before and after the round that is measured: one shot, and the second and the last of the paper's rounds.
 ROUNDS = ((0.0, 0.9), (0.1, 0.19), (0.8905810108684877, 0.9))

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from rn50 import RN50
 
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import convolutions, layer_weight
@@ -26,12 +27,6 @@ from opentrans_cli.spectral.estimators.xmin_peak import fit_xmin_peak
 from opentrans_cli.steps.options import PruneOptions
 from opentrans_cli.steps.provenance import environment
 from opentrans_cli.steps.prune import prune
-
-RN50 = {
-    "embed_dim": 1024,
-    "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None},
-    "text_cfg": {"context_length": 77, "vocab_size": 100, "width": 64, "heads": 1, "layers": 1},
-}
 
 
 def seconds(work: Callable[[], object], *, runs: int) -> float:
