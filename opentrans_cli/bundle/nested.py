@@ -32,6 +32,15 @@ def rounds_until(rounds: Rounds, number: int) -> dict[str, NDArray[np.uint8]]:
     return {layer: np.where(numbers > number, np.uint8(0), numbers) for layer, numbers in rounds.items()}
 
 
+def kept_after(rounds: Rounds, last: int) -> dict[str, list[int]]:
+    """By layer: how many weights each of the rounds 1 to `last` left."""
+    kept = {}
+    for layer, numbers in rounds.items():
+        by_round = np.bincount(numbers.reshape(-1), minlength=last + 1)
+        kept[layer] = [int(by_round[0] + by_round[number + 1 :].sum()) for number in range(1, last + 1)]
+    return kept
+
+
 def last_round(rounds: Rounds) -> int:
     """The last round that removed a weight; 0 if none did."""
     return max(int(numbers.max()) for numbers in rounds.values())

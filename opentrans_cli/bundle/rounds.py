@@ -16,7 +16,7 @@ from opentrans_cli.bundle.bitmask import Mask
 from opentrans_cli.bundle.encode import masked_base
 from opentrans_cli.bundle.layout import Tensors
 from opentrans_cli.bundle.manifest import Manifest, Step
-from opentrans_cli.bundle.nested import masks_after, rounds_until
+from opentrans_cli.bundle.nested import kept_after, last_round, masks_after, rounds_until
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.bundle.tensorfile import tensor_headers
 from opentrans_cli.errors import BundleError, OptionError
@@ -195,12 +195,9 @@ def _counts(bundle: Bundle) -> list[dict[str, int]]:
     if recorded is not None:
         return recorded
     rounds = bundle.rounds() or {}
-    end = max(1, *(int(numbers.max()) for numbers in rounds.values()))
-    histograms = {layer: np.bincount(numbers.reshape(-1), minlength=end + 1) for layer, numbers in rounds.items()}
-    return [
-        {layer: int(counts[0] + counts[number + 1 :].sum()) for layer, counts in histograms.items()}
-        for number in range(1, end + 1)
-    ]
+    end = max(1, last_round(rounds))
+    kept = kept_after(rounds, end)
+    return [{layer: counts[number] for layer, counts in kept.items()} for number in range(end)]
 
 
 def recorded_counts(manifest: Manifest) -> list[dict[str, int]] | None:

@@ -43,7 +43,7 @@ def density_chart(path: Path, layers: Layers, *, title: str, twin: Layers | None
             _value(axes, f"{share:.1f}", at=(share, place))
         axes.set_xlim(0, max([*shares, overall, 1.0]) * 1.12)
         axes.set_xlabel("weights kept, %")
-        _legend(axes)
+        legend(axes)
 
 
 def alpha_chart(path: Path, layers: Sequence[tuple[str, float, str]], median: float, *, title: str = "") -> None:
@@ -71,7 +71,7 @@ def alpha_chart(path: Path, layers: Sequence[tuple[str, float, str]], median: fl
         axes.set_xlim(min(anchors) * 0.9, edge * 1.08)
         axes.set_xlabel("alpha (smaller = heavier tail = better trained)")
         axes.grid(axis="y", color=RULE, linewidth=0.6)
-        _legend(axes)
+        legend(axes)
 
 
 def _decision_colours(decisions: set[str]) -> dict[str, str]:
@@ -81,8 +81,8 @@ def _decision_colours(decisions: set[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _figure(path: Path, names: Sequence[str], title: str) -> Iterator[Any]:
-    """Axes with one line per name, first on top; saved to `path` at the end."""
+def canvas(path: Path, *, height: float) -> Iterator[Any]:
+    """An empty figure of `height` inches, saved to `path` as PNG at the end; same drawing, same bytes."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -90,8 +90,16 @@ def _figure(path: Path, names: Sequence[str], title: str) -> Iterator[Any]:
     # The user's own matplotlib settings must not change a chart that is published with a digest.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        figure = Figure(figsize=(7.5, 1.3 + 0.19 * len(names)), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(7.5, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(path, format="png", metadata={"Software": None})
+
+
+@contextmanager
+def _figure(path: Path, names: Sequence[str], title: str) -> Iterator[Any]:
+    """Axes with one line per name, first on top; saved to `path` at the end."""
+    with canvas(path, height=1.3 + 0.19 * len(names)) as figure:
         axes = figure.add_subplot()
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -104,15 +112,16 @@ def _figure(path: Path, names: Sequence[str], title: str) -> Iterator[Any]:
             axes.set_title(title, loc="left", fontsize=11, color=INK, pad=22)
         yield axes
         axes.xaxis.label.set(color=MUTED, fontsize=9)
-        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _dashed(axes: Any, x: float, label: str) -> None:
     axes.axvline(x, color=MEAN, linewidth=1, linestyle=(0, (4, 3)), label=label)
 
 
-def _legend(axes: Any) -> None:
+def legend(axes: Any, **what: Any) -> None:
+    """A legend above the axes, in one line; `what` as for matplotlib, all that is drawn if left out."""
     axes.legend(
+        **what,
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=4,

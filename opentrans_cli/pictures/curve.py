@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opentrans_cli.pictures.charts import DPI, INK, KEPT, MUTED, RULE, TWIN
+from opentrans_cli.pictures.charts import INK, KEPT, MUTED, RULE, TWIN, canvas, legend
 
 _UNSEEN = "#4f9d69"
 _GAP = 0.075
@@ -34,17 +34,9 @@ class _Line(NamedTuple):
 
 def curve_chart(path: Path, points: Sequence[CurvePoint], *, title: str) -> None:
     """Write a PNG with mIoU above and size below, over the percentage of weights removed. Same numbers, same bytes."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     points = sorted(points, key=lambda point: point.sparsity)
     removed = [100 * point.sparsity for point in points]
-    # The user's own matplotlib settings must not change a chart that is published with a digest.
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        figure = Figure(figsize=(7.5, 5.2), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
+    with canvas(path, height=5.2) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         _panel(above, removed, _accuracies(points), name="mIoU, %")
         unit, factor = ("MB", 1e6) if max(point.bytes for point in points) >= 1e6 else ("kB", 1e3)
@@ -53,8 +45,8 @@ def curve_chart(path: Path, points: Sequence[CurvePoint], *, title: str) -> None
         below.set_xlim(0, 100)
         below.set_xlabel("weights removed, %", color=MUTED, fontsize=9)
         above.set_title(title, loc="left", fontsize=11, color=INK, pad=22)
-        _legend(above)
-        figure.savefig(path, format="png", metadata={"Software": None})
+        if drawn := above.get_lines()[::-1]:  # the first line is drawn last, on top
+            legend(above, handles=drawn)
 
 
 def _accuracies(points: Sequence[CurvePoint]) -> list[_Line]:
@@ -116,19 +108,3 @@ def _figures(axes: Any, x: float, lines: Sequence[_Line], *, place: int, top: fl
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
             annotation_clip=False,
         )
-
-
-def _legend(axes: Any) -> None:
-    handles = axes.get_lines()[::-1]  # the first line is drawn last, on top
-    if not handles:
-        return
-    axes.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=3,
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-        borderaxespad=0.2,
-    )

@@ -21,8 +21,8 @@ from opentrans_cli.steps.evaluate import check_target, load_samples, score
 from opentrans_cli.steps.provenance import environment, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import dense_tower, tower_at
-from opentrans_cli.steps.segmentors import TRAINING_FREE, build_segmentor, bundle_segmentor, embed_vocabulary
-from opentrans_cli.steps.sources import Tower, is_bundle, load_text_clip
+from opentrans_cli.steps.segmentors import TRAINING_FREE, any_segmentor, embed_vocabulary
+from opentrans_cli.steps.sources import is_bundle, load_text_clip
 from opentrans_cli.steps.target import prepare_parent
 from opentrans_cli.training.device import resolve_device
 
@@ -66,7 +66,7 @@ def curve(
     reports = []
     for info in rounds:
         reporter.say(f"sparsity {info.sparsity:.4f}, round {info.round}")
-        built = _segmentor(tower_at(bundle, info, dense=dense))
+        built = any_segmentor(tower_at(bundle, info, dense=dense))
         reports.append(score(built, samples, text, device=where, reporter=reporter))
     report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, where)
     return CurveResult(_write(bundle, report, out), report)
@@ -78,10 +78,6 @@ def _rounds(bundle: Bundle, reporter: Reporter) -> tuple[RoundInfo, ...]:
     if masks_only:
         reporter.say(f"left out, only their masks are there: {', '.join(masks_only)}")
     return tuple(info for info in rounds if info.has_weights)
-
-
-def _segmentor(tower: Tower) -> Any:
-    return bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
 
 
 def _report(

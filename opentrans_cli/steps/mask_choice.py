@@ -8,7 +8,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
+from opentrans_cli.bundle.rounds import recorded_counts
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.sparsity.criteria import CRITERIA
@@ -115,13 +115,11 @@ def _scored_counts(tower: Tower, sparsities: Sequence[float], pattern: Pattern, 
 
 
 def _recorded_counts(tower: Tower, like: Bundle, *, rounds: int, target: float) -> list[dict[str, int]]:
-    manifest = like.manifest
-    step = next((step for step in reversed(manifest.steps) if step.verb == "prune"), None)
-    by_round = step.metrics.get(KEPT_BY_ROUND, {}) if step else {}
+    manifest, recorded = like.manifest, recorded_counts(like.manifest)
     same_run = manifest.base.digest == tower.base.digest and abs(manifest.target_sparsity - target) < 1e-9
-    if not same_run or {len(by_round.get(layer, ())) for layer in tower.masks} != {rounds}:
+    if not same_run or recorded is None or len(recorded) != rounds or recorded[0].keys() != tower.masks.keys():
         raise OptionError(
             f"not the twin of this run: {like.path} has another base, sparsity or number of rounds; "
             "repeat the options it was made with, and add --random"
         )
-    return [{layer: int(by_round[layer][number]) for layer in tower.masks} for number in range(rounds)]
+    return recorded

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-from torch import Tensor, nn
 
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
@@ -18,41 +15,6 @@ from opentrans_cli.steps.regions import RegionDistillation, RegionSettings, raw_
 from opentrans_cli.steps.reporter import Reporter
 from opentrans_cli.steps.sources import Tower, load_text_clip
 from opentrans_cli.training.distributed import World
-
-
-class RegionObjective:
-    """The paper's loss on labelled regions, as an Objective."""
-
-    def __init__(self, regions: RegionDistillation) -> None:
-        self.regions = regions
-
-    @property
-    def fingerprint(self) -> str:
-        """See Objective."""
-        return self.regions.fingerprint
-
-    def begin(self, steps: range) -> None:
-        """Every step finds its own data."""
-
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """See Objective."""
-        return self.regions.loss(step)
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """See Objective."""
-        return self.regions.named_parameters()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """See Objective."""
-        return self.regions.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See Objective."""
-        self.regions.load_state_dict(state)
-
-    def detach(self) -> None:
-        """See Objective."""
-        self.regions.detach()
 
 
 def make_distillation(
@@ -76,7 +38,7 @@ def make_distillation(
     if options.distill == "image":
         objective = ImageObjective(tower.visual, feed, options, world=world, compiled=compiled)
     else:
-        objective = RegionObjective(_regions(tower, options, world=world, compiled=compiled, reporter=reporter))
+        objective = _regions(tower, options, world=world, compiled=compiled, reporter=reporter)
     return Distillation(tower.visual, objective, options, rounds=rounds, world=world)
 
 

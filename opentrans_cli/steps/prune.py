@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -142,6 +142,7 @@ def _chosen_by(plan: Plan, run: PruneRun) -> str:
 
 def _contents(run: PruneRun, plan: Plan, options: PruneOptions, feed: ImageFeed | None) -> BundleContents:
     tower, parent, distillation = plan.tower, plan.tower.bundle, run.distillation
+    kept_by_round = run.kept_by_round()
     recorded = {**asdict(options), "criterion": plan.criterion}
     if options.like is not None:  # where the other bundle lies says nothing about the result
         recorded["like"] = open_bundle(options.like).digest
@@ -151,7 +152,7 @@ def _contents(run: PruneRun, plan: Plan, options: PruneOptions, feed: ImageFeed 
         seed=options.seed,
         data=distillation.objective.fingerprint if distillation else feed.fingerprint if feed else None,
         parent=parent.digest if parent else None,
-        metrics={"distillation_loss": run.loss, KEPT_BY_ROUND: run.kept_by_round()},
+        metrics={"distillation_loss": run.loss, KEPT_BY_ROUND: kept_by_round},
     )
     return BundleContents(
         base=tower.base,
@@ -163,13 +164,15 @@ def _contents(run: PruneRun, plan: Plan, options: PruneOptions, feed: ImageFeed 
         dtype=options.dtype,
         rounds=None if options.keep_rounds == "none" else run.round_of(),
         round_weights=run.round_weights(),
-        reports={REPORT: json_bytes(_report(run, plan, feed))},
+        reports={REPORT: json_bytes(_report(run, plan, feed, kept_by_round))},
     )
 
 
-def _report(run: PruneRun, plan: Plan, feed: ImageFeed | None) -> dict[str, object]:
+def _report(
+    run: PruneRun, plan: Plan, feed: ImageFeed | None, kept_by_round: Mapping[str, list[int]]
+) -> dict[str, object]:
     """The prune report of `artifacts.schema.json`: what every round and every step did."""
-    kept = [sum(counts) for counts in zip(*run.kept_by_round().values(), strict=True)]
+    kept = [sum(counts) for counts in zip(*kept_by_round.values(), strict=True)]
     return {
         "criterion": _chosen_by(plan, run),
         "pattern": plan.pattern.name,

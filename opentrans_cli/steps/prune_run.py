@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from opentrans_cli.bundle.layout import Tensors
+from opentrans_cli.bundle.nested import kept_after
 from opentrans_cli.distill.loop import StepLog, final_loss
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.sparsity.masking import apply_masks, hold, sparsity_of
@@ -117,11 +118,7 @@ class PruneRun:
 
     def kept_by_round(self) -> dict[str, list[int]]:
         """By layer: weights kept after each round, what a random twin copies."""
-        rounds = range(1, self.done + 1)
-        return {
-            layer: [int(((array == 0) & self._before[layer] | (array > number)).sum()) for number in rounds]
-            for layer, array in self._round_of.items()
-        }
+        return kept_after(self.round_of(), self.done)
 
     def _save(self, distillation: Distillation) -> None:
         if self.world.is_main:

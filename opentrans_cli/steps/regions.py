@@ -174,6 +174,9 @@ class RegionDistillation:
         """Copy `state` in; raises TrainingError naming `origin` if it is that of another framework or tower."""
         restore_module(self.learned, state, origin=origin)
 
+    def begin(self, steps: range) -> None:
+        """Nothing to make ready for the steps that come next: each finds its own data."""
+
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of step `step` (from 0), and for the log its `visual` and `affinity` terms, `scale` and `regions`.
 

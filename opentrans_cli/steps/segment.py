@@ -20,10 +20,8 @@ from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import (
-    TRAINING_FREE,
     Predictor,
-    build_segmentor,
-    bundle_segmentor,
+    any_segmentor,
     embed_vocabulary,
 )
 from opentrans_cli.steps.sources import load_text_clip, load_tower
@@ -67,7 +65,7 @@ def segment(
     _check_target(out, force=force)
     where = resolve_device(device)
     tower = load_tower(source, reporter, base=base)
-    built = bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
+    built = any_segmentor(tower)
     reporter.say(f"segmentor: {built.framework.name}")
     text = embed_vocabulary(load_text_clip(tower.base, base, reporter), vocabulary, reporter=reporter)
     predictor = Predictor(built, text, device=where)

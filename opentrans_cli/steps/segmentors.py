@@ -144,6 +144,11 @@ def bundle_segmentor(tower: Tower) -> BuiltSegmentor | None:
     return built
 
 
+def any_segmentor(tower: Tower) -> BuiltSegmentor:
+    """The segmentor a bundle holds, else the tower read out without training."""
+    return bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
+
+
 @dataclass(frozen=True)
 class VocabularyText:
     """A vocabulary as the classifier needs it."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.sparsity.patterns.base import pattern_for
-from opentrans_cli.steps.mask_choice import KEPT_BY_ROUND
 from opentrans_cli.steps.options import PruneOptions
 from opentrans_cli.steps.prune import prune
 from opentrans_cli.steps.sources import bundle_tower

@@ -24,6 +24,7 @@ from opentrans_cli.clip.channels import (
 from opentrans_cli.clip.layers import candidates
 from opentrans_cli.errors import MaskError, OptionError
 from opentrans_cli.sparsity.patterns.base import check_sparsity, distinct_steps
+from opentrans_cli.sparsity.selection import check_numbers
 
 _STATISTICS = (".running_mean", ".running_var")
 
@@ -118,8 +119,7 @@ class Channel:
         if odd := set(scores) ^ set(self.order):
             raise MaskError(f"scores do not cover the pattern's layers: {min(odd)}; score Pattern.layers() exactly")
         for layer, score in scores.items():
-            if bool(score.isnan().any()):
-                raise MaskError(f"importance is NaN: {layer}; check the weights it was computed from")
+            check_numbers(layer, score)
             for what, given in (("scores", score), ("mask", (inside or scores).get(layer))):
                 if given is None:
                     raise MaskError(f"no mask of the previous round: {layer}; give one for every scored layer")
