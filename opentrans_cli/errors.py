@@ -8,6 +8,7 @@
     ├── DataError             images, label maps, class files
     ├── SpectrumError         a layer's spectrum cannot be computed
     ├── TransferError         a key or shape has no place in the target framework
+    ├── HubError              the Hugging Face Hub cannot be reached, refuses, or sends what was not asked for
     └── TrainingError         a run that cannot go on (NaN loss, nothing to train, a foreign resume state)
 
 A message is one line, "<what is wrong>: <which thing>; <next move>".
@@ -51,6 +52,10 @@ class SpectrumError(OpentransError):
 
 class TransferError(OpentransError):
     """A key or shape has no place in the target framework."""
+
+
+class HubError(OpentransError):
+    """The Hugging Face Hub cannot be reached, refuses, or sends something else than what was asked for."""
 
 
 class TrainingError(OpentransError):
