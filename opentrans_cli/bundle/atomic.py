@@ -76,7 +76,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
         yield staging
-        _publish(staging, target, replace=replace)
+        publish(staging, target, replace=replace)
         sync_folder(target.parent)
     except OSError as error:
         raise BundleError(
@@ -87,8 +87,8 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _publish(staging: Path, target: Path, *, replace: bool) -> None:
-    """Renames `staging` to `target`; a replaced folder ends up at `staging`."""
+def publish(staging: Path, target: Path, *, replace: bool) -> None:
+    """Renames `staging` to `target`; a replaced folder ends up at `staging`. Raises OSError."""
     if not (replace and target.exists()):
         os.rename(staging, target)  # refused by the system when a folder with content is there
         return

@@ -126,7 +126,7 @@ def parse_tensors(data: bytes, path: Path | str) -> dict[str, NDArray[Any]]:
     try:
         entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     return {name: _array(path, name, entry) for name, entry in sorted(entries)}
 
 
@@ -140,9 +140,9 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, "metadata is not JSON") from error
+        raise damaged(path, "metadata is not JSON") from error
     if not isinstance(value, dict):
-        raise _damaged(path, "metadata is not a JSON object")
+        raise damaged(path, "metadata is not a JSON object")
     return value
 
 
@@ -154,7 +154,7 @@ def tensor_headers(path: Path | str) -> dict[str, Header]:
     with _open(path) as file:
         slices = {name: file.get_slice(name) for name in sorted(file.keys())}
         return {
-            name: Header(_dtype(path, name, view.get_dtype()), tuple(view.get_shape())) for name, view in slices.items()
+            name: Header(dtype_name(path, name, view.get_dtype()), tuple(view.get_shape())) for name, view in slices.items()
         }
 
 
@@ -176,7 +176,7 @@ def _open(path: Path | str) -> Any:
     try:
         return safetensors.safe_open(str(path), framework="numpy")
     except safetensors.SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -193,9 +193,9 @@ def _check_start(path: Path) -> None:
         raise BundleError(f"Git LFS pointer instead of the file: {str(path)!r}; run `git lfs pull` in its folder")
     length = int.from_bytes(start[:8], "little")
     if len(start) < 8 or length > size - 8:
-        raise _damaged(path, "cut off or not a safetensors file")
+        raise damaged(path, "cut off or not a safetensors file")
     if length > MAX_HEADER:
-        raise _damaged(path, f"header of {length} bytes, at most {MAX_HEADER} are allowed")
+        raise damaged(path, f"header of {length} bytes, at most {MAX_HEADER} are allowed")
 
 
 def _storable(name: str, array: NDArray[Any], wanted: str | None) -> tuple[str, NDArray[Any]]:
@@ -211,7 +211,7 @@ def _storable(name: str, array: NDArray[Any], wanted: str | None) -> tuple[str, 
 
 
 def _array(path: Path | str, name: str, entry: Mapping[str, Any]) -> NDArray[Any]:
-    dtype = _dtype(path, name, entry["dtype"])
+    dtype = dtype_name(path, name, entry["dtype"])
     raw = np.dtype("uint16" if dtype == "bfloat16" else dtype)
     array = np.frombuffer(entry["data"], dtype=raw.newbyteorder("<")).astype(raw, copy=False)
     if dtype == "bfloat16":
@@ -219,9 +219,10 @@ def _array(path: Path | str, name: str, entry: Mapping[str, Any]) -> NDArray[Any
     return array.reshape(entry["shape"])
 
 
-def _dtype(path: Path | str, name: str, code: str) -> str:
+def dtype_name(path: Path | str, name: str, code: str) -> str:
+    """The numpy name, or "bfloat16", of a type in a header. Raises BundleError for types that bundles do not hold."""
     if code not in _DTYPES:
-        raise _damaged(path, f"tensor {name!r} has the unsupported type {code!r}")
+        raise damaged(path, f"tensor {name!r} has the unsupported type {code!r}")
     return _DTYPES[code]
 
 
@@ -232,7 +233,8 @@ def _metadata_text(metadata: Mapping[str, Any]) -> str:
         raise BundleError(f"metadata is not plain JSON: {error}; use finite numbers, text, lists and dicts") from error
 
 
-def _damaged(path: Path | str, reason: object) -> BundleError:
+def damaged(path: Path | str, reason: object) -> BundleError:
+    """The error for a file that is not what a safetensors file has to be."""
     # First line only: a library message may quote the file's own bytes.
     detail = str(reason).splitlines()[0] if str(reason) else "unreadable"
     return BundleError(f"damaged safetensors file: {str(path)!r}, {detail}; write or download it again")
