@@ -6,45 +6,107 @@ import hashlib
 import math
 import statistics
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from opentrans_cli.errors import OptionError
 
 FreezeMode = Literal["heavy", "light", "random", "none"]
+Rule = Literal["median", "ratio", "threshold", "top", "none"]
 
 # 0.29 * 100 is 28.999999999999996 in floating point, and 29 layers are meant.
 _ROUNDING = 1e-9
 
 
+@dataclass(frozen=True)
+class Selection:
+    """One way to choose the layers to freeze: a mode, and at most one of `ratio`, `threshold` and `top`.
+
+    heavy: small alphas. light: large ones, the paper's ablation alpha*. random: as many as heavy, drawn by `seed`, the
+    same on every platform and for every order of layers. none: no layer.
+
+    By default the median decides, as in the official code: heavy freezes alpha < median, light alpha > median, and the
+    median layer is trained either way.
+    """
+
+    mode: FreezeMode = "heavy"
+    ratio: float | None = None  # in [0, 1]: the floor(ratio * n) first by alpha, n counting every layer
+    threshold: float | None = None  # above 1: every alpha strictly beyond it
+    top: int | None = None  # at least 0: of those beyond the median, so many that cost the most to train
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises OptionError for a rule that is unknown, out of range, or contradicts another one."""
+        if self.mode not in get_args(FreezeMode):
+            raise OptionError(f"unknown freeze mode: '{self.mode}'; choose one of {', '.join(get_args(FreezeMode))}")
+        given = [name for name in ("ratio", "threshold", "top") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OptionError(f"more than one rule says which layers to freeze: {' and '.join(given)}; give one")
+        if self.ratio is not None and not 0 <= self.ratio <= 1:
+            raise OptionError(f"freeze ratio out of range: {self.ratio}; choose a number from 0 to 1")
+        if self.threshold is not None and not 1 < self.threshold < math.inf:
+            raise OptionError(f"alpha threshold out of range: {self.threshold}; choose a number above 1, such as 2")
+        if self.top is not None and self.top < 0:
+            raise OptionError(f"number of layers out of range: {self.top}; choose 0 or more")
+        if self.mode in ("random", "none") and given and given != ["ratio"]:
+            raise OptionError(f"a {given[0]} needs alphas to compare: freeze mode '{self.mode}'; use heavy or light")
+
+    @property
+    def rule(self) -> Rule:
+        """What decides how many layers are frozen."""
+        if self.mode == "none":
+            return "none"
+        if self.ratio is not None:
+            return "ratio"
+        if self.threshold is not None:
+            return "threshold"
+        return "median" if self.top is None else "top"
+
+    def choose(self, alphas: Mapping[str, float], costs: Mapping[str, int] | None = None) -> tuple[str, ...]:
+        """Names of the layers to freeze, in the order of `alphas` (layer -> exponent, inf = none to be trusted).
+
+        A layer with alpha = inf counts in the median as the largest and is never frozen, in any mode, so fewer than
+        asked for may be returned. Equal alphas or costs: earlier layers first.
+        costs: for `top`, the MACs that freezing a layer saves; a layer not in it saves nothing.
+        Raises OptionError as `check` does and if `top` has no costs, ValueError if an alpha is NaN.
+        """
+        self.check()
+        if any(math.isnan(alpha) for alpha in alphas.values()):
+            raise ValueError("alpha is NaN; a layer that cannot be fitted has alpha = inf")
+        if self.top is not None and costs is None:
+            raise OptionError(f"costs of the layers are not known: top {self.top}; give a source with an architecture")
+        if self.mode == "none" or not alphas:
+            return ()
+        chosen = set(self._chosen(alphas, costs or {}))
+        return tuple(layer for layer in alphas if layer in chosen)
+
+    def _chosen(self, alphas: Mapping[str, float], costs: Mapping[str, int]) -> list[str]:
+        if self.ratio is not None:
+            return self._ranked(alphas)[: math.floor(self.ratio * len(alphas) + _ROUNDING)]
+        beyond = self._beyond(alphas, median_alpha(alphas) if self.threshold is None else self.threshold)
+        if self.mode == "random":
+            return self._ranked(alphas)[: len(beyond)]
+        return beyond if self.top is None else sorted(beyond, key=lambda layer: -costs.get(layer, 0))[: self.top]
+
+    def _ranked(self, alphas: Mapping[str, float]) -> list[str]:
+        """Layers that may be frozen, the first to freeze first."""
+        fitted = [layer for layer, alpha in alphas.items() if math.isfinite(alpha)]
+        if self.mode == "random":
+            return sorted(fitted, key=lambda layer: hashlib.sha256(f"{self.seed}:{layer}".encode()).digest())
+        sign = -1 if self.mode == "light" else 1
+        return sorted(fitted, key=lambda layer: sign * alphas[layer])
+
+    def _beyond(self, alphas: Mapping[str, float], limit: float) -> list[str]:
+        if self.mode == "light":
+            return [layer for layer, alpha in alphas.items() if limit < alpha < math.inf]
+        return [layer for layer, alpha in alphas.items() if alpha < limit]
+
+
 def select_frozen(
     alphas: Mapping[str, float], *, mode: FreezeMode, ratio: float = 0.5, seed: int = 0
 ) -> tuple[str, ...]:
-    """Names of the layers to freeze, in the order of `alphas` (layer -> exponent, inf = could not be fitted).
-
-    heavy: the floor(ratio * n) smallest alphas, n counting every layer; at ratio 0.5 and without ties that
-    is the paper's "alpha below the median", which trains the median layer. light: as many of the largest
-    (the paper's ablation alpha*). random: as many, drawn by `seed`, the same on every platform and for
-    every order of layers. none: no layer.
-    Equal alphas: earlier layers first. A layer with alpha = inf is never frozen, in any mode, so fewer may
-    be returned.
-    Raises OptionError for an unknown mode or a ratio outside [0, 1], ValueError if an alpha is NaN.
-    """
-    if mode not in get_args(FreezeMode):
-        raise OptionError(f"unknown freeze mode: '{mode}'; choose one of {', '.join(get_args(FreezeMode))}")
-    if not 0 <= ratio <= 1:
-        raise OptionError(f"freeze ratio out of range: {ratio}; choose a number from 0 to 1")
-    if any(math.isnan(alpha) for alpha in alphas.values()):
-        raise ValueError("alpha is NaN; a layer that cannot be fitted has alpha = inf")
-    if mode == "none":
-        return ()
-    fitted = [layer for layer, alpha in alphas.items() if math.isfinite(alpha)]
-    if mode == "random":
-        fitted.sort(key=lambda layer: hashlib.sha256(f"{seed}:{layer}".encode()).digest())
-    else:
-        sign = 1 if mode == "heavy" else -1
-        fitted.sort(key=lambda layer: sign * alphas[layer])
-    chosen = set(fitted[: math.floor(ratio * len(alphas) + _ROUNDING)])
-    return tuple(layer for layer in alphas if layer in chosen)
+    """`Selection` by ratio; at ratio 0.5 and without ties, heavy is the paper's "alpha below the median"."""
+    return Selection(mode, ratio=ratio, seed=seed).choose(alphas)
 
 
 def median_alpha(alphas: Mapping[str, float]) -> float:

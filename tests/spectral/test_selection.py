@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import statistics
 
 import pytest
 
 from opentrans_cli.errors import OptionError
-from opentrans_cli.spectral.selection import median_alpha, select_frozen
+from opentrans_cli.spectral.selection import Selection, median_alpha, select_frozen
 
 
 def distinct_alphas(count: int) -> dict[str, float]:
@@ -102,3 +103,110 @@ def test_nan_is_a_programming_mistake():
 def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two():
     assert median_alpha({"a": 4.0, "b": 2.0, "c": 3.0, "d": math.inf}) == 3.5
     assert median_alpha({"a": 2.0, "b": math.inf, "c": math.inf}) == math.inf
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 54, 55])
+def test_the_median_rule_freezes_strictly_below_it_or_strictly_above_it(count):
+    alphas = distinct_alphas(count)
+    middle = statistics.median(alphas.values())
+    heavy, light = Selection("heavy").choose(alphas), Selection("light").choose(alphas)
+    assert set(heavy) == {layer for layer, alpha in alphas.items() if alpha < middle}
+    assert set(light) == {layer for layer, alpha in alphas.items() if alpha > middle}
+    assert len(heavy) == len(light) == count // 2
+
+
+def test_layers_that_tie_with_the_median_are_trained():
+    alphas = {"a": 2.0, "b": 2.0, "c": 1.5, "d": 2.0, "e": 3.0}
+    assert Selection("heavy").choose(alphas) == ("c",)
+    assert Selection("light").choose(alphas) == ("e",)
+
+
+def test_untrusted_layers_count_in_the_median_as_the_largest_and_stay_trained():
+    alphas = {"a": math.inf, "b": 2.0, "c": 3.0, "d": 4.0, "e": math.inf}
+    assert median_alpha(alphas) == 4.0
+    assert Selection("heavy").choose(alphas) == ("b", "c")
+    assert Selection("light").choose(alphas) == ()
+    mostly = {"a": math.inf, "b": 2.0, "c": math.inf}
+    assert Selection("heavy").choose(mostly) == Selection("random").choose(mostly) == ("b",)
+
+
+@pytest.mark.parametrize("rule", [{}, {"ratio": 0.3}])
+def test_random_freezes_as_many_as_heavy_by_the_same_rule(rule):
+    alphas = distinct_alphas(55)
+    heavy = Selection("heavy", **rule).choose(alphas)
+    draws = {Selection("random", **rule, seed=seed).choose(alphas) for seed in range(5)}
+    assert {len(draw) for draw in draws} == {len(heavy)}
+    assert len(draws) == 5
+
+
+def test_a_threshold_freezes_strictly_beyond_it():
+    alphas = {"a": 1.5, "b": 2.0, "c": 2.5, "d": math.inf, "e": 3.0}
+    assert Selection("heavy", threshold=2.0).choose(alphas) == ("a",)
+    assert Selection("light", threshold=2.0).choose(alphas) == ("c", "e")
+    assert Selection("heavy", threshold=9.0).choose(alphas) == ("a", "b", "c", "e")
+
+
+def test_top_takes_the_most_expensive_of_the_layers_the_median_allows():
+    alphas = {"a": 1.0, "b": 1.1, "c": 1.2, "d": 2.0, "e": 3.0, "f": 3.1, "g": math.inf}
+    costs = {"a": 10, "b": 30, "c": 20, "d": 99, "e": 5, "f": 7, "g": 99}
+    assert Selection("heavy", top=2).choose(alphas, costs) == ("b", "c")
+    assert Selection("light", top=1).choose(alphas, costs) == ("f",)
+    assert Selection("heavy", top=0).choose(alphas, costs) == ()
+    assert Selection("heavy", top=9).choose(alphas, costs) == Selection("heavy").choose(alphas) == ("a", "b", "c")
+
+
+def test_equal_costs_freeze_earlier_layers_first_and_unused_layers_last():
+    alphas = {"a": 1.0, "b": 1.1, "c": 1.2, "d": 2.0, "e": 3.0, "f": 4.0}
+    assert Selection(top=1).choose(alphas, {"b": 5, "c": 5}) == ("b",)
+    assert Selection(top=2).choose(alphas, {"c": 5}) == ("a", "c")
+
+
+@pytest.mark.parametrize("mode", ["heavy", "light", "random", "none"])
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 1.0])
+def test_the_function_and_the_ratio_rule_are_one(mode, ratio):
+    alphas = {**distinct_alphas(12), "odd": math.inf}
+    assert select_frozen(alphas, mode=mode, ratio=ratio, seed=3) == Selection(mode, ratio=ratio, seed=3).choose(alphas)
+
+
+def test_a_selection_names_its_rule():
+    rules = [
+        Selection(),
+        Selection(ratio=0.2),
+        Selection(threshold=2.0),
+        Selection(top=3),
+        Selection("none", ratio=0.2),
+    ]
+    assert [selection.rule for selection in rules] == ["median", "ratio", "threshold", "top", "none"]
+    assert Selection(ratio=0.0).rule == "ratio" and Selection(top=0).rule == "top"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ratio": 0.5, "top": 3}, "more than one rule says which layers to freeze: ratio and top; give one"),
+        ({"threshold": 2.0, "top": 3}, "threshold and top; give one"),
+        ({"ratio": math.nan}, "nan; choose a number from 0 to 1"),
+        ({"threshold": 1.0}, "1.0; choose a number above 1"),
+        ({"threshold": math.nan}, "nan; choose a number above 1"),
+        ({"threshold": math.inf}, "inf; choose a number above 1"),
+        ({"top": -1}, "-1; choose 0 or more"),
+        ({"mode": "random", "threshold": 2.0}, "threshold needs alphas to compare: freeze mode 'random'"),
+        ({"mode": "none", "top": 2}, "top needs alphas to compare: freeze mode 'none'"),
+        ({"mode": "tail"}, "unknown freeze mode: 'tail'"),
+    ],
+)
+def test_a_wrong_selection_is_refused_in_one_line(fields, message):
+    with pytest.raises(OptionError, match=re.escape(message)) as refusal:
+        Selection(**fields).check()
+    assert "\n" not in str(refusal.value) and refusal.value.exit_code == 2
+    with pytest.raises(OptionError, match=re.escape(message)):
+        Selection(**fields).choose({"a": 2.0}, {})
+
+
+def test_top_without_costs_is_refused():
+    with pytest.raises(OptionError, match="costs of the layers are not known: top 3; give a source"):
+        Selection(top=3).choose({"a": 2.0})
+
+
+def test_no_layers_leave_nothing_to_choose():
+    assert Selection().choose({}) == Selection(top=2).choose({}, {}) == Selection("light").choose({}) == ()
