@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from opentrans_cli.errors import TrainingError
+from opentrans_cli.training.attention_cost import Product, multi_head_attention, scaled_dot_product
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class LayerCost:
 
     name: str  # the layer's name, or that of the module that multiplied two activations
     forward: int
-    input_gradient: int  # `forward`, or 0 if no gradient flows below
+    input_gradient: int  # `forward`, or 0 if no gradient flows below; of attention up to twice `forward`
     weight_gradient: int  # `forward`, or 0 if frozen
     kept_fraction: float = 1.0  # kept weights / all weights, in [0, 1]
 
@@ -151,8 +152,11 @@ _NO_FORMULA = {
     torch.linalg.multi_dot,
     torch.Tensor.__rmatmul__,
     F.bilinear,
-    F.multi_head_attention_forward,
-    F.scaled_dot_product_attention,
+}
+
+_ATTENTION: dict[Any, Callable[..., Iterator[Product]]] = {
+    F.multi_head_attention_forward: multi_head_attention,
+    F.scaled_dot_product_attention: scaled_dot_product,
 }
 
 
@@ -173,11 +177,20 @@ class _Recorder(TorchFunctionMode):
         if func in _FORMULAS:
             left, right = _operands(args, kwargs or {})
             macs = _FORMULAS[func](left, right, result)
-            parts = (macs, macs * left.requires_grad, macs * right.requires_grad)
             name = self.names.get(id(right), self.path[-1])
-            before = self.costs.get(name, (0, 0, 0))
-            self.costs[name] = (before[0] + parts[0], before[1] + parts[1], before[2] + parts[2])
+            self._add(Product(name, macs, macs * left.requires_grad, macs * right.requires_grad))
+        elif func in _ATTENTION:
+            for product in _ATTENTION[func](self.path[-1], self._name_of, *args, **(kwargs or {})):
+                self._add(product)
         return result
+
+    def _add(self, product: Product) -> None:
+        name, *parts = product
+        before = self.costs.get(name, (0, 0, 0))
+        self.costs[name] = (before[0] + parts[0], before[1] + parts[1], before[2] + parts[2])
+
+    def _name_of(self, parameter: Tensor) -> str | None:
+        return self.names.get(id(parameter))
 
 
 def _operands(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
