@@ -43,13 +43,21 @@ def build_clip(model_cfg: Mapping[str, Any]) -> nn.Module:
         ) from error
 
 
+def meta_visual(model_cfg: Mapping[str, Any]) -> nn.Module:
+    """The visual tower alone on the meta device, in eval mode: shapes and names without weights.
+
+    Raises SourceError if open_clip does not accept the configuration.
+    """
+    with torch.device("meta"):
+        return build_clip(model_cfg).visual  # type: ignore[return-value]
+
+
 def build_visual(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
     """The visual tower alone with the tensors of `state` (names inside the tower), in eval mode.
 
     Built on the meta device and assigned, so no memory is spent on weights that are replaced at once.
     """
-    with torch.device("meta"):
-        visual: nn.Module = build_clip(model_cfg).visual  # type: ignore[assignment]
+    visual = meta_visual(model_cfg)
     try:
         visual.load_state_dict(dict(state), strict=True, assign=True)
     except RuntimeError as error:
