@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -84,12 +85,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones(table: str) -> None:
 @every_table
 def test_a_table_is_light_and_names_are_what_a_manifest_may_hold(table: str) -> None:
     catalog, package, _ = TABLES[table]
-    imports = [
-        n
-        for n in ast.walk(ast.parse(Path(import_module(package).__file__ or "").read_text()))
-        if isinstance(n, ast.ImportFrom)
-    ]
-    assert {node.module for node in imports} == {"__future__", "opentrans_cli.catalog"}
+    # What is imported for type checkers alone stands in an `if` and loads nothing.
+    body = ast.parse(Path(import_module(package).__file__ or "").read_text()).body
+    modules = {node.module for node in body if isinstance(node, ast.ImportFrom)}
+    assert "opentrans_cli.catalog" in modules and not any(isinstance(node, ast.Import) for node in body)
+    assert modules - sys.stdlib_module_names <= {"collections.abc", "opentrans_cli.catalog", "opentrans_cli.errors"}
     for name in catalog.names():
         assert name == name.lower() and name.replace("_", "").replace("-", "").isalnum()
 
@@ -236,9 +236,7 @@ def test_an_estimator_is_a_function_and_gives_the_heavier_tail_the_smaller_alpha
 
 
 @every_estimator
-@pytest.mark.parametrize(
-    "eigenvalues", [torch.ones(50), torch.zeros(50), torch.arange(1.0, 5)], ids=["equal", "zero", "few"]
-)
+@pytest.mark.parametrize("eigenvalues", [torch.ones(50), torch.zeros(50), torch.ones(1)], ids=["equal", "zero", "one"])
 def test_an_estimator_says_inf_where_there_is_nothing_to_fit(name: str, eigenvalues: torch.Tensor) -> None:
     fit = ESTIMATORS.load(name)(eigenvalues.double())
     assert fit.alpha == float("inf") and fit.tail_size == 0

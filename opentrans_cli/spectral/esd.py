@@ -7,6 +7,7 @@ eigenvalues of all positions are pooled.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +35,25 @@ class SpectrumMetrics:
     log_spectral_norm: float  # log10 of spectral_norm
 
 
-def eigenvalues(weight: Tensor) -> Tensor:
-    """Eigenvalues of a layer's weight: float64 (n,), ascending, never negative, on the CPU.
+@dataclass(frozen=True)
+class Spectrum:
+    """The spectrum of one layer."""
 
-    `weight` is a convolution (O, I, kh, kw) with n <= kh * kw * min(O, I), or a linear map (O, I) with n <=
+    eigenvalues: Tensor  # float64 (N,), ascending, never negative, on the CPU
+    spread: float  # how unequal they are, against a Gaussian matrix of the shape, in its standard deviations
+
+
+def eigenvalues(weight: Tensor) -> Tensor:
+    """Eigenvalues of a layer's weight, float64 (N,): those of `spectrum`, which says more."""
+    return spectrum(weight).eigenvalues
+
+
+def spectrum(weight: Tensor) -> Spectrum:
+    """Eigenvalues of a layer's weight, and whether they could be those of a random matrix.
+
+    `weight` is a convolution (O, I, kh, kw) with N <= kh * kw * min(O, I), or a linear map (O, I) with N <=
     min(O, I); any float dtype, any device. Eigenvalues of at most 1e-5 are dropped; if none is larger, all
-    are kept.
+    are kept. `spread` is taken before any is dropped.
     Raises SpectrumError for another number of dimensions, an empty weight, NaN or infinity.
     """
     if weight.ndim not in (2, 4):
@@ -58,7 +72,7 @@ def eigenvalues(weight: Tensor) -> Tensor:
     # Rounding leaves tiny negative values where the matrix is rank-deficient.
     pooled: Tensor = squared.flatten().clamp(min=0).sort().values
     kept = pooled[pooled > SMALLEST_EIGENVALUE]
-    return kept if len(kept) else pooled
+    return Spectrum(kept if len(kept) else pooled, _spread(pooled, weight.shape))
 
 
 def spectrum_metrics(eigenvalues: Tensor) -> SpectrumMetrics:
@@ -73,6 +87,26 @@ def spectrum_metrics(eigenvalues: Tensor) -> SpectrumMetrics:
         log_norm=_log10(norm),
         log_spectral_norm=_log10(largest),
     )
+
+
+def _spread(pooled: Tensor, shape: Sequence[int]) -> float:
+    """Standard deviations by which the eigenvalues are more unequal than those of Gaussian weights of `shape`.
+
+    `pooled` holds all eigenvalues, (K * n,), of K = kh * kw matrices n x m, n <= m. With T1 their sum and T2
+    their sum of squares, T2 / T1**2 does not depend on the scale; it is the statistic of John's test of
+    sphericity (1972). For independent Gaussian entries its mean is (n + m + 1) / (K n m + 2), exactly. Its
+    standard deviation is that of the test's limiting chi-squared law of K n (n + 1) / 2 - 1 degrees of
+    freedom. Heavy-tailed entries, correlations, strong directions and kernel positions of different strength
+    all raise it; an orthogonal matrix has the smallest value. 0 for a zero matrix or one eigenvalue.
+    """
+    K, (n, m) = math.prod(shape[2:]), sorted(shape[:2])
+    norm = float(pooled.sum())
+    if norm == 0 or K * n == 1:
+        return 0.0
+    weights = K * n * m
+    inequality = weights * float((pooled / norm).square().sum())
+    expected = (n + m + 1) * weights / (weights + 2)
+    return (inequality - expected) / (2 * math.sqrt(K * n * (n + 1) - 2) / (K * n))
 
 
 def _gram(matrix: Tensor) -> Tensor:

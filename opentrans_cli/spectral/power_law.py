@@ -13,8 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from opentrans_cli.spectral.esd import SMALLEST_EIGENVALUE
+
 # The standard error is (alpha - 1) / sqrt(n): below ten eigenvalues, a third of alpha - 1 or worse.
 MIN_EIGENVALUES = 10
+
+# In standard deviations of a Gaussian matrix: about one such matrix in 10,000 lies above.
+RANDOM_SPREAD = 4.0
+
+_PROBLEMS = ("zero matrix", "too few eigenvalues", "degenerate spectrum", "below threshold", "no tail in window")
 
 # Eigenvalues closer than this (relative) are one value: a float32 orthogonal matrix has such a spectrum.
 _SAME = 1e-5
@@ -22,6 +29,9 @@ _SAME = 1e-5
 # The range in which Martin & Mahoney count a layer as well trained; the paper calls alpha < 2 over-trained.
 _OVER_TRAINED_BELOW = 2.0
 _LIGHT_ABOVE = 6.0
+
+# KS distances this close are equal: rounding must not choose between tails, nor differ between processors.
+TIE = 1e-12
 
 # Bounds the (T, N) work matrix of a scan to 32 MiB of float64.
 _CHUNK_ELEMENTS = 4 * 2**20
@@ -48,16 +58,17 @@ class TailScan:
 
     def best_start(self) -> int:
         """The start with the smallest KS distance, the first one on ties."""
-        return int(self.start[self.ks_distance.argmin()])
+        return int(self.start[self.ks_distance <= self.ks_distance.min() + TIE][0])
 
 
-def fit_all_tails(eigenvalues: Tensor, candidates: Tensor) -> TailScan:
+def fit_all_tails(eigenvalues: Tensor, candidates: Tensor, *, distances: bool = True) -> TailScan:
     """Fit the tail eigenvalues[i:] for every index i in `candidates`.
 
     `eigenvalues` is float64 (N,), ascending, not negative; `candidates` is int64 (T,) with entries in [0, N).
     alpha(i) = 1 + n / (sum_{k>=i} ln x_k - n ln x_i) with n = N - i, and
     D(i) = max_j |1 - (x_{i+j} / x_i)**(1 - alpha) - j / n| over j = 0..n-1.
-    Memory does not grow with T * N: the work is done in chunks of about 32 MiB.
+    Memory does not grow with T * N: the work is done in chunks of about 32 MiB. Without `distances` every
+    D is 1 and the work is O(N + T).
     """
     total = len(eigenvalues)
     log_N = eigenvalues.log()
@@ -70,7 +81,7 @@ def fit_all_tails(eigenvalues: Tensor, candidates: Tensor) -> TailScan:
 
     rows = max(1, _CHUNK_ELEMENTS // max(1, total))
     distance_T = torch.ones_like(alpha_T)
-    for begin in range(0, len(candidates), rows):
+    for begin in range(0, len(candidates) if distances else 0, rows):
         chunk = slice(begin, begin + rows)
         distance_T[chunk] = _ks_distances(log_N, candidates[chunk], alpha_T[chunk])
     distance_T[(first_T <= 0) | (alpha_T <= 1)] = 1.0
@@ -90,17 +101,33 @@ def fit_tail(eigenvalues: Tensor, start: int) -> PowerLawFit:
     )
 
 
-def spectrum_problem(eigenvalues: Tensor) -> str | None:
-    """Why ascending eigenvalues (N,) with N >= 1 cannot be fitted: a verdict, or None if they can.
+def has_no_fit(eigenvalues: Tensor) -> bool:
+    """Whether no tail of ascending eigenvalues (N,), N >= 1, has an exponent: one, all equal or all zero."""
+    return _unfittable(eigenvalues) is not None
 
-    "too few eigenvalues": fewer than MIN_EIGENVALUES. "degenerate spectrum": all zero, or all equal up to
-    float32 rounding.
+
+def spectrum_problem(eigenvalues: Tensor) -> str | None:
+    """Why a fit of ascending eigenvalues (N,), N >= 1, is not to be trusted: a verdict, or None if it is.
+
+    "zero matrix": all are zero. "degenerate spectrum": all are equal up to float32 rounding. "too few
+    eigenvalues": fewer than MIN_EIGENVALUES. "below threshold": none is above 1e-5, so that all were kept
+    and the smallest are rounding errors of float32.
     """
+    problem = _unfittable(eigenvalues)
+    if problem is not None:
+        return problem
     if len(eigenvalues) < MIN_EIGENVALUES:
         return "too few eigenvalues"
-    if float(eigenvalues[-1]) * (1 - _SAME) <= float(eigenvalues[0]):
-        return "degenerate spectrum"
-    return None
+    return "below threshold" if float(eigenvalues[-1]) <= SMALLEST_EIGENVALUE else None
+
+
+def _unfittable(eigenvalues: Tensor) -> str | None:
+    largest = float(eigenvalues[-1])
+    if largest == 0:
+        return "zero matrix"
+    if len(eigenvalues) == 1:
+        return "too few eigenvalues"
+    return "degenerate spectrum" if largest * (1 - _SAME) <= float(eigenvalues[0]) else None
 
 
 def no_fit(eigenvalues: Tensor) -> PowerLawFit:
@@ -114,30 +141,48 @@ def no_fit(eigenvalues: Tensor) -> PowerLawFit:
     )
 
 
-def verdict(eigenvalues: Tensor, fit: PowerLawFit) -> str:
-    """What a fit says about its layer, in words; it informs and does not decide which layers are frozen.
+def verdict(eigenvalues: Tensor, fit: PowerLawFit, spread: float | None = None) -> str:
+    """What a fit says about its layer, in words.
 
-    "very heavy-tailed": alpha < 2, which the paper counts as over-trained. "heavy-tailed": 2 <= alpha <= 6.
-    "light-tailed": alpha > 6. "too few eigenvalues" and "degenerate spectrum": see `spectrum_problem`; the
-    latter also when the chosen tail is one repeated value. Layers with one of these two verdicts have alpha
-    = inf when they come from an estimator of the catalog, and are never frozen.
+    A problem comes first, see `spectrum_problem`; also "degenerate spectrum" where the chosen tail is one
+    repeated value, and "no tail in window" where no tail could be tried. A layer with such a verdict is
+    never frozen, whatever its alpha, see `trusted`.
+    "random-like": `spread` (`Spectrum.spread`) says that the eigenvalues differ no more than those of a
+    Gaussian matrix, so the tail is not heavy whatever alpha is: the bulk of a random matrix alone gets an
+    alpha between 2 and 6. It informs only. The layer keeps its alpha in the selection, as in the paper.
+    Else by alpha: "very heavy-tailed" below 2, which the paper counts as over-trained, "heavy-tailed" up to
+    6, "light-tailed" above (Martin & Mahoney).
     """
     problem = spectrum_problem(eigenvalues)
     if problem is not None:
         return problem
     if not math.isfinite(fit.alpha):
-        return "degenerate spectrum"
+        return "degenerate spectrum" if fit.tail_size else "no tail in window"
+    if spread is not None and spread <= RANDOM_SPREAD:
+        return "random-like"
     if fit.alpha < _OVER_TRAINED_BELOW:
         return "very heavy-tailed"
     return "heavy-tailed" if fit.alpha <= _LIGHT_ABOVE else "light-tailed"
 
 
+def trusted(verdict: str) -> bool:
+    """Whether a layer with this verdict may be frozen: False for the problems, for which alpha says nothing."""
+    return verdict not in _PROBLEMS
+
+
+def gaps(log_x: Tensor, log_N: Tensor, start_T: Tensor, alpha_T: Tensor, offset_TS: Tensor) -> Tensor:
+    """|fitted - empirical CDF| at eigenvalues with logarithms `log_x`, (S,) or (T, S), of T tails; (T, S).
+
+    `offset_TS` says which eigenvalues these are, counted from the start of each tail; `log_N` is (N,).
+    """
+    # nan_to_num: inf * 0 for a repeated value under alpha = inf, where 1 ** -inf is 1.
+    exponent_TS = ((1 - alpha_T)[:, None] * (log_x - log_N[start_T][:, None])).nan_to_num_(nan=0.0)
+    return exponent_TS.exp_().add_(offset_TS / (len(log_N) - start_T)[:, None]).sub_(1).abs_()
+
+
 def _ks_distances(log_N: Tensor, start_T: Tensor, alpha_T: Tensor) -> Tensor:
     """D of each tail, (T,); `log_N` are the logarithms of the ascending eigenvalues."""
     first = int(start_T.min())
-    index_N = torch.arange(first, len(log_N), dtype=torch.float64)
-    offset_TN = index_N - start_T[:, None]
-    # nan_to_num: inf * 0 for a repeated value under alpha = inf, where 1 ** -inf is 1.
-    exponent_TN = ((1 - alpha_T)[:, None] * (log_N[first:] - log_N[start_T][:, None])).nan_to_num(nan=0.0)
-    gap_TN = (1 - exponent_TN.exp() - offset_TN / (len(log_N) - start_T)[:, None]).abs()
-    return gap_TN.masked_fill(offset_TN < 0, 0.0).amax(dim=1)
+    offset_TN = torch.arange(first, len(log_N), dtype=torch.float64) - start_T[:, None]
+    gap_TN = gaps(log_N[first:], log_N, start_T, alpha_T, offset_TN)
+    return gap_TN.masked_fill_(offset_TN < 0, 0.0).amax(dim=1)

@@ -5,30 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opentrans_cli.spectral.power_law import PowerLawFit, fit_all_tails, fit_tail, no_fit, spectrum_problem
+from opentrans_cli.spectral.estimators import Window
+from opentrans_cli.spectral.power_law import PowerLawFit, fit_tail, has_no_fit, no_fit
+from opentrans_cli.spectral.tail_search import best_start
 
 _BINS = 100
 
 
-def fit_xmin_peak(eigenvalues: Tensor) -> PowerLawFit:
+def fit_xmin_peak(eigenvalues: Tensor, *, window: Window = "log") -> PowerLawFit:
     """Fit the tail whose start, searched around the peak of the histogram, gives the smallest KS distance.
 
     `eigenvalues` is float64 (N,), ascending, N >= 1. The histogram has 100 bins of log10(x); the peak is
-    the left edge of the fullest bin, the first one on ties. Tails start at index 0..N-2, at values between
-    log10(0.95 * peak) and 1.5 * peak. The lower bound is a logarithm compared with a plain value; it is
-    kept so that exponents equal those of the released code. It binds only for large peaks: below
-    peak = 1.05 it is negative and every small start is tried.
-    Fewer than 10 eigenvalues, all equal or all zero: the fit has alpha = inf (see `spectrum_problem`).
+    the left edge of the fullest bin, the first one on ties. Tails start at index 0..N-2, at values of at
+    most 1.5 * peak. Window "log": at least log10(0.95 * peak), a logarithm compared with a plain value. It
+    is kept so that exponents equal those of the released code. It binds only for large peaks: below peak =
+    1.05 it is negative and every small start is tried. Window "linear": at least 0.95 * peak, as was meant.
+    One eigenvalue, all equal or all zero, or no start inside the window: the fit has alpha = inf and an
+    empty tail.
     """
-    if spectrum_problem(eigenvalues) is not None:
+    if has_no_fit(eigenvalues):
         return no_fit(eigenvalues)
     peak = _peak(eigenvalues)
+    lowest = 0.95 * peak if window == "linear" else (0.95 * peak).log10()
     starts = eigenvalues[:-1]
-    inside = (starts >= (0.95 * peak).log10()) & (starts <= 1.5 * peak)
-    candidates = inside.nonzero().flatten()
+    candidates = ((starts >= lowest) & (starts <= 1.5 * peak)).nonzero().flatten()
     if not len(candidates):
         return no_fit(eigenvalues)
-    return fit_tail(eigenvalues, fit_all_tails(eigenvalues, candidates).best_start())
+    return fit_tail(eigenvalues, best_start(eigenvalues, candidates))
 
 
 def _peak(eigenvalues: Tensor) -> Tensor:
@@ -36,5 +39,7 @@ def _peak(eigenvalues: Tensor) -> Tensor:
     # A spectrum wholly below the threshold keeps its zeros, which have no logarithm.
     logs = eigenvalues[eigenvalues > 0].log10()
     low, high = float(logs[0]), float(logs[-1])
+    if low == high:
+        return 10 ** logs[0]
     fullest = torch.histc(logs, bins=_BINS, min=low, max=high).argmax()
     return 10 ** (low + (high - low) * fullest.to(torch.float64) / _BINS)

