@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opentrans_cli.bundle.regular import open_regular
+
 _BLOCK = 1 << 20
 
 
 def file_sha256(path: Path | str) -> str:
-    """Lower-case hex sha256 of a file's bytes."""
+    """Lower-case hex sha256 of a file's bytes. Raises OSError, also for what is no regular file."""
     sha = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK):
             sha.update(block)
     return sha.hexdigest()

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from opentrans_cli.bundle.atomic import replaced_copy
+from opentrans_cli.bundle.header import is_lfs_pointer
 from opentrans_cli.bundle.manifest import FILE_NAME, FORMAT, FileEntry, Manifest
 from opentrans_cli.bundle.records import parse_json
-from opentrans_cli.bundle.tensorfile import is_lfs_pointer, read_bytes
+from opentrans_cli.bundle.tensorfile import read_bytes
 from opentrans_cli.errors import BundleError
 
 MANIFEST = "manifest.json"

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.bundle.bitmask import Mask, scatter_values, unpack_mask
+from opentrans_cli.bundle.header import Header
 from opentrans_cli.bundle.manifest import LayerEntry, Manifest
-from opentrans_cli.bundle.tensorfile import Header
 from opentrans_cli.errors import BundleError, MaskError
 
 MASK = "mask.safetensors"
@@ -29,6 +29,7 @@ ROUND_WEIGHTS = "round_weights.safetensors"
 HEAD = "segmentor.safetensors"
 ALPHA = "alpha.safetensors"
 README = "README.md"
+FINETUNE_REPORT = "reports/finetune.json"
 
 Tensors = Mapping[str, NDArray[Any]]
 

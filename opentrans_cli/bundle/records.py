@@ -3,12 +3,14 @@
 Allowed hints: str, int, float, `X | None`, tuple[X, ...], dict[str, X], dict[str, Any] (any plain JSON) and
 other records. A document must have exactly the fields of its class, each of the hinted type; an int is no
 bool and no 1.0; every number is finite; text holds no control characters, since it is printed to terminals.
+Nothing is printed of a document beyond a few hundred characters.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import types
 from collections.abc import Collection
 from dataclasses import dataclass, fields
@@ -19,6 +21,12 @@ from opentrans_cli.errors import BundleError
 R = TypeVar("R", bound="Record")
 
 MAX_DEPTH = 32  # levels of nested JSON; ours have six
+MAX_VALUES = 1 << 20  # of one document: an empty list takes three bytes of text and twenty times that in memory
+_MAX_TOLD = 300  # characters of a place or a problem in a message
+
+# Controls, halves of surrogate pairs, line ends that terminals do not know, and marks that turn the direction of
+# what follows: with them a text would not read as it is printed. Joiners stay, since some scripts need them.
+_UNCLEAN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,19 @@ def _hints(cls: type) -> dict[str, Any]:
     return _HINTS[cls]
 
 
-def parse_json(data: bytes, where: str) -> Any:
-    """The value in UTF-8 JSON `data`; BundleError for anything not strictly JSON, and for keys that occur
-    twice.
+def is_clean(text: str) -> bool:
+    """Whether `text` may be printed as it is: no control characters, and nothing that changes how the rest is shown."""
+    return _UNCLEAN.search(text) is None
+
+
+def parse_json(data: bytes, where: str, *, max_values: int = MAX_VALUES) -> Any:
+    """The value in UTF-8 JSON `data`; BundleError for anything not strictly JSON, for keys that occur twice, and for
+    more than `max_values` values.
     """
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > max_values:
+        raise BundleError(
+            f"too much JSON: {where} has more than {max_values} values; write or download the bundle again"
+        )
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -98,9 +115,20 @@ def require(condition: bool, where: str, problem: str) -> None:
 
 def wrong(where: str, problem: str) -> BundleError:
     """The error for one wrong place of a manifest."""
-    # Keys of the document are part of the place, and may hold line breaks.
-    place = "".join(char if char.isprintable() else repr(char)[1:-1] for char in where)
-    return BundleError(f"manifest is not valid: {place} {problem}; write or download the bundle again")
+    return BundleError(f"manifest is not valid: {told(where)} {told(problem)}; write or download the bundle again")
+
+
+def told(text: str) -> str:
+    """`text` as a message may hold it: one line, no control characters, not endless."""
+    # Keys of the document are part of a place, and may hold line breaks.
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _MAX_TOLD + 1])
+    return shown if len(shown) <= _MAX_TOLD else f"{shown[:_MAX_TOLD]}..."
+
+
+def _within(where: str, key: str | int) -> str:
+    """The name of a place inside `where`, cut: a key of megabytes would be copied for everything below it."""
+    inner = f"[{key}]" if isinstance(key, int) else f".{str(key)[:_MAX_TOLD]}"
+    return where[:_MAX_TOLD] + inner
 
 
 def plain(value: object, where: str, depth: int = 0) -> Any:
@@ -108,14 +136,15 @@ def plain(value: object, where: str, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise wrong(where, f"is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):
-        for key in value:
-            require(isinstance(key, str), where, f"has the key {key!r}, which is not text")
-        return {key: plain(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
+        return {_text(key, where): plain(item, _within(where, key), depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
-    if isinstance(value, float):
-        return _number(value, where)
-    if value is None or type(value) in (str, int, bool):
+        return [plain(item, _within(where, index), depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, str):
+        return _text(value, where)
+    if isinstance(value, float) or type(value) is int:
+        number = _number(value, where)  # also of an int: one of a thousand digits breaks the first division
+        return number if isinstance(value, float) else value
+    if value is None or type(value) is bool:
         return value
     raise wrong(where, f"is a {type(value).__name__}, which JSON does not hold")
 
@@ -141,10 +170,10 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _decode(inner[0], value, where)
     if origin is tuple:
         require(isinstance(value, list | tuple), where, "is not a list")
-        return tuple(_decode(inner[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+        return tuple(_decode(inner[0], item, _within(where, index)) for index, item in enumerate(value))
     if origin is dict:
         require(isinstance(value, dict), where, "is not an object")
-        return {_text(key, where): _decode(inner[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {_text(key, where): _decode(inner[1], item, _within(where, key)) for key, item in value.items()}
     if isinstance(hint, type) and issubclass(hint, Record):
         return value if isinstance(value, hint) else hint.from_json(value, where)
     if hint is str:
@@ -160,8 +189,7 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise wrong(where, "is not text")
-    bad = any(char < " " or "\x7f" <= char < "\xa0" or "\ud800" <= char < "\ue000" for char in value)
-    require(not bad, where, "holds control characters")
+    require(is_clean(value), where, "holds control characters")
     return value
 
 

@@ -1,56 +1,32 @@
 """Reading and writing safetensors files with numpy alone.
 
 Layout: 8 bytes little-endian header length, a JSON header, the tensors' bytes. We write it ourselves because
-the library's writer orders metadata at random (other bytes for the same content) and numpy has no bfloat16;
-reading goes through the library, which checks every offset. The bytes written equal those of
-`safetensors.numpy.save` for at most one metadata key.
+the library's writer orders metadata at random (other bytes for the same content) and numpy has no bfloat16. We read it
+ourselves because the library lets a name occur twice and quotes the file in its messages, see `header.py`. The bytes
+written equal those of `safetensors.numpy.save` for at most one metadata key.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import safetensors
 from numpy.typing import NDArray
 
 from opentrans_cli.bundle.atomic import Written, write_file
+from opentrans_cli.bundle.header import CODES, METADATA, PREFIX, Header, Place, damaged, header_length, parse_whole
+from opentrans_cli.bundle.records import parse_json, plain
+from opentrans_cli.bundle.regular import open_regular
 from opentrans_cli.errors import BundleError
 
 Tensors = Mapping[str, NDArray[Any]]
 
 METADATA_KEY = "opentrans"  # one key with sorted JSON: with several, other writers would shuffle them
-MAX_HEADER = 32 << 20  # bytes; a ResNet-50 needs 20 kB, and a hostile header costs memory before anything is checked
-_LFS_POINTER = b"version https://git-lfs"
-
-# Largest alignment first is the order in which safetensors lays tensors out: code by numpy dtype.
-_CODES = {
-    "uint64": "U64",
-    "int64": "I64",
-    "float64": "F64",
-    "float32": "F32",
-    "uint32": "U32",
-    "int32": "I32",
-    "bfloat16": "BF16",
-    "float16": "F16",
-    "uint16": "U16",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
-_ORDER = {dtype: place for place, dtype in enumerate(_CODES)}
-
-
-class Header(NamedTuple):
-    """What a file says about one tensor without its data."""
-
-    dtype: str  # numpy name, or "bfloat16"
-    shape: tuple[int, ...]
+_ORDER = {dtype: place for place, dtype in enumerate(CODES)}
 
 
 def to_bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -76,12 +52,12 @@ def tensor_chunks(
     names = sorted(stored, key=lambda name: (_ORDER[stored[name][0]], name))
     header: dict[str, Any] = {}
     if metadata is not None:
-        header["__metadata__"] = {METADATA_KEY: _metadata_text(metadata)}
+        header[METADATA] = {METADATA_KEY: _metadata_text(metadata)}
     offset = 0
     for name in names:
         dtype, data = stored[name]
         end = offset + data.nbytes
-        header[name] = {"dtype": _CODES[dtype], "shape": list(data.shape), "data_offsets": [offset, end]}
+        header[name] = {"dtype": CODES[dtype], "shape": list(data.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -117,17 +93,17 @@ def read_tensors(path: Path | str) -> dict[str, NDArray[Any]]:
 
     Raises BundleError for a missing or damaged file.
     """
-    tensor_headers(path)
     return parse_tensors(read_bytes(path), path)
 
 
 def parse_tensors(data: bytes, path: Path | str) -> dict[str, NDArray[Any]]:
-    """The tensors in the bytes of a safetensors file; `path` is only named in errors."""
+    """The tensors in the bytes of a safetensors file, writable; `path` is only named in errors."""
+    length = header_length(data[:64], len(data), str(path))
+    places, _ = parse_whole(data[PREFIX : PREFIX + length], len(data), str(path))
     try:
-        entries = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    except safetensors.SafetensorError as error:
-        raise damaged(path, error) from error
-    return {name: _array(path, name, entry) for name, entry in sorted(entries)}
+        return {name: _array(path, name, places[name], data, PREFIX + length) for name in sorted(places)}
+    except MemoryError as error:
+        raise _too_large(path) from error
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
@@ -135,67 +111,46 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
 
     Raises BundleError for a damaged file.
     """
-    with _open(path) as file:
-        text = (file.metadata() or {}).get(METADATA_KEY, "{}")
+    text = _read_header(path)[1].get(METADATA_KEY, "{}")
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, "metadata is not JSON") from error
+        value = plain(parse_json(text.encode(), "metadata"), "metadata")
+    except (ValueError, BundleError) as error:
+        raise damaged(path, "metadata is not plain JSON") from error
     if not isinstance(value, dict):
         raise damaged(path, "metadata is not a JSON object")
     return value
 
 
 def tensor_headers(path: Path | str) -> dict[str, Header]:
-    """dtype and shape of every tensor by name, read from the header alone.
+    """dtype and shape of every tensor by name, sorted, read from the header alone.
 
     Raises BundleError for a damaged file.
     """
-    with _open(path) as file:
-        slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-        return {
-            name: Header(dtype_name(path, name, view.get_dtype()), tuple(view.get_shape())) for name, view in slices.items()
-        }
+    places = _read_header(path)[0]
+    return {name: places[name].header for name in sorted(places)}
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """The bytes of a file; BundleError when it is missing or unreadable."""
+    """The bytes of a file; BundleError when it is missing, unreadable, no regular file, or larger than memory."""
     try:
-        return Path(path).read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise _unreadable(path, error) from error
+    except MemoryError as error:
+        raise _too_large(path) from error
 
 
-def is_lfs_pointer(start: bytes) -> bool:
-    """Whether a file that starts like this is the stand-in of a Git LFS file that was not downloaded."""
-    return start.startswith(_LFS_POINTER)
-
-
-def _open(path: Path | str) -> Any:
-    _check_start(Path(path))
+def _read_header(path: Path | str) -> tuple[dict[str, Place], dict[str, str]]:
+    """Tensors and metadata of a file, of which nothing else is read."""
     try:
-        return safetensors.safe_open(str(path), framework="numpy")
-    except safetensors.SafetensorError as error:
-        raise damaged(path, error) from error
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            length = header_length(file.read(64), size, str(path))
+            file.seek(PREFIX)
+            return parse_whole(file.read(length), size, str(path))
     except OSError as error:
         raise _unreadable(path, error) from error
-
-
-def _check_start(path: Path) -> None:
-    """Refuses what the library would answer with a puzzling message, before any memory is reserved."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if is_lfs_pointer(start):
-        raise BundleError(f"Git LFS pointer instead of the file: {str(path)!r}; run `git lfs pull` in its folder")
-    length = int.from_bytes(start[:8], "little")
-    if len(start) < 8 or length > size - 8:
-        raise damaged(path, "cut off or not a safetensors file")
-    if length > MAX_HEADER:
-        raise damaged(path, f"header of {length} bytes, at most {MAX_HEADER} are allowed")
 
 
 def _storable(name: str, array: NDArray[Any], wanted: str | None) -> tuple[str, NDArray[Any]]:
@@ -205,25 +160,20 @@ def _storable(name: str, array: NDArray[Any], wanted: str | None) -> tuple[str, 
         return wanted, np.asarray(to_bfloat16_bits(array), dtype="<u2", order="C")
     if wanted is not None and wanted != array.dtype.name:
         raise ValueError(f"tensor {name!r} is {array.dtype}; only bfloat16 is made on writing, not {wanted}")
-    if array.dtype.name not in _CODES:
+    if array.dtype.name not in CODES:
         raise ValueError(f"tensor {name!r} is {array.dtype}, which safetensors files do not hold")
     return array.dtype.name, array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
-def _array(path: Path | str, name: str, entry: Mapping[str, Any]) -> NDArray[Any]:
-    dtype = dtype_name(path, name, entry["dtype"])
+def _array(path: Path | str, name: str, place: Place, data: bytes, base: int) -> NDArray[Any]:
+    dtype, shape = place.header
     raw = np.dtype("uint16" if dtype == "bfloat16" else dtype)
-    array = np.frombuffer(entry["data"], dtype=raw.newbyteorder("<")).astype(raw, copy=False)
-    if dtype == "bfloat16":
-        array = from_bfloat16_bits(array)
-    return array.reshape(entry["shape"])
-
-
-def dtype_name(path: Path | str, name: str, code: str) -> str:
-    """The numpy name, or "bfloat16", of a type in a header. Raises BundleError for types that bundles do not hold."""
-    if code not in _DTYPES:
-        raise damaged(path, f"tensor {name!r} has the unsupported type {code!r}")
-    return _DTYPES[code]
+    count = (place.end - place.start) // raw.itemsize
+    # An offset behind the last byte is refused even if nothing is asked for.
+    flat = np.frombuffer(data, raw.newbyteorder("<"), count, base + place.start) if count else np.empty(0, raw)
+    if dtype == "bool" and (flat.view(np.uint8) > 1).any():
+        raise damaged(path, f"tensor {name!r} has truth values beside 0 and 1")
+    return (from_bfloat16_bits(flat) if dtype == "bfloat16" else flat.astype(raw)).reshape(shape)
 
 
 def _metadata_text(metadata: Mapping[str, Any]) -> str:
@@ -233,11 +183,8 @@ def _metadata_text(metadata: Mapping[str, Any]) -> str:
         raise BundleError(f"metadata is not plain JSON: {error}; use finite numbers, text, lists and dicts") from error
 
 
-def damaged(path: Path | str, reason: object) -> BundleError:
-    """The error for a file that is not what a safetensors file has to be."""
-    # First line only: a library message may quote the file's own bytes.
-    detail = str(reason).splitlines()[0] if str(reason) else "unreadable"
-    return BundleError(f"damaged safetensors file: {str(path)!r}, {detail}; write or download it again")
+def _too_large(path: Path | str) -> BundleError:
+    return BundleError(f"file does not fit into memory: {str(path)!r}; use a machine with more, or a smaller bundle")
 
 
 def _unreadable(path: Path | str, error: OSError) -> BundleError:

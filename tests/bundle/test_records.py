@@ -39,7 +39,7 @@ def tree(**changes: Any) -> Tree:
         "seed": None,
         "best": Leaf(name="b", size=0.5),
         "versions": {"numpy": "2"},
-        "options": {"pair": (1, 2), "deep": {"x": [None, True, "é\n"]}},
+        "options": {"pair": (1, 2), "deep": {"x": [None, True, "é"]}},
     }
     return Tree(**{**fields, **changes})
 
@@ -70,6 +70,11 @@ def test_tuples_inside_options_become_lists_at_once_so_that_reading_back_gives_a
         ({"leaves": [{"name": "a", "size": False}]}, r"size is not a number"),
         ({"words": [["a\x1b[31m"]]}, "control characters"),
         ({"words": [["\ud800"]]}, "control characters"),
+        ({"words": [["road\u202edaor"]]}, "control characters"),
+        ({"words": [["two\u2028lines"]]}, "control characters"),
+        ({"options": {"a": ["\x1b[31m"]}}, "control characters"),
+        ({"options": {"\n": 1}}, "control characters"),
+        ({"options": {"a": 10**400}}, "not a finite number"),
         ({"best": []}, "best is not an object"),
         ({"versions": {"a": 1}}, "versions.a is not text"),
         ({"versions": []}, "versions is not an object"),

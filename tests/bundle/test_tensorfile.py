@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from opentrans_cli.bundle import tensorfile
+from opentrans_cli.bundle import header
 from opentrans_cli.bundle.tensorfile import (
     from_bfloat16_bits,
     read_metadata,
@@ -193,8 +193,8 @@ def test_damage_is_one_line_that_names_the_file(tmp_path: Path, name: str) -> No
 def test_a_header_beyond_the_bound_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     with path.open("wb") as file:  # sparse: takes no disk space
-        file.write((tensorfile.MAX_HEADER + 1).to_bytes(8, "little"))
-        file.truncate(tensorfile.MAX_HEADER + 100)
+        file.write((header.MAX_HEADER + 1).to_bytes(8, "little"))
+        file.truncate(header.MAX_HEADER + 100)
     with pytest.raises(BundleError, match="header of 33554433 bytes"):
         tensor_headers(path)
 
