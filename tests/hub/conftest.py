@@ -1,0 +1,110 @@
+"""The Hub on loopback, and an environment in which the real client finds nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.hub.server import HubServer
+
+TOKEN = "hf_thisTokenMustNeverBeSeenAnywhere"
+
+
+def load_server() -> ModuleType:
+    """`server.py` beside this file; tests are no package, so it is loaded by its path."""
+    name = "opentrans_test_hub_server"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("server.py"))
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The client sends parts of files in a way that its own HTTP library calls old; not a warning of ours."""
+    for item in items:
+        if "hub" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"))
+
+
+@dataclass
+class Hub:
+    """The server and what a process must know to talk to it."""
+
+    server: HubServer
+    home: Path  # HF_HOME
+    token: str
+    env: dict[str, str] = field(repr=False)  # whole environment of a subprocess
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A fresh, empty Hub; this process and those started with `hub.env` talk to it alone, with a token."""
+    home = tmp_path / "hf-home"
+    home.mkdir()
+    with load_server().HubServer() as server:
+        settings = {
+            "HF_ENDPOINT": server.url,
+            "HF_HOME": str(home),
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        _redirect_client(monkeypatch, server.url, home)
+        yield Hub(server, home, TOKEN, {**os.environ, "OMP_NUM_THREADS": "1"})
+        from huggingface_hub import close_session
+
+        close_session()
+
+
+def _redirect_client(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
+    """The client read its environment when it was imported, so what it keeps of it is replaced as well."""
+    from huggingface_hub import constants
+
+    replaced = {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HOME": str(home),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_ASSETS_CACHE": str(home / "assets"),
+        "HF_XET_CACHE": str(home / "xet"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(constants, name, value)
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client and ours retry at once, instead of after 1, 2, 4, 8 seconds."""
+    import time
+    from types import SimpleNamespace
+
+    from huggingface_hub.utils import _http
+
+    from opentrans_cli.bundle import hub
+
+    clock = {name: getattr(time, name) for name in ("time", "monotonic", "perf_counter")}
+    monkeypatch.setattr(_http, "time", SimpleNamespace(**clock, sleep=lambda seconds: None))
+    monkeypatch.setattr(hub, "FIRST_WAIT", 0.0)
