@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from opentrans_cli.bundle.atomic import write_file
+from opentrans_cli.errors import OptionError
 
 INK, MUTED, RULE = "#20242a", "#6e747c", "#d9dce0"
 KEPT, TWIN, MEAN = "#2f6fb5", "#e0802b", "#20242a"
@@ -17,11 +21,23 @@ DPI = 150
 BEYOND = 3.0
 """Alphas above this multiple of the median stand at the edge, where they do not squeeze the others."""
 
+LEGEND: dict[str, Any] = {
+    "ncols": 5,
+    "columnspacing": 1.4,
+    "handletextpad": 0.5,
+    "frameon": False,
+    "fontsize": 8,
+    "labelcolor": INK,
+    "borderaxespad": 0.2,
+}
+
+SUFFIXES = (".png", ".svg")
+
 Layers = Sequence[tuple[str, int, int]]
 
 
 def density_chart(path: Path, layers: Layers, *, title: str, twin: Layers | None = None) -> None:
-    """Write a PNG with one bar per layer (name, kept, total): the percentage of its weights that is kept.
+    """Write a picture with one bar per layer (name, kept, total): the percentage of its weights that is kept.
 
     Layers run from top to bottom; a dashed line marks the percentage kept of all weights together. `twin`,
     the same layers under a random mask, is drawn as dots; ValueError if it has other layers. Same numbers,
@@ -46,43 +62,104 @@ def density_chart(path: Path, layers: Layers, *, title: str, twin: Layers | None
         legend(axes)
 
 
-def alpha_chart(path: Path, layers: Sequence[tuple[str, float, str]], median: float, *, title: str = "") -> None:
-    """Write a PNG with one dot per layer (name, alpha, decision), coloured by decision; a line marks
+class AlphaDot(NamedTuple):
+    """One layer of an alpha chart."""
+
+    name: str
+    alpha: float  # inf: no fit
+    decision: str  # "frozen" or "trained"; any other gets a colour of its own
+    interval: tuple[float, float] | None = None  # low, high of alpha
+    other: float | None = None  # a second alpha of the layer, such as the one before pruning
+    unstable: bool = False  # the decision is not to be trusted
+
+
+def alpha_chart(
+    path: Path,
+    layers: Sequence[tuple[str, float, str]],
+    median: float,
+    *,
+    title: str = "",
+    intervals: Sequence[tuple[float, float] | None] | None = None,
+    other: Sequence[float | None] | None = None,
+    other_label: str = "before",
+    unstable: Collection[str] = (),
+) -> None:
+    """Write a picture with one dot per layer (name, alpha, decision), coloured by decision; a line marks
     `median`.
 
     Smaller alpha = heavier tail = better trained (OpenTrans, arXiv 2404.07448, Sec. 3.3.2). Alphas far beyond
     the median are triangles at the right edge with their value; an infinite one, of a layer whose spectrum
     could not be fitted, is labelled "no fit". Same numbers, same bytes.
+
+    Layer by layer, None where there is none: `intervals` (low, high) are thin bars, `other` alphas, named
+    `other_label`, hollow diamonds. `unstable` names the layers with a ring around their dot.
     """
-    usual = [alpha for _, alpha, _ in layers if math.isfinite(alpha) and alpha <= BEYOND * median]
-    anchors = [*usual, median] if math.isfinite(median) else [*usual, 1.0]
-    edge = max(anchors) * 1.06
-    colours = _decision_colours({decision for _, _, decision in layers})
-    with _figure(path, [name for name, _, _ in layers], title) as axes:
-        if math.isfinite(median):
-            _dashed(axes, median, f"median {median:.2f}")
-        for place, (_, alpha, decision) in enumerate(layers):
-            beyond = alpha not in usual
-            x, marker = (edge, ">") if beyond else (alpha, "o")
-            axes.scatter([x], [place], s=30, marker=marker, color=colours[decision], zorder=3)
-            _value(axes, f"{alpha:.2f}" if math.isfinite(alpha) else "no fit", at=(x, place))
-        for decision, colour in colours.items():
-            axes.scatter([], [], s=30, color=colour, label=decision)
-        axes.set_xlim(min(anchors) * 0.9, edge * 1.08)
-        axes.set_xlabel("alpha (smaller = heavier tail = better trained)")
-        axes.grid(axis="y", color=RULE, linewidth=0.6)
+    dots = [
+        AlphaDot(name, alpha, decision, interval, second, name in unstable)
+        for (name, alpha, decision), interval, second in zip(
+            layers, intervals or [None] * len(layers), other or [None] * len(layers), strict=True
+        )
+    ]
+    with _figure(path, [dot.name for dot in dots], title) as axes:
+        draw_alphas(axes, dots, median, other_label=other_label)
         legend(axes)
 
 
-def _decision_colours(decisions: set[str]) -> dict[str, str]:
+def draw_alphas(axes: Any, dots: Sequence[AlphaDot], median: float, *, other_label: str = "before") -> None:
+    """The dots of an alpha chart, the first at y = 0, with labels for a legend; see `alpha_chart`."""
+    usual = [dot.alpha for dot in dots if math.isfinite(dot.alpha) and dot.alpha <= BEYOND * median]
+    ends = [end for dot in dots for end in (*(dot.interval or ()), dot.other) if end is not None]
+    near = [end for end in ends if math.isfinite(median) and end <= BEYOND * median]
+    anchors = [*usual, *near, median if math.isfinite(median) else 1.0]
+    edge = max(anchors) * 1.06
+    if math.isfinite(median):
+        _dashed(axes, median, f"median {median:.2f}")
+    colours = decision_colours({dot.decision for dot in dots})
+    for place, dot in enumerate(dots):
+        _alpha_dot(axes, place, dot, colour=colours[dot.decision], edge=edge, beyond=dot.alpha not in usual)
+    for decision, colour in colours.items():
+        axes.scatter([], [], s=30, color=colour, label=decision)
+    if any(dot.unstable for dot in dots):
+        axes.scatter([], [], s=80, facecolors="none", edgecolors=INK, linewidths=0.9, label="unstable")
+    if any(dot.other is not None for dot in dots):
+        axes.scatter([], [], s=26, marker="D", facecolors="white", edgecolors=MUTED, label=other_label)
+    axes.set_xlim(min(anchors) * 0.9, edge * 1.08)
+    axes.set_xlabel("alpha (smaller = heavier tail = better trained)")
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+
+
+def _alpha_dot(axes: Any, place: int, dot: AlphaDot, *, colour: str, edge: float, beyond: bool) -> None:
+    x, marker = (edge, ">") if beyond else (dot.alpha, "o")
+    reach = [x]
+    if dot.interval is not None:
+        low, high = (min(end, edge) for end in dot.interval)
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.4, alpha=0.55, solid_capstyle="butt")
+        reach.append(high)
+    if dot.other is not None:
+        second, shape = (edge, ">") if dot.other > edge else (dot.other, "D")
+        axes.scatter([second], [place], s=26, marker=shape, facecolors="white", edgecolors=MUTED, zorder=2.5)
+        reach.append(second)
+    axes.scatter([x], [place], s=30, marker=marker, color=colour, zorder=3)
+    if dot.unstable:
+        axes.scatter([x], [place], s=80, facecolors="none", edgecolors=INK, linewidths=0.9, zorder=3)
+    _value(axes, f"{dot.alpha:.2f}" if math.isfinite(dot.alpha) else "no fit", at=(max(reach), place))
+
+
+def decision_colours(decisions: Collection[str]) -> dict[str, str]:
+    """A colour for each decision, in the order of a legend."""
     ordered = sorted(decisions, key=lambda name: (name not in DECISIONS, name))
     further = iter(FURTHER * len(ordered))
     return {name: DECISIONS.get(name) or next(further) for name in ordered}
 
 
 @contextmanager
-def canvas(path: Path, *, height: float) -> Iterator[Any]:
-    """An empty figure of `height` inches, saved to `path` as PNG at the end; same drawing, same bytes."""
+def canvas(path: Path, *, height: float, width: float = 7.5) -> Iterator[Any]:
+    """An empty figure of `width` x `height` inches, saved to `path` at the end, whole or not at all, as PNG or SVG by
+    its suffix; same drawing, same bytes. Raises OptionError for another suffix.
+    """
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise OptionError(f"not a kind of picture: {path.name!r}; end the name in {' or '.join(SUFFIXES)}")
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -90,28 +167,43 @@ def canvas(path: Path, *, height: float) -> Iterator[Any]:
     # The user's own matplotlib settings must not change a chart that is published with a digest.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        figure = Figure(figsize=(7.5, height), dpi=DPI, layout="constrained")
+        # Without a salt of ours the ids inside an SVG are random.
+        matplotlib.rcParams["svg.hashsalt"] = "opentrans"
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        figure.savefig(path, format="png", metadata={"Software": None})
+        content = io.BytesIO()
+        unwanted = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+        figure.savefig(content, format=kind[1:], metadata=unwanted[kind])
+    write_file(path, [content.getbuffer()])
 
 
 @contextmanager
 def _figure(path: Path, names: Sequence[str], title: str) -> Iterator[Any]:
     """Axes with one line per name, first on top; saved to `path` at the end."""
-    with canvas(path, height=1.3 + 0.19 * len(names)) as figure:
+    with canvas(path, height=layers_height(len(names))) as figure:
         axes = figure.add_subplot()
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(RULE)
-        axes.tick_params(axis="x", colors=MUTED, labelsize=8)
-        axes.tick_params(axis="y", length=0, labelsize=8, labelcolor=INK)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.4, -0.6)
+        layer_axes(axes, names)
         if title:
             axes.set_title(title, loc="left", fontsize=11, color=INK, pad=22)
         yield axes
-        axes.xaxis.label.set(color=MUTED, fontsize=9)
+
+
+def layers_height(count: int) -> float:
+    """Inches that a chart with a line for each of `count` layers needs."""
+    return 1.3 + 0.19 * count
+
+
+def layer_axes(axes: Any, names: Sequence[str]) -> None:
+    """Makes plain axes ones with a line per name, the first on top, at y = 0."""
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    axes.tick_params(axis="x", colors=MUTED, labelsize=8)
+    axes.tick_params(axis="y", length=0, labelsize=8, labelcolor=INK)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.xaxis.label.set(color=MUTED, fontsize=9)
 
 
 def _dashed(axes: Any, x: float, label: str) -> None:
@@ -120,16 +212,7 @@ def _dashed(axes: Any, x: float, label: str) -> None:
 
 def legend(axes: Any, **what: Any) -> None:
     """A legend above the axes, in one line; `what` as for matplotlib, all that is drawn if left out."""
-    axes.legend(
-        **what,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=4,
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-        borderaxespad=0.2,
-    )
+    axes.legend(**what, loc="lower left", bbox_to_anchor=(0, 1), **LEGEND)
 
 
 def _value(axes: Any, text: str, *, at: tuple[float, int]) -> None:

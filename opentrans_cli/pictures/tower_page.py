@@ -1,0 +1,104 @@
+"""One page for a whole tower: the alpha of every layer at the left, its spectrum at the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from opentrans_cli.pictures.charts import (
+    INK,
+    LEGEND,
+    MUTED,
+    AlphaDot,
+    canvas,
+    decision_colours,
+    draw_alphas,
+    layer_axes,
+    layers_height,
+)
+from opentrans_cli.pictures.esd import Spectrum, draw_esd, fit_legend
+
+_CHART = 6.0
+_PANEL = (1.6, 1.02)
+"""Width of the alpha chart, and least width and height of a spectrum, in inches."""
+_TALLEST = 2.2
+_FEWEST_COLUMNS = 3
+_HEAD = 0.45
+_LOWEST = 5.6
+_LONGEST_NAME = 21
+"""Characters that fit above a panel beside an alpha."""
+_CHARACTER = 0.105
+"""Inches a character of the title takes."""
+
+
+def tower_page(
+    path: Path,
+    dots: Sequence[AlphaDot],
+    spectra: Sequence[Spectrum],
+    *,
+    source: str,
+    estimator: str,
+    median: float,
+    other_label: str = "before",
+) -> None:
+    """Write one page with the alpha chart of all layers and the spectra of all, or of the chosen ones.
+
+    dots: a layer each, first on top; names, order and colours of `spectra` follow them. Every panel has its own
+    logarithmic axes without numbers: it shows where on the spectrum xmin lies and whether the tail follows its line.
+    The title has source, estimator, median alpha, and how many layers are frozen or trained. Same numbers, same
+    bytes. ValueError if there is no layer, or a spectrum of a layer without a dot.
+    """
+    decisions = {dot.name: dot.decision for dot in dots}
+    if not dots or not {spectrum.name for spectrum in spectra} <= decisions.keys():
+        raise ValueError("no layers, or spectra of other layers")
+    height = max(_LOWEST, layers_height(len(dots)) + _HEAD)
+    columns, rows, places = _grid(len(spectra), height - 2 * _HEAD)
+    beside = _PANEL[0] * max(columns, _FEWEST_COLUMNS)
+    with canvas(path, height=height, width=_CHART + beside) as figure:
+        facts = f"   {estimator}, median alpha {median:.2f}, {_counts(dots)}"
+        shown = _end_of(source, int((_CHART + beside) / _CHARACTER) - len(facts))
+        figure.suptitle(shown + facts, x=0.012, ha="left", fontsize=12, color=INK)
+        left, right = figure.subfigures(1, 2, width_ratios=(_CHART, beside))
+        axes = left.add_subplot()
+        layer_axes(axes, [dot.name for dot in dots])
+        draw_alphas(axes, dots, median, other_label=other_label)
+        left.legend(*axes.get_legend_handles_labels(), loc="outside upper left", **LEGEND)
+        colours = decision_colours(set(decisions.values()))
+        if spectra:
+            fit_legend(right, colour=MUTED)
+        for place, spectrum in enumerate(spectra):
+            # By column, so that the panels run down the page as the chart does.
+            panel = right.add_subplot(places, columns, place % rows * columns + place // rows + 1)
+            _sparkline(panel, spectrum, colour=colours[decisions[spectrum.name]])
+
+
+def _grid(count: int, height: float) -> tuple[int, int, int]:
+    """Columns, rows that are filled, and rows there is room for in `height` inches."""
+    most = max(1, int(height / _PANEL[1]))
+    columns = max(-(-count // most), min(count, _FEWEST_COLUMNS), 1)
+    rows = max(1, -(-count // columns))
+    return max(1, -(-count // rows)), rows, max(rows, round(height / _TALLEST))
+
+
+def _counts(dots: Sequence[AlphaDot]) -> str:
+    decisions = [dot.decision for dot in dots]
+    return ", ".join(f"{decisions.count(decision)} {decision}" for decision in decision_colours(set(decisions)))
+
+
+def _sparkline(axes: Any, spectrum: Spectrum, *, colour: str) -> None:
+    from matplotlib.ticker import NullLocator
+
+    draw_esd(axes, spectrum, colour=colour, small=True)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(NullLocator())
+        axis.set_minor_locator(NullLocator())
+    axes.set_title(_end_of(spectrum.name, _LONGEST_NAME), loc="left", fontsize=6.8, color=INK, pad=2)
+    if spectrum.fitted:
+        axes.set_title(f"{spectrum.alpha:.2f}", loc="right", fontsize=6.5, color=MUTED, pad=2)
+
+
+def _end_of(text: str, most: int) -> str:
+    """`text` in at most `most` characters, and at least ten: its end, where names of layers and paths differ."""
+    most = max(most, 10)
+    return text if len(text) <= most else f"…{text[1 - most :]}"
