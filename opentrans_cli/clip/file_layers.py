@@ -121,7 +121,7 @@ def _layers(entry: _Entry, tower: TowerPlace | None) -> Iterator[FileLayer]:
         return
     name = owner if leaf == "weight" and owner else entry.name
     own = _own_reason(entry, name)
-    if reason is None or own == EMBEDDING and reason == OUTPUT_HEAD:
+    if reason is None or (own == EMBEDDING and reason == OUTPUT_HEAD):
         reason = own
     if own == EMBEDDING and len(shape) != 2:
         shape = (math.prod(shape[:-1]), shape[-1])

@@ -6,7 +6,7 @@ file that holds a CLIP, layers have the names they have inside the image tower, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -73,7 +73,10 @@ class SpectrumSource:
         if it matches nothing else, so that it means the same for a file as for a bundle, which does not list them.
         Raises OptionError for a pattern that matches no layer, and if no layer is left.
         """
-        more, fewer = self._matched("--include", include), self._matched("--exclude", exclude)
+        fewer = {layer.name for matches in self._matches("--exclude", exclude) for layer in matches}
+        more: set[str] = set()
+        for matches in self._matches("--include", include):
+            more |= {layer.name for layer in matches if layer.skipped != EMBEDDING} or {m.name for m in matches}
         names = tuple(
             layer.name
             for layer in self.layers
@@ -84,14 +87,12 @@ class SpectrumSource:
             raise OptionError(f"no layer is left to analyse: all of {self.source} are left out ({reasons}); leave some")
         return names
 
-    def _matched(self, option: str, patterns: Iterable[str]) -> set[str]:
-        names: set[str] = set()
+    def _matches(self, option: str, patterns: Iterable[str]) -> Iterator[list[SpectrumLayer]]:
         for pattern in patterns:
             matches = [layer for layer in self.layers if fnmatchcase(layer.name, pattern)]
             if not matches:
                 raise OptionError(f"no layer is called so: {option} {pattern}; analyze without it to see the names")
-            names |= {layer.name for layer in matches if layer.skipped != EMBEDDING} or {m.name for m in matches}
-        return names
+            yield matches
 
     def left_out(self, chosen: Iterable[str]) -> tuple[LeftOut, ...]:
         """What is not among `chosen`, by reason: layers first, in module order, then what can be no layer."""
