@@ -18,7 +18,7 @@ from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
 from opentrans_cli.pictures.curve import CurvePoint, curve_chart
 from opentrans_cli.steps.evaluate import check_target, load_samples, score
-from opentrans_cli.steps.provenance import environment, step_record
+from opentrans_cli.steps.provenance import data_record, environment, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import dense_tower, tower_at
 from opentrans_cli.steps.segmentors import TRAINING_FREE, any_segmentor, embed_vocabulary
@@ -56,6 +56,7 @@ def curve(
         raise OptionError(f"only a bundle has rounds to draw: {source}; give the folder that `opentrans prune` wrote")
     for target in () if out is None else (out, chart_path(out)):
         check_target(target, force=force)
+    data = data or DatasetOptions(split="val")
     samples = load_samples(dataset, data)
     where, bundle = resolve_device(device), open_bundle(source)
     rounds = _rounds(bundle, reporter)
@@ -69,7 +70,7 @@ def curve(
         built = any_segmentor(tower_at(bundle, info, dense=dense))
         reports.append(score(built, samples, text, device=where, reporter=reporter))
     report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, where)
-    return CurveResult(_write(bundle, report, out), report)
+    return CurveResult(_write(bundle, report, out, {**data_record(data), "base": base}), report)
 
 
 def _rounds(bundle: Bundle, reporter: Reporter) -> tuple[RoundInfo, ...]:
@@ -108,14 +109,14 @@ def _report(
     }
 
 
-def _write(bundle: Bundle, report: dict[str, Any], out: Path | None) -> Path:
+def _write(bundle: Bundle, report: dict[str, Any], out: Path | None, given: dict[str, Any]) -> Path:
     picture = _picture(report)
     if out is not None:
         write_file(out, [json_bytes(report)])
         write_file(chart_path(out), [picture])
         return out
-    options = {"dataset": report["dataset"], "images": report["images"], "curve": True}
-    figures = {"miou": [point["miou"] for point in report["points"]]}
+    options = {"dataset": report["dataset"], **given, "curve": True}
+    figures = {"miou": [point["miou"] for point in report["points"]], "images": report["images"]}
     step = step_record("eval", options, seed=None, data=report["data"], metrics=figures)
     name = f"reports/curve-{report['dataset']}"
     return add_files(bundle, {f"{name}.json": json_bytes(report), f"{name}.png": picture}, step=step).path

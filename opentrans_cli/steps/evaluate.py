@@ -18,7 +18,7 @@ from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.metrics.miou import mean_iou
-from opentrans_cli.steps.provenance import environment, parameter_count, step_record
+from opentrans_cli.steps.provenance import data_record, environment, parameter_count, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import at_sparsity as tower_at_sparsity
 from opentrans_cli.steps.segmentors import (
@@ -64,6 +64,7 @@ def evaluate(
     """
     if out is not None:
         check_target(out, force=force)
+    data = data or DatasetOptions(split="val")
     samples = load_samples(dataset, data)
     where = resolve_device(device)
     tower = _tower(source, at_sparsity, base, reporter)
@@ -83,7 +84,7 @@ def evaluate(
         return EvalResult(out, report)
     if tower.bundle is None:
         return EvalResult(None, report)
-    return EvalResult(_record(tower.bundle, report), report)
+    return EvalResult(_record(tower.bundle, report, {**data_record(data), "base": base}), report)
 
 
 def _tower(source: str, at_sparsity: float | None, base: str | None, reporter: Reporter) -> Tower:
@@ -182,10 +183,12 @@ def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, texts: int) -> 
     }
 
 
-def _record(bundle: Bundle, report: dict[str, Any]) -> Path:
-    options, name = {"dataset": report["dataset"], "images": report["images"]}, f"eval-{report['dataset']}"
+def _record(bundle: Bundle, report: dict[str, Any], given: dict[str, Any]) -> Path:
+    options, name = {"dataset": report["dataset"], **given}, f"eval-{report['dataset']}"
     if "at_sparsity" in report:
         options["at_sparsity"] = report["at_sparsity"]
         name += f"-at-{report['at_sparsity']:.4f}"
-    step = step_record("eval", options, seed=None, data=report["data"], metrics={"miou": report["miou"]})
+    step = step_record(
+        "eval", options, seed=None, data=report["data"], metrics={"miou": report["miou"], "images": report["images"]}
+    )
     return add_file(bundle, f"reports/{name}.json", json_bytes(report), step=step).path

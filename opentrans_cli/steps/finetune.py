@@ -21,7 +21,7 @@ from opentrans_cli.spectral.selection import select_frozen
 from opentrans_cli.steps.analyze import recorded_alphas, tower_spectra
 from opentrans_cli.steps.finetune_run import FinetuneRun
 from opentrans_cli.steps.options import FinetuneOptions
-from opentrans_cli.steps.provenance import step_record
+from opentrans_cli.steps.provenance import data_record, machine, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.resume import discard_state, state_path, state_to_resume
 from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
@@ -69,13 +69,14 @@ def finetune(
     """
     _check_options(options)
     check_replaceable(out, force=force)
-    samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions())
+    data, where = data or DatasetOptions(), resolve_device(device)
+    samples: SegDataset = DATASETS.load(dataset)(data)
     parent = open_bundle(bundle)
     run = _prepare(
         bundle_tower(parent, base=base, reporter=reporter),
         samples,
         options,
-        device=resolve_device(device),
+        device=where,
         reporter=reporter,
     )
     clip = load_text_clip(parent.manifest.base, base, reporter)
@@ -84,7 +85,7 @@ def finetune(
     state = state_to_resume(out, resume=resume, reporter=reporter)
     log = run.train(text, resume_from=state, checkpoint=state_path(out), reporter=reporter)
     receipt, loss = run.receipt(), final_loss(log.losses)
-    recorded = {**asdict(options), "dataset": dataset}
+    recorded = {**asdict(options), "dataset": dataset, **data_record(data), "base": base, **machine(where)}
     metrics = {"loss": loss, "training_macs": receipt["total"]}
     step = step_record(
         "finetune", recorded, seed=options.seed, data=samples.fingerprint, parent=parent.digest, metrics=metrics

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import opentrans_cli
 from opentrans_cli.bundle.digest import tower_digest
 from opentrans_cli.bundle.manifest import Base, Step
 from opentrans_cli.clip.source import LoadedClip
+from opentrans_cli.datasets.base import DatasetOptions
 
 
 def versions() -> dict[str, str]:
@@ -34,6 +37,16 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
     }
+
+
+def machine(device: torch.device, *, processes: int = 1) -> dict[str, Any]:
+    """How a step that trains was run, recorded with its options: another order of sums gives other last digits."""
+    return {"device": device.type, "threads": torch.get_num_threads(), "processes": processes}
+
+
+def data_record(data: DatasetOptions) -> dict[str, Any]:
+    """What was said about a data set, as JSON values; paths as they were given."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(data).items()}
 
 
 def _processor() -> str:

@@ -18,7 +18,7 @@ from opentrans_cli.steps.feed import ImageFeed, open_feed
 from opentrans_cli.steps.mask_choice import Choice, RandomChoice, ScoredChoice, Scorer, random_choice
 from opentrans_cli.steps.objectives import make_distillation
 from opentrans_cli.steps.options import PruneOptions
-from opentrans_cli.steps.provenance import arrays, step_record
+from opentrans_cli.steps.provenance import arrays, machine, step_record
 from opentrans_cli.steps.prune_plan import Plan, check_options, make_plan
 from opentrans_cli.steps.prune_run import PruneRun
 from opentrans_cli.steps.reporter import SILENT, Reporter
@@ -83,7 +83,7 @@ def prune(
             if feed is not None:
                 feed.close()
         if world.is_main:
-            write_bundle(out, _contents(run, plan, options, feed), force=force)
+            write_bundle(out, _contents(run, plan, options, feed, compiled=compiled), force=force)
             run.discard()
         world.barrier()
         return _result(open_bundle(out), run, plan, feed)
@@ -140,10 +140,13 @@ def _chosen_by(plan: Plan, run: PruneRun) -> str:
     return "random" if isinstance(run.choice, RandomChoice) else plan.criterion
 
 
-def _contents(run: PruneRun, plan: Plan, options: PruneOptions, feed: ImageFeed | None) -> BundleContents:
+def _contents(
+    run: PruneRun, plan: Plan, options: PruneOptions, feed: ImageFeed | None, *, compiled: bool
+) -> BundleContents:
     tower, parent, distillation = plan.tower, plan.tower.bundle, run.distillation
     kept_by_round = run.kept_by_round()
-    recorded = {**asdict(options), "criterion": plan.criterion}
+    how = machine(run.world.device, processes=run.world.size)
+    recorded = {**asdict(options), "criterion": plan.criterion, "compile": compiled, **how}
     if options.like is not None:  # where the other bundle lies says nothing about the result
         recorded["like"] = open_bundle(options.like).digest
     step = step_record(

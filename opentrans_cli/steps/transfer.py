@@ -66,7 +66,7 @@ def transfer(
     result = TransferResult(None, to, keys)
     if out is None:
         return result
-    recorded = {"to": to, "options": dict(options or {}), "at_sparsity": at_sparsity}
+    recorded = {"to": to, "options": dict(options or {}), "at_sparsity": at_sparsity, "base": base}
     step = step_record("transfer", recorded, seed=seed, parent=parent.digest, metrics={"keys": len(keys)})
     contents = built.contents(step, built.record(), report=(REPORT, result.to_json()), keep_alpha=True)
     written = write_bundle(out, contents, force=force)
