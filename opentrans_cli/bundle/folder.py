@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from opentrans_cli.bundle.atomic import replaced_copy
@@ -14,6 +15,7 @@ from opentrans_cli.errors import BundleError
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 32 << 20  # bytes
+_MAX_FOLDERS = 32  # levels below a bundle, of which it has one itself; a repository it lies in may have more
 
 # Tensor and pickle files that nobody declared are refused: another program might load them.
 _REFUSED = {
@@ -45,7 +47,11 @@ def read_manifest(folder: Path) -> Manifest:
 def manifest_bytes(folder: Path) -> bytes:
     """The text of `manifest.json`. Raises BundleError with the next move when `folder` is no bundle."""
     path = folder / MANIFEST
-    if not folder.exists():
+    try:
+        there = folder.exists()
+    except OSError as error:
+        raise BundleError(f"cannot read: {str(folder)!r}, {error.strerror or error}; check the path") from error
+    if not there:
         aside = replaced_copy(Path(os.path.realpath(folder)))
         if aside.is_dir():
             raise BundleError(f"bundle was cut off while being replaced: {str(folder)!r}; rename {str(aside)!r} to it")
@@ -54,7 +60,7 @@ def manifest_bytes(folder: Path) -> bytes:
         raise BundleError(
             f"not a bundle: {str(folder)!r} has no {MANIFEST}; pass a folder that `opentrans prune` wrote"
         )
-    _refuse_link_out(folder.resolve(), path)
+    _refuse_link_out(_resolved(folder), path)
     if path.stat().st_size > MAX_MANIFEST:
         raise BundleError(f"manifest is too large: {str(path)!r}; write or download the bundle again")
     return read_bytes(path)
@@ -63,9 +69,14 @@ def manifest_bytes(folder: Path) -> bytes:
 def file_path(folder: Path, entry: FileEntry) -> Path:
     """Where the content of `entry` is: its own name, or the pending name when `add_file` was killed before
     its last rename.
+
+    Raises BundleError if a link leads there from outside the folder, whoever put it there since the bundle was opened.
     """
     pending = pending_path(folder, entry)
-    return pending if pending.is_file() else folder / entry.name
+    path = pending if pending.is_file() else folder / entry.name
+    _refuse_link_out(_resolved(folder), path)
+    _refuse_link_out(_resolved(folder), path.parent)
+    return path
 
 
 def pending_path(folder: Path, entry: FileEntry) -> Path:
@@ -81,7 +92,7 @@ def check_folder(folder: Path, manifest: Manifest) -> None:
     """BundleError unless every declared file is there with its size, no link leaves, and nothing dangerous is
     beside.
     """
-    root = folder.resolve()
+    root = _resolved(folder)
     for entry in manifest.files:
         _check_file(file_path(folder, entry), entry)
     declared = {entry.name for entry in manifest.files}
@@ -124,11 +135,30 @@ def _is_ours(target: Path) -> bool:
 
 def _walk(folder: Path) -> list[Path]:
     """Everything below `folder`, links not followed, in a fixed order."""
-    return sorted(Path(parent) / name for parent, folders, files in os.walk(folder) for name in (*folders, *files))
+    found: list[Path] = []
+    waiting = [folder]
+    while waiting:  # not by recursion: folders can be nested deeper than python calls
+        place = waiting.pop()
+        if len(place.parts) > len(folder.parts) + _MAX_FOLDERS:
+            raise BundleError(f"folders are nested too deeply: {str(folder)!r}; remove what is no part of the bundle")
+        with suppress(OSError), os.scandir(place) as entries:  # what may not be listed cannot be loaded either
+            for entry in entries:
+                found.append(place / entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(place / entry.name)
+    return sorted(found)
+
+
+def _resolved(path: Path) -> Path:
+    """`path` without links; BundleError if they lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"link leads nowhere: {str(path)!r}; replace it by the file itself") from error
 
 
 def _refuse_link_out(root: Path, path: Path) -> None:
-    if path.is_symlink() and not path.resolve().is_relative_to(root):
+    if path.is_symlink() and not _resolved(path).is_relative_to(root):
         raise BundleError(f"link leaves the bundle: {str(path)!r}; replace it by the file itself")
 
 

@@ -136,6 +136,8 @@ def plain(value: object, where: str, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise wrong(where, f"is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):
+        for key in value:
+            require(isinstance(key, str), where, f"has the key {key!r}, which is not text")
         return {_text(key, where): plain(item, _within(where, key), depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, _within(where, index), depth + 1) for index, item in enumerate(value)]

@@ -207,9 +207,10 @@ def recorded_counts(manifest: Manifest) -> list[dict[str, int]] | None:
     metric = step.metrics.get(KEPT_BY_ROUND) if step else None
     if not isinstance(metric, Mapping) or set(metric) != set(own):
         return None
-    lists = list(metric.values())
-    if not all(isinstance(counts, list) and all(type(kept) is int for kept in counts) for counts in lists):
-        return None
+    lists, totals = list(metric.values()), {layer.name: layer.total for layer in manifest.layers}
+    for layer, counts in metric.items():
+        if not isinstance(counts, list) or not all(type(kept) is int and 0 <= kept <= totals[layer] for kept in counts):
+            return None
     if len({len(counts) for counts in lists}) != 1:
         return None
     rounds = [{layer: metric[layer][number] for layer in own} for number in range(len(lists[0]))]

@@ -92,9 +92,14 @@ class Bundle:
     def rounds(self) -> dict[str, NDArray[np.uint8]] | None:
         """By layer, uint8 in the weight's shape: round in which a weight was pruned, 0 = kept.
 
-        None if not recorded.
+        None if not recorded. Raises MaskError where they are not those of the masks.
         """
-        return self._tensors(layout.ROUNDS) if self.has(layout.ROUNDS) else None
+        if not self.has(layout.ROUNDS):
+            return None
+        rounds = self._tensors(layout.ROUNDS)
+        for layer, mask in self.masks().items():
+            layout.check_rounds(layer, rounds[layer], mask)
+        return rounds
 
     def saved_rounds(self) -> tuple[int, ...]:
         """The earlier rounds whose towers are stored, in order; from a file's header alone."""
@@ -115,7 +120,7 @@ class Bundle:
             number,
             self._tensors(layout.ROUND_WEIGHTS),
             last=self._tensors(layout.WEIGHTS),
-            rounds=self._tensors(layout.ROUNDS),
+            rounds=self.rounds() or {},
             origin=str(self.path),
         )
 

@@ -30,9 +30,12 @@ def inspect(bundle: o.BundleArg, at_sparsity: o.AtSparsityOpt = None, as_json: o
 
 
 def _show(console: Console, result: InspectResult) -> None:
-    facts = plain_table(result.path, "", "", header=False)
+    from rich.markup import escape  # what a bundle says of itself is shown, not obeyed
+
+    facts = plain_table(escape(result.path), "", "", header=False)
     facts.add_row("digest", result.digest)
-    facts.add_row("base", f"{result.source} ({result.architecture}), text activation {result.activation}")
+    base = f"{result.source} ({result.architecture}), text activation {result.activation}"
+    facts.add_row("base", escape(base))
     facts.add_row("sparsity", f"{result.achieved_sparsity:.4f} {result.pattern}, target {result.target_sparsity:g}")
     facts.add_row("weights kept", f"{human_count(result.kept)} of {human_count(result.total)}")
     facts.add_row("rounds", _rounds(result.rounds))

@@ -82,18 +82,22 @@ def _show(console: Console, result: TransferResult) -> None:
     if result.path is not None:
         _summary(console, result)
         return
+    from rich.markup import escape
+
     title = f"{result.framework}: {len(result.keys)} keys, none unmatched"
     table = plain_table(title, "source", "target", "rule", ">kept")
     for key in result.keys:
         kept = "" if key["kept"] is None else human_count(key["kept"])
-        table.add_row(key["source"], key["target"] or "(left out)", key["rule"], kept)
+        table.add_row(escape(key["source"]), escape(key["target"] or "(left out)"), key["rule"], kept)
     console.print(table)
 
 
 def _summary(console: Console, result: TransferResult) -> None:
+    from rich.markup import escape
+
     counts = Counter((key["rule"], key["verdict"]) for key in result.keys)
     parts = ", ".join(f"{count} {rule} {verdict}" for (rule, verdict), count in sorted(counts.items()))
-    console.print(f"[bold]{result.path}[/]  {result.framework}: {parts}; none unmatched", soft_wrap=True)
+    console.print(f"[bold]{escape(str(result.path))}[/]  {result.framework}: {parts}; none unmatched", soft_wrap=True)
     if compact := result.to_json().get("compact"):
         parameters = f"{human_count(compact['parameters'])} of {human_count(compact['dense_parameters'])} parameters"
         console.print(f"width {compact['width']}, {parameters}, embeddings within {compact['difference']:.0e}")

@@ -33,6 +33,8 @@ def verify(bundle: o.BundleArg, as_json: o.JsonOpt = False) -> None:
 
 
 def _show(console: Console, result: VerifyResult) -> None:
+    from rich.markup import escape
+
     for check in result.checks:
         mark = "[green]ok[/]    " if check.ok else "[red]failed[/]"
-        console.print(f"{mark} {check.name}: {check.detail}", soft_wrap=True)
+        console.print(f"{mark} {check.name}: {escape(check.detail)}", soft_wrap=True)
