@@ -56,8 +56,8 @@ def table(layers: dict[str, int], frozen: list[str], figures: dict[str, Any]) ->
         published = figures["published_P"][key]
         print(f"| {label} | {published} | {value:.2f} | {100 * (value / published - 1):+.2f} % |")
     print(
-        f"\nalpha* trains one layer of the light-tailed half, the median one. It is not published which; the figure fits "
-        f"{MEDIAN_LAYER} and two others of the same cost."
+        "\nalpha* trains one layer of the light-tailed half, the median one. It is not published which; the figure "
+        f"fits {MEDIAN_LAYER} and two others of the same cost."
     )
     cuts = quantiles(draws, n=40)
     published = figures["published_P"]["random"]
@@ -102,7 +102,7 @@ def main() -> None:
     layers = {name: cost.forward for name, cost in tower_costs(RN50, resolution=SIZE).items()}
     frozen = [row["name"] for row in rows if row["frozen_in_official_commented_list"]]
     share = sum(layers[name] for name in frozen) / sum(layers.values())
-    print("# Training costs of the paper\n")
+    print("# Training costs of the paper\n\n`python benchmarks/paper_costs.py --shared DIR`, counted, not timed.\n")
     print(
         f"OpenTrans, arXiv 2404.07448, Table 2: Han et al. with CLIP RN50, {SIZE[0]} x {SIZE[1]} pixels, {IMAGES:,} "
         f"images. Counted here: {sum(layers.values()) / GIGA:.3f} GMACs in {len(layers)} convolutions; with BatchNorm "
