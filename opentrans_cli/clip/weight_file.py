@@ -97,11 +97,11 @@ def _content(path: Path) -> str:
         return "old torch"
     if start.startswith(b"PK\x03\x04"):
         return "zip"
-    if start.startswith(b"\x80"):
-        return "a plain pickle, as detectron2's model zoo has them"
     # A safetensors file starts with the length of its JSON header; text read as a length is absurdly large.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
         return "safetensors"
+    if start.startswith(b"\x80"):
+        return "a plain pickle, as detectron2's model zoo has them"
     return "json" if start.lstrip().startswith(b"{") else "something else"
 
 
@@ -199,7 +199,7 @@ def _load_torch(path: Path, *, mapped: bool) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises half a dozen classes here
-        code = re.search(r"Unsupported (?:global|class|operand)\S* (?:GLOBAL )?(\S+)", str(error))
+        code = re.search(r"(?i)unsupported (?:global|class|operand)\S* (?:GLOBAL )?(\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and code:
             raise SourceError(
                 f"refused, it holds more than tensors ({code[1]}): {path}; save its state_dict() alone"
