@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,10 @@ from opentrans_cli.errors import SourceError
 
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 """Scalars that only the state dicts of OpenAI's own archives hold beside the weights."""
+
+_SMALLEST_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+_TIMM_NAME = re.compile(r"[A-Za-z0-9_.]+")  # no "hf-hub:" and no "local-dir:"
+_MAX_NUMBER, _MAX_LAYERS = 2**16, 512  # of pixels, channels and blocks; the largest published towers have 48 blocks
 
 
 @contextmanager
@@ -36,8 +41,8 @@ def build_clip(model_cfg: Mapping[str, Any]) -> nn.Module:
     try:
         with quiet_open_clip():
             return open_clip.model.CLIP(**dict(model_cfg)).eval()  # type: ignore[no-any-return]
-    except (TypeError, KeyError, ValueError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
+    except (TypeError, ValueError, AssertionError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise SourceError(
             f"open_clip cannot build this architecture: {reason}; check `model_cfg` in the configuration"
         ) from error
@@ -46,10 +51,29 @@ def build_clip(model_cfg: Mapping[str, Any]) -> nn.Module:
 def meta_visual(model_cfg: Mapping[str, Any]) -> nn.Module:
     """The visual tower alone on the meta device, in eval mode: shapes and names without weights.
 
-    Raises SourceError if open_clip does not accept the configuration.
+    The configuration may come from strangers: it makes no network call, reads no file, and its size is bounded. Raises
+    SourceError if that or open_clip does not accept it.
     """
     with torch.device("meta"):
-        return build_clip(model_cfg).visual  # type: ignore[return-value]
+        return build_clip(_harmless(model_cfg)).visual  # type: ignore[return-value]
+
+
+def _harmless(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """`model_cfg` with the smallest text tower, and nothing in its image tower that is loaded from elsewhere."""
+    vision = model_cfg.get("vision_cfg")
+    if not isinstance(vision, Mapping):
+        raise SourceError("configuration has no image tower: `vision_cfg`; check `model_cfg`")
+    layers = vision.get("layers", 0)
+    depth = layers if isinstance(layers, list) else [layers]
+    numbers = [value for value in (*vision.values(), *depth, model_cfg.get("embed_dim")) if type(value) in (int, float)]
+    numbers += [side for value in vision.values() if isinstance(value, list) for side in value if type(side) is int]
+    if any(abs(number) > _MAX_NUMBER for number in numbers) or sum(n for n in depth if type(n) is int) > _MAX_LAYERS:
+        raise SourceError("configuration is of no image tower: a number is out of range; check `model_cfg`")
+    name = vision.get("timm_model_name")
+    if name is not None and not (isinstance(name, str) and _TIMM_NAME.fullmatch(name)):
+        raise SourceError(f"not a model of timm: {str(name)[:100]!r}; check `model_cfg`")
+    pretrained = {} if name is None else {"timm_model_pretrained": False}  # else timm downloads weights
+    return {**model_cfg, "vision_cfg": {**vision, **pretrained}, "text_cfg": dict(_SMALLEST_TEXT)}
 
 
 def build_visual(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
