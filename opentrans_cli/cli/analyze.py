@@ -2,57 +2,154 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, plain_table
+from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, percent, plain_table
+from opentrans_cli.steps.options import AnalyzeOptions as Defaults
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from opentrans_cli.steps.analyze import AnalyzeResult
+
+_NAMED = 3  # layers named of those left out for a reason
+_FREEZE, _TRUST, _REPORT = "Which layers to freeze", "Trust", "Report"
+_FREEZE_LIST = "Price and draw this list instead: a layer name per line."
+_FRONTIER = "Training cost that each share of frozen layers saves."
+
+EstimatorOpt = Annotated[str, Option(help="How the tail is found: xmin_peak, xmin_mid or xmin_ks.")]
+WindowOpt = Annotated[str, Option(help="xmin_peak: log (as published) or linear (mended).")]
+IncludeOpt = Annotated[list[str] | None, Option(help="Layers to analyze as well (glob).")]
+ExcludeOpt = Annotated[list[str] | None, Option(help="Layers to leave out (glob).")]
+BaseOpt = Annotated[str | None, Option("--base", help="Where a mask-only bundle's base lies now.")]
+FreezeOpt = Annotated[str, Option(help="heavy (small alpha), light, random or none.", rich_help_panel=_FREEZE)]
+RatioOpt = Annotated[float | None, Option(help="Share to freeze (default: below the median).", rich_help_panel=_FREEZE)]
+ThresholdOpt = Annotated[float | None, Option(help="Freeze alphas below it (light: above).", rich_help_panel=_FREEZE)]
+TopOpt = Annotated[int | None, Option(help="Freeze the so many that save most.", rich_help_panel=_FREEZE)]
+FreezeListOpt = Annotated[Path | None, Option(help=_FREEZE_LIST, rich_help_panel=_FREEZE)]
+FrontierOpt = Annotated[bool, Option("--frontier", help=_FRONTIER, rich_help_panel=_FREEZE)]
+ResolutionOpt = Annotated[
+    int | None, Option(help="Side of the images that cost is counted for.", rich_help_panel=_FREEZE)
+]
+BootstrapOpt = Annotated[int, Option(help="Resamples for intervals and stability.", min=0, rich_help_panel=_TRUST)]
+NullOpt = Annotated[bool, Option("--null", help="Alpha of random weights beside each.", rich_help_panel=_TRUST)]
+AgainstOpt = Annotated[str | None, Option(help="A source to compare with, or base.", rich_help_panel=_TRUST)]
+OutOpt = Annotated[Path | None, Option("--out", "-o", help="New folder for the report.", rich_help_panel=_REPORT)]
+PlotOpt = Annotated[Path | None, Option(help="Page of the tower, .png or .svg.", rich_help_panel=_REPORT)]
+EsdOpt = Annotated[list[str] | None, Option(help="--plot: the spectra of these (glob).", rich_help_panel=_REPORT)]
 
 
 def analyze(
     source: o.SourceArg,
-    estimator: Annotated[str, typer.Option("--estimator", help="How the tail is found.")] = "xmin_peak",
-    freeze: o.FreezeOpt = "heavy",
-    freeze_ratio: o.FreezeRatioOpt = 0.5,
+    estimator: EstimatorOpt = Defaults.estimator,
+    window: WindowOpt = Defaults.window,
+    include: IncludeOpt = None,
+    exclude: ExcludeOpt = None,
+    base: BaseOpt = None,
+    freeze: FreezeOpt = Defaults.freeze,
+    freeze_ratio: RatioOpt = None,
+    freeze_threshold: ThresholdOpt = None,
+    freeze_top: TopOpt = None,
+    freeze_list: FreezeListOpt = None,
+    frontier: FrontierOpt = False,
+    resolution: ResolutionOpt = None,
+    bootstrap: BootstrapOpt = 0,
+    null: NullOpt = False,
+    against: AgainstOpt = None,
+    out: OutOpt = None,
+    plot: PlotOpt = None,
+    esd: EsdOpt = None,
     seed: o.SeedOpt = 0,
+    force: o.ForceOpt = False,
     as_json: o.JsonOpt = False,
     quiet: o.QuietOpt = False,
 ) -> None:
-    """Fit the spectrum of every convolution: alpha, and which layers are well trained (heavy tail, small alpha)."""
+    """Fit the spectrum of every layer: alpha, how far to trust it, and which are well trained (small alpha)."""
+    from opentrans_cli.steps.alpha_outputs import Outputs
     from opentrans_cli.steps.analyze import analyze as step
 
+    values = {**locals(), "include": tuple(include or ()), "exclude": tuple(exclude or ())}
     result = step(
         source,
-        estimator=estimator,
-        freeze=freeze,  # type: ignore[arg-type]
-        freeze_ratio=freeze_ratio,
-        seed=seed,
+        o.chosen(Defaults, values),
+        freeze_list=freeze_list,
+        costs=frontier,
+        resolution=resolution,
+        against=against,
+        base=base,
+        outputs=Outputs(out, plot, tuple(esd or ()), force),
         reporter=ConsoleReporter(quiet=quiet),
     )
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
 
 
 def _show(console: Console, result: AnalyzeResult) -> None:
+    console.print(_layers(result))
+    for group in result.left_out:
+        named = ", ".join(group.names[:_NAMED]) + (", ..." if len(group.names) > _NAMED else "")
+        console.print(f"left out, {group.reason}: {group.count}{' (' + named + ')' if named else ''}", soft_wrap=True)
+    if result.frontier:
+        console.print(_frontier(result))
+    unstable = sum(not result.trust[layer.name].stability.stable for layer in result.layers)
+    console.print(
+        f"{len(result.frozen)} of {len(result.layers)} layers frozen by {result.rule}: heavy tail = small alpha = "
+        f"well trained; {unstable} decisions would change (?) under another rule for the tail"
+        f"{' or in resamples' if result.options.bootstrap else ''}",
+        soft_wrap=True,
+    )
+
+
+def _layers(result: AnalyzeResult) -> Table:
+    extra = [title for title, there in _extras(result) if there]
     title = f"{result.source}: median alpha {result.median_alpha:.3f} ({result.estimator})"
-    table = plain_table(title, "layer", ">alpha", ">KS", ">tail", "decision", "verdict")
+    table = plain_table(title, "layer", ">alpha", *extra, ">KS", ">tail", "decision", "verdict")
     for layer in result.layers:
-        frozen = layer.name in result.frozen
+        trust, decision = result.trust[layer.name], result.decision(layer.name)
+        cells = [f"{trust.interval[0]:.2f}-{trust.interval[1]:.2f}"] if trust.interval else []
+        cells += [f"{trust.null[len(trust.null) // 2]:.2f}"] if trust.null else []
+        cells += [_alpha(result.against.get(layer.name))] if result.against_source is not None else []
         table.add_row(
             layer.name,
-            f"{layer.fit.alpha:.3f}",
+            _alpha(layer.fit.alpha),
+            *cells,
             f"{layer.fit.ks_distance:.3f}",
             f"{layer.fit.tail_size}/{len(layer.eigenvalues)}",
-            "frozen" if frozen else "trained",
+            decision + ("" if trust.stability.stable else "?"),
             layer.verdict,
-            style="cyan" if frozen else None,
+            style="cyan" if decision == "frozen" else None,
         )
-    console.print(table)
-    console.print(
-        f"{len(result.frozen)} of {len(result.layers)} layers frozen: heavy tail = small alpha = well trained"
+    return table
+
+
+def _extras(result: AnalyzeResult) -> tuple[tuple[str, bool], ...]:
+    """Columns that are there if they were asked for."""
+    return (
+        (">95 %", result.options.bootstrap > 0),
+        (">random", result.options.null),
+        (">against", result.against_source is not None),
     )
+
+
+def _alpha(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def _frontier(result: AnalyzeResult) -> Table:
+    title = "training cost of one image, the tower alone; saved: of training all of it"
+    table = plain_table(title, ">ratio", ">frozen", ">MACs", ">saved, %", ">as the paper counts, %", "")
+    for point in result.frontier:
+        table.add_row(
+            f"{point.ratio:.2f}",
+            str(point.frozen),
+            human_count(point.total),
+            percent(point.saved),
+            percent(point.saved_paper),
+            f"by {result.rule}" if point.chosen else "",
+        )
+    return table

@@ -152,14 +152,20 @@ def decision_colours(decisions: Collection[str]) -> dict[str, str]:
     return {name: DECISIONS.get(name) or next(further) for name in ordered}
 
 
+def check_picture(path: Path) -> str:
+    """The suffix of a picture that can be drawn, in lower case. Raises OptionError for another one."""
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise OptionError(f"not a kind of picture: {path.name!r}; end the name in {' or '.join(SUFFIXES)}")
+    return kind
+
+
 @contextmanager
 def canvas(path: Path, *, height: float, width: float = 7.5) -> Iterator[Any]:
     """An empty figure of `width` x `height` inches, saved to `path` at the end, whole or not at all, as PNG or SVG by
     its suffix; same drawing, same bytes. Raises OptionError for another suffix.
     """
-    kind = path.suffix.lower()
-    if kind not in SUFFIXES:
-        raise OptionError(f"not a kind of picture: {path.name!r}; end the name in {' or '.join(SUFFIXES)}")
+    kind = check_picture(path)
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,52 +1,32 @@
-"""analyze: the spectrum of every convolution, its alpha, and which layers fine-tuning would freeze."""
+"""analyze: the spectrum of every layer, its alpha, how far to trust it, and which layers fine-tuning would freeze."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from opentrans_cli.bundle.layout import ALPHA
 from opentrans_cli.bundle.store import Bundle, add_file
-from opentrans_cli.clip.layers import convolutions, layer_weight
-from opentrans_cli.errors import SpectrumError
-from opentrans_cli.spectral.esd import SpectrumMetrics, eigenvalues, spectrum_metrics
-from opentrans_cli.spectral.estimators import ESTIMATORS
-from opentrans_cli.spectral.power_law import PowerLawFit, verdict
-from opentrans_cli.spectral.selection import FreezeMode, median_alpha, select_frozen
+from opentrans_cli.errors import OptionError
+from opentrans_cli.spectral.estimators import ESTIMATORS, Estimator, estimator
+from opentrans_cli.spectral.selection import Selection, median_alpha
+from opentrans_cli.steps.alpha_outputs import Outputs
+from opentrans_cli.steps.alpha_record import alpha_tensors
+from opentrans_cli.steps.frontier import FrontierPoint, Resolution, frontier, tower_costs
+from opentrans_cli.steps.numbers import finite
+from opentrans_cli.steps.options import AnalyzeOptions
 from opentrans_cli.steps.provenance import step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
-from opentrans_cli.steps.sources import Tower, load_tower
+from opentrans_cli.steps.spectra import LayerSpectrum, measure
+from opentrans_cli.steps.spectrum_source import LeftOut, SpectrumSource, open_spectrum_source
+from opentrans_cli.steps.trust import Trust, judge
 
-
-@dataclass(frozen=True)
-class LayerSpectrum:
-    """One layer's spectrum and fit."""
-
-    name: str
-    eigenvalues: torch.Tensor  # float64 (n,), ascending
-    fit: PowerLawFit
-    metrics: SpectrumMetrics
-    verdict: str
-
-    def to_json(self, decision: str) -> dict[str, Any]:
-        """The layer's entry in the report; numbers that do not exist are null."""
-        return {
-            "name": self.name,
-            "alpha": _number(self.fit.alpha),
-            "ks_distance": _number(self.fit.ks_distance),
-            "xmin": _number(self.fit.xmin),
-            "tail_size": self.fit.tail_size,
-            "standard_error": _number(self.fit.standard_error),
-            "eigenvalues": len(self.eigenvalues),
-            "stable_rank": _number(self.metrics.stable_rank),
-            "decision": decision,
-            "verdict": self.verdict,
-        }
+BASE = "base"
+"""`against` this: the base of the bundle itself."""
 
 
 @dataclass(frozen=True)
@@ -54,102 +34,211 @@ class AnalyzeResult:
     """What `analyze` found; `frozen` are the layers a fine-tuning with these settings would freeze."""
 
     source: str
-    path: Path | None  # the bundle the report was added to
-    estimator: str
+    path: Path | None  # the bundle the report was added to, else the report's folder, else None
+    options: AnalyzeOptions
+    rule: str  # what chose the frozen layers: median, ratio, threshold, top, none, or list
     median_alpha: float
     layers: tuple[LayerSpectrum, ...]
     frozen: tuple[str, ...]
+    trust: Mapping[str, Trust]  # by layer
+    left_out: tuple[LeftOut, ...]
+    against: Mapping[str, float] = field(default_factory=dict)  # alphas in the other source, by layer
+    against_source: str | None = None
+    frontier: tuple[FrontierPoint, ...] = ()
+
+    @property
+    def estimator(self) -> str:
+        """By which tails were found."""
+        return self.options.estimator
+
+    def decision(self, layer: str) -> str:
+        """What fine-tuning would do with a layer."""
+        return "frozen" if layer in self.frozen else "trained"
+
+    def tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and metadata of `alpha.safetensors`."""
+        return alpha_tensors(
+            self.layers, self.trust, estimator=self.estimator, window=self.options.window, frozen=self.frozen
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """The analyze report of `artifacts.schema.json`."""
-        return {
-            "estimator": self.estimator,
-            "median_alpha": _number(self.median_alpha),
-            "layers": [layer.to_json("frozen" if layer.name in self.frozen else "trained") for layer in self.layers],
+        """The analyze report of `artifacts.schema.json`; numbers that do not exist are null."""
+        document: dict[str, Any] = {
+            "source": self.source,
+            "estimator": self.options.estimator,
+            "window": self.options.window,
+            "freeze": self.options.freeze,
+            "rule": self.rule,
+            "median_alpha": finite(self.median_alpha),
+            "frozen": len(self.frozen),
+            "layers": [self._entry(layer) for layer in self.layers],
+            "left_out": [asdict(group) for group in self.left_out],
         }
+        if self.against_source is not None:
+            document["against"] = self.against_source
+        if self.frontier:
+            document["frontier"] = [asdict(point) for point in self.frontier]
+        return document
+
+    def _entry(self, layer: LayerSpectrum) -> dict[str, Any]:
+        entry = {
+            "name": layer.name,
+            "shape": list(layer.shape),
+            "alpha": finite(layer.fit.alpha),
+            "ks_distance": layer.fit.ks_distance,
+            "xmin": layer.fit.xmin,
+            "tail_size": layer.fit.tail_size,
+            "standard_error": finite(layer.fit.standard_error),
+            "eigenvalues": len(layer.eigenvalues),
+            "stable_rank": layer.metrics.stable_rank,
+            "decision": self.decision(layer.name),
+            "verdict": layer.verdict,
+            **self.trust[layer.name].to_json(),
+        }
+        if layer.name in self.against:
+            entry["against_alpha"] = finite(self.against[layer.name])
+        return entry
 
 
 def analyze(
     source: str,
+    options: AnalyzeOptions = AnalyzeOptions(),  # noqa: B008
     *,
-    estimator: str = "xmin_peak",
-    freeze: FreezeMode = "heavy",
-    freeze_ratio: float = 0.5,
-    seed: int = 0,
+    freeze_list: Path | None = None,
+    costs: bool = False,
+    resolution: Resolution | None = None,
+    against: str | None = None,
+    base: str | None = None,
+    outputs: Outputs = Outputs(),  # noqa: B008
     reporter: Reporter = SILENT,
 ) -> AnalyzeResult:
-    """Fit every convolution's spectrum and choose the layers to freeze; a bundle gets `alpha.safetensors`.
+    """Fit the spectrum of every layer and choose the layers to freeze; a bundle gets `alpha.safetensors`.
 
     Heavy tail = small alpha = well trained = frozen (OpenTrans, Sec. 3.3.2): by default the layers below the median.
+    freeze_list: a file of layer names, taken instead of a choice; a bundle then keeps the report it has.
+    costs: count what each share of frozen layers saves, for images of `resolution` (the tower's own if None).
+    against: another source whose alphas are put beside, or "base", the bundle's own; base: where that lies now.
     Raises OptionError, SourceError, BundleError or SpectrumError.
     """
-    ESTIMATORS.load(estimator)
-    select_frozen({}, mode=freeze, ratio=freeze_ratio)  # refuses wrong options before the long part
-    tower = load_tower(source, reporter)
-    spectra = tower_spectra(tower, estimator=estimator, reporter=reporter)
-    alphas = {layer.name: layer.fit.alpha for layer in spectra}
-    frozen = select_frozen(alphas, mode=freeze, ratio=freeze_ratio, seed=seed)
-    result = AnalyzeResult(
-        source, tower.bundle.path if tower.bundle else None, estimator, median_alpha(alphas), spectra, frozen
+    fit = estimator(options.estimator, window=options.window)  # type: ignore[arg-type]
+    selection = _selection(options)
+    outputs.check()
+    with open_spectrum_source(source, base=base, reporter=reporter) as weights:
+        names = weights.chosen(options.include, options.exclude)
+        listed = None if freeze_list is None else read_freeze_list(freeze_list, names)
+        outputs.check_layers(names)
+        choose = _choice(weights, selection, listed, resolution=resolution)
+        model_cfg = _architecture(weights) if costs else None
+        others = {rule: estimator(rule) for rule in ESTIMATORS.names() if rule != options.estimator}
+        spectra = measure(names, weights.read, fit, others=others, reporter=reporter)
+    alphas = {layer.name: layer.alpha for layer in spectra}
+    frozen = choose(alphas)
+    trust = judge(
+        spectra, fit, choose, resamples=options.bootstrap, null=options.null, seed=options.seed, reporter=reporter
     )
-    if tower.bundle is not None:
-        _record(
-            tower.bundle,
-            result,
-            {"estimator": estimator, "freeze": freeze, "freeze_ratio": freeze_ratio},
-            seed,
-        )
+    bundle = weights.bundle
+    result = AnalyzeResult(
+        source=source,
+        path=outputs.out if bundle is None else bundle.path,
+        options=options,
+        rule=selection.rule if listed is None else "list",
+        median_alpha=median_alpha(alphas),
+        layers=spectra,
+        frozen=frozen,
+        trust=trust,
+        left_out=weights.left_out(names),
+        against=_alphas_of(against, names, fit, bundle=bundle, base=base, reporter=reporter) if against else {},
+        against_source=against,
+        frontier=_frontier(model_cfg, alphas, frozen, options, bundle, resolution) if model_cfg else (),
+    )
+    outputs.write(result)
+    if bundle is not None and listed is None:
+        metrics = {"median_alpha": finite(result.median_alpha)}
+        step = step_record("analyze", asdict(options), seed=options.seed, metrics=metrics)
+        add_file(bundle, ALPHA, result.tensors(), step=step)
     return result
 
 
-def tower_spectra(tower: Tower, *, estimator: str, reporter: Reporter = SILENT) -> tuple[LayerSpectrum, ...]:
-    """Spectra of all convolutions of a tower, the first included, in module order."""
-    fit_spectrum = ESTIMATORS.load(estimator)
-    layers = convolutions(tower.visual)
-    spectra = []
-    with reporter.bar("spectra", len(layers)) as advance:
-        for name in layers:
-            try:
-                values = eigenvalues(layer_weight(tower.visual, name).detach())
-            except SpectrumError as error:
-                raise SpectrumError(f"{error}: layer {name}; repair or replace the checkpoint") from error
-            fit = fit_spectrum(values)
-            spectra.append(LayerSpectrum(name, values, fit, spectrum_metrics(values), verdict(values, fit)))
-            advance(name)
-    return tuple(spectra)
+def read_freeze_list(path: Path, layers: Sequence[str]) -> tuple[str, ...]:
+    """Names of `layers` in a text file, one a line; empty lines and what follows a # do not count.
+
+    Raises OptionError for a file that cannot be read and for a name that is none of `layers`.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"cannot read the list of layers: {path}; give a text file with a name per line") from error
+    names = [name for line in lines if (name := line.partition("#")[0].strip())]
+    for name in names:
+        if name not in layers:
+            raise OptionError(f"no analyzed layer is called so: '{name}' in {path}; see the names in the report")
+    return tuple(layer for layer in layers if layer in names)
 
 
-def recorded_alphas(bundle: Bundle, *, estimator: str) -> dict[str, float] | None:
-    """Alphas by layer from the bundle's own report; None if there is none by this estimator."""
-    stored = bundle.alpha()
-    if stored is None or stored[1].get("estimator") != estimator:
-        return None
-    arrays, metadata = stored
-    return dict(zip(metadata["layers"], arrays["alpha"].tolist(), strict=True))
+def _selection(options: AnalyzeOptions) -> Selection:
+    selection = Selection(
+        options.freeze,  # type: ignore[arg-type]
+        ratio=options.freeze_ratio,
+        threshold=options.freeze_threshold,
+        top=options.freeze_top,
+        seed=options.seed,
+    )
+    selection.check()
+    return selection
 
 
-def _record(bundle: Bundle, result: AnalyzeResult, options: dict[str, Any], seed: int) -> None:
-    spectra = result.layers
-    columns = {
-        "alpha": [layer.fit.alpha for layer in spectra],
-        "xmin": [layer.fit.xmin for layer in spectra],
-        "ks_distance": [layer.fit.ks_distance for layer in spectra],
-        "standard_error": [layer.fit.standard_error for layer in spectra],
-        "stable_rank": [layer.metrics.stable_rank for layer in spectra],
-        "log_norm": [layer.metrics.log_norm for layer in spectra],
-    }
-    arrays: dict[str, np.ndarray] = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
-    arrays["tail_size"] = np.array([layer.fit.tail_size for layer in spectra], dtype=np.int64)
-    arrays |= {f"eigenvalues.{layer.name}": layer.eigenvalues.numpy() for layer in spectra}
-    metadata = {
-        "estimator": result.estimator,
-        "layers": [layer.name for layer in spectra],
-        "frozen": list(result.frozen),
-        "verdicts": [layer.verdict for layer in spectra],
-    }
-    step = step_record("analyze", options, seed=seed, metrics={"median_alpha": _number(result.median_alpha)})
-    add_file(bundle, ALPHA, (arrays, metadata), step=step)
+def _choice(
+    weights: SpectrumSource, selection: Selection, listed: tuple[str, ...] | None, *, resolution: Resolution | None
+) -> Callable[[Mapping[str, float]], tuple[str, ...]]:
+    """How layers are chosen by their alphas: by the list if there is one, else by the selection."""
+    if listed is not None:
+        return lambda alphas: listed
+    if selection.rule != "top":
+        return selection.choose
+    priced = tower_costs(_architecture(weights), resolution=resolution)
+    costs = {name: layer.weight_gradient for name, layer in priced.items()}
+    return lambda alphas: selection.choose(alphas, costs)
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _architecture(weights: SpectrumSource) -> dict[str, Any]:
+    if weights.model_cfg is None:
+        raise OptionError(
+            f"costs of the layers are not known: {weights.source} is no CLIP tower; "
+            "leave --frontier and --freeze-top out"
+        )
+    return weights.model_cfg
+
+
+def _alphas_of(
+    source: str,
+    names: Sequence[str],
+    fit: Estimator,
+    *,
+    bundle: Bundle | None,
+    base: str | None,
+    reporter: Reporter,
+) -> dict[str, float]:
+    """Alphas of the layers `names` in another source, those it has."""
+    if source == BASE:
+        if bundle is None:
+            raise OptionError("only a bundle has a base to compare with: --against base; name a source")
+        source = base or bundle.manifest.base.source
+    with open_spectrum_source(source, reporter=reporter) as weights:
+        there = {layer.name for layer in weights.layers}
+        shared = [name for name in names if name in there]
+        if not shared:
+            raise OptionError(f"no layer in common: --against {source}; name a source of the same architecture")
+        return {layer.name: layer.alpha for layer in measure(shared, weights.read, fit, reporter=reporter)}
+
+
+def _frontier(
+    model_cfg: dict[str, Any],
+    alphas: Mapping[str, float],
+    frozen: Sequence[str],
+    options: AnalyzeOptions,
+    bundle: Bundle | None,
+    resolution: Resolution | None,
+) -> tuple[FrontierPoint, ...]:
+    kept = {layer.name: layer.kept / layer.total for layer in bundle.manifest.layers} if bundle is not None else None
+    mode: Any = "heavy" if options.freeze == "none" else options.freeze
+    return frontier(model_cfg, alphas, mode=mode, chosen=frozen, kept=kept, resolution=resolution, seed=options.seed)

@@ -15,7 +15,7 @@ from opentrans_cli.steps.analyze import AnalyzeResult, analyze
 from opentrans_cli.steps.demo_pictures import draw_pictures
 from opentrans_cli.steps.evaluate import evaluate
 from opentrans_cli.steps.finetune import FinetuneResult, finetune
-from opentrans_cli.steps.options import FinetuneOptions, PruneOptions
+from opentrans_cli.steps.options import AnalyzeOptions, FinetuneOptions, PruneOptions
 from opentrans_cli.steps.provenance import environment
 from opentrans_cli.steps.prune import prune
 from opentrans_cli.steps.reporter import SILENT, Reporter
@@ -154,7 +154,9 @@ class _Demo:
         }
         self._prune("dense", sparsity=0.0)
         self._prune("subnet", **distilled)
-        self.analysis: AnalyzeResult = analyze(str(self.out / "subnet"), seed=self.seed, reporter=self.reporter)
+        self.analysis: AnalyzeResult = analyze(
+            str(self.out / "subnet"), AnalyzeOptions(seed=self.seed), reporter=self.reporter
+        )
         self._prune("random", random=True)
         self._prune("random_distilled", random=True, like=str(self.out / "subnet"), **distilled)
 

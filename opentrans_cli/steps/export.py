@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.bundle.tensorfile import write_tensors
 from opentrans_cli.clip.compact import CompactTower, compact_tower
 from opentrans_cli.clip.layers import PACKED, PARTS
-from opentrans_cli.errors import BundleError, TransferError
+from opentrans_cli.errors import TransferError
 from opentrans_cli.steps import rounds
 from opentrans_cli.steps.provenance import arrays, parameter_count, versions
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import Tower, load_text_clip
-from opentrans_cli.steps.target import prepare_parent
+from opentrans_cli.steps.target import check_folder, prepare_parent
 from opentrans_cli.steps.transfer import TransferResult
 
 OPEN_CLIP = "open-clip"
@@ -66,7 +65,7 @@ def export_open_clip(
     compact.
     """
     if out is not None:
-        _check_target(out, force=force)
+        check_folder(out, {CONFIG, WEIGHTS, RECEIPT}, force=force)
         prepare_parent(out)
     parent = open_bundle(bundle)
     if compact:
@@ -96,22 +95,6 @@ def export_open_clip(
         # Last, because open_clip takes a folder with a configuration and no weights for a random model.
         write_file(folder / CONFIG, [json_bytes(config)])
     return result
-
-
-def _check_target(out: Path, *, force: bool) -> None:
-    """Raises BundleError unless nothing is at `out`, or with `force` only what this step wrote."""
-    if not os.path.lexists(out):
-        return
-    if not force:
-        raise BundleError(f"already exists: {str(out)!r}; choose another --out or pass --force")
-    if not out.is_dir():
-        raise BundleError(f"not a folder: {str(out)!r}; choose another --out")
-    foreign = sorted({path.name for path in out.iterdir()} - {CONFIG, WEIGHTS, RECEIPT})
-    if foreign:
-        raise BundleError(
-            f"would delete a file that is no part of an open_clip folder: {str(out / foreign[0])!r}; "
-            "choose another --out, or move it first"
-        )
 
 
 def _check_pattern(parent: Bundle) -> None:

@@ -12,13 +12,14 @@ import torch
 
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.store import open_bundle, write_bundle
+from opentrans_cli.clip.layers import convolutions, layer_weight
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.spectral.selection import select_frozen
-from opentrans_cli.steps.analyze import recorded_alphas, tower_spectra
+from opentrans_cli.steps.alpha_record import recorded_alphas
 from opentrans_cli.steps.finetune_run import FinetuneRun
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.provenance import data_record, machine, step_record
@@ -26,6 +27,7 @@ from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.resume import discard_state, state_path, state_to_resume
 from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
 from opentrans_cli.steps.sources import Tower, bundle_tower, load_text_clip
+from opentrans_cli.steps.spectra import measure
 from opentrans_cli.steps.target import prepare_parent
 from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.training.device import resolve_device
@@ -134,6 +136,7 @@ def _frozen_layers(tower: Tower, options: FinetuneOptions, reporter: Reporter) -
     alphas = recorded_alphas(tower.bundle, estimator=options.estimator)
     if alphas is None:
         reporter.say(f"no alpha report by {options.estimator} in {tower.bundle.path}: analyzing first")
-        spectra = tower_spectra(tower, estimator=options.estimator, reporter=reporter)
-        alphas = {layer.name: layer.fit.alpha for layer in spectra}
+        names, fit = convolutions(tower.visual), ESTIMATORS.load(options.estimator)
+        spectra = measure(names, lambda name: layer_weight(tower.visual, name), fit, reporter=reporter)
+        alphas = {layer.name: layer.alpha for layer in spectra}
     return select_frozen(alphas, mode=options.freeze, ratio=options.freeze_ratio, seed=options.seed)  # type: ignore[arg-type]

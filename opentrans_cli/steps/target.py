@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from opentrans_cli.errors import BundleError
@@ -21,3 +22,19 @@ def prepare_parent(out: Path) -> None:
         raise BundleError(f"cannot write: {out} ({reason}); choose another --out") from error
     if not os.access(parent, os.W_OK | os.X_OK):
         raise BundleError(f"cannot write: {out} (no permission in {parent}); choose another --out")
+
+
+def check_folder(out: Path, ours: Collection[str], *, force: bool) -> None:
+    """Raises BundleError unless nothing is at `out`, or with `force` a folder with no other files than `ours`."""
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise BundleError(f"already exists: {str(out)!r}; choose another --out or pass --force")
+    if not out.is_dir():
+        raise BundleError(f"not a folder: {str(out)!r}; choose another --out")
+    foreign = sorted({path.name for path in out.iterdir()} - set(ours))
+    if foreign:
+        raise BundleError(
+            f"would delete a file this command did not write: {str(out / foreign[0])!r}; choose another --out, "
+            "or move it first"
+        )

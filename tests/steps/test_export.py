@@ -196,7 +196,7 @@ def test_what_is_there_is_replaced_only_by_force_and_only_if_it_was_written_so(
     export_open_clip(narrow, out=out, compact=True, force=True)
     assert stock(out).visual.conv3.out_channels == 10
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(BundleError, match=r"would delete a file that is no part.*notes\.txt"):
+    with pytest.raises(BundleError, match=r"would delete a file this command did not write.*notes\.txt"):
         export_open_clip(single, out=out, force=True)
     with pytest.raises(BundleError, match="not a folder"):
         export_open_clip(single, out=out / "notes.txt", force=True)
