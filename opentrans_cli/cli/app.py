@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from opentrans_cli import __version__
-from opentrans_cli.cli import analyze, demo, eval, finetune, inspect, prune, segment, transfer, verify
+from opentrans_cli.cli import analyze, demo, diff, eval, finetune, inspect, provenance, prune, segment, transfer, verify
 from opentrans_cli.errors import OpentransError
 
 
@@ -57,6 +57,8 @@ app.command("segment", rich_help_panel=_PIPELINE)(segment.segment)
 app.command("demo", rich_help_panel=_LOOK)(demo.demo)
 app.command("inspect", rich_help_panel=_LOOK)(inspect.inspect)
 app.command("verify", rich_help_panel=_LOOK)(verify.verify)
+app.command("diff", rich_help_panel=_LOOK)(diff.diff)
+app.command("provenance", rich_help_panel=_LOOK)(provenance.provenance)
 
 
 def _version(value: bool) -> None:

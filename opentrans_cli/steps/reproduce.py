@@ -1,0 +1,193 @@
+"""provenance: the chain of steps that made a bundle, and a shell script that goes through it again.
+
+A manifest may be anybody's: verbs and options are looked up in a closed table (`flags.py`), values reach the shell in
+quotes alone, and what cannot be repeated makes the script end before it does anything.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from opentrans_cli.bundle.layout import HEAD, MASK, ROUND_WEIGHTS, ROUNDS, WEIGHTS
+from opentrans_cli.bundle.manifest import Step
+from opentrans_cli.bundle.markup import LONGEST, printable
+from opentrans_cli.bundle.store import Bundle, open_bundle
+from opentrans_cli.errors import OptionError
+from opentrans_cli.steps.command_line import Input, Inputs, base_word, command
+from opentrans_cli.steps.flags import MEASURES
+
+_HEAD = """\
+#!/bin/sh
+# Makes this bundle again, step by step, and compares digests:
+# {digest}
+#
+# usage: sh reproduce.sh [FOLDER]      a new folder for all bundles of the chain (default: reproduced)
+#
+# Needs `opentrans`. Another version of it or of torch, another processor or number of threads may round otherwise; the
+# digest is another one then, and the script says so.
+{notes}
+set -eu
+
+"""
+_START = """
+out=${1:-reproduced}
+if [ -e "$out" ]; then
+    printf '%s\\n' "reproduce: already exists: $out; name a new folder" >&2
+    exit 1
+fi
+mkdir -p -- "$out"
+exec 3>&1 1>&2 # on stdout comes the path of the last bundle alone
+
+check() { # bundle, recorded digest
+    found=$(opentrans inspect --json -- "$1" | sed -n 's/^  "digest": "\\(sha256:[0-9a-f]*\\)".*/\\1/p')
+    if [ "$found" != "$2" ]; then
+        printf '%s\\n' "reproduce: another digest: $1 has $found, recorded is $2" >&2
+        exit 1
+    fi
+}
+"""
+_REFUSAL = """\
+printf '%s\\n' {message} >&2
+exit 1
+"""
+_IDENTITY = (MASK, WEIGHTS, ROUNDS, ROUND_WEIGHTS, HEAD)
+
+
+@dataclass(frozen=True)
+class ChainStep:
+    """One step of the history."""
+
+    number: int  # from 1
+    verb: str
+    parent: str | None  # digest of the bundle it started from
+    digest: str  # of the bundle it left
+    options: dict[str, Any]  # as they were recorded
+    seed: int | None
+    versions: dict[str, str]
+    data: str | None  # fingerprint
+    command: str | None  # shell text that repeats it; None if that cannot be done
+    problem: str | None  # why not
+
+    @property
+    def measures(self) -> bool:
+        """Whether it left the tensors as they were."""
+        return self.verb in MEASURES
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a bundle came to be."""
+
+    path: Path
+    digest: str
+    source: str  # of the base, as it was given
+    base_digest: str
+    steps: tuple[ChainStep, ...]  # oldest first
+    script: str  # POSIX shell
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether the script can give the same digest: every step that changed tensors can be repeated."""
+        return bool(self.steps) and not any(step.problem and not step.measures for step in self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """The provenance report of `artifacts.schema.json`."""
+        return {
+            "digest": self.digest,
+            "base": {"source": self.source, "digest": self.base_digest},
+            "reproducible": self.reproducible,
+            "steps": [asdict(step) for step in self.steps],
+        }
+
+
+def provenance(path: Path | str) -> Provenance:
+    """The history of the bundle at `path`, from its manifest alone. Raises BundleError."""
+    bundle = open_bundle(path)
+    base = bundle.manifest.base
+    inputs = Inputs()
+    steps = tuple(_chain(bundle, inputs))
+    script = _script(bundle, steps, tuple(inputs))
+    return Provenance(Path(path), bundle.digest, base.source, base.digest, steps, script)
+
+
+def _chain(bundle: Bundle, inputs: Inputs) -> Iterator[ChainStep]:
+    steps = bundle.manifest.steps
+    # A step names the bundle it started from, so the next one says what it left.
+    digests = [*(step.parent or "" for step in steps[1:]), bundle.digest]
+    current = None
+    for number, (step, digest) in enumerate(zip(steps, digests, strict=True), start=1):
+        line, problem = None, None
+        target = f'"$out/{number}-{step.verb}"'
+        try:
+            line = _command(bundle, step, current, target, inputs)
+        except OptionError as error:
+            problem = printable(str(error))[:LONGEST]
+        if step.verb not in MEASURES:
+            current = target
+        yield ChainStep(
+            number,
+            step.verb,
+            step.parent,
+            digest,
+            step.options,
+            step.seed,
+            step.versions,
+            step.data,
+            line,
+            problem,
+        )
+
+
+def _command(bundle: Bundle, step: Step, current: str | None, target: str, inputs: Inputs) -> str:
+    base = bundle.manifest.base.source
+    if current is None and (step.verb != "prune" or step.parent is not None):
+        raise OptionError("it starts from a bundle whose own history is not recorded; ask whoever made it")
+    source = base_word(base, inputs) if current is None else current
+    return command(step, source=source, out=None if step.verb in MEASURES else target, inputs=inputs, base=base)
+
+
+def _script(bundle: Bundle, steps: tuple[ChainStep, ...], inputs: tuple[Input, ...]) -> str:
+    """The shell script; whatever is foreign in it stands in quotes, or in a comment of one line."""
+    script = _HEAD.format(digest=bundle.digest, notes="\n".join(_notes(bundle, steps)))
+    problems = [step for step in steps if step.problem and not step.measures]
+    if problems or not steps:
+        return script + "".join(_refusals(problems))
+    for entry in inputs:
+        script += f"{entry.name}={shlex.quote(entry.value)} # {printable(entry.note)}\n"
+    for entry in inputs:
+        if not entry.value:
+            message = shlex.quote(f"reproduce: say at the top of this script where it is: {entry.name}, {entry.note}")
+            script += f"[ -n \"${entry.name}\" ] || {{ printf '%s\\n' {message} >&2; exit 1; }}\n"
+    script += _START
+    last = ""
+    for step in steps:
+        script += f"\n# {step.number}. {step.verb}\n"
+        if step.command is None:
+            script += f"# left out, it changes no tensor: {step.problem}\n"
+            continue
+        script += f"{step.command}\n"
+        if not step.measures:
+            last = f'"$out/{step.number}-{step.verb}"'
+            script += f"check {last} {step.digest}\n"
+    return script + f"\nprintf '%s\\n' {last} >&3\n"
+
+
+def _notes(bundle: Bundle, steps: tuple[ChainStep, ...]) -> Iterator[str]:
+    yield "#"
+    yield f"# base: {printable(bundle.manifest.base.source)}, image tower {bundle.manifest.base.digest}"
+    for step in steps:
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(step.versions.items()))
+        data = "no data" if step.data is None else f"data {step.data}"
+        yield f"# step {step.number}: {printable(f'{step.verb} with {versions}; {data}')}"
+
+
+def _refusals(problems: list[ChainStep]) -> Iterator[str]:
+    lines = [f"reproduce: cannot be repeated: step {step.number}, {step.verb}: {step.problem}" for step in problems]
+    lines = lines or ["reproduce: no step is recorded; ask whoever made the bundle"]
+    for line in lines:
+        yield f"# {line}\n"
+    yield _REFUSAL.format(message=" ".join(map(shlex.quote, lines)))
