@@ -10,7 +10,7 @@ from typing import Any
 
 from opentrans_cli.bundle.manifest import Step
 from opentrans_cli.errors import OptionError
-from opentrans_cli.steps.flags import FLAGS, Flag
+from opentrans_cli.steps.flags import BEYOND, FLAGS, Flag
 
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, text direction, surrogates, line and paragraph separators
 
@@ -49,6 +49,8 @@ def command(step: Step, *, source: str, out: str | None, inputs: Inputs, base: s
     source, out: shell words for what it reads and the bundle it writes, None if it writes into `source`. base: the
     bundle's base as it was recorded. Raises OptionError, with the reason, for a step that cannot be repeated.
     """
+    if step.verb in BEYOND:
+        raise OptionError(BEYOND[step.verb])
     if step.verb not in FLAGS:
         raise OptionError(f"this version of opentrans has no command '{step.verb}'; upgrade opentrans")
     flags = FLAGS[step.verb]

@@ -77,5 +77,10 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
 }
 """By verb: recorded option -> how it is given again."""
 
+BEYOND = {
+    "pull": "it took masks from the Hub and values from the base; run `opentrans pull` with --base again",
+}
+"""Verbs that a script cannot repeat without a network, and what to do instead."""
+
 MEASURES = ("analyze", "eval")
 """Verbs that add to a bundle and leave its tensors, and so its digest, as they are."""

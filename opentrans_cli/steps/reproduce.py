@@ -49,11 +49,22 @@ check() { # bundle, recorded digest
         exit 1
     fi
 }
+
+holds() { # bundle, recorded sha256 of one of its files
+    if ! grep -q -F -- "\"$2\"" "$1/manifest.json"; then
+        printf '%s\n' "reproduce: another mask: $1 holds no file with sha256 $2" >&2
+        exit 1
+    fi
+}
 """
 _REFUSAL = """\
 printf '%s\\n' {message} >&2
 exit 1
 """
+PUBLISHED = "push"
+MASKS = "masks"
+"""In place of a folder: a bundle of masks alone, which no command makes on this machine."""
+
 _IDENTITY = (MASK, WEIGHTS, ROUNDS, ROUND_WEIGHTS, HEAD)
 
 
@@ -77,6 +88,11 @@ class ChainStep:
         """Whether it left the tensors as they were."""
         return self.verb in MEASURES
 
+    @property
+    def blocks(self) -> bool:
+        """Whether no script can lead past it."""
+        return self.problem is not None and not (self.measures and self.parent == self.digest)
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -92,7 +108,7 @@ class Provenance:
     @property
     def reproducible(self) -> bool:
         """Whether the script can give the same digest: every step that changed tensors can be repeated."""
-        return bool(self.steps) and not any(step.problem and not step.measures for step in self.steps)
+        return _can_be_repeated(self.steps)
 
     def to_json(self) -> dict[str, Any]:
         """The provenance report of `artifacts.schema.json`."""
@@ -126,7 +142,11 @@ def _chain(bundle: Bundle, inputs: Inputs) -> Iterator[ChainStep]:
             line = _command(bundle, step, current, target, inputs)
         except OptionError as error:
             problem = printable(str(error))[:LONGEST]
-        if step.verb not in MEASURES:
+        if step.verb in MEASURES and step.parent != digest:
+            line, problem = None, "the history is broken: what it measured is not what comes after it"
+        if step.verb == PUBLISHED:
+            current = MASKS
+        elif step.verb not in MEASURES:
             current = target
         yield ChainStep(
             number,
@@ -142,20 +162,35 @@ def _chain(bundle: Bundle, inputs: Inputs) -> Iterator[ChainStep]:
         )
 
 
+def _can_be_repeated(steps: tuple[ChainStep, ...]) -> bool:
+    return not any(step.blocks for step in steps) and not all(step.measures for step in steps)
+
+
 def _command(bundle: Bundle, step: Step, current: str | None, target: str, inputs: Inputs) -> str:
     base = bundle.manifest.base.source
     if current is None and (step.verb != "prune" or step.parent is not None):
         raise OptionError("it starts from a bundle whose own history is not recorded; ask whoever made it")
+    if current == MASKS:
+        raise OptionError("it starts from published masks without values; repeat what led to them instead")
+    if step.verb == PUBLISHED and current is not None:
+        return _published(bundle, step, current)
     source = base_word(base, inputs) if current is None else current
     return command(step, source=source, out=None if step.verb in MEASURES else target, inputs=inputs, base=base)
+
+
+def _published(bundle: Bundle, step: Step, current: str) -> str:
+    """Masks alone were taken from `current`: what is left of its files must be the same."""
+    if step.options != {"mask_only": True}:
+        raise OptionError("what it published is not known to this version of opentrans; upgrade opentrans")
+    files = [entry for entry in bundle.manifest.files if entry.name in _IDENTITY]
+    return "\n".join(f"holds {current} {entry.sha256}" for entry in files)
 
 
 def _script(bundle: Bundle, steps: tuple[ChainStep, ...], inputs: tuple[Input, ...]) -> str:
     """The shell script; whatever is foreign in it stands in quotes, or in a comment of one line."""
     script = _HEAD.format(digest=bundle.digest, notes="\n".join(_notes(bundle, steps)))
-    problems = [step for step in steps if step.problem and not step.measures]
-    if problems or not steps:
-        return script + "".join(_refusals(problems))
+    if not _can_be_repeated(steps):
+        return script + "".join(_refusals([step for step in steps if step.blocks]))
     for entry in inputs:
         script += f"{entry.name}={shlex.quote(entry.value)} # {printable(entry.note)}\n"
     for entry in inputs:
@@ -170,7 +205,7 @@ def _script(bundle: Bundle, steps: tuple[ChainStep, ...], inputs: tuple[Input, .
             script += f"# left out, it changes no tensor: {step.problem}\n"
             continue
         script += f"{step.command}\n"
-        if not step.measures:
+        if not step.measures and step.verb != PUBLISHED:
             last = f'"$out/{step.number}-{step.verb}"'
             script += f"check {last} {step.digest}\n"
     return script + f"\nprintf '%s\\n' {last} >&3\n"
@@ -187,7 +222,7 @@ def _notes(bundle: Bundle, steps: tuple[ChainStep, ...]) -> Iterator[str]:
 
 def _refusals(problems: list[ChainStep]) -> Iterator[str]:
     lines = [f"reproduce: cannot be repeated: step {step.number}, {step.verb}: {step.problem}" for step in problems]
-    lines = lines or ["reproduce: no step is recorded; ask whoever made the bundle"]
+    lines = lines or ["reproduce: no step that makes it is recorded; ask whoever made the bundle"]
     for line in lines:
         yield f"# {line}\n"
     yield _REFUSAL.format(message=" ".join(map(shlex.quote, lines)))
