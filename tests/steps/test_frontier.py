@@ -140,7 +140,7 @@ def test_the_chosen_list_is_the_last_point() -> None:
     assert [point.ratio for point in points[:-1]] == list(RATIOS)
     assert [point.chosen for point in points] == [False] * 11 + [True]
     assert points[-1] == cost_of(config("resnet"), chosen)
-    assert points[-1].ratio == pytest.approx(len(chosen) / len(names))
+    assert points[-1].ratio == len(chosen) / len(names)
 
 
 def test_more_frozen_layers_never_cost_more() -> None:
@@ -167,7 +167,7 @@ def test_bad_questions_are_refused_in_one_line() -> None:
         frontier(config("resnet"), {"conv1": 2.0}, ratios=[1.5])
     with pytest.raises(TrainingError, match="no such layer to freeze: 'layer9'"):
         cost_of(config("resnet"), ["layer9"])
-    with pytest.raises(SourceError, match="open_clip cannot build this architecture"):
+    with pytest.raises(SourceError, match="check `model_cfg`"):
         tower_costs({"embed_dim": 16})
 
 

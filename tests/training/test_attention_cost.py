@@ -110,6 +110,10 @@ def test_packed_projections_cost_a_third_each() -> None:
     assert costs[attention] == LayerCost(attention, products, 2 * products, 0)
 
 
+PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias")
+FROZEN = [(), ("in_proj_weight", "k_proj_weight"), ("q_proj_weight", "in_proj_bias"), PROJECTIONS]
+
+
 class Bare(nn.Module):
     """Attention between two inputs of different lengths and widths."""
 
@@ -132,7 +136,7 @@ class Bare(nn.Module):
         ({"batch_first": True}, (5, 6, 8)),
     ],
 )
-@pytest.mark.parametrize("frozen", [(), ("in_proj_weight", "k_proj_weight"), ("q_proj_weight", "in_proj_bias")])
+@pytest.mark.parametrize("frozen", FROZEN)
 def test_counts_equal_torch_for_attention_of_every_kind(
     options: dict[str, Any], key: tuple[int, ...], training: bool, frozen: tuple[str, ...]
 ) -> None:
