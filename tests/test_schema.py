@@ -149,6 +149,20 @@ REPORTS: dict[str, dict[str, Any]] = {
         "images": [{"name": "a.jpg", "label_map": "a.png", "overlay": "a-overlay.png", "classes": {"sky": 0.25}}],
         "vocabulary": ["sky", "road"],
     },
+    "push_report": {
+        "repo": "org/name",
+        "revision": "v1",
+        "commit": "0" * 40,
+        "url": "https://huggingface.co/org/name/tree/v1",
+        "digest": "sha256:" + "0" * 64,
+        "files": {"manifest.json": 100},
+        "committed": True,
+        "uploaded_bytes": 100,
+        "deleted": ["rounds.safetensors"],
+        "dense": False,
+        "mask_only": False,
+        "dry_run": False,
+    },
 }
 
 

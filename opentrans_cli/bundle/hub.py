@@ -144,10 +144,12 @@ def retrying(
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed a moment later."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, OfflineModeIsEnabled):
         return False
+    if isinstance(error, LocalEntryNotFoundError):  # no answer, and no copy that would do instead
+        return error.__cause__ is not None and is_transient(error.__cause__)
     if isinstance(error, HfHubHTTPError):
         return status(error) in (408, 429) or (status(error) or 0) >= 500
     return isinstance(error, (ConnectionError, TimeoutError)) or _is_transport(error)

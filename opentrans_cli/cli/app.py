@@ -9,7 +9,21 @@ import typer
 from typer.core import TyperGroup
 
 from opentrans_cli import __version__
-from opentrans_cli.cli import analyze, demo, diff, eval, finetune, inspect, provenance, prune, segment, transfer, verify
+from opentrans_cli.cli import (
+    analyze,
+    demo,
+    diff,
+    eval,
+    finetune,
+    inspect,
+    provenance,
+    prune,
+    pull,
+    push,
+    segment,
+    transfer,
+    verify,
+)
 from opentrans_cli.errors import OpentransError
 
 
@@ -47,7 +61,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_PIPELINE, _LOOK = "Pipeline", "Look and check"
+_PIPELINE, _LOOK, _SHARE = "Pipeline", "Look and check", "Share"
 app.command("prune", rich_help_panel=_PIPELINE)(prune.prune)
 app.command("analyze", rich_help_panel=_PIPELINE)(analyze.analyze)
 app.command("transfer", rich_help_panel=_PIPELINE)(transfer.transfer)
@@ -59,6 +73,8 @@ app.command("inspect", rich_help_panel=_LOOK)(inspect.inspect)
 app.command("verify", rich_help_panel=_LOOK)(verify.verify)
 app.command("diff", rich_help_panel=_LOOK)(diff.diff)
 app.command("provenance", rich_help_panel=_LOOK)(provenance.provenance)
+app.command("push", rich_help_panel=_SHARE)(push.push)
+app.command("pull", rich_help_panel=_SHARE)(pull.pull)
 
 
 def _version(value: bool) -> None:

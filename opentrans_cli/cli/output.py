@@ -53,8 +53,10 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def emit(document: dict[str, Any], show: Show, *, as_json: bool, path: Path | None = None, quiet: bool = False) -> None:
-    """Print one result; `path` is what the command wrote, `show` prints the table for people."""
+def emit(
+    document: dict[str, Any], show: Show, *, as_json: bool, path: Path | str | None = None, quiet: bool = False
+) -> None:
+    """Print one result; `path` (or address) is what the command wrote, `show` prints the table for people."""
     if not speaks():
         return
     if as_json:
