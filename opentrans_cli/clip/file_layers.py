@@ -149,15 +149,19 @@ def _own_reason(entry: _Entry, name: str) -> str | None:
 def _distinct(layers: list[FileLayer], tower: TowerPlace | None) -> Iterator[FileLayer]:
     """Layers of the tower under their names inside it, the others under those of the file.
 
-    The text tower of a CLIP has the names that a ViT has inside; it then goes by `text.`, as newer ones do.
+    Where two would be called the same, the second has another name: the text tower of a CLIP, whose layers are called
+    like those inside a ViT, goes by `text.` as in newer CLIPs, other tensors by their whole key.
     """
     taken: set[str] = set()
     inside = {id(layer): tower.inside(layer.name) if tower is not None else None for layer in layers}
     for layer in sorted(layers, key=lambda layer: inside[id(layer)] is None):
-        name = inside[id(layer)] or layer.name
-        if name in taken:
-            name = f"text.{name}" if layer.skipped == TEXT_TOWER else f"outside.{name}"
-        if name in taken:
+        names = [inside[id(layer)] or layer.name, f"outside.{layer.name}"]
+        if layer.rows is None:
+            names.insert(1, layer.key)
+        if layer.skipped == TEXT_TOWER:
+            names.insert(1, f"text.{layer.name}")
+        name = next((name for name in names if name not in taken), None)
+        if name is None:
             raise SourceError(f"two tensors of one name in the checkpoint: '{layer.name}'; rename one")
         taken.add(name)
         yield replace(layer, name=name)

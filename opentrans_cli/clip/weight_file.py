@@ -82,15 +82,14 @@ def _open_single(path: Path) -> WeightFile:
 def _content(path: Path) -> str:
     """What the first bytes of a file say it is: "safetensors", "zip", "old torch", "json", or words for an error."""
     try:
-        size = path.stat().st_size
+        if not path.stat().st_size:  # before it is opened, which would wait for ever on a pipe
+            raise SourceError(f"the checkpoint is empty: {path}; download or export it again")
         with path.open("rb") as file:
             start = file.read(64)
     except FileNotFoundError as error:
         raise SourceError(f"no such checkpoint: {path}; check the path") from error
     except OSError as error:
         raise SourceError(f"cannot read: {path} ({error.strerror or error}); check the path and its rights") from error
-    if not size:
-        raise SourceError(f"the checkpoint is empty: {path}; download or export it again")
     if start.startswith(b"version https://git-lfs"):
         raise SourceError(f"Git LFS pointer instead of the checkpoint: {path}; run `git lfs pull` in its folder")
     if start.startswith(_OLD_TORCH):

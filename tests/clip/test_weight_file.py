@@ -121,10 +121,10 @@ def test_sparse_and_missing_values_are_named(tmp_path):
     }
 
 
-@pytest.mark.parametrize("length", range(1, 40))
-def test_no_length_of_the_header_is_taken_for_another_format(tmp_path, length):
-    save_file({"a" * length * 8: torch.ones(2, 2)}, tmp_path / "a")
-    assert len(open_weight_file(tmp_path / "a").headers) == 1
+def test_no_length_of_the_header_is_taken_for_another_format(tmp_path):
+    for length in range(1, 300, 8):
+        save_file({"a" * length: torch.ones(2, 2)}, tmp_path / "a")
+        assert len(open_weight_file(tmp_path / "a").headers) == 1
 
 
 def test_nan_is_let_through(tmp_path):
@@ -207,10 +207,12 @@ def test_what_is_no_checkpoint_is_refused_by_its_content(tmp_path, content, matc
     refused(tmp_path / "file.safetensors", match)
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path):
     refused(tmp_path / "none.pth", "no such checkpoint")
     (tmp_path / "folder.pth").mkdir()
     refused(tmp_path / "folder.pth", "cannot read")
+    os.mkfifo(tmp_path / "pipe.pth")
+    refused(tmp_path / "pipe.pth", "empty")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "old torch"])
