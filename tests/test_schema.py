@@ -163,6 +163,25 @@ REPORTS: dict[str, dict[str, Any]] = {
         "mask_only": False,
         "dry_run": False,
     },
+    "provenance_report": {
+        "digest": "sha256:" + 64 * "0",
+        "base": {"source": "tiny", "digest": "sha256:" + 64 * "1"},
+        "reproducible": True,
+        "steps": [
+            {
+                "number": 1,
+                "verb": "prune",
+                "parent": None,
+                "digest": "sha256:" + 64 * "0",
+                "options": {"sparsity": 0.5},
+                "seed": 0,
+                "versions": {"opentrans": "0.1.0"},
+                "data": None,
+                "command": "opentrans prune",
+                "problem": None,
+            }
+        ],
+    },
 }
 
 
