@@ -163,6 +163,18 @@ REPORTS: dict[str, dict[str, Any]] = {
         "mask_only": False,
         "dry_run": False,
     },
+    "pull_report": {
+        "path": "subnet",
+        "repo": "org/name",
+        "revision": "v1",
+        "commit": "0" * 40,
+        "digest": "sha256:" + "0" * 64,
+        "sparsity": 0.9,
+        "bytes": 1000,
+        "fetched_bytes": 1000,
+        "asked": True,
+        "completed": False,
+    },
     "provenance_report": {
         "digest": "sha256:" + 64 * "0",
         "base": {"source": "tiny", "digest": "sha256:" + 64 * "1"},
