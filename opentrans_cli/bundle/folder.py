@@ -60,7 +60,7 @@ def manifest_bytes(folder: Path) -> bytes:
         raise BundleError(
             f"not a bundle: {str(folder)!r} has no {MANIFEST}; pass a folder that `opentrans prune` wrote"
         )
-    _refuse_link_out(_resolved(folder), path)
+    _refuse_link_out(folder, path)
     if path.stat().st_size > MAX_MANIFEST:
         raise BundleError(f"manifest is too large: {str(path)!r}; write or download the bundle again")
     return read_bytes(path)
@@ -74,8 +74,8 @@ def file_path(folder: Path, entry: FileEntry) -> Path:
     """
     pending = pending_path(folder, entry)
     path = pending if pending.is_file() else folder / entry.name
-    _refuse_link_out(_resolved(folder), path)
-    _refuse_link_out(_resolved(folder), path.parent)
+    _refuse_link_out(folder, path)
+    _refuse_link_out(folder, path.parent)
     return path
 
 
@@ -92,12 +92,11 @@ def check_folder(folder: Path, manifest: Manifest) -> None:
     """BundleError unless every declared file is there with its size, no link leaves, and nothing dangerous is
     beside.
     """
-    root = _resolved(folder)
     for entry in manifest.files:
         _check_file(file_path(folder, entry), entry)
     declared = {entry.name for entry in manifest.files}
     for path in _walk(folder):
-        _refuse_link_out(root, path)
+        _refuse_link_out(folder, path)
         name = path.relative_to(folder).as_posix()
         if path.suffix.lower() in _REFUSED and name not in declared:
             raise BundleError(f"undeclared file in the bundle: {str(path)!r}; remove it, nothing vouches for it")
@@ -157,8 +156,8 @@ def _resolved(path: Path) -> Path:
         raise BundleError(f"link leads nowhere: {str(path)!r}; replace it by the file itself") from error
 
 
-def _refuse_link_out(root: Path, path: Path) -> None:
-    if path.is_symlink() and not _resolved(path).is_relative_to(root):
+def _refuse_link_out(folder: Path, path: Path) -> None:
+    if path != folder and path.is_symlink() and not _resolved(path).is_relative_to(_resolved(folder)):
         raise BundleError(f"link leaves the bundle: {str(path)!r}; replace it by the file itself")
 
 
