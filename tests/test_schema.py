@@ -194,6 +194,32 @@ REPORTS: dict[str, dict[str, Any]] = {
             }
         ],
     },
+    "diff_report": {
+        "a": "one",
+        "b": "two",
+        "subnets": None,
+        "alphas": {
+            "estimator_a": "xmin_peak",
+            "estimator_b": "xmin_peak",
+            "median_a": 2.5,
+            "median_b": None,
+            "changed": 1,
+            "spearman": 0.9,
+            "layers": [
+                {
+                    "name": "conv1",
+                    "alpha_a": 2.5,
+                    "alpha_b": None,
+                    "change": None,
+                    "decision_a": "frozen",
+                    "decision_b": "trained",
+                }
+            ],
+            "only_a": [],
+            "only_b": ["conv2"],
+        },
+        "warnings": [],
+    },
 }
 
 
