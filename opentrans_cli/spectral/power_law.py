@@ -18,7 +18,7 @@ from opentrans_cli.spectral.esd import SMALLEST_EIGENVALUE
 # The standard error is (alpha - 1) / sqrt(n): below ten eigenvalues, a third of alpha - 1 or worse.
 MIN_EIGENVALUES = 10
 
-# In standard deviations of a Gaussian matrix: about one such matrix in 10,000 lies above.
+# In standard deviations of Gaussian layers: fewer than one in 1,000 lies above, of large ones none in 5,000.
 RANDOM_SPREAD = 4.0
 
 _PROBLEMS = ("zero matrix", "too few eigenvalues", "degenerate spectrum", "below threshold", "no tail in window")

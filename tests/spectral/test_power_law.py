@@ -9,11 +9,13 @@ import torch
 
 from opentrans_cli.spectral.power_law import (
     MIN_EIGENVALUES,
+    RANDOM_SPREAD,
     PowerLawFit,
     fit_all_tails,
     fit_tail,
     no_fit,
     spectrum_problem,
+    trusted,
     verdict,
 )
 
@@ -136,3 +138,17 @@ def test_the_verdict_names_the_problem_before_alpha():
     assert verdict(few, fit_tail(few, 0)) == "too few eigenvalues"
     assert verdict(few, no_fit(few)) == "too few eigenvalues"
     assert no_fit(few).alpha == math.inf and no_fit(few).tail_size == 0
+
+
+@pytest.mark.parametrize("alpha", [1.5, 2.5, 7.0])
+def test_a_spectrum_no_broader_than_a_random_one_is_random_like_whatever_its_alpha(alpha):
+    fit = PowerLawFit(alpha=alpha, xmin=1.0, ks_distance=0.1, tail_size=20, standard_error=0.1)
+    values = power_law_samples(2.5, 20)
+    assert verdict(values, fit, RANDOM_SPREAD) == verdict(values, fit, -30.0) == "random-like"
+    assert verdict(values, fit, RANDOM_SPREAD + 0.01) == verdict(values, fit)
+
+
+def test_problems_are_not_trusted_and_all_other_verdicts_are():
+    problems = {"zero matrix", "too few eigenvalues", "degenerate spectrum", "below threshold", "no tail in window"}
+    assert not any(trusted(problem) for problem in problems)
+    assert all(trusted(said) for said in ("very heavy-tailed", "heavy-tailed", "light-tailed", "random-like"))
