@@ -53,9 +53,17 @@ class AlphaReport:
 
 
 def bundle_report(bundle: Bundle) -> AlphaReport | None:
-    """The report in a bundle; None before `analyze`. Raises BundleError when it is damaged."""
+    """The report in a bundle; None before `analyze`, or if it does not say its layers, as the format allows.
+
+    Raises BundleError when it is damaged.
+    """
     stored = bundle.alpha()
-    return None if stored is None else _from_arrays(*stored, where=str(bundle.path))
+    if stored is None:
+        return None
+    try:
+        return _from_arrays(*stored, where=str(bundle.path))
+    except BundleError:
+        return None
 
 
 def read_alpha_report(path: Path) -> AlphaReport:
