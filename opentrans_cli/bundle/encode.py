@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,20 @@ def stored_dtypes(names: Mapping[str, Any], masks: Mapping[str, Mask], dtype: st
         return None
     weights = {weight_name(layer) for layer in masks}
     return {name: dtype for name in names if name.rpartition("/")[2] in weights}
+
+
+def stored_hashes(tower: Tensors, masks: Mapping[str, Mask], dtype: str) -> dict[str, str]:
+    """By tensor, SHA-256 in hexadecimal of its bytes as `weights.safetensors` holds them; arguments as `encode_tower`.
+
+    `tower` may be a part of one, with the masks of that part.
+    """
+    stored = encode_tower(tower, masks, dtype)
+    rounded = stored_dtypes(stored, masks, dtype) or {}
+    arrays = {name: to_bfloat16_bits(array) if name in rounded else array for name, array in stored.items()}
+    return {
+        name: hashlib.sha256(np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes()).hexdigest()
+        for name, array in sorted(arrays.items())
+    }
 
 
 def masked_base(base: Tensors, masks: Mapping[str, Mask], dtype: str) -> dict[str, NDArray[Any]]:

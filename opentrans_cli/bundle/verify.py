@@ -1,22 +1,36 @@
-"""The full integrity check of a bundle: every law, each with its own answer."""
+"""The full integrity check of a bundle: every law, each with its own answer. Every file is read once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from opentrans_cli.bundle import layout
-from opentrans_cli.bundle.bitmask import Mask, unpack_mask
-from opentrans_cli.bundle.digest import file_sha256
+from opentrans_cli.bundle.documents import check_report_file
 from opentrans_cli.bundle.folder import check_folder, file_path, manifest_bytes, read_manifest
-from opentrans_cli.bundle.manifest import Manifest
-from opentrans_cli.bundle.nested import decode_snapshot, last_round, saved_rounds
-from opentrans_cli.bundle.tensorfile import read_metadata, read_tensors, tensor_headers
+from opentrans_cli.bundle.header import Place
+from opentrans_cli.bundle.history import check_frozen, check_parents, check_steps, frozen_hashes, parent_facts
+from opentrans_cli.bundle.laws import (
+    FiniteValues,
+    Law,
+    MaskCounts,
+    Padding,
+    Rounds,
+    RoundWeights,
+    TensorHashes,
+    ValueCounts,
+)
+from opentrans_cli.bundle.manifest import FileEntry, Manifest
+from opentrans_cli.bundle.scan import Piece, Scanned, scan_file, scan_tensors
+from opentrans_cli.bundle.schema import check_document
+from opentrans_cli.bundle.store import Bundle
+from opentrans_cli.bundle.tensorfile import read_metadata
 from opentrans_cli.errors import BundleError, OpentransError
+
+# Files whose tensors others are compared with come first.
+_ORDER = (layout.MASK, layout.WEIGHTS, layout.ROUNDS, layout.ROUND_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -28,10 +42,12 @@ class Check:
     detail: str  # what was counted, or what is wrong with the next move
 
 
-def verify_bundle(path: Path | str) -> tuple[Check, ...]:
-    """Checks manifest, files, hashes, headers, masks, values, rounds and steps, reading every byte.
+def verify_bundle(path: Path | str, *, parents: Sequence[Path | str] = ()) -> tuple[Check, ...]:
+    """Checks manifest, files, hashes, headers, masks, values, rounds, reports and history, reading every byte once.
 
-    A damaged bundle gives failed checks; only a path that is no bundle at all raises BundleError.
+    parents: bundles said to be steps of its history; each is checked completely, compared by digest, and its tensors
+    with those that were frozen since. A damaged bundle gives failed checks; only a path that is no bundle at all
+    raises BundleError.
     """
     folder = Path(path)
     manifest_bytes(folder)
@@ -39,26 +55,152 @@ def verify_bundle(path: Path | str) -> tuple[Check, ...]:
         manifest = read_manifest(folder)
     except BundleError as error:
         return (Check("manifest", False, str(error)),)
+    reading = _Reading(folder, manifest)
     return (
         Check("manifest", True, f"version {manifest.version}, {len(manifest.layers)} layers"),
-        *_checks(folder, manifest),
+        *reading.checks(),
+        *(_attempt("parent", partial(_parent, reading, Path(given))) for given in parents),
     )
 
 
-def _checks(folder: Path, manifest: Manifest) -> Iterator[Check]:
-    yield _attempt("files", lambda: _files(folder, manifest))
-    yield _attempt("hashes", lambda: _hashes(folder, manifest))
-    yield _attempt("headers", lambda: _headers(folder, manifest))
-    yield _attempt("padding", lambda: _padding(folder, manifest))
-    yield _attempt("mask counts", lambda: _mask_counts(folder, manifest))
+class _Reading:
+    """One pass over all files of a bundle; `watched` are tensors of the tower whose hashes are wanted."""
+
+    def __init__(self, folder: Path, manifest: Manifest, *, watched: Collection[str] = ()) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._problems: dict[str, OpentransError | OSError] = {}  # by law, the first one it met
+        self._scanned: dict[str, Scanned] = {}
+        self._unreadable: dict[str, OpentransError | OSError] = {}  # by file
+        self.hashes = TensorHashes({*watched, *self._frozen()})
+        self._laws = (*_laws(manifest), self.hashes)
+        for entry in sorted(manifest.files, key=_rank):
+            self._read(entry)
+
+    def _frozen(self) -> Mapping[str, str]:
+        try:
+            return frozen_hashes(self.folder, self.manifest) or {}
+        except (OpentransError, OSError):
+            return {}  # told by the check of the reports
+
+    def _read(self, entry: FileEntry) -> None:
+        path = file_path(self.folder, entry)
+        try:
+            if entry.name.endswith(".safetensors"):
+                check = partial(self._heads, entry.name, path)
+                scanned = scan_tensors(path, entry.name, check=check, see=self._see)
+                if scanned.problem is not None:
+                    self._unreadable[entry.name] = scanned.problem
+            else:
+                scanned = scan_file(path)
+            self._scanned[entry.name] = scanned
+        except (OpentransError, OSError) as error:
+            self._unreadable[entry.name] = error
+
+    def _heads(self, name: str, path: Path, places: Mapping[str, Place]) -> None:
+        """BundleError unless the headers are those the manifest asks for."""
+        read_metadata(path)
+        layout.check_headers(self.manifest, name, {tensor: place.header for tensor, place in places.items()})
+
+    def _see(self, piece: Piece) -> None:
+        for law in self._laws:
+            if piece.file in law.files and law.name not in self._problems:
+                try:
+                    law.see(piece)
+                except OpentransError as error:
+                    self._problems[law.name] = error
+
+    def checks(self) -> Iterator[Check]:
+        """The verdicts, in a fixed order."""
+        yield _attempt("files", self._files)
+        yield _attempt("hashes", self._hashes)
+        yield _attempt("headers", self._headers)
+        for law in self._laws:
+            if law is not self.hashes:
+                yield _attempt(law.name, partial(self.verdict, law))
+        yield _attempt("schema", self._schema)
+        yield _attempt("steps", lambda: check_steps(self.manifest))
+        yield _attempt("parents", lambda: check_parents(self.bundle))
+        if self.manifest.file(layout.FINETUNE_REPORT):
+            yield _attempt("frozen layers", self._frozen_layers)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle, for its digest."""
+        return Bundle(self.folder, self.manifest)
+
+    def verdict(self, law: Law) -> str:
+        """What a law counted. Raises what it met, or what kept one of its files from being read."""
+        for file in law.files:
+            if file in self._unreadable:
+                raise self._unreadable[file]
+        if law.name in self._problems:
+            raise self._problems[law.name]
+        return law.verdict({name: scanned.places for name, scanned in self._scanned.items()})
+
+    def tensor_hashes(self) -> dict[str, str]:
+        """SHA-256 of the watched tensors that are stored, by name."""
+        if not self.manifest.file(layout.WEIGHTS):
+            return {}
+        self.verdict(self.hashes)
+        return self.hashes.found
+
+    def _files(self) -> str:
+        check_folder(self.folder, self.manifest)
+        return f"{len(self.manifest.files)} files, {sum(entry.bytes for entry in self.manifest.files)} bytes"
+
+    def _hashes(self) -> str:
+        hashes = {name: scanned.sha256 for name, scanned in self._scanned.items()}
+        damaged = [entry.name for entry in self.manifest.files if hashes.get(entry.name) != entry.sha256]
+        if damaged:
+            raise BundleError(f"{', '.join(damaged)} does not match its hash; write or download the bundle again")
+        return f"{len(self.manifest.files)} sha256 sums agree"
+
+    def _headers(self) -> str:
+        names = [entry.name for entry in self.manifest.files if entry.name.endswith(".safetensors")]
+        for name in names:
+            if name in self._unreadable:
+                raise self._unreadable[name]
+        return f"{len(names)} tensor files as declared"
+
+    def _schema(self) -> str:
+        check_document(self.manifest.to_json(), "manifest")
+        reports = [entry for entry in self.manifest.files if entry.name.startswith("reports/")]
+        for entry in reports:
+            check_report_file(entry.name, file_path(self.folder, entry))
+        return f"manifest and {len(reports)} reports"
+
+    def _frozen_layers(self) -> str:
+        if not self.manifest.file(layout.WEIGHTS):
+            return "masks alone, nothing to compare"
+        return check_frozen(frozen_hashes(self.folder, self.manifest), self.tensor_hashes())
+
+
+def _laws(manifest: Manifest) -> Iterator[Law]:
+    masks = MaskCounts(manifest)
+    yield from (Padding(manifest), masks)
     if manifest.file(layout.WEIGHTS):
-        yield _attempt("value counts", lambda: _value_counts(folder, manifest))
-    yield _attempt("finite values", lambda: _finite(folder, manifest))
+        yield ValueCounts(manifest)
+    yield FiniteValues(manifest)
     if manifest.file(layout.ROUNDS):
-        yield _attempt("rounds", lambda: _rounds(folder, manifest))
-    if manifest.file(layout.ROUND_WEIGHTS):
-        yield _attempt("round weights", lambda: _round_weights(folder, manifest))
-    yield _attempt("steps", lambda: _steps(manifest))
+        rounds = Rounds(manifest, masks)
+        yield rounds
+        if manifest.file(layout.ROUND_WEIGHTS):
+            yield RoundWeights(rounds)
+
+
+def _rank(entry: FileEntry) -> tuple[int, str]:
+    return (_ORDER.index(entry.name) if entry.name in _ORDER else len(_ORDER), entry.name)
+
+
+def _parent(child: _Reading, path: Path) -> str:
+    """What the bundle at `path` is to `child`. Raises BundleError if it is no parent, or no sound bundle."""
+    manifest_bytes(path)
+    own = child.tensor_hashes()
+    parent = _Reading(path, read_manifest(path), watched=own)
+    failed = next((check for check in parent.checks() if not check.ok), None)
+    if failed is not None:
+        raise BundleError(f"parent is not valid: {str(path)!r} ({failed.name}): {failed.detail}")
+    return parent_facts(child.bundle, parent.bundle, own, parent.tensor_hashes())
 
 
 def _attempt(name: str, check: Callable[[], str]) -> Check:
@@ -68,103 +210,3 @@ def _attempt(name: str, check: Callable[[], str]) -> Check:
         return Check(name, False, str(error))
     except OSError as error:
         return Check(name, False, f"cannot read: {error.strerror or error}; check permissions")
-
-
-def _files(folder: Path, manifest: Manifest) -> str:
-    check_folder(folder, manifest)
-    return f"{len(manifest.files)} files, {sum(entry.bytes for entry in manifest.files)} bytes"
-
-
-def _hashes(folder: Path, manifest: Manifest) -> str:
-    damaged = [entry.name for entry in manifest.files if file_sha256(file_path(folder, entry)) != entry.sha256]
-    if damaged:
-        raise BundleError(f"{', '.join(damaged)} does not match its hash; write or download the bundle again")
-    return f"{len(manifest.files)} sha256 sums agree"
-
-
-def _headers(folder: Path, manifest: Manifest) -> str:
-    names = _tensor_files(manifest)
-    for name in names:
-        _found(folder, manifest, name)
-    return f"{len(names)} tensor files as declared"
-
-
-def _padding(folder: Path, manifest: Manifest) -> str:
-    packed = _tensors(folder, manifest, layout.MASK)
-    for layer in manifest.layers:
-        unpack_mask(packed[layer.name], layer.shape)
-    return "unused bits are zero"
-
-
-def _mask_counts(folder: Path, manifest: Manifest) -> str:
-    _masks(folder, manifest)
-    return f"{manifest.kept} of {manifest.total} weights kept"
-
-
-def _value_counts(folder: Path, manifest: Manifest) -> str:
-    # The header is enough: it was compared with the manifest, and the mask's count is a check of its own.
-    stored = tensor_headers(_found(folder, manifest, layout.WEIGHTS))
-    values = sum(stored[layout.weight_name(layer.name)].shape[0] for layer in manifest.layers)
-    return f"{values} values, one for every kept weight"
-
-
-def _finite(folder: Path, manifest: Manifest) -> str:
-    count = 0
-    for file in (layout.WEIGHTS, layout.HEAD):
-        if manifest.file(file) is None:
-            continue
-        for name, array in _tensors(folder, manifest, file).items():
-            layout.check_finite(name, array)
-            count += 1
-    return f"{count} tensors hold neither NaN nor infinity"
-
-
-def _rounds(folder: Path, manifest: Manifest) -> str:
-    rounds = _tensors(folder, manifest, layout.ROUNDS)
-    last = 0
-    for layer, mask in _masks(folder, manifest).items():
-        layout.check_rounds(layer, rounds[layer], mask)
-        last = max(last, int(rounds[layer].max()))
-    return f"{last} nested rounds, round 0 is the mask"
-
-
-def _round_weights(folder: Path, manifest: Manifest) -> str:
-    stored = _tensors(folder, manifest, layout.ROUND_WEIGHTS)
-    last, rounds = _tensors(folder, manifest, layout.WEIGHTS), _tensors(folder, manifest, layout.ROUNDS)
-    end, saved = last_round(rounds), saved_rounds(stored)
-    if saved and saved[-1] >= end:
-        raise BundleError(f"weights of round {saved[-1]}, the last is {end}; write or download the bundle again")
-    for number in saved:
-        decode_snapshot(number, stored, last=last, rounds=rounds, origin=layout.ROUND_WEIGHTS)
-    return f"towers of {len(saved)} earlier rounds, each with a value for every kept weight"
-
-
-def _steps(manifest: Manifest) -> str:
-    # The format of every digest, and that all but the first name a parent, are laws of the manifest itself.
-    verbs = " -> ".join(step.verb for step in manifest.steps)
-    return f"{len(manifest.steps)} steps: {verbs}" if verbs else "no steps recorded"
-
-
-def _tensor_files(manifest: Manifest) -> list[str]:
-    return [entry.name for entry in manifest.files if entry.name.endswith(".safetensors")]
-
-
-def _found(folder: Path, manifest: Manifest, name: str) -> Path:
-    """Where the tensor file is, once its headers are known to agree, so that reading it takes the memory
-    expected.
-    """
-    entry = manifest.file(name)
-    assert entry is not None
-    path = file_path(folder, entry)
-    layout.check_headers(manifest, name, tensor_headers(path))
-    read_metadata(path)
-    return path
-
-
-def _tensors(folder: Path, manifest: Manifest, name: str) -> dict[str, NDArray[Any]]:
-    return read_tensors(_found(folder, manifest, name))
-
-
-def _masks(folder: Path, manifest: Manifest) -> dict[str, Mask]:
-    packed = _tensors(folder, manifest, layout.MASK)
-    return {layer.name: layout.decode_mask(layer, packed[layer.name]) for layer in manifest.layers}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opentrans_cli.bundle.encode import stored_hashes
+from opentrans_cli.bundle.history import FROZEN_TENSORS
 from opentrans_cli.clip.layers import batchnorm_of
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.frameworks.base import class_scores
@@ -15,6 +17,7 @@ from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.reporter import Reporter
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, VocabularyText
+from opentrans_cli.steps.sources import numpy_masks
 from opentrans_cli.steps.training_data import IGNORED, TrainingData
 from opentrans_cli.training.cost import LayerCost, cost_receipt
 from opentrans_cli.training.freezing import freeze_layers, state_hash
@@ -112,7 +115,17 @@ class FinetuneRun:
             "resolution": list(cost.resolution),
             "frozen_layers": list(self.frozen),
             "frozen_hash": f"sha256:{self._hash_before}",
+            FROZEN_TENSORS: self._frozen_tensors(),
         }
+
+    def _frozen_tensors(self) -> dict[str, str]:
+        """Hashes of what was frozen, as the bundle stores it: later it can be compared with that of the parent."""
+        tower, bundle = self.built.tower, self.built.tower.bundle
+        assert bundle is not None
+        owners = {name.removeprefix(BACKBONE) for name in self.fixed}
+        parts = {name: value for name, value in self.built.tower_tensors().items() if name.rpartition(".")[0] in owners}
+        masks = numpy_masks({layer: mask for layer, mask in tower.masks.items() if layer in owners})
+        return stored_hashes(parts, masks, bundle.manifest.layers[0].dtype)
 
 
 def _inside(layer: str | None) -> str | None:

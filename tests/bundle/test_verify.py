@@ -26,7 +26,9 @@ NAMES = [
     "value counts",
     "finite values",
     "rounds",
+    "schema",
     "steps",
+    "parents",
 ]
 
 
@@ -73,7 +75,7 @@ def _xor(layer: str, bits: list[int]) -> Callable[[dict[str, np.ndarray]], objec
 FORGED: dict[str, tuple[str, Callable[[dict[str, np.ndarray]], object], set[str]]] = {
     "mask bit": ("mask.safetensors", _xor("conv2", [1, 0]), {"mask counts", "rounds"}),
     "two mask bits": ("mask.safetensors", lambda t: t.update(conv2=_swap(t["conv2"])), {"rounds"}),
-    "padding": ("mask.safetensors", _xor("conv2", [0, 2]), {"padding", "mask counts", "rounds"}),
+    "padding": ("mask.safetensors", _xor("conv2", [0, 2]), {"padding"}),
     "no value": (
         "weights.safetensors",
         lambda t: t.update({"conv2.weight": t["conv2.weight"][1:]}),
