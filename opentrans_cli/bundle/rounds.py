@@ -27,7 +27,7 @@ KEPT_BY_ROUND = "kept_by_round"
 NEAR = 5e-4
 """How far from a round's sparsity the one asked for may be."""
 
-_NO_TRAINING = ("analyze", "transfer", "eval")
+_NO_TRAINING = ("analyze", "transfer", "eval", "push", "pull")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ SourceArg = Annotated[
         "or a bundle folder."
     ),
 ]
-BundleArg = Annotated[Path, typer.Argument(help="Bundle folder.")]
+BundleArg = Annotated[str, typer.Argument(help="Bundle folder, or hf://org/name@revision.")]
 OutOpt = Annotated[Path, typer.Option("--out", "-o", help="Where to write; never overwritten without --force.")]
 ForceOpt = Annotated[bool, typer.Option("--force", help="Replace an existing bundle at --out.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import emit
+from opentrans_cli.cli.output import ConsoleReporter, emit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,12 +16,18 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.verify import VerifyResult
 
 
-def verify(bundle: o.BundleArg, as_json: o.JsonOpt = False) -> None:
-    """Check a bundle completely: hashes, shapes, masks, counts, values. Exit code 1 if anything is wrong."""
+ParentOpt = Annotated[
+    list[str] | None,
+    typer.Option("--parent", help="A bundle of its history, to prove digest and frozen layers; repeatable."),
+]
+
+
+def verify(bundle: o.BundleArg, parent: ParentOpt = None, as_json: o.JsonOpt = False) -> None:
+    """Check a bundle completely: hashes, masks, counts, values, history. Exit code 1 if anything is wrong."""
     from opentrans_cli.steps.verify import verify as step
 
-    result = step(Path(bundle))
-    emit({**asdict(result), "path": str(result.path)}, lambda console: _show(console, result), as_json=as_json)
+    result = step(bundle, parents=parent or (), reporter=ConsoleReporter(quiet=as_json))
+    emit(asdict(result), lambda console: _show(console, result), as_json=as_json)
     if not result.ok:
         failed = next(check for check in result.checks if not check.ok)
         typer.echo(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from opentrans_cli.bundle.hub_cache import is_cached
 from opentrans_cli.bundle.layout import ALPHA
 from opentrans_cli.bundle.store import Bundle, add_file
 from opentrans_cli.errors import OptionError
@@ -137,9 +138,10 @@ def analyze(
         spectra, fit, choose, resamples=options.bootstrap, null=options.null, seed=options.seed, reporter=reporter
     )
     bundle = weights.bundle
+    published = bundle is not None and is_cached(bundle.path)  # one from the Hub stays as it is
     result = AnalyzeResult(
         source=source,
-        path=outputs.out if bundle is None else bundle.path,
+        path=outputs.out if bundle is None or published else bundle.path,
         options=options,
         rule=selection.rule if listed is None else "list",
         median_alpha=median_alpha(alphas),
@@ -152,7 +154,7 @@ def analyze(
         frontier=_frontier(model_cfg, alphas, frozen, options, bundle, resolution) if model_cfg else (),
     )
     outputs.write(result)
-    if bundle is not None and listed is None:
+    if bundle is not None and listed is None and not published:
         metrics = {"median_alpha": finite(result.median_alpha)}
         step = step_record("analyze", asdict(options), seed=options.seed, metrics=metrics)
         add_file(bundle, ALPHA, result.tensors(), step=step)

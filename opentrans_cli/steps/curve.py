@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from opentrans_cli.bundle.atomic import write_file
+from opentrans_cli.bundle.hub_cache import is_cached
 from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.rounds import RoundInfo, available, subnet_bytes
 from opentrans_cli.bundle.store import Bundle, add_files, open_bundle
@@ -18,6 +19,7 @@ from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
 from opentrans_cli.pictures.curve import CurvePoint, curve_chart
 from opentrans_cli.steps.evaluate import check_target, load_samples, score
+from opentrans_cli.steps.hub_source import local_source
 from opentrans_cli.steps.provenance import data_record, environment, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import dense_tower, tower_at
@@ -52,8 +54,11 @@ def curve(
     that is said. The segmentor is the bundle's own, else the training-free read-out. Raises OptionError for a source
     that is no bundle, else what `evaluate` raises.
     """
+    source = local_source(source, reporter)
     if not is_bundle(source):
         raise OptionError(f"only a bundle has rounds to draw: {source}; give the folder that `opentrans prune` wrote")
+    if out is None and is_cached(Path(source)):
+        raise OptionError(f"bundles of the Hub stay as they were published: {source}; add --out for report and chart")
     for target in () if out is None else (out, chart_path(out)):
         check_target(target, force=force)
     data = data or DatasetOptions(split="val")

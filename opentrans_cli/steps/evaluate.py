@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from opentrans_cli.bundle.atomic import write_file
+from opentrans_cli.bundle.hub_cache import is_cached
 from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
 from opentrans_cli.datasets import DATASETS
@@ -18,6 +19,7 @@ from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.metrics.miou import mean_iou
+from opentrans_cli.steps.hub_source import local_source
 from opentrans_cli.steps.provenance import data_record, environment, parameter_count, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import at_sparsity as tower_at_sparsity
@@ -59,8 +61,8 @@ def evaluate(
 
     A source without a segmentor (a CLIP, or a bundle fresh from `prune`) is read out without training, by MaskCLIP's
     dense embeddings, and the report says so. `at_sparsity` takes an earlier round of a bundle; its report has the
-    sparsity in its name. Images are scored at their own size. Raises SourceError, BundleError,
-    DataError or OptionError.
+    sparsity in its name. A bundle of the Hub stays as it was published. Images are scored at their own size. Raises
+    SourceError, BundleError, HubError, DataError or OptionError.
     """
     if out is not None:
         check_target(out, force=force)
@@ -82,17 +84,18 @@ def evaluate(
     if out is not None:
         write_file(out, [json_bytes(report)])
         return EvalResult(out, report)
-    if tower.bundle is None:
+    if tower.bundle is None or is_cached(tower.bundle.path):
         return EvalResult(None, report)
     return EvalResult(_record(tower.bundle, report, {**data_record(data), "base": base}), report)
 
 
 def _tower(source: str, at_sparsity: float | None, base: str | None, reporter: Reporter) -> Tower:
-    if not is_bundle(source):
+    place = local_source(source, reporter)
+    if not is_bundle(place):
         if at_sparsity is not None:
             raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
         return load_tower(source, reporter)
-    return tower_at_sparsity(open_bundle(source), at_sparsity, base=base, reporter=reporter)
+    return tower_at_sparsity(open_bundle(place), at_sparsity, base=base, reporter=reporter)
 
 
 def load_samples(dataset: str, data: DatasetOptions | None) -> SegDataset:

@@ -17,6 +17,7 @@ from opentrans_cli.clip.compact import CompactTower, compact_tower
 from opentrans_cli.clip.layers import PACKED, PARTS
 from opentrans_cli.errors import TransferError
 from opentrans_cli.steps import rounds
+from opentrans_cli.steps.hub_source import local_bundle
 from opentrans_cli.steps.provenance import arrays, parameter_count, versions
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import Tower, load_text_clip
@@ -46,7 +47,7 @@ class ExportResult(TransferResult):
 
 
 def export_open_clip(
-    bundle: Path,
+    bundle: Path | str,
     *,
     out: Path | None,
     compact: bool = False,
@@ -67,7 +68,7 @@ def export_open_clip(
     if out is not None:
         check_folder(out, {CONFIG, WEIGHTS, RECEIPT}, force=force)
         prepare_parent(out)
-    parent = open_bundle(bundle)
+    parent = open_bundle(local_bundle(bundle, reporter))
     if compact:
         _check_pattern(parent)
     tower = rounds.at_sparsity(parent, at_sparsity, base=base, reporter=reporter)

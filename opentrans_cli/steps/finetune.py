@@ -21,6 +21,7 @@ from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.spectral.selection import select_frozen
 from opentrans_cli.steps.alpha_record import recorded_alphas
 from opentrans_cli.steps.finetune_run import FinetuneRun
+from opentrans_cli.steps.hub_source import local_bundle
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.provenance import data_record, machine, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
@@ -51,7 +52,7 @@ class FinetuneResult:
 
 
 def finetune(
-    bundle: Path,
+    bundle: Path | str,
     *,
     out: Path,
     options: FinetuneOptions,
@@ -73,7 +74,7 @@ def finetune(
     check_replaceable(out, force=force)
     data, where = data or DatasetOptions(), resolve_device(device)
     samples: SegDataset = DATASETS.load(dataset)(data)
-    parent = open_bundle(bundle)
+    parent = open_bundle(local_bundle(bundle, reporter))
     run = _prepare(
         bundle_tower(parent, base=base, reporter=reporter),
         samples,

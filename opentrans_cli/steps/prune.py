@@ -15,6 +15,7 @@ from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.distill.loop import StepLog
 from opentrans_cli.steps.distilling import Distillation
 from opentrans_cli.steps.feed import ImageFeed, open_feed
+from opentrans_cli.steps.hub_source import local_bundle
 from opentrans_cli.steps.mask_choice import Choice, RandomChoice, ScoredChoice, Scorer, random_choice
 from opentrans_cli.steps.objectives import make_distillation
 from opentrans_cli.steps.options import PruneOptions
@@ -103,7 +104,7 @@ def _run(
     scorer = Scorer(options, feed=feed, world=world)
     choice: Choice = ScoredChoice(scorer, plan.pattern, plan.sparsities)
     if options.random:
-        like = None if options.like is None else open_bundle(options.like)
+        like = None if options.like is None else open_bundle(local_bundle(options.like, reporter))
         choice = random_choice(plan.tower, plan.sparsities, pattern=plan.pattern, scorer=scorer, like=like)
     distillation: Distillation | None = make_distillation(
         plan.tower, feed, options, rounds=len(plan.sparsities), world=world, compiled=compiled, reporter=reporter
@@ -148,7 +149,7 @@ def _contents(
     how = machine(run.world.device, processes=run.world.size)
     recorded = {**asdict(options), "criterion": plan.criterion, "compile": compiled, **how}
     if options.like is not None:  # where the other bundle lies says nothing about the result
-        recorded["like"] = open_bundle(options.like).digest
+        recorded["like"] = open_bundle(local_bundle(options.like, SILENT)).digest
     step = step_record(
         "prune",
         recorded,

@@ -20,6 +20,7 @@ from opentrans_cli.clip.layers import has_layer, join_packed, layer_weight, laye
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip, is_local, load_clip
 from opentrans_cli.errors import BundleError, OptionError, SourceError
+from opentrans_cli.steps.hub_source import local_source
 from opentrans_cli.steps.provenance import arrays, base_record, tensors
 from opentrans_cli.steps.reporter import SILENT, Reporter
 
@@ -57,12 +58,13 @@ def is_bundle(source: str) -> bool:
 
 
 def load_tower(source: str, reporter: Reporter, *, base: str | None = None) -> Tower:
-    """Load the tower of a bundle folder or of a CLIP source. Raises SourceError or BundleError in one line.
+    """Load the tower of a bundle, here or on the Hub, or of a CLIP. Raises SourceError, BundleError or HubError.
 
     `base` is where the base of a bundle of masks alone lies now, if it has moved.
     """
-    if is_bundle(source):
-        return bundle_tower(open_bundle(source), base=base, reporter=reporter)
+    place = local_source(source, reporter)
+    if is_bundle(place):
+        return bundle_tower(open_bundle(place), base=base, reporter=reporter)
     if source != "tiny" and not is_local(source):
         reporter.say(f"loading {source} (cached, or downloaded by open_clip)")
     return clip_tower(_loaded(source, reporter))

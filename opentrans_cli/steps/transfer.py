@@ -13,6 +13,7 @@ from opentrans_cli.errors import OptionError, TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.keys import KeyMatch
 from opentrans_cli.steps import rounds
+from opentrans_cli.steps.hub_source import local_bundle
 from opentrans_cli.steps.provenance import step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, build_segmentor
@@ -35,7 +36,7 @@ class TransferResult:
 
 
 def transfer(
-    bundle: Path,
+    bundle: Path | str,
     *,
     to: str,
     out: Path | None,
@@ -55,7 +56,7 @@ def transfer(
     framework = FRAMEWORKS.load(to)
     if out is not None:
         check_replaceable(out, force=force)
-    parent = open_bundle(bundle)
+    parent = open_bundle(local_bundle(bundle, reporter))
     tower = rounds.at_sparsity(parent, at_sparsity, base=base, reporter=reporter)
     if base is not None and not rounds.took_base(tower):
         raise OptionError(f"the bundle has all its weights: {bundle}; leave --base out")

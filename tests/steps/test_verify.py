@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"
 
 def test_the_golden_bundle_passes() -> None:
     result = verify(GOLDEN)
-    assert result.ok and len(result.checks) == 10 and result.path == str(GOLDEN)
+    assert result.ok and len(result.checks) == 12 and result.path == str(GOLDEN)
 
 
 def test_one_failed_check_makes_the_result_fail(tmp_path: Path) -> None:

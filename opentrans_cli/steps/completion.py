@@ -1,0 +1,41 @@
+"""A bundle of masks alone, completed with the values of the base it was cut from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from opentrans_cli.bundle.contents import BundleContents
+from opentrans_cli.bundle.rounds import untrained, with_base
+from opentrans_cli.bundle.store import Bundle, write_bundle
+from opentrans_cli.steps.provenance import step_record
+from opentrans_cli.steps.reporter import Reporter
+from opentrans_cli.steps.sources import base_tower
+
+
+def completed(bundle: Bundle, out: Path, *, base: str, force: bool, reporter: Reporter) -> Bundle:
+    """Write `bundle` with values at `out`: kept weights, and all other tensors of the tower, are those of `base`.
+
+    Raises SourceError if `base` is not the CLIP that the bundle was cut from.
+    """
+    manifest = bundle.manifest
+    if not untrained(manifest.steps):
+        reporter.say("weights were trained after they were pruned, and are not here: kept ones get those of the base")
+    whole = with_base(bundle, base_tower(bundle, base, reporter))
+    step = step_record("pull", {"base": base}, seed=None, parent=bundle.digest)
+    contents = BundleContents(
+        base=manifest.base,
+        pattern=manifest.pattern,
+        target_sparsity=manifest.target_sparsity,
+        masks=whole.masks(),
+        tower=whole.tower(),
+        steps=(*manifest.steps, step),
+        dtype=manifest.layers[0].dtype,
+        rounds=bundle.rounds(),
+        head=bundle.head(),
+        segmentor=manifest.segmentor,
+        alpha=bundle.alpha(),
+        reports={
+            entry.name: bundle.read(entry.name) for entry in manifest.files if not entry.name.endswith(".safetensors")
+        },
+    )
+    return write_bundle(out, contents, force=force)

@@ -1,0 +1,415 @@
+"""pull: what appears on the disk is the bundle that was published, whole or not at all, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from opentrans_cli.bundle.layout import WEIGHTS
+from opentrans_cli.bundle.schema import check_document
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.bundle.verify import verify_bundle
+from opentrans_cli.errors import BundleError, HubError, OptionError, SourceError
+from opentrans_cli.steps.hub_source import local_bundle, local_source
+from opentrans_cli.steps.pull import pull
+from opentrans_cli.steps.reporter import SILENT
+
+if TYPE_CHECKING:
+    from tests.hub.conftest import Hub
+
+pytestmark = pytest.mark.usefixtures("no_waits", "cache")
+REPO = "org/name"
+FILE = "GET /org/name/resolve/.*/weights.safetensors"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OPENTRANS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def publish(hub: Hub, files: dict[str, bytes], *, tag: str | None = None) -> str:
+    """One commit with exactly these files; its name."""
+    server = sys.modules["opentrans_test_hub_server"]
+    repo = hub.server.repos.setdefault(REPO, server.Repo())
+    blobs = {name: server.Blob(data, hub.server.is_lfs(name, len(data))) for name, data in files.items()}
+    commit: str = repo.add_commit("main", blobs, "bundle")
+    if tag:
+        repo.tags[tag] = commit
+    return commit
+
+
+def fetched(hub: Hub, name: str = "weights.safetensors") -> list[str | None]:
+    """The ranges in which a file was asked for."""
+    return [request.range for request in hub.server.requests(f"GET /{REPO}/resolve/.*/{name}$")]
+
+
+class Notes:
+    """A reporter that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    bar = SILENT.bar
+
+
+@pytest.fixture
+def published(hub: Hub, tiny_bundle: Path) -> str:
+    """The tiny bundle on the Hub, tagged v1; its commit."""
+    return publish(hub, content(tiny_bundle), tag="v1")
+
+
+def left(desk: Path) -> list[str]:
+    """What lies in a folder beside bundles that are complete."""
+    return sorted(path.name for path in desk.iterdir()) if desk.is_dir() else []
+
+
+def test_tag_branch_and_commit_bring_the_bundle_as_it_was_published(
+    hub: Hub, published: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    for number, revision in enumerate(("@v1", "@main", f"@{published}", "")):
+        out = tmp_path / f"out{number}"
+        result = pull(f"{'hf://' if number % 2 else ''}{REPO}{revision}", out=out)
+        assert content(out) == content(tiny_bundle)
+        assert (result.commit, result.path, result.digest) == (published, out, open_bundle(tiny_bundle).digest)
+        assert result.fetched_bytes == sum(entry.bytes for entry in open_bundle(out).manifest.files)
+        check_document(result.to_json(), "pull_report")
+    assert left(tmp_path) == ["hf-home", *(f"out{number}" for number in range(4))]
+
+
+def test_a_tag_stays_what_it_is_when_the_branch_moves(
+    hub: Hub, published: str, nested_bundle: Any, tmp_path: Path
+) -> None:
+    later = publish(hub, content(nested_bundle("trained")))
+    assert pull(f"{REPO}@v1", out=tmp_path / "a").commit == published != later == pull(REPO, out=tmp_path / "b").commit
+
+
+def test_only_what_the_manifest_declares_is_fetched(hub: Hub, tiny_bundle: Path, tmp_path: Path) -> None:
+    extra = {"model.pkl": b"cos\nsystem\n", "README.md": b"# card", "open_clip_model.safetensors": b"x" * 99}
+    publish(hub, content(tiny_bundle) | extra)
+    pull(REPO, out=tmp_path / "b")
+    assert content(tmp_path / "b") == content(tiny_bundle)
+    asked = {request.path.rpartition("/")[2] for request in hub.server.requests("GET .*/resolve/")}
+    assert not asked & set(extra)
+
+
+def test_without_out_it_lies_in_the_cache_and_is_fetched_once(
+    hub: Hub, published: str, tiny_bundle: Path, cache: Path
+) -> None:
+    first = pull(f"{REPO}@v1")
+    assert first.path == cache / "hub" / "org--name" / published and content(first.path) == content(tiny_bundle)
+    hub.server.log.clear()
+    again = pull(f"{REPO}@v1")
+    assert (again.path, again.fetched_bytes) == (first.path, 0)
+    assert [str(request) for request in hub.server.log] == [f"GET /api/models/{REPO}/revision/v1"]
+    hub.server.log.clear()
+    assert pull(f"{REPO}@{published}").path == first.path and hub.server.log == []
+
+
+def test_what_the_cache_has_is_copied_not_fetched(hub: Hub, published: str, tiny_bundle: Path, tmp_path: Path) -> None:
+    pull(REPO)
+    assert pull(REPO, out=tmp_path / "b").fetched_bytes == 0
+    assert content(tmp_path / "b") == content(tiny_bundle)
+
+
+def test_a_damaged_bundle_in_the_cache_is_fetched_anew(hub: Hub, published: str, tiny_bundle: Path) -> None:
+    (pull(REPO).path / WEIGHTS).unlink()
+    assert content(pull(REPO).path) == content(tiny_bundle)
+
+
+def test_offline_the_cache_serves_what_was_pulled_and_says_how_old_it_may_be(
+    hub: Hub, published: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for revision in ("v1", "main"):
+        pull(f"{REPO}@{revision}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub.server.log.clear()
+    for revision in ("v1", "main"):
+        notes = Notes()
+        result = pull(f"{REPO}@{revision}", out=tmp_path / revision, reporter=notes)
+        assert (result.commit, result.asked) == (published, False)
+        assert len(notes.said) == 1 and "HF_HUB_OFFLINE is set" in notes.said[0] and "may have moved" in notes.said[0]
+    with pytest.raises(HubError, match="not in the cache"):
+        pull(f"{REPO}@v2")
+    assert hub.server.log == []
+
+
+def test_a_dead_endpoint_is_answered_from_the_cache_too(
+    hub: Hub, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull(f"{REPO}@v1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    notes = Notes()
+    assert pull(f"{REPO}@v1", reporter=notes).commit == published
+    assert "the Hub gives no answer" in notes.said[0]
+    with pytest.raises(HubError, match="cannot be reached"):
+        pull("org/other")
+
+
+def test_errors_of_the_server_are_outlived_at_every_endpoint(
+    hub: Hub, published: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    pull(REPO, out=tmp_path / "once")
+    endpoints = {f"^{request.method} {request.path}$" for request in hub.server.log}
+    for number, endpoint in enumerate(sorted(endpoints)):
+        hub.server.fail(endpoint, times=2)
+        assert content(pull(REPO, out=tmp_path / str(number)).path) == content(tiny_bundle)
+    assert len(endpoints) >= 4
+
+
+def test_a_server_that_stays_out_of_order_is_told_after_a_bounded_number_of_tries(
+    hub: Hub, published: str, tmp_path: Path
+) -> None:
+    hub.server.fail(FILE, times=99)
+    with pytest.raises(HubError, match=r"the Hub is out of order: hf://org/name, weights.safetensors, it answers 503"):
+        pull(REPO, out=tmp_path / "b")
+    assert not (tmp_path / "b").exists() and len(fetched(hub)) == 5
+
+
+def test_a_connection_that_drops_goes_on_where_it_was(
+    hub: Hub, published: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    hub.server.drop(FILE, after_bytes=1000, times=2)
+    result = pull(REPO, out=tmp_path / "b")
+    assert content(result.path) == content(tiny_bundle)
+    assert fetched(hub) == [None, "bytes=1000-", "bytes=2000-"]
+    assert result.fetched_bytes == sum(entry.bytes for entry in open_bundle(result.path).manifest.files)
+
+
+def test_a_server_without_ranges_is_started_from_the_beginning(
+    hub: Hub, published: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    hub.server.refuse_range()
+    hub.server.drop(FILE, after_bytes=1000)
+    assert content(pull(REPO, out=tmp_path / "b").path) == content(tiny_bundle)
+    assert len(fetched(hub)) == 2
+
+
+def test_a_wrong_byte_is_fetched_once_more_and_then_refused(
+    hub: Hub, published: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    hub.server.corrupt(WEIGHTS, times=1)
+    notes = Notes()
+    assert content(pull(REPO, out=tmp_path / "a", reporter=notes).path) == content(tiny_bundle)
+    assert notes.said == ["weights.safetensors of hf://org/name arrived damaged; fetching it once more"]
+    hub.server.corrupt(WEIGHTS)
+    with pytest.raises(HubError, match=r"weights.safetensors of hf://org/name does not match its hash; nothing was"):
+        pull(REPO, out=tmp_path / "b")
+    with pytest.raises(HubError, match="does not match its hash"):
+        local_bundle(f"hf://{REPO}", SILENT)
+    assert not (tmp_path / "b").exists() and not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-10], lambda data: data + b"more"])
+def test_a_file_of_another_size_is_refused_before_it_is_fetched(
+    hub: Hub, tiny_bundle: Path, tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    files = content(tiny_bundle)
+    publish(hub, files | {WEIGHTS: change(files[WEIGHTS])})
+    with pytest.raises(
+        HubError, match=r"file on the Hub is not the declared one: weights.safetensors of hf://org/name"
+    ):
+        pull(REPO, out=tmp_path / "b")
+    assert not (tmp_path / "b").exists() and len(fetched(hub)) == 1
+
+
+def test_a_pointer_in_place_of_a_file_is_named(hub: Hub, tiny_bundle: Path, tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+    for name in (WEIGHTS, "manifest.json"):
+        publish(hub, content(tiny_bundle) | {name: pointer})
+        with pytest.raises(HubError, match="Git LFS pointer instead of the"):
+            pull(REPO, out=tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def edited(files: dict[str, bytes], change: Callable[[dict[str, Any]], object]) -> dict[str, bytes]:
+    manifest = json.loads(files["manifest.json"])
+    change(manifest)
+    return files | {"manifest.json": json.dumps(manifest).encode()}
+
+
+def _file(manifest: dict[str, Any], **changes: object) -> None:
+    next(file for file in manifest["files"] if file["name"] == WEIGHTS).update(changes)
+
+
+HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "escape": (lambda m: _file(m, name="../weights.safetensors"), "which is not allowed"),
+    "absolute": (lambda m: _file(m, name="/etc/passwd"), "which is not allowed"),
+    "pickle": (lambda m: m["files"].append({"name": "x.pkl", "sha256": "0" * 64, "bytes": 1}), "not allowed"),
+    "huge": (lambda m: _file(m, bytes=2**41), "is out of range"),
+    "no room": (lambda m: _file(m, bytes=2**40), "not enough room|not the declared one"),
+    "future": (lambda m: m.update(version=9), "upgrade opentrans"),
+    "twice": (lambda m: m["files"].append(m["files"][0]), "twice"),
+    "lies about a count": (lambda m: m["layers"][0].update(total=7), "product of its shape"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_manifest_is_refused_before_anything_is_fetched(
+    hub: Hub, tiny_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    change, message = HOSTILE[name]
+    publish(hub, edited(content(tiny_bundle), change))
+    for out in (tmp_path / "b", None):
+        with pytest.raises((BundleError, HubError), match=message) as caught:
+            pull(REPO, out=out)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "b").exists() and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_manifest_without_end_is_not_read_to_its_end(hub: Hub, tiny_bundle: Path, tmp_path: Path) -> None:
+    publish(hub, content(tiny_bundle) | {"manifest.json": b" " * (33 << 20)})
+    with pytest.raises(HubError, match="too large"):
+        pull(REPO, out=tmp_path / "b")
+
+
+def test_a_bundle_that_breaks_a_law_behind_good_hashes_never_appears(
+    hub: Hub, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    layer = open_bundle(tiny_bundle).manifest.layers[0]
+
+    def lie(manifest: dict[str, Any]) -> None:
+        entry = manifest["layers"][0]
+        other = manifest["layers"][1]
+        entry["kept"], other["kept"] = entry["kept"] - 1, other["kept"] + 1
+
+    publish(hub, edited(content(tiny_bundle), lie))
+    with pytest.raises(BundleError, match=r"bundle is not valid: hf://org/name \(headers\)"):
+        pull(REPO, out=tmp_path / "b")
+    assert left(tmp_path) == ["hf-home"] and layer.kept > 0
+
+
+def test_repos_without_a_bundle_and_repos_that_cannot_be_seen_are_told(hub: Hub, tmp_path: Path) -> None:
+    publish(hub, {"open_clip_config.json": b"{}", "pytorch_model.bin": b"x"}, tag="v1")
+    for call in (lambda: pull(REPO, out=tmp_path / "b"), lambda: local_bundle(f"hf://{REPO}", SILENT)):
+        with pytest.raises(HubError, match=r"no bundle in the repo: hf://org/name has no manifest.json; .*push"):
+            call()
+    assert local_source(f"hf://{REPO}", SILENT) == f"hf://{REPO}"
+    with pytest.raises(HubError, match="no such repo, or no right to see it: hf://org/none") as missing:
+        pull("org/none", out=tmp_path / "b")
+    with pytest.raises(HubError, match=r"no such revision: hf://org/name@v7"):
+        pull(f"{REPO}@v7", out=tmp_path / "b")
+    with pytest.raises(OptionError, match="not a repo of the Hub"):
+        pull("../name", out=tmp_path / "b")
+    assert hub.token not in str(missing.value) and left(tmp_path) == ["hf-home"]
+
+
+def test_an_existing_bundle_is_only_replaced_with_force_and_only_by_a_whole_one(
+    hub: Hub, published: str, tiny_bundle: Path, nested_bundle: Any, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(nested_bundle("trained"), tmp_path / "b"))
+    before = content(out)
+    with pytest.raises(BundleError, match="already exists"):
+        pull(REPO, out=out)
+    hub.server.corrupt(WEIGHTS, times=2)
+    with pytest.raises(HubError):
+        pull(REPO, out=out, force=True)
+    assert content(out) == before
+    pull(REPO, out=out, force=True)
+    assert content(out) == content(tiny_bundle) and left(tmp_path) == ["b", "hf-home"]
+
+
+def test_masks_alone_are_completed_with_the_users_own_base_and_with_no_other(
+    hub: Hub, nested_bundle: Any, tmp_path: Path
+) -> None:
+    publish(hub, content(nested_bundle("bare")))
+    result = pull(REPO, out=tmp_path / "whole", base="tiny")
+    whole, untrained = open_bundle(tmp_path / "whole"), open_bundle(nested_bundle("untrained"))
+    assert result.completed and all(check.ok for check in verify_bundle(whole.path))
+    assert {k: v.tobytes() for k, v in whole.tower().items()} == {k: v.tobytes() for k, v in untrained.tower().items()}
+    assert whole.manifest.steps[-1].verb == "pull"
+    assert whole.manifest.steps[-1].parent == open_bundle(nested_bundle("bare")).digest
+    with pytest.raises(OptionError, match="needs a place"):
+        pull(REPO, base="tiny")
+    other = _another_clip(tmp_path)
+    with pytest.raises(SourceError, match="not the CLIP this bundle was cut from"):
+        pull(REPO, out=tmp_path / "wrong", base=other)
+    publish(hub, content(nested_bundle("untrained")))
+    with pytest.raises(OptionError, match="has all its weights"):
+        pull(REPO, out=tmp_path / "wrong", base="tiny")
+    assert not (tmp_path / "wrong").exists()
+
+
+def _another_clip(folder: Path) -> str:
+    from safetensors.torch import save_file
+
+    from opentrans_cli.clip.source import load_clip
+
+    state = {name: value.contiguous() for name, value in load_clip("tiny").model.state_dict().items()}
+    state["visual.conv1.weight"] = state["visual.conv1.weight"] * 2
+    save_file(state, folder / "other.safetensors")
+    return str(folder / "other.safetensors")
+
+
+def _command(*line: str) -> list[str]:
+    return [sys.executable, "-m", "opentrans_cli", *line]
+
+
+def test_a_killed_pull_leaves_nothing_at_the_target_and_goes_on_where_it_was(
+    hub: Hub, published: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out, size = tmp_path / "b", (tiny_bundle / WEIGHTS).stat().st_size
+    hub.server.slow(FILE)
+    process = subprocess.Popen(_command("pull", REPO, "-o", str(out)), env=hub.env, stderr=subprocess.DEVNULL)
+    part = tmp_path / ".b.pull"
+    try:
+        assert hub.server.wait_for(FILE)
+        _wait(lambda: any(path.stat().st_size >= size // 2 for path in part.glob("*.part")))
+        assert not out.exists()
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not out.exists()
+    result = pull(REPO, out=out)
+    assert content(out) == content(tiny_bundle) and not part.exists()
+    assert fetched(hub) == [None, f"bytes={size // 2}-"]
+    assert result.fetched_bytes < sum(len(data) for data in content(tiny_bundle).values()) - size // 3
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 30) -> None:
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.02)):
+        if condition():
+            return
+        pause.wait(0.02)
+    raise AssertionError("nothing happened")
+
+
+def test_two_pulls_at_once_do_not_harm_each_other(hub: Hub, published: str, tiny_bundle: Path, cache: Path) -> None:
+    hub.server.slow(FILE, seconds=0.3)
+    processes = [
+        subprocess.Popen(_command("pull", f"{REPO}@v1", "--json"), env=hub.env, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    documents = [json.loads(process.communicate()[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert content(cache / "hub" / "org--name" / published) == content(tiny_bundle)
+    assert {document["path"] for document in documents} == {str(cache / "hub" / "org--name" / published)}
+    assert len(fetched(hub)) == 1 and left(cache / "hub" / "org--name") == [published, "revisions.json"]
+
+
+def test_the_token_is_sent_to_the_hub_and_written_nowhere(
+    hub: Hub, published: str, tmp_path: Path, run_cli: Any
+) -> None:
+    hub.server.repos[REPO].private = True
+    result = run_cli("pull", REPO, "-o", tmp_path / "b", "--json")
+    assert result.exit_code == 0 and all(request.authorized for request in hub.server.requests("resolve"))
+    written = b"".join(content(tmp_path).values())
+    assert hub.token not in result.output and hub.token.encode() not in written
