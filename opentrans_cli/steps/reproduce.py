@@ -135,7 +135,7 @@ def _chain(bundle: Bundle, inputs: Inputs) -> Iterator[ChainStep]:
     # A step names the bundle it started from, so the next one says what it left.
     digests = [*(step.parent or "" for step in steps[1:]), bundle.digest]
     current = None
-    for number, (step, digest) in enumerate(zip(steps, digests, strict=True), start=1):
+    for number, (step, digest) in enumerate(zip(steps, digests, strict=False), start=1):
         line, problem = None, None
         target = f'"$out/{number}-{step.verb}"'
         try:
