@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,8 @@ _NUMBERED = re.compile(r"v([1-9][0-9]{0,8})")
 _TRIES = 5  # to find a free number when others tag as well
 
 Say = Callable[[str], None]
+Bar = Callable[[int], AbstractContextManager[Say]]
+"""Opens a progress bar over so many files; called with the name of each that was sent."""
 
 
 @dataclass(frozen=True)
@@ -94,25 +97,25 @@ def publish(
     *,
     tag: str | None,
     say: Say = lambda text: None,
-    sent: Say = lambda name: None,
+    bar: Bar = lambda total: nullcontext(lambda name: None),
 ) -> Published:
     """Creates the repo if need be, commits what changed, and tags it; what is there already is neither sent nor made.
 
-    tag: None takes the one that the content has, or the next of v1, v2, ... say: told of every new try. sent: told of
-    every file. Raises HubError; nothing is visible then, or everything but the tag, and the same call goes on from
-    there.
+    tag: None takes the one that the content has, or the next of v1, v2, ... say: told of every new try. bar: shown
+    while files are sent. Raises HubError; nothing is visible then, or everything but the tag, and the same call goes on
+    from there.
     """
     if offline():
         raise HubError(f"calls to the Hub are forbidden: hf://{outgoing.repo}, HF_HUB_OFFLINE is set; unset it")
     with hub_errors(f"hf://{outgoing.repo}"), silent_client():
-        return _Push(outgoing, say, sent).run(tag)
+        return _Push(outgoing, say, bar).run(tag)
 
 
 class _Push:
     """One call of `publish`."""
 
-    def __init__(self, outgoing: Outgoing, say: Say, sent: Say) -> None:
-        self.outgoing, self.repo, self.say, self.sent = outgoing, outgoing.repo, say, sent
+    def __init__(self, outgoing: Outgoing, say: Say, bar: Bar) -> None:
+        self.outgoing, self.repo, self.say, self.bar = outgoing, outgoing.repo, say, bar
         self.api: HfApi = client()
         self.contents = {name: _Content.of(path) for name, path in outgoing.files.items()}
 
@@ -237,11 +240,12 @@ class _Push:
         """Sends what is not stored yet; nothing of it is visible before the commit."""
         small = [addition for addition in additions if addition.upload_info.size <= _LARGE]
         large = [[addition] for addition in additions if addition.upload_info.size > _LARGE]
-        for group in (small, *large):
-            # The client tries every request of this again by itself.
-            self.api.preupload_lfs_files(self.repo, group, revision=BRANCH, free_memory=False)
-            for addition in group:
-                self.sent(addition.path_in_repo)
+        with self.bar(len(additions)) as sent:
+            for group in (small, *large):
+                # The client tries every request of this again by itself.
+                self.api.preupload_lfs_files(self.repo, group, revision=BRANCH, free_memory=False)
+                for addition in group:
+                    sent(addition.path_in_repo)
 
     def _tag(self, asked: str | None, commit: str, tags: Mapping[str, str]) -> str:
         from huggingface_hub.errors import HfHubHTTPError

@@ -140,7 +140,8 @@ class HubServer:
         self.ranges = True
         self.lock = threading.RLock()
         self._arrived = threading.Condition(self.lock)
-        self._closing = threading.Event()
+        self._healed = threading.Event()
+        self._generation = 0
         self._faults: list[_Fault] = []
         self._corrupt: dict[str, int] = {}
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -159,7 +160,8 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing.set()
+        self.forget()
+        self.heal()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join(LONGEST_WAIT)
@@ -184,6 +186,20 @@ class HubServer:
         """Send the file `path` with the right size and one wrong byte."""
         self._corrupt[path] = times
 
+    def heal(self) -> None:
+        """No faults any more; whoever waits goes on."""
+        with self.lock:
+            self._faults.clear()
+            self._corrupt.clear()
+            self.ranges = True
+            waited, self._healed = self._healed, threading.Event()
+        waited.set()
+
+    def forget(self) -> None:
+        """Do nothing of what is waiting: its client is gone."""
+        with self.lock:
+            self._generation += 1
+
     def refuse_range(self) -> None:
         """Answer a request for a range with the whole file, as servers without ranges do."""
         self.ranges = False
@@ -199,7 +215,11 @@ class HubServer:
             return self._arrived.wait_for(lambda: len(self.requests(pattern)) >= count, seconds)
 
     def pause(self, seconds: float) -> None:
-        self._closing.wait(seconds)
+        """Wait for the time to pass or `heal`; raises if the request is forgotten meanwhile."""
+        generation, healed = self._generation, self._healed
+        healed.wait(seconds)
+        if self._generation != generation:
+            raise _Dropped
 
     def arrived(self, request: Request) -> list[_Fault]:
         """Log a request; the faults that strike it, of each kind one."""

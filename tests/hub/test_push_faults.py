@@ -1,0 +1,201 @@
+"""push when things go wrong: errors, dropped connections, kills and races leave the old state or the new one."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opentrans_cli.bundle.hub import FIRST_WAIT, retrying
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.errors import HubError
+from opentrans_cli.steps.push import push
+
+if TYPE_CHECKING:
+    from tests.hub.conftest import Hub
+
+REPO = "org/name"
+ENDPOINTS = [
+    "POST /api/repos/create",
+    "GET .*/refs",
+    "GET .*/tree/",
+    "POST .*/preupload/",
+    "POST .*/objects/batch",
+    "PUT /lfs/",
+    "POST /lfs-verify",
+    "POST .*validate-yaml",
+    "POST .*/commit/",
+    "POST .*/tag/",
+]
+LATER = ["GET .*/resolve/", "HEAD .*/resolve/", "POST .*/commit/"]
+"""Asked for when an older bundle is there."""
+
+
+def holds(hub: Hub, bundle: Path, revision: str) -> bool:
+    """Whether the repo holds exactly that bundle and a card at `revision`."""
+    found = hub.server.repos[REPO].files(revision)
+    names = ["manifest.json", *(entry.name for entry in open_bundle(bundle).manifest.files)]
+    beside = {name for name in found if not name.startswith("card/")} - {*names, "README.md", ".gitattributes"}
+    return not beside and "README.md" in found and all(found[name] == (bundle / name).read_bytes() for name in names)
+
+
+@pytest.fixture
+def older(hub: Hub, nested_bundle: Callable[[str], Path]) -> Path:
+    """A bundle that the repo holds already, as v1."""
+    path = nested_bundle("bare")
+    push(path, REPO)
+    return path
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [*((kind, pattern) for pattern in ENDPOINTS for kind in ("503", "lost")), ("dropped", "PUT /lfs/")],
+)
+def test_one_failure_at_any_endpoint_is_overcome(kind: str, pattern: str, hub: Hub, tiny_bundle: Path) -> None:
+    if kind == "503":
+        hub.server.fail(pattern, 503)
+    elif kind == "dropped":
+        hub.server.drop(pattern, after_bytes=20)
+    else:
+        hub.server.lose(pattern)
+    result = push(tiny_bundle, REPO)
+    assert len(hub.server.requests(pattern)) >= 2 and holds(hub, tiny_bundle, "v1")
+    assert hub.server.repos[REPO].tags == {"v1": result.commit} and len(hub.server.repos[REPO].commits) == 2
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("pattern", LATER)
+def test_one_failure_on_the_way_to_a_second_version_is_overcome(
+    pattern: str, hub: Hub, older: Path, tiny_bundle: Path
+) -> None:
+    for fault in (hub.server.fail, hub.server.lose):
+        fault(pattern)
+    push(tiny_bundle, REPO)
+    assert holds(hub, tiny_bundle, "v2") and holds(hub, older, "v1")
+    assert len(hub.server.repos[REPO].commits) == 3
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("pattern", ENDPOINTS)
+def test_a_hub_that_stays_broken_gives_one_line_and_nothing_half_visible(
+    pattern: str, hub: Hub, older: Path, tiny_bundle: Path
+) -> None:
+    before = dict(hub.server.repos[REPO].commits)
+    hub.server.fail(pattern, 503, times=1000)
+    with pytest.raises(HubError) as caught:
+        push(tiny_bundle, REPO)
+    assert re.fullmatch(
+        r"the Hub is out of order: hf://org/name, it answers 503 \(injected\); run the command again later",
+        str(caught.value),
+    )
+    assert hub.server.repos[REPO].tags.keys() == {"v1"} and holds(hub, older, "v1")
+    if pattern != "POST .*/tag/":
+        assert hub.server.repos[REPO].commits == before
+    hub.server.heal()
+    push(tiny_bundle, REPO)
+    assert holds(hub, tiny_bundle, "v2") and len(hub.server.repos[REPO].commits) == len(before) + 1
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_second_try_sends_no_large_file_again(hub: Hub, tiny_bundle: Path) -> None:
+    hub.server.fail("POST .*/commit/", 500, times=1000)
+    with pytest.raises(HubError):
+        push(tiny_bundle, REPO)
+    puts = hub.server.requests("PUT")
+    hub.server.heal()
+    push(tiny_bundle, REPO)
+    assert len(puts) == 2 and hub.server.requests("PUT") == puts
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_nobody_there_is_told_in_one_line(hub: Hub, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(HubError, match=r"^the Hub cannot be reached: hf://org/name, \w+; check the connection and HF_"):
+        push(tiny_bundle, REPO)
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_of_two_pushers_one_wins_and_the_other_is_told(
+    hub: Hub, older: Path, tiny_bundle: Path, nested_bundle: Callable[[str], Path]
+) -> None:
+    third = nested_bundle("masks")
+    hub.server.slow("POST .*/commit/", 30)  # the first to come waits before anything is done
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            outcome.append(push(tiny_bundle, REPO))
+        except HubError as error:
+            outcome.append(error)
+
+    slow = Thread(target=run)
+    slow.start()
+    assert hub.server.wait_for("POST .*/commit/", 2)
+    push(third, REPO)
+    hub.server.heal()
+    slow.join(60)
+    assert str(outcome[0]).startswith("somebody pushed meanwhile: hf://org/name; look at what is there")
+    assert hub.server.repos[REPO].tags.keys() == {"v1", "v2"} and holds(hub, third, "v2") and holds(hub, third, "main")
+    push(tiny_bundle, REPO)
+    assert holds(hub, tiny_bundle, "v3") and holds(hub, third, "v2") and holds(hub, older, "v1")
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_two_who_push_the_same_both_succeed(hub: Hub, tiny_bundle: Path) -> None:
+    hub.server.slow("POST .*/commit/", 30)
+    results: list[object] = []
+    slow = Thread(target=lambda: results.append(push(tiny_bundle, REPO).commit))
+    slow.start()
+    assert hub.server.wait_for("POST .*/commit/", 1)
+    results.append(push(tiny_bundle, REPO).commit)
+    hub.server.heal()
+    slow.join(60)
+    assert results[0] == results[1] and len(hub.server.repos[REPO].commits) == 2
+
+
+@pytest.mark.parametrize(
+    "moment", ["POST .*/create", "GET .*/refs", "POST .*/preupload", "PUT /lfs/", "POST .*/commit/", "POST .*/tag/"]
+)
+def test_a_killed_push_leaves_the_old_state_and_the_next_one_finishes(
+    moment: str, hub: Hub, tiny_bundle: Path, no_waits: None
+) -> None:
+    hub.server.slow(moment, 60)
+    line = [sys.executable, "-m", "opentrans_cli", "push", str(tiny_bundle), REPO, "--quiet"]
+    process = subprocess.Popen(line, env=hub.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        assert hub.server.wait_for(moment, seconds=60)
+    finally:
+        process.kill()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, said
+    hub.server.forget()
+    hub.server.heal()
+    made = hub.server.repos.get(REPO)
+    assert made is None or (not made.tags and (len(made.commits) == 1 or holds(hub, tiny_bundle, "main")))
+    push(tiny_bundle, REPO)
+    assert holds(hub, tiny_bundle, "v1") and len(hub.server.repos[REPO].commits) == 2
+
+
+def test_waits_double_and_are_no_longer_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+
+    def call() -> int:
+        if len(waits) < 4:
+            raise ConnectionResetError
+        return 7
+
+    assert retrying(call) == 7 and waits == [FIRST_WAIT, 2, 4, 8]
+    with pytest.raises(ConnectionResetError):
+        retrying(lambda: (_ for _ in ()).throw(ConnectionResetError()), attempts=2, wait=0)
+    with pytest.raises(KeyError):
+        retrying(lambda: {}["never tried again"])
+    assert waits == [FIRST_WAIT, 2, 4, 8, 0]
