@@ -106,7 +106,7 @@ def _difference(layer: str, masks: tuple[Mask, Mask], both: Mask, weights: list[
     shared = []
     for mask, reader in zip(masks, weights, strict=True):
         values = reader.read(weight_name(layer))
-        check_finite(weight_name(layer), values, origin=reader.file.name)
+        check_finite(weight_name(layer), values, origin=reader.origin)
         # Values are stored in mask order, so a place among the kept ones says which of them are shared.
         shared.append(values[both[mask]].astype(np.float64))
     gaps = np.abs(shared[0] - shared[1])

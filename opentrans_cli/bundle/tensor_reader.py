@@ -27,6 +27,7 @@ class TensorReader:
     """An open file of a bundle."""
 
     file: BinaryIO
+    origin: str  # of the bundle, for errors
     places: dict[str, Place]  # tensors by name
     start: int  # of the first tensor, in bytes
 
@@ -60,7 +61,7 @@ def tensor_reader(bundle: Bundle, name: str) -> Iterator[TensorReader]:
                     f"{name} does not match its hash: {str(bundle.path)!r}; it was changed or damaged, "
                     "write or download the bundle again"
                 )
-            yield TensorReader(file, places, PREFIX + length)
+            yield TensorReader(file, str(bundle.path), places, PREFIX + length)
     except OSError as error:
         raise BundleError(
             f"cannot read: {str(path)!r}, {error.strerror or error}; check the path and its permissions"

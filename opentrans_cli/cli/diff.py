@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import emit, human_count, percent, plain_table
+from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, percent, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from opentrans_cli.bundle.compare_alphas import AlphaComparison
     from opentrans_cli.steps.diff import DiffResult, Side, SubnetDiff
 
-_HELP = "Bundle folder, alpha.safetensors, or a file that `analyze --json` wrote."
+_HELP = "Bundle folder, hf://org/name@revision, alpha.safetensors, or a file that `analyze --json` wrote."
 _NESTED = {
     "equal": "equal",
     "a_in_b": "A keeps nothing that B does not keep",
@@ -32,11 +32,12 @@ def diff(
     a: Annotated[str, typer.Argument(metavar="A", help=_HELP)],
     b: Annotated[str, typer.Argument(metavar="B", help="The same, to compare A with.")],
     as_json: o.JsonOpt = False,
+    quiet: o.QuietOpt = False,
 ) -> None:
     """Compare two subnets or two alpha reports: weights both keep, values, alphas, decisions."""
     from opentrans_cli.steps.diff import diff as step
 
-    result = step(a, b)
+    result = step(a, b, reporter=ConsoleReporter(quiet=quiet))
     for warning in result.warnings:
         typer.echo(f"opentrans: warning: {warning}", err=True)
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json)

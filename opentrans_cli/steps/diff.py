@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from opentrans_cli.bundle.alpha_report import AlphaReport, LayerAlpha, bundle_report, read_alpha_report
@@ -14,6 +13,8 @@ from opentrans_cli.bundle.layout import WEIGHTS
 from opentrans_cli.bundle.manifest import Segmentor
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import BundleError
+from opentrans_cli.steps.hub_source import local_bundle
+from opentrans_cli.steps.reporter import SILENT, Reporter
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,13 @@ class DiffResult:
         }
 
 
-def diff(a: str, b: str) -> DiffResult:
+def diff(a: str, b: str, *, reporter: Reporter = SILENT) -> DiffResult:
     """Compare two bundles, or two alpha reports: those of bundles, `alpha.safetensors`, or `analyze --json`.
 
-    Raises BundleError for what is neither, is damaged, or has nothing in common.
+    A bundle may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError for what is
+    neither, is damaged, or has nothing in common, HubError for what cannot be pulled.
     """
-    (bundle_a, report_a), (bundle_b, report_b) = _opened(a), _opened(b)
+    (bundle_a, report_a), (bundle_b, report_b) = _opened(a, reporter), _opened(b, reporter)
     subnets = _subnets(bundle_a, bundle_b, a, b) if bundle_a and bundle_b else None
     reports = {a: report_a, b: report_b}
     missing = [source for source, report in reports.items() if report is None]
@@ -115,8 +117,8 @@ def diff(a: str, b: str) -> DiffResult:
     return DiffResult(a, b, subnets, alphas, tuple(warnings))
 
 
-def _opened(source: str) -> tuple[Bundle | None, AlphaReport | None]:
-    path = Path(source)
+def _opened(source: str, reporter: Reporter) -> tuple[Bundle | None, AlphaReport | None]:
+    path = local_bundle(source, reporter)
     if path.is_file():
         return None, read_alpha_report(path)
     bundle = open_bundle(path)

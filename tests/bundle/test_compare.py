@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,21 @@ def test_a_damaged_file_is_refused(write: Write, file: str) -> None:
     for pair in ((sound, damaged), (damaged, sound)):
         with pytest.raises(BundleError, match=rf"{file} does not match its hash.*{damaged.path.name}"):
             compare_subnets(*pair)
+
+
+def test_a_value_that_is_no_number_is_refused_by_name(write: Write) -> None:
+    sound, broken = write(masks(0)), write(masks(0))
+    path = broken.path / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-4:] = np.float32("nan").tobytes()
+    path.write_bytes(data)
+    entry = broken.manifest.file("weights.safetensors")
+    assert entry is not None
+    files = [file for file in broken.manifest.files if file != entry]
+    changed = replace(entry, sha256=hashlib.sha256(data).hexdigest())
+    forged = Bundle(broken.path, replace(broken.manifest, files=(*files, changed)))
+    with pytest.raises(BundleError, match=rf"NaN or infinite values: 'b.weight' in .*{broken.path.name}'"):
+        compare_subnets(sound, forged)
 
 
 def test_the_golden_bundle_equals_itself() -> None:
