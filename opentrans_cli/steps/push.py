@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,7 @@ from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.bundle.verify import verify_bundle
 from opentrans_cli.errors import BundleError, OptionError
+from opentrans_cli.steps.hub_source import local_bundle
 from opentrans_cli.steps.reporter import SILENT, Reporter
 
 # Named here as well, so that a push without them loads neither torch nor matplotlib.
@@ -60,7 +62,7 @@ class PushResult:
 
 
 def push(
-    bundle: Path,
+    bundle: Path | str,
     ref: str,
     *,
     dense: bool = False,
@@ -73,7 +75,7 @@ def push(
     dry_run: bool = False,
     reporter: Reporter = SILENT,
 ) -> PushResult:
-    """Verify the bundle and put it into the repo `ref`, "org/name[@tag]", in one commit with a model card.
+    """Verify a bundle, or one on the Hub, and put it into the repo `ref`, "org/name[@tag]", in one commit with a card.
 
     dense: with the files that open_clip loads, whose text tower is that of the base, or of the source `base`.
     mask_only: without values. license: an identifier of the Hub, such as "apache-2.0". tag: default the next of v1, v2,
@@ -95,19 +97,20 @@ def push(
         outgoing = Outgoing(
             repo=place.repo,
             files=files,
-            card=lambda name: _card(staged, HubRef(place.repo, name), license, dense=dense),
+            card=cache(lambda name: _card(staged, HubRef(place.repo, name), license, dense=dense)),
             extras=OPEN_CLIP_FILES,
             charts=CHARTS,
             message=message or _message(staged),
             private=private,
         )
-        card = outgoing.card(place.revision or "")
+        done = None if dry_run else _publish(outgoing, place.revision, reporter)
+        revision = place.revision if done is None else done.tag
+        card = outgoing.card(revision or "v1")
         sizes = {name: path.stat().st_size for name, path in files.items()}
         sizes |= {name: len(data) for name, data in card.items()}
-        done = None if dry_run else _publish(outgoing, place.revision, sizes, reporter)
     return PushResult(
         repo=place.repo,
-        revision=place.revision if done is None else done.tag,
+        revision=revision,
         commit=None if done is None else done.commit,
         url=f"{endpoint()}/{place.repo}" if done is None else done.url,
         digest=staged.digest,
@@ -134,14 +137,14 @@ def _place(ref: str, tag: str | None) -> HubRef:
     return HubRef(place.repo, name)
 
 
-def _verified(path: Path, reporter: Reporter) -> Bundle:
+def _verified(source: Path | str, reporter: Reporter) -> Bundle:
     """The bundle, every byte of it checked."""
-    bundle = open_bundle(path)
-    checks = verify_bundle(path)
+    bundle = open_bundle(local_bundle(source, reporter))
+    checks = verify_bundle(bundle.path)
     failed = next((check for check in checks if not check.ok), None)
     if failed is not None:
-        raise BundleError(f"bundle is not valid: {str(path)!r} ({failed.name}), {failed.detail}")
-    reporter.say(f"{path}: {len(checks)} checks passed")
+        raise BundleError(f"bundle is not valid: {str(bundle.path)!r} ({failed.name}), {failed.detail}")
+    reporter.say(f"{source}: {len(checks)} checks passed")
     return bundle
 
 
@@ -173,7 +176,7 @@ def _dense_files(staged: Bundle, folder: Path, base: str | None, reporter: Repor
 def _card(staged: Bundle, place: HubRef, license: str, *, dense: bool) -> dict[str, bytes]:
     from opentrans_cli.steps.card import card_files
 
-    return card_files(staged, repo=place.repo, license=license, dense=dense, revision=place.revision or None)
+    return card_files(staged, repo=place.repo, license=license, dense=dense, revision=place.revision)
 
 
 def _message(staged: Bundle) -> str:
@@ -183,6 +186,6 @@ def _message(staged: Bundle) -> str:
     return f"Subnet of {sparsity}, {staged.digest[:19]} (opentrans {opentrans_cli.__version__})"
 
 
-def _publish(outgoing: Outgoing, tag: str | None, sizes: Mapping[str, int], reporter: Reporter) -> Published:
-    with reporter.bar(f"push to {outgoing.repo}", len(sizes)) as advance:
-        return publish(outgoing, tag=tag, say=reporter.say, sent=advance)
+def _publish(outgoing: Outgoing, tag: str | None, reporter: Reporter) -> Published:
+    title = f"push to {outgoing.repo}"
+    return publish(outgoing, tag=tag, say=reporter.say, bar=lambda total: reporter.bar(title, total))
