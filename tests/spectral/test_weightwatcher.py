@@ -7,7 +7,7 @@ every start. They do not coincide:
 
 - below 20 eigenvalues WeightWatcher corrects alpha for bias, (n - 1) in place of n, tries only tails of eight or more,
   and takes 0.868 / sqrt(n) off their distances;
-- a layer of fewer than eight eigenvalues, or more than 15,000, is missing in its table; here it is listed with a verdict;
+- a layer of fewer than eight eigenvalues, or more than 15,000, is missing in its table; here every layer has a verdict;
 - where none is above 1e-5 its fit fails; here there are numbers and the verdict "below threshold".
 """
 
