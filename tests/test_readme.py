@@ -56,7 +56,7 @@ CHOICES: dict[str, set[str]] = {
     "--dtype": {*m.DTYPES},
 }
 TAKES_NO_VALUE = {"--force", "--json", "--quiet", "-q", "--resume", "--quick", "--random", "--dry-run", "--curve"}
-TAKES_NO_VALUE |= {"--help", "-h", "--compact", "--compile", "--mask-only", "--skip-bad"}
+TAKES_NO_VALUE |= {"--help", "-h", "--compact", "--compile", "--mask-only", "--skip-bad", "--dense", "--private"}
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
