@@ -34,7 +34,7 @@ def check_parents(bundle: Bundle) -> str:
     this bundle itself.
     """
     steps = bundle.manifest.steps
-    after = [*(step.parent for step in steps[1:]), bundle.digest]
+    after = [*(step.parent for step in steps[1:]), bundle.digest][: len(steps)]  # no steps, nothing to compare
     for number, (step, digest) in enumerate(zip(steps, after, strict=True), start=1):
         if step.verb in MEASURES and step.parent is not None and step.parent != digest:
             raise BundleError(

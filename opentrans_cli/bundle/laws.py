@@ -145,7 +145,7 @@ class Rounds(Law):
     @property
     def last(self) -> int:
         """The last round that removed a weight; 0 if none did."""
-        return max(int(np.flatnonzero(counts)[-1]) for counts in self.counts.values())
+        return max(int(np.flatnonzero(counts).max(initial=0)) for counts in self.counts.values())
 
     def kept(self, number: int) -> dict[str, int]:
         """By layer, the weights that round `number` left."""

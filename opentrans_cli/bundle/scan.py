@@ -92,6 +92,8 @@ def _scan(
             raise OSError(None, "file became shorter while it was read")
         sha.update(part)
         values = np.frombuffer(part, dtype=raw)
+        if dtype == "bool" and (values.view(np.uint8) > 1).any():
+            raise BundleError(f"truth values beside 0 and 1: {tensor!r} in {name}; write or download the bundle again")
         see(Piece(name, tensor, dtype, start, values))
         left, start = left - len(part), start + len(values)
 

@@ -83,8 +83,8 @@ class _Reading:
             return {}  # told by the check of the reports
 
     def _read(self, entry: FileEntry) -> None:
-        path = file_path(self.folder, entry)
         try:
+            path = file_path(self.folder, entry)
             if entry.name.endswith(".safetensors"):
                 check = partial(self._heads, entry.name, path)
                 scanned = scan_tensors(path, entry.name, check=check, see=self._see)
