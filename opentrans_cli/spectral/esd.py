@@ -54,7 +54,8 @@ def spectrum(weight: Tensor) -> Spectrum:
     `weight` is a convolution (O, I, kh, kw) with N <= kh * kw * min(O, I), or a linear map (O, I) with N <=
     min(O, I); any float dtype, any device. Eigenvalues of at most 1e-5 are dropped; if none is larger, all
     are kept. `spread` is taken before any is dropped.
-    Raises SpectrumError for another number of dimensions, an empty weight, NaN or infinity.
+    Raises SpectrumError for another number of dimensions, an empty weight, NaN, infinity or values whose
+    squares overflow float64.
     """
     if weight.ndim not in (2, 4):
         raise SpectrumError(f"no spectrum for a weight of {weight.ndim} dimensions; it takes (O, I) or (O, I, kh, kw)")
@@ -64,11 +65,7 @@ def spectrum(weight: Tensor) -> Spectrum:
     matrix = weight.detach().to("cpu", torch.float64)
     if not bool(matrix.isfinite().all()):
         raise SpectrumError("the weight holds NaN or infinite values")
-    if matrix.ndim == 2:
-        squared = torch.linalg.eigvalsh(_gram(matrix))
-    else:
-        slices_KOI = matrix.permute(2, 3, 0, 1).flatten(0, 1)
-        squared = torch.linalg.eigvalsh(_gram(slices_KOI)) * _CONV_FACTOR
+    squared = _squared_singular_values(matrix)
     # Rounding leaves tiny negative values where the matrix is rank-deficient.
     pooled: Tensor = squared.flatten().clamp(min=0).sort().values
     kept = pooled[pooled > SMALLEST_EIGENVALUE]
@@ -107,6 +104,17 @@ def _spread(pooled: Tensor, shape: Sequence[int]) -> float:
     inequality = weights * float((pooled / norm).square().sum())
     expected = (n + m + 1) * weights / (weights + 2)
     return (inequality - expected) / (2 * math.sqrt(K * n * (n + 1) - 2) / (K * n))
+
+
+def _squared_singular_values(matrix: Tensor) -> Tensor:
+    """Of a linear map (O, I), or of all kernel positions of a convolution with their factor; in any order."""
+    factor = 1.0
+    if matrix.ndim == 4:
+        matrix, factor = matrix.permute(2, 3, 0, 1).flatten(0, 1), _CONV_FACTOR
+    try:
+        return torch.linalg.eigvalsh(_gram(matrix)) * factor
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise SpectrumError("the eigenvalues of the weight cannot be computed") from error
 
 
 def _gram(matrix: Tensor) -> Tensor:

@@ -74,3 +74,8 @@ def test_metrics_of_a_hand_computed_spectrum():
 def test_metrics_of_a_zero_matrix_are_defined():
     metrics = spectrum_metrics(torch.zeros(4, dtype=torch.float64))
     assert (metrics.stable_rank, metrics.log_norm, metrics.log_spectral_norm) == (0.0, -math.inf, -math.inf)
+
+
+def test_a_weight_whose_squares_overflow_is_refused():
+    with pytest.raises(SpectrumError, match="cannot be computed"):
+        eigenvalues(torch.full((3, 3), 1e200, dtype=torch.float64))
