@@ -18,7 +18,7 @@ from opentrans_cli.errors import HubError
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _TIMEOUT = 30.0  # seconds without a byte
-_FIRST_READ = 64 << 10  # bytes; holds the header of most files, so that one request is enough
+_FIRST_READ = 32 << 10  # bytes; holds the header of most files, so that one request is enough
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import emit, human_bytes, human_count, plain_table
+from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +24,7 @@ def inspect(bundle: o.BundleArg, at_sparsity: o.AtSparsityOpt = None, as_json: o
     """What a bundle is, from its manifest: base, sparsity by layer, rounds that can be taken out, history, files."""
     from opentrans_cli.steps.inspect import inspect as step
 
-    result = step(Path(bundle), at_sparsity=at_sparsity)
+    result = step(bundle, at_sparsity=at_sparsity, reporter=ConsoleReporter(quiet=as_json))
     emit(asdict(result), lambda console: _show(console, result), as_json=as_json)
 
 

@@ -5,7 +5,7 @@
     NAME:FILE                 open_clip's architecture, weights from a local file
     path to a file            .safetensors, .pt, .pth or .bin; the architecture is read off the tensors (ResNets)
     path to a folder          with open_clip_config.json (open_clip's local-dir layout)
-    hf://org/name[@revision]  the same layout on the Hugging Face Hub
+    hf://org/name[@revision]  the same layout on the Hugging Face Hub; nothing else of the repo is fetched
 
 Bundles are sources as well, but know nothing of open_clip: `steps/sources.py` looks for them first. A local source
 makes no network call. Foreign pickles are read weights-only.
@@ -31,6 +31,8 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _OTHER_SOURCES = (
     "use `tiny`, a bundle folder, a local checkpoint (FILE or NAME:FILE), or a folder with open_clip_config.json"
 )
+_NO_FOLDER = "neither a bundle nor an open_clip folder: {} (needs manifest.json, or open_clip_config.json with model_cfg)"
+_CONFIG = "open_clip_config.json"
 _LOCAL_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 
 
@@ -156,15 +158,11 @@ def _load_file(path: Path, *, source: str, name: str | None) -> LoadedClip:
 
 
 def _load_folder(folder: Path, *, source: str) -> LoadedClip:
-    config_path = folder / "open_clip_config.json"
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         model_cfg = dict(config["model_cfg"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(
-            f"neither a bundle nor an open_clip folder: {source} (needs manifest.json, or open_clip_config.json "
-            f"with model_cfg); {_OTHER_SOURCES}"
-        ) from error
+        raise SourceError(f"{_NO_FOLDER.format(source)}; {_OTHER_SOURCES}") from error
     weights = next((folder / name for name in _LOCAL_WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
         raise SourceError(f"no weights in the folder: {source}; put {_LOCAL_WEIGHTS[0]} beside open_clip_config.json")
@@ -226,10 +224,22 @@ def _check_reachable(hub: str) -> None:
 
 
 def _download(source: str) -> Path:
-    from huggingface_hub import snapshot_download
+    """The folder in the Hub's own cache with the configuration and one file of weights, both of the same commit."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     repo, _, revision = source.removeprefix("hf://").partition("@")
     try:
-        return Path(snapshot_download(repo, revision=revision or None))
-    except Exception as error:
+        folder = Path(hf_hub_download(repo, _CONFIG, revision=revision or None)).parent
+        for name in _LOCAL_WEIGHTS:
+            try:
+                hf_hub_download(repo, name, revision=folder.name)
+                break
+            except EntryNotFoundError as error:
+                if isinstance(error, FileNotFoundError):  # not in the cache, and the Hub gives no answer
+                    raise
+    except Exception as error:  # hub, network and file errors come in many classes
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, FileNotFoundError):
+            raise SourceError(f"{_NO_FOLDER.format(source)}; {_OTHER_SOURCES}") from error
         raise SourceError(f"cannot be downloaded: {source} ({type(error).__name__}); {_OTHER_SOURCES}") from error
+    return folder

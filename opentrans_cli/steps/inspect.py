@@ -1,13 +1,17 @@
-"""What a bundle is, from its manifest: no torch is loaded, and no tensor read but the rounds, on demand."""
+"""What a bundle is, from its manifest and headers: no torch is loaded, and no tensor read but the rounds, on demand."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from opentrans_cli.bundle.hub_cache import bundle_folder
 from opentrans_cli.bundle.layout import WEIGHTS
+from opentrans_cli.bundle.remote_bundle import open_remote
 from opentrans_cli.bundle.rounds import RoundInfo, at_round, available, find_round
-from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.bundle.store import Bundle, open_bundle
+from opentrans_cli.steps.hub_source import find_repo, hub_ref, local_bundle, no_bundle
+from opentrans_cli.steps.reporter import SILENT, Reporter
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,14 @@ class InspectResult:
     at_sparsity: float | None  # sparsity, counts and layers are those of this round; None: the bundle as it is
 
 
-def inspect(path: Path | str, *, at_sparsity: float | None = None) -> InspectResult:
+def inspect(path: Path | str, *, at_sparsity: float | None = None, reporter: Reporter = SILENT) -> InspectResult:
     """Reads the manifest of the bundle at `path` and checks that its files are there.
 
-    `at_sparsity` shows an earlier round, whose masks are read and counted. Raises BundleError, or OptionError if there
-    is no such round.
+    Of hf://org/name[@revision] the headers of the tensor files are read too, in ranges. `at_sparsity` shows an earlier
+    round, whose masks are read and counted; for that a bundle of the Hub is pulled into the cache. Raises BundleError,
+    HubError, or OptionError if there is no such round.
     """
-    bundle = open_bundle(path)
+    bundle = _opened(path, pulled=at_sparsity is not None, reporter=reporter)
     rounds = available(bundle)
     shown = bundle if at_sparsity is None else at_round(bundle, find_round(bundle, at_sparsity), target=at_sparsity)
     manifest = shown.manifest
@@ -89,3 +94,17 @@ def inspect(path: Path | str, *, at_sparsity: float | None = None) -> InspectRes
         rounds=rounds,
         at_sparsity=at_sparsity,
     )
+
+
+def _opened(path: Path | str, *, pulled: bool, reporter: Reporter) -> Bundle:
+    ref = hub_ref(path)
+    if ref is None:
+        return open_bundle(path)
+    if pulled:
+        return open_bundle(local_bundle(path, reporter))
+    repo, _ = find_repo(ref, reporter)
+    folder = bundle_folder(ref, repo.commit)
+    found = open_bundle(folder) if folder.is_dir() else open_remote(repo)
+    if found is None:
+        raise no_bundle(ref)
+    return found

@@ -19,6 +19,8 @@ from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.steps.command_line import Input, Inputs, base_word, command
 from opentrans_cli.steps.flags import MEASURES
+from opentrans_cli.steps.hub_source import local_bundle
+from opentrans_cli.steps.reporter import SILENT
 
 _HEAD = """\
 #!/bin/sh
@@ -122,7 +124,7 @@ class Provenance:
 
 def provenance(path: Path | str) -> Provenance:
     """The history of the bundle at `path`, from its manifest alone. Raises BundleError."""
-    bundle = open_bundle(path)
+    bundle = open_bundle(local_bundle(path, SILENT))
     base = bundle.manifest.base
     inputs = Inputs()
     steps = tuple(_chain(bundle, inputs))
