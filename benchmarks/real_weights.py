@@ -40,9 +40,8 @@ def row(file: Path, estimator: str) -> str:
     result = analyze(str(file), options)
     nulls = {name: trust.null for name, trust in result.trust.items() if trust.null}
     alphas = {layer.name: layer.alpha for layer in result.layers}
-    outside = sum(
-        not nulls[name][0] <= alphas[name] <= nulls[name][-1] for name in nulls if math.isfinite(alphas[name])
-    )
+    fitted = [name for name in nulls if math.isfinite(alphas[name])]
+    outside = sum(not nulls[name][0] <= alphas[name] <= nulls[name][-1] for name in fitted)
     verdicts = [layer.verdict for layer in result.layers]
     cells = (
         file.name,
