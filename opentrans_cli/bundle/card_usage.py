@@ -107,7 +107,7 @@ def usage(manifest: Manifest, *, repo: str, revision: str | None, dense: bool, b
 
 def _parts(manifest: Manifest, repo: str, revision: str | None, dense: bool, base: Pretrained | None) -> Iterator[str]:
     yield "## Use"
-    yield "With `opentrans` (`pip install opentrans-cli`), which checks every byte and needs no framework:"
+    yield "With `opentrans` (Python package `opentrans-cli`), which checks every byte and needs no framework:"
     yield fence("bash", pull(repo, revision) + _LOOK)
     yield "### open_clip"
     if dense:
@@ -117,7 +117,8 @@ def _parts(manifest: Manifest, repo: str, revision: str | None, dense: bool, bas
         yield fence("bash", "opentrans transfer subnet --to open-clip --out subnet-open-clip\n")
         yield fence("python", _open_clip("local-dir:subnet-open-clip"))
     yield "### Plain torch"
-    yield "The files need no code of ours: a mask is one bit a weight, a value is stored where its bit is set."
+    values = "a value is stored where its bit is set" if _has_values(manifest) else "values are those of the base"
+    yield f"The files need no code of ours: a mask is one bit a weight, {values}."
     yield fence("python", plain_torch(manifest, repo=repo, revision=revision, base=base))
     yield "### FC-CLIP, detectron2" if is_resnet(manifest) else "### Other frameworks"
     yield "`state` and `masks` are those of the section above; names are those of open_clip's image tower."
@@ -137,7 +138,7 @@ def frameworks(manifest: Manifest) -> str:
 
 def plain_torch(manifest: Manifest, *, repo: str, revision: str | None, base: Pretrained | None) -> str:
     """Python that reads masks and state dict of the tower without opentrans, but for a base only opentrans knows."""
-    has_values = manifest.file(WEIGHTS) is not None
+    has_values = _has_values(manifest)
     pinned = "" if revision is None else f", revision={revision!a}"
     packed = "" if is_resnet(manifest) else "pack({})"
     wrap = (packed or "{}").format
@@ -150,6 +151,10 @@ def plain_torch(manifest: Manifest, *, repo: str, revision: str | None, base: Pr
         lines += _base_lines(manifest, base)
     definitions = _READ_MASKS + (_READ_STATE if has_values else "") + (_PACK if packed else "")
     return definitions + "\n\n" + "\n".join(lines) + "\n"
+
+
+def _has_values(manifest: Manifest) -> bool:
+    return manifest.file(WEIGHTS) is not None
 
 
 def _base_lines(manifest: Manifest, base: Pretrained | None) -> list[str]:
