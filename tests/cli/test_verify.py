@@ -42,3 +42,10 @@ def test_no_bundle_at_all_is_told_in_one_line(run_cli: Any, desk: Path) -> None:
         result.stderr
         == f"opentrans: error: no such bundle: '{desk / 'none'}'; check the path, or make one with `opentrans prune`\n"
     )
+
+
+def test_parents_are_proved_and_strangers_refused(run_cli: Any, tiny_segmentor: Path, tiny_bundle: Path) -> None:
+    result = run_cli("verify", tiny_segmentor, "--parent", tiny_bundle)
+    assert result.exit_code == 0 and "frozen tensors are bit-identical" in result.stdout
+    result = run_cli("verify", tiny_bundle, "--parent", tiny_segmentor)
+    assert result.exit_code == 1 and "not a parent of this bundle" in result.stderr

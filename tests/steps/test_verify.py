@@ -32,3 +32,11 @@ def test_one_failed_check_makes_the_result_fail(tmp_path: Path) -> None:
 def test_no_bundle_raises(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such bundle"):
         verify(tmp_path / "none")
+
+
+def test_fine_tuning_is_proved_against_the_bundle_it_started_from(tiny_segmentor: Path, tiny_bundle: Path) -> None:
+    result = verify(tiny_segmentor, parents=[tiny_bundle])
+    details = {check.name: check.detail for check in result.checks}
+    assert result.ok, details
+    assert "frozen tensors are bit-identical" in details["parent"] and "0 frozen" not in details["parent"]
+    assert verify(tiny_bundle, parents=[tiny_segmentor]).ok is False
