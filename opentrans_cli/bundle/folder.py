@@ -52,8 +52,8 @@ def manifest_bytes(folder: Path) -> bytes:
     except OSError as error:
         raise BundleError(f"cannot read: {str(folder)!r}, {error.strerror or error}; check the path") from error
     if not there:
-        aside = replaced_copy(Path(os.path.realpath(folder)))
-        if aside.is_dir():
+        aside = None if "\0" in str(folder) else replaced_copy(Path(os.path.realpath(folder)))
+        if aside is not None and aside.is_dir():
             raise BundleError(f"bundle was cut off while being replaced: {str(folder)!r}; rename {str(aside)!r} to it")
         raise BundleError(f"no such bundle: {str(folder)!r}; check the path, or make one with `opentrans prune`")
     if not path.is_file():

@@ -83,7 +83,11 @@ def parse_json(data: bytes, where: str, *, max_values: int = MAX_VALUES) -> Any:
             f"too much JSON: {where} has more than {max_values} values; write or download the bundle again"
         )
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_whole)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is text in python alone
+        return value
     except (ValueError, RecursionError) as error:
         raise BundleError(
             f"not readable as JSON: {where}, {str(error).splitlines()[0]}; write or download the bundle again"
@@ -211,6 +215,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise ValueError("a key occurs twice in one object")
     return document
+
+
+def _whole(digits: str) -> int:
+    if digits == "-0":  # a whole number for some readers, a broken one for others
+        raise ValueError("-0 is no whole number")
+    return int(digits)
 
 
 def _no_constant(name: str) -> Any:
