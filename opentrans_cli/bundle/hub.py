@@ -85,10 +85,11 @@ def client() -> HfApi:
 @contextmanager
 def silent_client() -> Iterator[None]:
     """The client's own bars and warnings are off: the warnings hold addresses, which may be signed."""
-    from huggingface_hub import utils
+    from huggingface_hub import constants, utils
 
     bars: Any = utils  # its functions for bars are public, but not declared
     level, shown = utils.logging.get_verbosity(), not bars.are_progress_bars_disabled()
+    shown &= constants.HF_HUB_DISABLE_PROGRESS_BARS is not False  # else the user insists on them
     utils.logging.set_verbosity_error()
     if shown:
         bars.disable_progress_bars()
@@ -136,7 +137,7 @@ def retrying(
         except Exception as error:
             if attempt == attempts or not is_transient(error):
                 raise
-            say(f"{_cause(error)}; trying again in {pause:g} s ({attempt} of {attempts - 1})")
+            say(f"trouble with the Hub, {_cause(error)}; trying again in {pause:g} s ({attempt} of {attempts - 1})")
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_WAIT)
     raise ValueError("attempts is at least 1")
@@ -207,12 +208,14 @@ def _translate_answer(error: Any, what: str) -> HubError:
 
 
 def _cause(error: BaseException) -> str:
-    """In a few words and without addresses: the status and what the server said of it, or the exception's class."""
+    """In a few words and without addresses: the status or the exception's class, and what was said of it."""
     code = status(error)
-    if code is None:
-        return type(error).__name__
-    said = " ".join(str(getattr(error, "server_message", None) or "").split())
-    return f"it answers {code}" + (f" ({_scrub(said)[:160]})" if said else "")
+    # Those who send headers may quote them.
+    quotes = type(error).__module__.partition(".")[0] in _TRANSPORT or isinstance(error, UnicodeError)
+    said = getattr(error, "server_message", None) if code is not None else "" if quotes else str(error)
+    words = _scrub(" ".join(str(said or "").split()))[:160]
+    name = type(error).__name__ if code is None else f"it answers {code}"
+    return f"{name} ({words})" if words else name
 
 
 def _scrub(text: str) -> str:
@@ -221,7 +224,7 @@ def _scrub(text: str) -> str:
 
 
 def _move(error: BaseException) -> str:
-    if type(error).__name__ in ("LocalProtocolError", "InvalidHeader"):
+    if type(error).__name__ in ("LocalProtocolError", "InvalidHeader", "UnicodeEncodeError"):
         return f"the token cannot be sent, {_LOGIN} anew"
     return "check HF_ENDPOINT, and that huggingface_hub is up to date"
 

@@ -171,20 +171,25 @@ class _Push:
 
     def _update(self, remote: _Remote, tag: str | None, tags: Mapping[str, str]) -> Published:
         declared = self._declared(remote)
-        changed = {
-            name: path for name, path in self.outgoing.files.items() if not remote.has(name, self.contents[name])
-        }
-        foreign = sorted(name for name in changed if name in remote.files) if declared is None else []
-        if foreign:
-            raise HubError(f"repo holds a file of its own: {foreign[0]!r} in hf://{self.repo}; push to another repo")
+        beside = {*self.outgoing.extras, *self.outgoing.charts}
+        if declared is None:
+            self._refuse_foreign(remote, {*self.contents, *beside})
+        changed = [name for name, content in self.contents.items() if not remote.has(name, content)]
         card = self.outgoing.card(tag or _next(tags))
-        kept = {*self.outgoing.files, *card}
-        known = set() if declared is None else {*declared, *self.outgoing.extras, *self.outgoing.charts}
-        gone = tuple(sorted(known.intersection(remote.files) - kept))
-        commit = self._commit(remote, {**changed, **card}, gone)
+        ours = set() if declared is None else {*declared, *beside}
+        gone = tuple(sorted(ours.intersection(remote.files) - {*self.contents, *card}))
+        commit = self._commit(remote, {**{name: self.outgoing.files[name] for name in changed}, **card}, gone)
+        if not self._whole(self._at(commit)):
+            raise HubError(f"the Hub did not store all files: hf://{self.repo}, commit {commit}; run the command again")
         sizes = {name: self.contents[name].bytes for name in changed} | {name: len(data) for name, data in card.items()}
         name = self._tag(tag, commit, tags)
         return self._published(name, commit, committed=True, uploaded=sizes, deleted=gone)
+
+    def _refuse_foreign(self, remote: _Remote, names: Collection[str]) -> None:
+        """A repo without a bundle may hold somebody's model, which no push may overwrite or stand beside."""
+        theirs = sorted(set(names).intersection(remote.files))
+        if theirs:
+            raise HubError(f"repo holds a file of its own: {theirs[0]!r} in hf://{self.repo}; push to another repo")
 
     def _declared(self, remote: _Remote) -> set[str] | None:
         """The files of the bundle that the repo holds; None if it holds none."""
@@ -243,7 +248,13 @@ class _Push:
         with self.bar(len(additions)) as sent:
             for group in (small, *large):
                 # The client tries every request of this again by itself.
-                self.api.preupload_lfs_files(self.repo, group, revision=BRANCH, free_memory=False)
+                self.api.preupload_lfs_files(
+                    self.repo,
+                    group,
+                    revision=BRANCH,
+                    free_memory=False,
+                    gitignore_content="\n",  # instead of the repo's own, which would leave files out
+                )
                 for addition in group:
                     sent(addition.path_in_repo)
 

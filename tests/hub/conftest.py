@@ -89,7 +89,6 @@ def _redirect_client(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> N
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": True,
         "HF_HUB_DISABLE_TELEMETRY": True,
-        "HF_HUB_DISABLE_PROGRESS_BARS": True,
     }
     for name, value in replaced.items():
         monkeypatch.setattr(constants, name, value)

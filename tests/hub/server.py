@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -137,6 +138,7 @@ class HubServer:
         self.lfs_above = 10 << 20  # bytes; larger files go the LFS way, like all .safetensors
         self.part_bytes: int | None = None  # larger LFS files are sent in parts of this size
         self.token: str | None = None  # the only one accepted; None: any
+        self.refusal = "this token may not do that"  # what others are told
         self.ranges = True
         self.lock = threading.RLock()
         self._arrived = threading.Condition(self.lock)
@@ -383,7 +385,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (writes or hidden) and not token:
             raise _Error(401, "Invalid username or password.", "RepoNotFound" if hidden else None)
         if token and self.hub.token not in (None, token):
-            raise _Error(403, "this token may not do that")
+            raise _Error(403, self.hub.refusal)
 
     def _find(self, repo: str) -> Repo:
         if repo not in self.hub.repos:
@@ -452,11 +454,14 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, {}, {}
 
     def _preupload(self, body: bytes, repo: str, rev: str) -> _Answer:
-        current = self._at(repo, rev)[2].files
+        current, asked = self._at(repo, rev)[2].files, json.loads(body)
+        stored = current[".gitignore"].data.decode() if ".gitignore" in current else ""
+        ignored = [line for line in asked.get("gitIgnore", stored).splitlines() if line]
         answers = []
-        for file in json.loads(body)["files"]:
+        for file in asked["files"]:
             lfs = self.hub.is_lfs(file["path"], file["size"])
-            answer = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
+            ignore = any(fnmatch(file["path"], pattern) for pattern in ignored)
+            answer = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": ignore}
             if file["path"] in current:
                 answer["oid"] = current[file["path"]].etag
             answers.append(answer)

@@ -123,13 +123,12 @@ def test_files_of_a_repo_that_is_no_bundle_are_not_overwritten(hub: Hub, tiny_bu
     client().create_repo(REPO)
     client().upload_file(path_or_fileobj=b"{}", path_in_repo="open_clip_config.json", repo_id=REPO)
     before = dict(hub.server.repos[REPO].commits)
-    with pytest.raises(
-        HubError, match="repo holds a file of its own: 'open_clip_config\\.json' in hf://org/name; push"
-    ):
-        push(tiny_bundle, REPO, dense=True)
+    for dense in (True, False):
+        with pytest.raises(
+            HubError, match=r"repo holds a file of its own: 'open_clip_config\.json' in hf://org/name; push"
+        ):
+            push(tiny_bundle, REPO, dense=dense)
     assert hub.server.repos[REPO].commits == before and hub.server.repos[REPO].tags == {}
-    push(tiny_bundle, REPO)
-    assert hub.server.repos[REPO].files()["open_clip_config.json"] == b"{}"
 
 
 def test_a_damaged_bundle_is_never_sent(hub: Hub, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -150,6 +149,15 @@ def test_a_private_repo_is_private_and_a_public_one_takes_nothing_private(hub: H
     with pytest.raises(HubError, match="repo is public: hf://org/name; make it private on its page"):
         push(tiny_bundle, f"{REPO}@v2", private=True)
     assert hub.server.repos[REPO].commits == before
+
+
+def test_no_file_is_left_out_because_the_repo_ignores_it(hub: Hub, tiny_bundle: Path) -> None:
+    from opentrans_cli.bundle.hub import client
+
+    client().create_repo(REPO)
+    client().upload_file(path_or_fileobj=b"*.safetensors\n*.json\n", path_in_repo=".gitignore", repo_id=REPO)
+    push(tiny_bundle, REPO)
+    assert whole(hub, tiny_bundle, "v1")
 
 
 def test_large_files_go_in_parts(hub: Hub, tiny_bundle: Path) -> None:
