@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import emit
+from opentrans_cli.cli.output import ConsoleReporter, emit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +17,7 @@ def provenance(bundle: o.BundleArg, as_json: o.JsonOpt = False) -> None:
     """How a bundle came to be, as a shell script that makes it again and compares the digests."""
     from opentrans_cli.steps.reproduce import provenance as step
 
-    result = step(Path(bundle))
+    result = step(bundle, reporter=ConsoleReporter(quiet=as_json))
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json)
 
 

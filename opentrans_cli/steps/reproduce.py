@@ -20,7 +20,7 @@ from opentrans_cli.errors import OptionError
 from opentrans_cli.steps.command_line import Input, Inputs, base_word, command
 from opentrans_cli.steps.flags import MEASURES
 from opentrans_cli.steps.hub_source import local_bundle
-from opentrans_cli.steps.reporter import SILENT
+from opentrans_cli.steps.reporter import SILENT, Reporter
 
 _HEAD = """\
 #!/bin/sh
@@ -122,14 +122,17 @@ class Provenance:
         }
 
 
-def provenance(path: Path | str) -> Provenance:
-    """The history of the bundle at `path`, from its manifest alone. Raises BundleError."""
-    bundle = open_bundle(local_bundle(path, SILENT))
+def provenance(source: Path | str, *, reporter: Reporter = SILENT) -> Provenance:
+    """The history of a bundle, from its manifest alone.
+
+    `source` may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError or HubError.
+    """
+    bundle = open_bundle(local_bundle(source, reporter))
     base = bundle.manifest.base
     inputs = Inputs()
     steps = tuple(_chain(bundle, inputs))
     script = _script(bundle, steps, tuple(inputs))
-    return Provenance(Path(path), bundle.digest, base.source, base.digest, steps, script)
+    return Provenance(bundle.path, bundle.digest, base.source, base.digest, steps, script)
 
 
 def _chain(bundle: Bundle, inputs: Inputs) -> Iterator[ChainStep]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-NO_QUIET = ("inspect", "verify")
+NO_QUIET = ("inspect", "verify", "provenance")
 
 
 @pytest.fixture
