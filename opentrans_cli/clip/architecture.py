@@ -19,6 +19,8 @@ OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 
 _SMALLEST_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 _TIMM_NAME = re.compile(r"[A-Za-z0-9_.]+")  # no "hf-hub:" and no "local-dir:"
+_PUBLISHED_GRID = 7  # positions along a side at 224 pixels
+_SIZES = ("width", "head_width", "image_size", "patch_size")
 _MAX_NUMBER, _MAX_LAYERS = 2**16, 512  # of pixels, channels and blocks; the largest published towers have 48 blocks
 
 
@@ -63,17 +65,22 @@ def _harmless(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     vision = model_cfg.get("vision_cfg")
     if not isinstance(vision, Mapping):
         raise SourceError("configuration has no image tower: `vision_cfg`; check `model_cfg`")
-    layers = vision.get("layers", 0)
-    depth = layers if isinstance(layers, list) else [layers]
-    numbers = [value for value in (*vision.values(), *depth, model_cfg.get("embed_dim")) if type(value) in (int, float)]
-    numbers += [side for value in vision.values() if isinstance(value, list) for side in value if type(side) is int]
-    if any(abs(number) > _MAX_NUMBER for number in numbers) or sum(n for n in depth if type(n) is int) > _MAX_LAYERS:
+    layers = _numbers(vision.get("layers", 0))
+    sizes = [number for key in _SIZES for number in _numbers(vision.get(key, 1))]
+    numbers = [number for value in (*vision.values(), model_cfg.get("embed_dim")) for number in _numbers(value)]
+    if min([1, *sizes]) < 1 or max([0, *map(abs, numbers)]) > _MAX_NUMBER or sum(layers) > _MAX_LAYERS:
         raise SourceError("configuration is of no image tower: a number is out of range; check `model_cfg`")
     name = vision.get("timm_model_name")
     if name is not None and not (isinstance(name, str) and _TIMM_NAME.fullmatch(name)):
         raise SourceError(f"not a model of timm: {str(name)[:100]!r}; check `model_cfg`")
     pretrained = {} if name is None else {"timm_model_pretrained": False}  # else timm downloads weights
     return {**model_cfg, "vision_cfg": {**vision, **pretrained}, "text_cfg": dict(_SMALLEST_TEXT)}
+
+
+def _numbers(value: object) -> list[int | float]:
+    """The numbers in a value of a configuration, which may be a list of them."""
+    values = value if isinstance(value, list) else [value]
+    return [number for number in values if type(number) in (int, float)]
 
 
 def build_visual(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
@@ -119,20 +126,11 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
             f"cannot tell the architecture from the tensors: no '{missing[0]}'; give the source as NAME:FILE, "
             "for example RN50-quickgelu:weights.safetensors"
         )
-    blocks = [
-        len({key.split(".")[2] for key in state if key.startswith(f"visual.layer{stage}.")}) for stage in range(1, 5)
-    ]
-    grid = round((state["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
     width = state["ln_final.weight"].shape[0]
     layers = {key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")}
+    inside = {key.removeprefix("visual."): tensor for key, tensor in state.items() if key.startswith("visual.")}
     return {
-        "embed_dim": state["visual.attnpool.c_proj.weight"].shape[0],
-        "vision_cfg": {
-            "image_size": grid * 32,
-            "layers": blocks,
-            "width": state["visual.layer1.0.conv1.weight"].shape[0],
-            "patch_size": None,
-        },
+        **infer_vision(inside),
         "text_cfg": {
             "context_length": state["positional_embedding"].shape[0],
             "vocab_size": state["token_embedding.weight"].shape[0],
@@ -141,4 +139,23 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "layers": len(layers),
         },
         "quick_gelu": any(key in state for key in OPENAI_MARKS),
+    }
+
+
+def infer_vision(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The image tower's part of `infer_config`, for files without a text tower; names inside the tower.
+
+    `meta_visual` builds it, `build_clip` does not: there is no `text_cfg`. Frameworks often drop the attention pool,
+    and with it the image size and `embed_dim`: these are 224, as in the smallest published CLIPs, and the width of the
+    last stage. Raises SourceError if the tensors are not those of a ModifiedResNet.
+    """
+    blocks = [len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")}) for stage in range(1, 5)]
+    first, pool = state.get("layer1.0.conv1.weight"), state.get("attnpool.c_proj.weight")
+    if first is None or 0 in blocks:
+        raise SourceError("cannot tell the architecture from the tensors: no four stages; give the source as NAME:FILE")
+    positions = state.get("attnpool.positional_embedding")
+    grid = _PUBLISHED_GRID if positions is None else round((positions.shape[0] - 1) ** 0.5)
+    return {
+        "embed_dim": 32 * first.shape[0] if pool is None else pool.shape[0],
+        "vision_cfg": {"image_size": grid * 32, "layers": blocks, "width": first.shape[0], "patch_size": None},
     }

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opentrans_cli.clip.architecture import infer_config
+from opentrans_cli.clip.architecture import infer_config, infer_vision
 from opentrans_cli.clip.layers import PACKED, PARTS
 from opentrans_cli.clip.tower_keys import OUTPUT_HEAD, TEXT_TOWER, TowerPlace, find_tower
 from opentrans_cli.clip.weight_file import Header, WeightFile
@@ -57,7 +57,7 @@ class FileContents:
     layers: tuple[FileLayer, ...]
     counted: Mapping[str, int]  # tensors that can be no layer, by reason
     tower: TowerPlace | None
-    model_cfg: dict[str, Any] | None  # open_clip configuration of a ResNet CLIP, where text tower and head are there
+    model_cfg: dict[str, Any] | None  # open_clip's, of a ResNet CLIP; without `text_cfg` where no text tower is
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,12 @@ def _distinct(layers: list[FileLayer], tower: TowerPlace | None) -> Iterator[Fil
 def _config(shapes: Mapping[str, tuple[int, ...]], tower: TowerPlace | None) -> dict[str, Any] | None:
     if tower is None or tower.kind.name != "ModifiedResNet":
         return None
-    state = {
-        key.removeprefix(tower.parent): torch.empty(shape, device="meta")
-        for key, shape in shapes.items()
-        if key.startswith(tower.parent)
-    }
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items() if key.startswith(tower.parent)}
     try:
-        return infer_config(state)
-    except (SourceError, KeyError, IndexError):  # a trunk alone, without the text tower the configuration needs
+        return infer_config({key.removeprefix(tower.parent): tensor for key, tensor in state.items()})
+    except (SourceError, KeyError, IndexError):
+        pass  # no text tower, or no head
+    try:
+        return infer_vision({name: tensor for key, tensor in state.items() if (name := tower.inside(key)) is not None})
+    except (SourceError, IndexError):
         return None

@@ -36,17 +36,21 @@ class Outputs:
     force: bool = False  # replace what is there
 
     def check(self) -> None:
-        """Raises OptionError or BundleError for what cannot be written, before any work."""
+        """Raises OptionError or BundleError for what must not be written, before anything is read."""
         if self.esd and self.plot is None and self.out is None:
             raise OptionError(f"spectra are drawn into a picture: --esd {self.esd[0]}; say which with --plot or --out")
         if self.out is not None:
             check_folder(self.out, {REPORT, ALPHA, TOWER, SPECTRA}, force=self.force)
-            prepare_parent(self.out)
         if self.plot is not None:
             check_picture(self.plot)
             if os.path.lexists(self.plot) and not self.force:
                 raise OptionError(f"already exists: {str(self.plot)!r}; choose another --plot or pass --force")
-            prepare_parent(self.plot)
+
+    def prepare(self) -> None:
+        """Make the folders that outputs are going to lie in. Raises BundleError where that cannot be."""
+        for target in (self.out, self.plot):
+            if target is not None:
+                prepare_parent(target)
 
     def check_layers(self, names: Sequence[str]) -> None:
         """Raises OptionError for a pattern of `esd` that none of the layers `names` matches."""

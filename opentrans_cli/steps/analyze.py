@@ -12,12 +12,14 @@ import numpy as np
 from opentrans_cli.bundle.hub_cache import is_cached
 from opentrans_cli.bundle.layout import ALPHA
 from opentrans_cli.bundle.store import Bundle, add_file
+from opentrans_cli.clip.architecture import meta_visual
+from opentrans_cli.clip.layers import candidates
 from opentrans_cli.errors import OptionError
 from opentrans_cli.spectral.estimators import ESTIMATORS, Estimator, estimator
 from opentrans_cli.spectral.selection import Selection, median_alpha
 from opentrans_cli.steps.alpha_outputs import Outputs
 from opentrans_cli.steps.alpha_record import alpha_tensors
-from opentrans_cli.steps.frontier import FrontierPoint, Resolution, frontier, tower_costs
+from opentrans_cli.steps.frontier import FrontierPoint, Resolution, frontier, image_size, tower_costs
 from opentrans_cli.steps.numbers import finite
 from opentrans_cli.steps.options import AnalyzeOptions
 from opentrans_cli.steps.provenance import step_record
@@ -25,6 +27,7 @@ from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.spectra import LayerSpectrum, measure
 from opentrans_cli.steps.spectrum_source import LeftOut, SpectrumSource, open_spectrum_source
 from opentrans_cli.steps.trust import Trust, judge
+from opentrans_cli.training.cost import LayerCost
 
 BASE = "base"
 """`against` this: the base of the bundle itself."""
@@ -35,7 +38,7 @@ class AnalyzeResult:
     """What `analyze` found; `frozen` are the layers a fine-tuning with these settings would freeze."""
 
     source: str
-    path: Path | None  # the bundle the report was added to, else the report's folder, else None
+    path: Path | None  # the bundle the report was added to, else the report's folder or picture, else None
     options: AnalyzeOptions
     rule: str  # what chose the frozen layers: median, ratio, threshold, top, none, or list
     median_alpha: float
@@ -46,6 +49,7 @@ class AnalyzeResult:
     against: Mapping[str, float] = field(default_factory=dict)  # alphas in the other source, by layer
     against_source: str | None = None
     frontier: tuple[FrontierPoint, ...] = ()
+    image_size: tuple[int, int] | None = None  # height, width that the frontier is counted for
 
     @property
     def estimator(self) -> str:
@@ -77,7 +81,8 @@ class AnalyzeResult:
         }
         if self.against_source is not None:
             document["against"] = self.against_source
-        if self.frontier:
+        if self.image_size is not None:
+            document["resolution"] = list(self.image_size)
             document["frontier"] = [asdict(point) for point in self.frontier]
         return document
 
@@ -122,14 +127,17 @@ def analyze(
     Raises OptionError, SourceError, BundleError or SpectrumError.
     """
     fit = estimator(options.estimator, window=options.window)  # type: ignore[arg-type]
-    selection = _selection(options)
+    selection = _selection(options, freeze_list)
+    priced = _priced(costs, selection, resolution)
     outputs.check()
     with open_spectrum_source(source, base=base, reporter=reporter) as weights:
-        names = weights.chosen(options.include, options.exclude)
+        bundle, names = weights.bundle, weights.chosen(options.include, options.exclude)
         listed = None if freeze_list is None else read_freeze_list(freeze_list, names)
         outputs.check_layers(names)
-        choose = _choice(weights, selection, listed, resolution=resolution)
-        model_cfg = _architecture(weights) if costs else None
+        model_cfg = _architecture(weights) if priced else {}
+        choose = _choice(selection, listed, tower_costs(model_cfg, resolution=resolution) if priced else {})
+        outputs.prepare()
+        beside = _alphas_of(against, names, fit, bundle=bundle, base=base, reporter=reporter) if against else {}
         others = {rule: estimator(rule) for rule in ESTIMATORS.names() if rule != options.estimator}
         spectra = measure(names, weights.read, fit, others=others, reporter=reporter)
     alphas = {layer.name: layer.alpha for layer in spectra}
@@ -137,11 +145,10 @@ def analyze(
     trust = judge(
         spectra, fit, choose, resamples=options.bootstrap, null=options.null, seed=options.seed, reporter=reporter
     )
-    bundle = weights.bundle
-    published = bundle is not None and is_cached(bundle.path)  # one from the Hub stays as it is
+    own = None if bundle is None or is_cached(bundle.path) else bundle  # one from the Hub stays as it is
     result = AnalyzeResult(
         source=source,
-        path=outputs.out if bundle is None or published else bundle.path,
+        path=own.path if own is not None else outputs.out or outputs.plot,
         options=options,
         rule=selection.rule if listed is None else "list",
         median_alpha=median_alpha(alphas),
@@ -149,16 +156,21 @@ def analyze(
         frozen=frozen,
         trust=trust,
         left_out=weights.left_out(names),
-        against=_alphas_of(against, names, fit, bundle=bundle, base=base, reporter=reporter) if against else {},
+        against=beside,
         against_source=against,
-        frontier=_frontier(model_cfg, alphas, frozen, options, bundle, resolution) if model_cfg else (),
+        frontier=_frontier(model_cfg, alphas, frozen, options, bundle, resolution) if costs else (),
+        image_size=image_size(model_cfg, resolution) if costs else None,
     )
     outputs.write(result)
-    if bundle is not None and listed is None and not published:
-        metrics = {"median_alpha": finite(result.median_alpha)}
-        step = step_record("analyze", asdict(options), seed=options.seed, metrics=metrics)
-        add_file(bundle, ALPHA, result.tensors(), step=step)
+    if own is not None and listed is None:
+        _add(result, own)
     return result
+
+
+def _add(result: AnalyzeResult, bundle: Bundle) -> None:
+    options, metrics = result.options, {"median_alpha": finite(result.median_alpha)}
+    step = step_record("analyze", asdict(options), seed=options.seed, metrics=metrics)
+    add_file(bundle, ALPHA, result.tensors(), step=step)
 
 
 def read_freeze_list(path: Path, layers: Sequence[str]) -> tuple[str, ...]:
@@ -177,7 +189,7 @@ def read_freeze_list(path: Path, layers: Sequence[str]) -> tuple[str, ...]:
     return tuple(layer for layer in layers if layer in names)
 
 
-def _selection(options: AnalyzeOptions) -> Selection:
+def _selection(options: AnalyzeOptions, freeze_list: Path | None) -> Selection:
     selection = Selection(
         options.freeze,  # type: ignore[arg-type]
         ratio=options.freeze_ratio,
@@ -186,29 +198,44 @@ def _selection(options: AnalyzeOptions) -> Selection:
         seed=options.seed,
     )
     selection.check()
+    if freeze_list is not None and selection.rule not in ("median", "none"):
+        raise OptionError(f"more than one rule says which layers to freeze: {selection.rule} and list; give one")
     return selection
 
 
+def _priced(costs: bool, selection: Selection, resolution: Resolution | None) -> bool:
+    priced = costs or selection.rule == "top"
+    if resolution is not None and not priced:
+        raise OptionError("nothing is priced: --resolution; add --frontier or --freeze-top, or leave it out")
+    return priced
+
+
 def _choice(
-    weights: SpectrumSource, selection: Selection, listed: tuple[str, ...] | None, *, resolution: Resolution | None
+    selection: Selection, listed: tuple[str, ...] | None, priced: Mapping[str, LayerCost]
 ) -> Callable[[Mapping[str, float]], tuple[str, ...]]:
     """How layers are chosen by their alphas: by the list if there is one, else by the selection."""
     if listed is not None:
         return lambda alphas: listed
-    if selection.rule != "top":
-        return selection.choose
-    priced = tower_costs(_architecture(weights), resolution=resolution)
     costs = {name: layer.weight_gradient for name, layer in priced.items()}
     return lambda alphas: selection.choose(alphas, costs)
 
 
 def _architecture(weights: SpectrumSource) -> dict[str, Any]:
-    if weights.model_cfg is None:
+    """The configuration by which layers are priced; of a file it is inferred, so it must give the file's layers.
+
+    Raises OptionError where there is none.
+    """
+    model_cfg = weights.model_cfg
+    if model_cfg is not None:
+        built = {layer.name: layer.shape for layer in candidates(meta_visual(model_cfg))}
+        inside = {layer.name: layer.shape for layer in weights.layers if layer.skipped is None}
+        model_cfg = model_cfg if inside.items() <= built.items() else None
+    if model_cfg is None:
         raise OptionError(
-            f"costs of the layers are not known: {weights.source} is no CLIP tower; "
-            "leave --frontier and --freeze-top out"
+            f"costs of the layers are not known: {weights.source} does not tell the architecture of a CLIP; "
+            "leave --frontier and --freeze-top out, or give it as NAME:FILE"
         )
-    return weights.model_cfg
+    return model_cfg
 
 
 def _alphas_of(
@@ -230,7 +257,8 @@ def _alphas_of(
         shared = [name for name in names if name in there]
         if not shared:
             raise OptionError(f"no layer in common: --against {source}; name a source of the same architecture")
-        return {layer.name: layer.alpha for layer in measure(shared, weights.read, fit, reporter=reporter)}
+        spectra = measure(shared, weights.read, fit, title=f"spectra of {source}", reporter=reporter)
+        return {layer.name: layer.alpha for layer in spectra}
 
 
 def _frontier(

@@ -27,6 +27,7 @@ RATIOS = tuple(tenths / 10 for tenths in range(11))
 Resolution = int | tuple[int, int]  # height, width in pixels
 
 _SMALLEST = 32  # pixels, the stride of a ResNet
+_DEFAULT_SIZE = 224  # of open_clip, where a configuration has none
 _INSIDE = "visual."
 
 
@@ -53,6 +54,11 @@ def tower_costs(model_cfg: Mapping[str, Any], *, resolution: Resolution | None =
     Needs no weights. Raises OptionError for a resolution the tower cannot have, SourceError for a wrong configuration.
     """
     return {layer.name: layer for layer in _Pricing(model_cfg, resolution=resolution).layers()}
+
+
+def image_size(model_cfg: Mapping[str, Any], resolution: Resolution | None = None) -> tuple[int, int]:
+    """Height and width in pixels that costs are counted for: `resolution`, or the tower's own."""
+    return _pair(model_cfg["vision_cfg"].get("image_size", _DEFAULT_SIZE) if resolution is None else resolution)
 
 
 def cost_of(

@@ -54,6 +54,7 @@ def measure(
     fit: Estimator,
     *,
     others: Mapping[str, Estimator] | None = None,
+    title: str = "spectra",
     reporter: Reporter = SILENT,
 ) -> tuple[LayerSpectrum, ...]:
     """Spectra of the layers `names`, in their order. Raises SpectrumError, naming the layer.
@@ -62,7 +63,7 @@ def measure(
     """
     rules = dict(others or {})
     found = []
-    with reporter.bar("spectra", len(names)) as advance:
+    with reporter.bar(title, len(names)) as advance:
         for layer in in_threads(lambda name: _measure(name, read, fit, rules), names):
             found.append(layer)
             advance(layer.name)
@@ -80,7 +81,7 @@ def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimat
     return LayerSpectrum(
         name=name,
         shape=tuple(weight.shape),
-        scale=float(weight.float().square().mean().sqrt()),
+        scale=float(torch.linalg.vector_norm(weight, dtype=torch.float64)) / math.sqrt(weight.numel()),
         eigenvalues=values,
         fit=own,
         others={rule: other(values) for rule, other in others.items()},

@@ -54,7 +54,7 @@ class SpectrumSource:
     layers: tuple[SpectrumLayer, ...]  # in module order
     counted: Mapping[str, int]  # tensors of a file that can be no layer, by reason
     bundle: Bundle | None  # None if the source is no bundle
-    model_cfg: dict[str, Any] | None  # open_clip configuration of a CLIP; None for other files
+    model_cfg: dict[str, Any] | None  # open_clip's, of a CLIP, or of its image tower alone; None: not known
     reader: Callable[[str], Tensor] = field(repr=False)
     closer: Callable[[], None] = field(repr=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from opentrans_cli.clip.architecture import build_clip
+from opentrans_cli.clip.architecture import build_clip, meta_visual
 from opentrans_cli.clip.file_layers import FileContents, file_contents, read_layer
-from opentrans_cli.clip.layers import PARTS, candidates, layer_weight
+from opentrans_cli.clip.layers import PARTS, candidates, convolutions, layer_weight
 from opentrans_cli.clip.weight_file import Header, open_weight_file
 from opentrans_cli.errors import SourceError
 
@@ -201,7 +202,49 @@ def test_a_resnet_clip_in_a_file_tells_its_configuration(tmp_path):
         found, _ = saved(tmp_path / "clip.pth", {prefix + key: value for key, value in state.items()})
         assert found.model_cfg == config
     trunk, _ = saved(tmp_path / "trunk.pth", {k: v for k, v in state.items() if k.startswith("visual.")})
-    assert trunk.tower is not None and trunk.model_cfg is None
+    assert trunk.model_cfg == {"embed_dim": 16, "vision_cfg": TOWERS["resnet"]}
+
+
+@pytest.mark.parametrize("prefix", ["", "visual.", "backbone."])
+def test_an_image_tower_alone_tells_its_own_configuration_and_no_text_tower(tmp_path, prefix):
+    """With the pool its image size is known; a framework's file, without, is taken for 224 pixels."""
+    torch.manual_seed(0)
+    visual = build_clip({"embed_dim": 16, "vision_cfg": TOWERS["resnet"], "text_cfg": TEXT}).visual
+    state = {prefix + key: value for key, value in visual.state_dict().items()}
+    whole, _ = saved(tmp_path / "visual.pth", state)
+    trunk, _ = saved(tmp_path / "trunk.pth", {key: value for key, value in state.items() if "attnpool" not in key})
+    assert whole.model_cfg == {"embed_dim": 16, "vision_cfg": TOWERS["resnet"]}
+    width = TOWERS["resnet"]["width"]
+    assert trunk.model_cfg == {"embed_dim": 32 * width, "vision_cfg": {**TOWERS["resnet"], "image_size": 224}}
+    built = {name: tuple(tensor.shape) for name, tensor in meta_visual(whole.model_cfg).state_dict().items()}
+    assert built == {name: tuple(tensor.shape) for name, tensor in visual.state_dict().items()}
+
+
+def test_stages_that_are_missing_make_no_configuration(tmp_path):
+    visual = build_clip({"embed_dim": 16, "vision_cfg": TOWERS["resnet"], "text_cfg": TEXT}).visual
+    cut = {key: value for key, value in visual.state_dict().items() if not key.startswith("layer4")}
+    found, _ = saved(tmp_path / "cut.pth", cut)
+    assert found.tower is not None and found.model_cfg is None
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "whole"),
+    [
+        ("fcclip_r50_full", 224, True),
+        ("open_clip_rn50_visual", 224, False),
+        ("han_r50_eval", 224, False),
+        ("han_r50_train_kd", 224, False),
+        ("deeplabv3_r50_official", 224, False),
+    ],
+)
+def test_checkpoints_of_frameworks_tell_that_their_tower_is_rn50(shared, name, size, whole):
+    listed = json.loads((shared / "reference" / f"{name}.json").read_text())
+    found = file_contents({key: Header(tuple(shape)) for key, shape in listed.items()})
+    assert found.model_cfg is not None and ("text_cfg" in found.model_cfg) == whole
+    vision = {"image_size": size, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None}
+    assert found.model_cfg["vision_cfg"] == vision
+    rows = json.loads((shared / "reference" / "clip_rn50_conv_layers.json").read_text())["layers"]
+    assert list(convolutions(meta_visual(found.model_cfg))) == [row["name"] for row in rows]
 
 
 PARTS_OF_NAMES = st.sampled_from(
