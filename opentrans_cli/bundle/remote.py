@@ -80,14 +80,14 @@ class RemoteRepo:
         end = min(end, entry.bytes)
         with self.opened(entry.name, start, end) as body:
             self.check_size(entry, body)
-            skipped, data = start - body.start, b""
+            skipped, data = start - body.start, bytearray()
             for chunk in body.chunks:
                 data += chunk
                 if len(data) >= skipped + end - start:
                     break
         if len(data) < skipped + end - start:
             raise ConnectionError("answer was cut off")
-        return data[skipped : skipped + end - start]
+        return bytes(data[skipped : skipped + end - start])
 
     def check_size(self, entry: FileEntry, body: Body) -> None:
         """HubError if the server has another size for the file than the manifest."""
@@ -99,12 +99,15 @@ class RemoteRepo:
 
     def _read(self, name: str, limit: int) -> bytes:
         with self.opened(name) as body:
-            data = b""
+            data = bytearray()
             for chunk in body.chunks:
                 data += chunk
-                if len(data) > limit:
-                    raise HubError(f"file on the Hub is too large: {name} of {self.ref}, at most {limit} bytes")
-        return data
+                if max(len(data), body.size or 0) > limit:
+                    raise HubError(
+                        f"file on the Hub is too large: {name} of {self.ref}, at most {limit} bytes are read; "
+                        "tell its owner"
+                    )
+        return bytes(data)
 
     @contextmanager
     def opened(self, name: str, start: int = 0, end: int | None = None) -> Iterator[Body]:

@@ -15,11 +15,14 @@ from opentrans_cli.steps.sources import base_tower
 def completed(bundle: Bundle, out: Path, *, base: str, force: bool, reporter: Reporter) -> Bundle:
     """Write `bundle` with values at `out`: kept weights, and all other tensors of the tower, are those of `base`.
 
-    Raises SourceError if `base` is not the CLIP that the bundle was cut from.
+    What was measured goes along only if nothing was trained, since it was measured on other values else. Raises
+    SourceError if `base` is not the CLIP that the bundle was cut from.
     """
     manifest = bundle.manifest
-    if not untrained(manifest.steps):
+    same = untrained(manifest.steps)
+    if not same:
         reporter.say("weights were trained after they were pruned, and are not here: kept ones get those of the base")
+    documents = [entry.name for entry in manifest.files if same and not entry.name.endswith(".safetensors")]
     whole = with_base(bundle, base_tower(bundle, base, reporter))
     step = step_record("pull", {"base": base}, seed=None, parent=bundle.digest)
     contents = BundleContents(
@@ -33,9 +36,7 @@ def completed(bundle: Bundle, out: Path, *, base: str, force: bool, reporter: Re
         rounds=bundle.rounds(),
         head=bundle.head(),
         segmentor=manifest.segmentor,
-        alpha=bundle.alpha(),
-        reports={
-            entry.name: bundle.read(entry.name) for entry in manifest.files if not entry.name.endswith(".safetensors")
-        },
+        alpha=bundle.alpha() if same else None,
+        reports={name: bundle.read(name) for name in documents},
     )
     return write_bundle(out, contents, force=force)

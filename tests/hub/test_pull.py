@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +18,7 @@ from opentrans_cli.bundle.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError, OptionError, SourceError
 from opentrans_cli.steps.hub_source import local_bundle, local_source
 from opentrans_cli.steps.pull import pull
+from opentrans_cli.steps.push import push
 from opentrans_cli.steps.reporter import SILENT
 
 if TYPE_CHECKING:
@@ -347,6 +344,20 @@ def test_masks_alone_are_completed_with_the_users_own_base_and_with_no_other(
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.mark.parametrize("mask_only", [False, True])
+def test_what_was_pushed_is_pulled_and_verifies(
+    hub: Hub, tiny_segmentor: Path, tmp_path: Path, mask_only: bool
+) -> None:
+    push(tiny_segmentor, f"{REPO}@v1", mask_only=mask_only)
+    notes = Notes()
+    result = pull(f"{REPO}@v1", out=tmp_path / "b", base="tiny" if mask_only else None, reporter=notes)
+    assert all(check.ok for check in verify_bundle(result.path))
+    assert (result.digest == open_bundle(tiny_segmentor).digest) is not mask_only
+    assert any("trained after they were pruned" in line for line in notes.said) is mask_only
+    masks = open_bundle(tiny_segmentor).masks()
+    assert all((mask == masks[layer]).all() for layer, mask in open_bundle(result.path).masks().items())
+
+
 def _another_clip(folder: Path) -> str:
     from safetensors.torch import save_file
 
@@ -356,53 +367,6 @@ def _another_clip(folder: Path) -> str:
     state["visual.conv1.weight"] = state["visual.conv1.weight"] * 2
     save_file(state, folder / "other.safetensors")
     return str(folder / "other.safetensors")
-
-
-def _command(*line: str) -> list[str]:
-    return [sys.executable, "-m", "opentrans_cli", *line]
-
-
-def test_a_killed_pull_leaves_nothing_at_the_target_and_goes_on_where_it_was(
-    hub: Hub, published: str, tiny_bundle: Path, tmp_path: Path
-) -> None:
-    out, size = tmp_path / "b", (tiny_bundle / WEIGHTS).stat().st_size
-    hub.server.slow(FILE)
-    process = subprocess.Popen(_command("pull", REPO, "-o", str(out)), env=hub.env, stderr=subprocess.DEVNULL)
-    part = tmp_path / ".b.pull"
-    try:
-        assert hub.server.wait_for(FILE)
-        _wait(lambda: any(path.stat().st_size >= size // 2 for path in part.glob("*.part")))
-        assert not out.exists()
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not out.exists()
-    result = pull(REPO, out=out)
-    assert content(out) == content(tiny_bundle) and not part.exists()
-    assert fetched(hub) == [None, f"bytes={size // 2}-"]
-    assert result.fetched_bytes < sum(len(data) for data in content(tiny_bundle).values()) - size // 3
-
-
-def _wait(condition: Callable[[], bool], seconds: float = 30) -> None:
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return
-        pause.wait(0.02)
-    raise AssertionError("nothing happened")
-
-
-def test_two_pulls_at_once_do_not_harm_each_other(hub: Hub, published: str, tiny_bundle: Path, cache: Path) -> None:
-    hub.server.slow(FILE, seconds=0.3)
-    processes = [
-        subprocess.Popen(_command("pull", f"{REPO}@v1", "--json"), env=hub.env, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    documents = [json.loads(process.communicate()[0]) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert content(cache / "hub" / "org--name" / published) == content(tiny_bundle)
-    assert {document["path"] for document in documents} == {str(cache / "hub" / "org--name" / published)}
-    assert len(fetched(hub)) == 1 and left(cache / "hub" / "org--name") == [published, "revisions.json"]
 
 
 def test_the_token_is_sent_to_the_hub_and_written_nowhere(
