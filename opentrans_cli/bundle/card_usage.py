@@ -85,7 +85,8 @@ with torch.no_grad():
 """
 
 _TRANSFORMER = """\
-# Any framework that builds its CLIP with open_clip; the path to the image tower is the framework's own.
+# Any framework that builds its CLIP with open_clip; what leads to its `visual` is the framework's own.
+tower = model.visual
 tower.load_state_dict(state)
 
 # Where the tower is trained further: after every optimizer step, or pruned weights grow back.
@@ -108,7 +109,7 @@ def usage(manifest: Manifest, *, repo: str, revision: str | None, dense: bool, b
 def _parts(manifest: Manifest, repo: str, revision: str | None, dense: bool, base: Pretrained | None) -> Iterator[str]:
     yield "## Use"
     yield "With `opentrans` (Python package `opentrans-cli`), which checks every byte and needs no framework:"
-    yield fence("bash", pull(repo, revision) + _LOOK)
+    yield fence("bash", pull(repo, revision, base=None if _has_values(manifest) else manifest.base.source) + _LOOK)
     yield "### open_clip"
     if dense:
         yield fence("python", _open_clip(f"hf-hub:{repo}"))
@@ -132,7 +133,7 @@ def is_resnet(manifest: Manifest) -> bool:
 
 
 def frameworks(manifest: Manifest) -> str:
-    """Python that puts `state` into a framework's `model` (a ResNet), or into its image tower `tower`."""
+    """Python that puts `state` into the image tower of a framework's `model`, and keeps its zeros."""
     return _FRAMEWORKS if is_resnet(manifest) else _TRANSFORMER
 
 
@@ -171,10 +172,11 @@ def _base_lines(manifest: Manifest, base: Pretrained | None) -> list[str]:
     return ["", *loaded, "for name, mask in masks.items():", "    state[name] = state[name] * mask"]
 
 
-def pull(repo: str, revision: str | None) -> str:
-    """The command that downloads the bundle into the folder `subnet`."""
+def pull(repo: str, revision: str | None, *, base: str | None = None) -> str:
+    """The command that downloads the bundle into the folder `subnet`; one of masks alone is completed from `base`."""
     where = repo if revision is None else f"{repo}@{revision}"
-    return f"opentrans pull {shlex.quote(printable(where))} --out subnet\n"
+    values = "" if base is None else f"--base {shlex.quote(printable(base))} "
+    return f"opentrans pull {shlex.quote(printable(where))} {values}--out subnet\n"
 
 
 def _open_clip(where: str) -> str:
