@@ -149,7 +149,8 @@ def is_transient(error: BaseException) -> bool:
 
     if isinstance(error, OfflineModeIsEnabled):
         return False
-    if isinstance(error, LocalEntryNotFoundError):  # no answer, and no copy that would do instead
+    # No answer and no copy that would do instead, or "Error while uploading": the reason is behind it.
+    if isinstance(error, (LocalEntryNotFoundError, RuntimeError)):
         return error.__cause__ is not None and is_transient(error.__cause__)
     if isinstance(error, HfHubHTTPError):
         return status(error) in (408, 429) or (status(error) or 0) >= 500
@@ -172,7 +173,7 @@ def _translate(error: Exception, what: str) -> HubError | None:
     from huggingface_hub import errors as hub
 
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
-        return _translate(error.__cause__, what)  # "Error while uploading", around the reason
+        return _translate(error.__cause__, what)
     if isinstance(error, hub.OfflineModeIsEnabled):
         return HubError(f"calls to the Hub are forbidden: {what}, HF_HUB_OFFLINE is set; unset it")
     if isinstance(error, hub.LocalEntryNotFoundError):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from opentrans_cli.bundle.folder import MANIFEST, MAX_MANIFEST
 from opentrans_cli.bundle.hub import client, endpoint, hub_errors, offline, retrying, silent_client, status
+from opentrans_cli.bundle.hub_tree import FileContent, RepoTree
 from opentrans_cli.bundle.layout import README
 from opentrans_cli.bundle.manifest import FILE_NAME, FORMAT
 from opentrans_cli.bundle.records import parse_json
@@ -57,41 +58,6 @@ class Published:
     deleted: tuple[str, ...] = ()  # files of an older bundle
 
 
-@dataclass(frozen=True)
-class _Content:
-    """One file, by both names that a Hub may know it under: git's, and that of large files."""
-
-    git: str
-    sha256: str
-    bytes: int
-
-    @classmethod
-    def of(cls, path: Path) -> _Content:
-        size = path.stat().st_size
-        # Only tells whether a file has to be sent: a bundle is trusted by the SHA-256 sums of its manifest.
-        git, sha = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False), hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                git.update(block)
-                sha.update(block)
-        return cls(git.hexdigest(), sha.hexdigest(), size)
-
-
-@dataclass(frozen=True)
-class _Remote:
-    """A repo at one commit."""
-
-    commit: str | None  # None: nothing was ever committed
-    files: Mapping[str, Any]  # path -> RepoFile of the client
-
-    def has(self, name: str, content: _Content) -> bool:
-        """Whether the file is there, the same byte for byte."""
-        found = self.files.get(name)
-        if found is None or found.size != content.bytes:
-            return False
-        return bool(found.blob_id == content.git if found.lfs is None else found.lfs.sha256 == content.sha256)
-
-
 def publish(
     outgoing: Outgoing,
     *,
@@ -117,7 +83,7 @@ class _Push:
     def __init__(self, outgoing: Outgoing, say: Say, bar: Bar) -> None:
         self.outgoing, self.repo, self.say, self.bar = outgoing, outgoing.repo, say, bar
         self.api: HfApi = client()
-        self.contents = {name: _Content.of(path) for name, path in outgoing.files.items()}
+        self.contents = {name: FileContent.of(path) for name, path in outgoing.files.items()}
 
     def run(self, tag: str | None) -> Published:
         self._create()
@@ -150,13 +116,13 @@ class _Push:
         heads = [branch.target_commit for branch in refs.branches if branch.name == BRANCH]
         return (heads[0] if heads else None), {tag.name: tag.target_commit for tag in refs.tags}
 
-    def _at(self, commit: str | None) -> _Remote:
+    def _at(self, commit: str | None) -> RepoTree:
         if commit is None:
-            return _Remote(None, {})
+            return RepoTree(None, {})
         tree = self._ask(lambda: list(self.api.list_repo_tree(self.repo, recursive=True, revision=commit)))
-        return _Remote(commit, {entry.path: entry for entry in tree if hasattr(entry, "blob_id")})
+        return RepoTree(commit, {entry.path: entry for entry in tree if hasattr(entry, "blob_id")})
 
-    def _whole(self, remote: _Remote) -> bool:
+    def _whole(self, remote: RepoTree) -> bool:
         """Whether the bundle is there as it is to be, whatever became of its card."""
         surplus = any(name in remote.files and name not in self.contents for name in self.outgoing.extras)
         return not surplus and all(remote.has(name, content) for name, content in self.contents.items())
@@ -169,7 +135,7 @@ class _Push:
         last = max(tags, key=_number, default=None)
         return last if last is not None and self._whole(self._at(tags[last])) else None
 
-    def _update(self, remote: _Remote, tag: str | None, tags: Mapping[str, str]) -> Published:
+    def _update(self, remote: RepoTree, tag: str | None, tags: Mapping[str, str]) -> Published:
         declared = self._declared(remote)
         beside = {*self.outgoing.extras, *self.outgoing.charts}
         if declared is None:
@@ -185,13 +151,13 @@ class _Push:
         name = self._tag(tag, commit, tags)
         return self._published(name, commit, committed=True, uploaded=sizes, deleted=gone)
 
-    def _refuse_foreign(self, remote: _Remote, names: Collection[str]) -> None:
+    def _refuse_foreign(self, remote: RepoTree, names: Collection[str]) -> None:
         """A repo without a bundle may hold somebody's model, which no push may overwrite or stand beside."""
         theirs = sorted(set(names).intersection(remote.files))
         if theirs:
             raise HubError(f"repo holds a file of its own: {theirs[0]!r} in hf://{self.repo}; push to another repo")
 
-    def _declared(self, remote: _Remote) -> set[str] | None:
+    def _declared(self, remote: RepoTree) -> set[str] | None:
         """The files of the bundle that the repo holds; None if it holds none."""
         found = remote.files.get(MANIFEST)
         if found is None or found.size > MAX_MANIFEST:
@@ -211,7 +177,7 @@ class _Push:
         # Whoever wrote that manifest, it deletes nothing but what a bundle can hold.
         return {name for name in names if isinstance(name, str) and FILE_NAME.fullmatch(name)}
 
-    def _commit(self, remote: _Remote, new: Mapping[str, Path | bytes], gone: Collection[str]) -> str:
+    def _commit(self, remote: RepoTree, new: Mapping[str, Path | bytes], gone: Collection[str]) -> str:
         """Sends files and makes the commit, provided that the branch is still where `remote` is."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
@@ -247,16 +213,14 @@ class _Push:
         large = [[addition] for addition in additions if addition.upload_info.size > _LARGE]
         with self.bar(len(additions)) as sent:
             for group in (small, *large):
-                # The client tries every request of this again by itself.
-                self.api.preupload_lfs_files(
-                    self.repo,
-                    group,
-                    revision=BRANCH,
-                    free_memory=False,
-                    gitignore_content="\n",  # instead of the repo's own, which would leave files out
-                )
+                # Newer clients try the requests of this again by themselves, for long enough.
+                retrying(partial(self._send, group), attempts=2, say=self.say)
                 for addition in group:
                     sent(addition.path_in_repo)
+
+    def _send(self, group: list[CommitOperationAdd]) -> None:
+        # The rules given here stand in for the repo's own .gitignore, which might leave files out.
+        self.api.preupload_lfs_files(self.repo, group, revision=BRANCH, free_memory=False, gitignore_content="\n")
 
     def _tag(self, asked: str | None, commit: str, tags: Mapping[str, str]) -> str:
         from huggingface_hub.errors import HfHubHTTPError
@@ -264,7 +228,7 @@ class _Push:
         for _ in range(_TRIES):
             tag = asked or _next(tags)
             try:
-                self._ask(lambda tag=tag: self.api.create_tag(self.repo, tag=tag, revision=commit))  # type: ignore[misc]
+                self._ask(partial(self.api.create_tag, self.repo, tag=tag, revision=commit))
                 return tag
             except HfHubHTTPError as error:
                 if status(error) != 409:

@@ -405,7 +405,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{name}"
         if name in self.hub.repos:
             return 409, {"error": "You already created this model repo", "url": url}, {}
-        repo = self.hub.repos[name] = Repo(private=asked.get("visibility") == "private")
+        repo = self.hub.repos[name] = Repo(private=asked.get("visibility") == "private" or asked.get("private") is True)
         repo.add_commit("main", {".gitattributes": Blob(ATTRIBUTES, lfs=False)}, "initial commit")
         return 200, {"url": url, "name": name, "id": name}, {}
 

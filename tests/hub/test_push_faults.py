@@ -84,7 +84,8 @@ def test_one_failure_on_the_way_to_a_second_version_is_overcome(
 
 
 @pytest.mark.usefixtures("no_waits")
-@pytest.mark.parametrize("pattern", ENDPOINTS)
+# Not lfs-verify: by then the file is stored, which a second try finds out.
+@pytest.mark.parametrize("pattern", [pattern for pattern in ENDPOINTS if pattern != "POST /lfs-verify"])
 def test_a_hub_that_stays_broken_gives_one_line_and_nothing_half_visible(
     pattern: str, hub: Hub, older: Path, tiny_bundle: Path
 ) -> None:
