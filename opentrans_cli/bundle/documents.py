@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from opentrans_cli.bundle.records import parse_json
 from opentrans_cli.bundle.schema import check_document
@@ -17,6 +18,7 @@ _KINDS = {
     r"reports/eval-.+\.json": "eval_report",
     r"reports/curve-.+\.json": "curve_report",
 }
+MAX_REPORT = 256 << 20  # bytes of a JSON report; the log of a million steps has a third of that
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -32,10 +34,17 @@ def check_report_file(name: str, path: Path) -> None:
             if file.read(len(_PNG)) != _PNG:
                 raise BundleError(f"not a PNG picture: {str(path)!r}; write or download the bundle again")
         return
-    document = parse_json(read_bytes(path), repr(str(path)))
+    document = read_report(path)
     kind = report_kind(name)
     if kind is not None:
         try:
             check_document(document, kind)
         except BundleError as error:
             raise BundleError(f"{name} is {error}") from error
+
+
+def read_report(path: Path) -> Any:
+    """The JSON in a report. Raises BundleError if it is none, or larger than any report."""
+    if path.stat().st_size > MAX_REPORT:
+        raise BundleError(f"report is too large: {str(path)!r}, at most {MAX_REPORT} bytes; remove it from the bundle")
+    return parse_json(read_bytes(path), repr(str(path)))

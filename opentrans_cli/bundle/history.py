@@ -7,11 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from opentrans_cli.bundle import layout
+from opentrans_cli.bundle.documents import read_report
 from opentrans_cli.bundle.folder import file_path
 from opentrans_cli.bundle.manifest import Manifest
-from opentrans_cli.bundle.records import parse_json
 from opentrans_cli.bundle.store import Bundle
-from opentrans_cli.bundle.tensorfile import read_bytes
 from opentrans_cli.errors import BundleError
 
 MEASURES = ("analyze", "eval")
@@ -61,7 +60,7 @@ def frozen_hashes(folder: Path, manifest: Manifest) -> dict[str, str] | None:
     if entry is None:
         return None
     path = file_path(folder, entry)
-    document = parse_json(read_bytes(path), str(path))
+    document = read_report(path)
     given = document.get(FROZEN_TENSORS, {}) if isinstance(document, dict) else {}
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
         raise BundleError(f"receipt is not valid: {str(path)!r}, {FROZEN_TENSORS}; write or download the bundle again")
