@@ -4,7 +4,8 @@
 
 Sound inputs are changed blindly and by structure (`fuzz_mutations.py`), and whatever reaches a new step from line to
 line in `opentrans_cli/bundle/` is kept and changed further. A failure is any exception but our own, a message that is
-not one clean line, a disagreement (`fuzz_targets.py` says of what), more than 2 seconds, or more memory than the limit.
+not one clean line, a disagreement (`fuzz_targets.py` says of what), more than 2 seconds
+twice, or more memory than the limit.
 Failures are written to --keep. Runs are on one thread with a fixed seed, two at a time, in memory where the system has
 such a folder. Tracing slows an execution down, so of whole bundles every third is traced.
 """
@@ -34,7 +35,7 @@ import opentrans_cli
 
 PACKAGE = str(Path(opentrans_cli.__file__).parent / "bundle")
 SECONDS_EACH, MEMORY = 2.0, 1 << 30  # of one execution; bytes beyond what the process needs to start
-EXECUTIONS = {"manifest": 60_000, "tensor file": 120_000, "mask codec": 120_000, "bundle": 30_000}
+EXECUTIONS = {"manifest": 60_000, "tensor file": 120_000, "mask codec": 120_000, "bundle": 15_000}
 
 
 class Hang(BaseException):
@@ -107,6 +108,8 @@ def fuzz(name: str, executions: int, seed: int, keep: Path) -> dict[str, Any]:
         traced = number < len(seeds) or number % target.traced == 0
         with coverage if traced else nullcontext():
             good, failure = execute(target, files)
+        if failure is not None and "Hang" in failure:
+            good, failure = execute(target, files)  # others may have had the machine; what hangs does so twice
         accepted += good
         if failure is None:
             if traced and (coverage.new() or number < len(seeds)):

@@ -164,6 +164,7 @@ class BundleTarget(Target):
         (self._folder / "reports").mkdir()
         self._written: Files = {}
         self._count = 0
+        schema.check_document(json.loads(self.seeds()[0]["manifest.json"]), "manifest")  # loads the library
 
     def seeds(self) -> list[Files]:
         roots = sorted(path.parent for path in GOLDEN.rglob("manifest.json"))

@@ -80,7 +80,7 @@ def _harmless(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
 def _numbers(value: object) -> list[int | float]:
     """The numbers in a value of a configuration, which may be a list of them."""
     values = value if isinstance(value, list) else [value]
-    return [number for number in values if type(number) in (int, float)]
+    return [number for number in values if isinstance(number, int | float) and not isinstance(number, bool)]
 
 
 def build_visual(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:

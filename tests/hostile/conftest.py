@@ -120,6 +120,12 @@ def judged() -> Callable[[Path], dict[str, str]]:
 
 
 @pytest.fixture
+def reads() -> dict[str, Callable[[Bundle], object]]:
+    """What reads an opened bundle, by name."""
+    return READS
+
+
+@pytest.fixture
 def refused_by_all(run_cli: Any) -> Callable[[Path, str], None]:
     """Nothing opens the bundle, for a reason that matches, and each command says so in one line with exit code 1."""
 
