@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -107,3 +107,23 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {name: getattr(time, name) for name in ("time", "monotonic", "perf_counter")}
     monkeypatch.setattr(_http, "time", SimpleNamespace(**clock, sleep=lambda seconds: None))
     monkeypatch.setattr(hub, "FIRST_WAIT", 0.0)
+
+
+_drawn: dict[object, bytes] = {}
+
+
+@pytest.fixture
+def charts_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same chart of a card is drawn by one test alone: it takes longer than everything else in a push."""
+    from opentrans_cli.steps import card
+
+    draw = card.density_chart
+
+    def drawn(path: Path, layers: Sequence[tuple[str, int, int]], **options: Any) -> None:
+        key = (tuple(layers), *sorted(options.items()))
+        if key not in _drawn:
+            draw(path, layers, **options)
+            _drawn[key] = path.read_bytes()
+        path.write_bytes(_drawn[key])
+
+    monkeypatch.setattr(card, "density_chart", drawn)

@@ -21,6 +21,7 @@ from opentrans_cli.steps.push import push
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub
 
+pytestmark = pytest.mark.usefixtures("charts_drawn_once")
 REPO = "org/name"
 ENDPOINTS = [
     "POST /api/repos/create",

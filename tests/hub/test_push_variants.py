@@ -20,7 +20,7 @@ from opentrans_cli.steps.push import push
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub
 
-pytestmark = pytest.mark.usefixtures("no_waits")
+pytestmark = pytest.mark.usefixtures("no_waits", "charts_drawn_once")
 REPO = "org/name"
 LOAD = """
 import sys
