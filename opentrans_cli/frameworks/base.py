@@ -1,33 +1,79 @@
-"""What a framework is. Shapes: B images, S texts (synonyms), C classes, H W pixels, D embedding."""
+"""What a framework is. Shapes: B images, S texts (synonyms), C classes, Q queries, H W pixels, D embedding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from opentrans_cli.clip.text import DEFAULT_TEMPLATES
 from opentrans_cli.frameworks.keys import KeyMatch, KeyRule, map_keys
 from opentrans_cli.frameworks.options import parse_options
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """The classes as text embeddings. Owners and seen are no tensors: they decide shapes, on the meta device too."""
+
+    embeddings: Tensor  # (S, D), rows of length 1, one per synonym
+    owners: tuple[int, ...]  # class of each synonym, 0 to C - 1; each class owns at least one
+    seen: tuple[bool, ...]  # by class: whether training labels it
+
+    @classmethod
+    def one_each(cls, embeddings: Tensor) -> ClassText:
+        """Every row a class of its own, and seen."""
+        return cls(embeddings, tuple(range(len(embeddings))), (True,) * len(embeddings))
+
+    @property
+    def classes(self) -> int:
+        """Number C of classes."""
+        return len(self.seen)
+
+    def to(self, device: torch.device | str) -> ClassText:
+        """The same on another device."""
+        return replace(self, embeddings=self.embeddings.to(device))
 
 
 class Segmentor(Protocol):
     """What every built framework promises; it is an nn.Module as well."""
 
     backbone: nn.Module  # the tower; layer names inside it are those of CLIP's visual tower
-    classifier: nn.Module  # what comes after `embed`: embeddings (B, D, h, w), text (S, D) -> scores (B, S, h, w)
 
-    def __call__(self, images: Tensor, text: Tensor) -> Tensor:
-        """Scores (B, S, H, W), float32, larger = better, at the size of the images.
+    def __call__(self, images: Tensor, text: ClassText) -> Tensor:
+        """Scores of classes (B, C, H, W), float32, larger = better, at the size of the images.
 
-        `images`: normalised (B, 3, H, W), any H and W of at least 32. `text`: (S, D), rows of length 1.
+        `images`: normalised (B, 3, H, W), any H and W of at least 32.
         """
         ...
 
+
+class PixelSegmentor(Segmentor, Protocol):
+    """One that gives every pixel an embedding of its own."""
+
+    classifier: nn.Module  # what comes after `embed`: embeddings (B, D, h, w), text (S, D) -> scores (B, S, h, w)
+
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (B, D, h, w) in the space of the text, of any length, on the framework's own grid."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskQueries:
+    """What a decoder of masks says: each query is a mask with a class, or none."""
+
+    class_logits: Tensor  # (B, Q, C + 1), the last for no object
+    mask_logits: Tensor  # (B, Q, h, w), at stride 4
+    auxiliary: tuple[tuple[Tensor, Tensor], ...] = ()  # both, of the earlier layers of the decoder, for training
+
+
+class MaskSegmentor(Segmentor, Protocol):
+    """One that finds masks and classifies them."""
+
+    def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
+        """Masks and their classes; with the auxiliary ones in training alone."""
         ...
 
 
@@ -41,6 +87,9 @@ class Framework:
     options_type: type[Any]  # frozen dataclass; every field has a default
     key_table: Callable[[Any], tuple[KeyRule, ...]]  # options -> rules; the first match wins, all must match
     builder: Callable[[nn.Module, Any], nn.Module]  # tower, options -> segmentor
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES  # prompts; "{}" stands for the class
+    masks: bool = False  # a MaskSegmentor, trained by a loss over sets of masks; else a PixelSegmentor
+    frozen_trunk: bool = False  # the tower is never trained and stays in eval mode
 
     def options(self, given: Mapping[str, Any] | None = None) -> Any:
         """Options from names and values (text is converted); the rest keep their defaults.
@@ -68,17 +117,20 @@ class Framework:
         return options if isinstance(options, self.options_type) else self.options(options)
 
 
-def class_scores(scores: Tensor, owners: Tensor) -> Tensor:
+def class_scores(scores: Tensor, owners: Sequence[int]) -> Tensor:
     """Scores of classes (B, C, H, W) from scores of their synonyms (B, S, H, W): the largest one's.
 
-    The rule is FC-CLIP's (Yu et al. 2023). `owners`: int64 (S,), the class of each synonym; classes are 0 to
-    C - 1 and each owns at least one. Raises ValueError if a class owns none.
+    The rule is FC-CLIP's (Yu et al. 2023). Dimension 1 is that of the synonyms, further ones are free. `owners`: the
+    class of each synonym; classes are 0 to C - 1 and each owns at least one. Raises ValueError if a class owns none.
     """
-    synonyms = torch.bincount(owners).tolist()
+    synonyms = [0] * (max(owners) + 1)
+    for owner in owners:
+        synonyms[owner] += 1
     if 0 in synonyms:
         raise ValueError(f"class {synonyms.index(0)} owns no synonym")
-    if bool((owners.diff() < 0).any()):
-        scores = scores[:, owners.argsort(stable=True)]
+    order = sorted(range(len(owners)), key=owners.__getitem__)
+    if order != list(range(len(owners))):
+        scores = scores[:, order]
     if len(synonyms) == len(owners):
         return scores
     return torch.stack([part.amax(1) for part in torch.split(scores, synonyms, dim=1)], 1)

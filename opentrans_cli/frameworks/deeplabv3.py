@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.dense import dense_embedding, require_resnet, set_output_stride, stage_features
 from opentrans_cli.errors import OptionError
-from opentrans_cli.frameworks.base import Framework
+from opentrans_cli.frameworks.base import ClassText, Framework, class_scores
 from opentrans_cli.frameworks.keys import KeyRule, tower_rules
 from opentrans_cli.frameworks.readout import INITIAL_SCALE, CosineClassifier, resize
 
@@ -112,12 +112,13 @@ class DeepLabV3(nn.Module):
             nn.init.zeros_(self.embedding.bias)  # type: ignore[arg-type]
         self.classifier = CosineClassifier(scale=_RESIDUAL_SCALE if options.clip_residual else INITIAL_SCALE)
 
-    def forward(self, images: Tensor, text: Tensor) -> Tensor:
+    def forward(self, images: Tensor, text: ClassText) -> Tensor:
         """See Segmentor."""
-        return resize(self.classifier(self.embed(images), text), images)
+        scores = resize(self.classifier(self.embed(images), text.embeddings), images)
+        return class_scores(scores, text.owners)
 
     def embed(self, images: Tensor) -> Tensor:
-        """See Segmentor; the grid is that of layer1, stride 4."""
+        """See PixelSegmentor; the grid is that of layer1, stride 4."""
         features = stage_features(self.backbone, images)
         fine, coarse = features["layer1"], features["layer4"]
         pyramid = resize(self.pyramid(coarse), fine)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.dense import dense_embedding, require_resnet, set_output_stride, stage_features
 from opentrans_cli.errors import OptionError
-from opentrans_cli.frameworks.base import Framework
+from opentrans_cli.frameworks.base import ClassText, Framework, class_scores
 from opentrans_cli.frameworks.keys import KeyRule, tower_rules
 from opentrans_cli.frameworks.readout import MAX_SCALE, CosineClassifier, resize
 
@@ -42,12 +42,13 @@ class MaskClip(nn.Module):
         self.backbone = visual
         self.classifier = CosineClassifier(scale=MAX_SCALE, learned=False)
 
-    def forward(self, images: Tensor, text: Tensor) -> Tensor:
+    def forward(self, images: Tensor, text: ClassText) -> Tensor:
         """See Segmentor."""
-        return resize(self.classifier(self.embed(images), text), images)
+        scores = resize(self.classifier(self.embed(images), text.embeddings), images)
+        return class_scores(scores, text.owners)
 
     def embed(self, images: Tensor) -> Tensor:
-        """See Segmentor; the grid is that of layer4."""
+        """See PixelSegmentor; the grid is that of layer4."""
         return dense_embedding(self.backbone, stage_features(self.backbone, images)["layer4"])
 
 

@@ -17,6 +17,7 @@ from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.metrics.miou import mean_iou
 from opentrans_cli.steps.hub_source import local_source
@@ -27,7 +28,6 @@ from opentrans_cli.steps.segmentors import (
     TRAINING_FREE,
     BuiltSegmentor,
     Predictor,
-    VocabularyText,
     build_segmentor,
     bundle_segmentor,
     embed_vocabulary,
@@ -74,7 +74,13 @@ def evaluate(
     if built is None:
         reporter.say(f"no segmentor in {source}: reading the tower out without training ({TRAINING_FREE})")
         built = build_segmentor(tower, TRAINING_FREE)
-    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), samples.vocabulary, reporter=reporter)
+    text = embed_vocabulary(
+        load_text_clip(tower.base, base, reporter),
+        samples.vocabulary,
+        templates=built.framework.templates,
+        seen=seen_classes(samples, tower),
+        reporter=reporter,
+    )
     if out is not None:
         prepare_parent(out)
     report = score(built, samples, text, device=where, reporter=reporter)
@@ -117,7 +123,7 @@ def check_target(out: Path, *, force: bool) -> None:
 def score(
     built: BuiltSegmentor,
     samples: SegDataset,
-    text: VocabularyText,
+    text: ClassText,
     *,
     device: torch.device,
     reporter: Reporter = SILENT,
@@ -142,7 +148,7 @@ def score(
         "images": len(samples),
         "classes": len(samples.vocabulary),
         **_accuracy(confusion, samples, built.tower),
-        **_cost(built, resolution, texts=len(text.owners)),
+        **_cost(built, resolution, owners=text.owners),
         "seconds_per_image": statistics.median(seconds[1:] or seconds),
         "resolution": list(resolution),
         "environment": environment(device),
@@ -174,10 +180,10 @@ def _accuracy(confusion: ConfusionMatrix, samples: SegDataset, tower: Tower) -> 
     }
 
 
-def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, texts: int) -> dict[str, Any]:
+def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, owners: tuple[int, ...]) -> dict[str, Any]:
     dense = parameter_count(built.module)
     removed = sum(int((~mask).sum()) for mask in built.tower.masks.values())
-    costs = built.costs(resolution, texts=texts)
+    costs = built.costs(resolution, owners=owners)
     return {
         "params_dense": dense,
         "params_kept": dense - removed,

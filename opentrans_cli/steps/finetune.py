@@ -84,7 +84,7 @@ def finetune(
     )
     clip = load_text_clip(parent.manifest.base, base, reporter)
     prepare_parent(out)
-    text = embed_vocabulary(clip, run.feed.seen_vocabulary, reporter=reporter)
+    text = embed_vocabulary(clip, run.feed.seen_vocabulary, templates=run.built.framework.templates, reporter=reporter)
     state = state_to_resume(out, resume=resume, reporter=reporter)
     log = run.train(text, resume_from=state, checkpoint=state_path(out), reporter=reporter)
     receipt, loss = run.receipt(), final_loss(log.losses)

@@ -12,11 +12,11 @@ from opentrans_cli.bundle.encode import stored_hashes
 from opentrans_cli.bundle.history import FROZEN_TENSORS
 from opentrans_cli.clip.layers import batchnorm_of
 from opentrans_cli.errors import TrainingError
-from opentrans_cli.frameworks.base import class_scores
+from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.reporter import Reporter
-from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, VocabularyText
+from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, class_owners
 from opentrans_cli.steps.sources import numpy_masks
 from opentrans_cli.steps.training_data import IGNORED, TrainingData
 from opentrans_cli.training.cost import LayerCost, cost_receipt
@@ -48,18 +48,15 @@ class FinetuneRun:
         self.fixed = freeze_layers(self.module, [*filter(None, partners)], batchnorm_of=partners)  # type: ignore[arg-type]
         self._hash_before = state_hash(self.module, self.fixed)
 
-    def train(
-        self, text: VocabularyText, *, resume_from: Path | None, checkpoint: Path, reporter: Reporter
-    ) -> TrainLog:
+    def train(self, text: ClassText, *, resume_from: Path | None, checkpoint: Path, reporter: Reporter) -> TrainLog:
         """Run the loop with the embeddings of the seen classes.
 
         Raises TrainingError for a loss that is not finite, or if a frozen layer changed.
         """
-        embeddings, owners = text.embeddings.to(self.device), text.owners.to(self.device)
+        classes = text.to(self.device)
 
         def loss(images: Tensor, label_maps: Tensor) -> Tensor:
-            scores = class_scores(self.module(images, embeddings), owners)
-            return pixel_cross_entropy(scores, label_maps, ignore_index=IGNORED)
+            return pixel_cross_entropy(self.module(images, classes), label_maps, ignore_index=IGNORED)
 
         with reporter.bar("fine-tuning", self.options.steps) as advance:
             log = train(
@@ -92,8 +89,7 @@ class FinetuneRun:
         )
 
     def _costs(self) -> tuple[LayerCost, ...]:
-        texts = sum(len(synonyms) for synonyms in self.feed.seen_vocabulary.classes)
-        return self.built.costs((self.feed.crop, self.feed.crop), texts=texts)
+        return self.built.costs((self.feed.crop, self.feed.crop), owners=class_owners(self.feed.seen_vocabulary))
 
     def receipt(self) -> dict[str, Any]:
         """The cost receipt of `artifacts.schema.json`: counted MACs of the whole run, and the proof of freezing."""

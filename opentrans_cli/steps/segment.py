@@ -24,7 +24,7 @@ from opentrans_cli.steps.segmentors import (
     any_segmentor,
     embed_vocabulary,
 )
-from opentrans_cli.steps.sources import load_text_clip, load_tower
+from opentrans_cli.steps.sources import Tower, load_text_clip, load_tower
 from opentrans_cli.training.device import resolve_device
 
 REPORT = "segment.json"
@@ -67,7 +67,13 @@ def segment(
     tower = load_tower(source, reporter, base=base)
     built = any_segmentor(tower)
     reporter.say(f"segmentor: {built.framework.name}")
-    text = embed_vocabulary(load_text_clip(tower.base, base, reporter), vocabulary, reporter=reporter)
+    text = embed_vocabulary(
+        load_text_clip(tower.base, base, reporter),
+        vocabulary,
+        templates=built.framework.templates,
+        seen=_seen(tower, vocabulary),
+        reporter=reporter,
+    )
     predictor = Predictor(built, text, device=where)
     colours = class_colours(len(vocabulary))
     entries: list[dict[str, Any]] = []
@@ -82,6 +88,12 @@ def segment(
         result = SegmentResult(out, tuple(entries), vocabulary.names)
         (folder / REPORT).write_bytes(json_bytes(result.to_json()))
     return result
+
+
+def _seen(tower: Tower, vocabulary: Vocabulary) -> tuple[bool, ...] | None:
+    """By word: did training label it? None where no training is recorded."""
+    record = tower.bundle.manifest.segmentor if tower.bundle else None
+    return vocabulary.seen_by(record.seen) if record is not None and record.seen else None
 
 
 def _files(images: Sequence[Path]) -> dict[str, Path]:

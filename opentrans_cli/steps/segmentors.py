@@ -20,7 +20,7 @@ from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings, unread_w
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import BundleError, DataError
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.frameworks.base import Framework, class_scores
+from opentrans_cli.frameworks.base import ClassText, Framework
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.steps.provenance import arrays, tensors
 from opentrans_cli.steps.reporter import SILENT, Reporter
@@ -39,7 +39,7 @@ class BuiltSegmentor:
 
     framework: Framework
     options: Any  # the framework's own options, resolved
-    module: nn.Module  # images (B, 3, H, W), text (S, D) -> scores (B, S, H, W)
+    module: nn.Module  # a Segmentor, see frameworks/base.py
     tower: Tower  # its `visual` is the module's backbone
     companions: Mapping[str, Tensor] = field(default_factory=dict)  # masks by tensor name, see patterns/base.py
 
@@ -71,15 +71,22 @@ class BuiltSegmentor:
         inside = {f"{BACKBONE}{name}": mask for name, mask in self.companions.items()}
         return {name: mask for name, mask in inside.items() if name in there}
 
-    def costs(self, resolution: tuple[int, int], *, texts: int) -> tuple[LayerCost, ...]:
-        """MACs of one image of `resolution` (height, width) classified by `texts` embeddings."""
+    def costs(self, resolution: tuple[int, int], *, owners: tuple[int, ...]) -> tuple[LayerCost, ...]:
+        """MACs of one image of `resolution` (height, width) classified by embeddings that belong to `owners`."""
         kept = {layer: int(mask.sum()) / mask.numel() for layer, mask in self.masks().items()}
-        return count_macs(self.module, (1, 3, *resolution), (texts, self.dimension), kept=kept)
+        seen = (True,) * (max(owners) + 1)
+        return count_macs(
+            self.module,
+            (1, 3, *resolution),
+            (len(owners), self.dimension),
+            arguments=lambda images, embeddings: (images, ClassText(embeddings, owners, seen)),
+            kept=kept,
+        )
 
     def record(self, classes: Sequence[tuple[str, ...]] = (), *, seen: Sequence[str] = ()) -> SegmentorRecord:
         """What the manifest says about it: its classes, and the names of those with training labels."""
         options = asdict(self.options)
-        return SegmentorRecord(self.framework.name, options, tuple(classes), tuple(seen), DEFAULT_TEMPLATES)
+        return SegmentorRecord(self.framework.name, options, tuple(classes), tuple(seen), self.framework.templates)
 
     def contents(
         self, step: Step, record: SegmentorRecord, *, report: tuple[str, Mapping[str, Any]], keep_alpha: bool
@@ -149,22 +156,28 @@ def any_segmentor(tower: Tower) -> BuiltSegmentor:
     return bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
 
 
-@dataclass(frozen=True)
-class VocabularyText:
-    """A vocabulary as the classifier needs it."""
-
-    embeddings: Tensor  # (S, D), rows of length 1, one per synonym
-    owners: Tensor  # int64 (S,), class of each synonym
+def class_owners(vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The class of each synonym, class by class."""
+    return tuple(index for index, synonyms in enumerate(vocabulary.classes) for _ in synonyms)
 
 
-def embed_vocabulary(clip: LoadedClip, vocabulary: Vocabulary, *, reporter: Reporter = SILENT) -> VocabularyText:
-    """Text embeddings of every synonym of every class; words the text tower never read are told."""
-    pairs = [(name, index) for index, synonyms in enumerate(vocabulary.classes) for name in synonyms]
-    names = [name for name, _ in pairs]
+def embed_vocabulary(
+    clip: LoadedClip,
+    vocabulary: Vocabulary,
+    *,
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
+    seen: Sequence[bool] | None = None,
+    reporter: Reporter = SILENT,
+) -> ClassText:
+    """Text embeddings of every synonym of every class; words the text tower never read are told.
+
+    templates: prompts, those of the framework. seen: by class, whether training labelled it; all if None.
+    """
+    names = [name for synonyms in vocabulary.classes for name in synonyms]
     if clip.read_tokens is not None:
         _tell_unread(unread_words(clip.tokenizer, names, read_tokens=clip.read_tokens), clip, reporter)
-    embeddings = text_embeddings(clip.model, clip.tokenizer, names)
-    return VocabularyText(embeddings, torch.tensor([index for _, index in pairs]))
+    embeddings = text_embeddings(clip.model, clip.tokenizer, names, templates=templates)
+    return ClassText(embeddings, class_owners(vocabulary), tuple(seen or (True,) * len(vocabulary)))
 
 
 def _tell_unread(words: Sequence[str], clip: LoadedClip, reporter: Reporter) -> None:
@@ -176,20 +189,24 @@ def _tell_unread(words: Sequence[str], clip: LoadedClip, reporter: Reporter) -> 
 class Predictor:
     """A segmentor ready to label images with the classes of a vocabulary."""
 
-    def __init__(self, built: BuiltSegmentor, text: VocabularyText, *, device: torch.device) -> None:
+    def __init__(self, built: BuiltSegmentor, text: ClassText, *, device: torch.device) -> None:
         self._module = built.module.to(device).eval()
         self._preprocess = built.tower.preprocess
-        self._embeddings, self._owners = text.embeddings.to(device), text.owners.to(device)
+        self._device, self._text = device, text.to(device)
 
     @torch.no_grad()
-    def label_map(self, image: np.ndarray) -> Tensor:
-        """Class of every pixel of `image` (H, W, 3) uint8: int64 (H, W), on the CPU.
+    def scores(self, image: np.ndarray) -> Tensor:
+        """Scores of every class at every pixel of `image` (H, W, 3) uint8: float32 (C, H, W), on the CPU.
 
         Raises DataError for an image smaller than the tower's stride.
         """
         height, width = image.shape[:2]
         if min(height, width) < 32:
             raise DataError(f"image is smaller than the tower's stride of 32: {width} x {height}; enlarge it")
-        batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(self._embeddings.device)
-        scores = self._module(self._preprocess.normalise(batch), self._embeddings)
-        return class_scores(scores, self._owners)[0].argmax(0).cpu()
+        batch = torch.from_numpy(np.ascontiguousarray(image))[None].to(self._device)
+        scores: Tensor = self._module(self._preprocess.normalise(batch), self._text)
+        return scores[0].cpu()
+
+    def label_map(self, image: np.ndarray) -> Tensor:
+        """Class of every pixel of `image`, as for `scores`: int64 (H, W), on the CPU."""
+        return self.scores(image).argmax(0)

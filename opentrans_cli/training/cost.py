@@ -9,6 +9,7 @@ MACs. MACs are not time: whether a zero saves anything depends on the kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,11 +56,15 @@ class CostReceipt:
 
 
 def count_macs(
-    model: nn.Module, *shapes: tuple[int, ...], kept: Mapping[str, float] | None = None
+    model: nn.Module,
+    *shapes: tuple[int, ...],
+    arguments: Callable[..., tuple[Any, ...]] | None = None,
+    kept: Mapping[str, float] | None = None,
 ) -> tuple[LayerCost, ...]:
     """Dense cost by layer, in the order of first use, of one forward and backward pass.
 
     shapes: of the model's inputs, float32, which need no gradient; with one image, the cost is per image.
+    arguments: what the model is called with, from tensors of these shapes, where it is more than the tensors.
     kept: kept fraction by layer, where it is not 1; layers that take part in no product cost nothing.
 
     Runs on torch's meta device: no memory, no arithmetic, and `model` does not change. Raises TrainingError
@@ -72,7 +77,7 @@ def count_macs(
     names = {id(tensor): name.removesuffix(".weight") for name, tensor in tensors.items()}
     inputs = tuple(torch.empty(shape, device="meta") for shape in shapes)
     with _module_path(model) as path, torch.enable_grad(), _Recorder(names, path) as recorder:
-        torch.func.functional_call(model, tensors, inputs)
+        torch.func.functional_call(model, tensors, arguments(*inputs) if arguments else inputs)
     kept = kept or {}
     return tuple(
         LayerCost(name, forward, inputs_needed, weights_needed, kept.get(name, 1.0))
@@ -122,6 +127,16 @@ def _inner(left: Tensor, _right: Tensor, result: Tensor) -> int:
     return result.numel() * left.shape[-1]
 
 
+def _einsum(equation: str, left: Tensor, right: Tensor) -> int:
+    """Every combination of all indices is one product, for an equation without "..."."""
+    sizes: dict[str, int] = {}
+    for names, operand in zip(equation.replace(" ", "").partition("->")[0].split(","), (left, right), strict=True):
+        sizes |= dict(zip(names, operand.shape, strict=True))
+    return math.prod(sizes.values())
+
+
+_EINSUM_OF_TWO = 3  # arguments: the equation and two operands; one operand multiplies nothing
+
 _FORMULAS: dict[Any, Callable[[Tensor, Tensor, Tensor], int]] = {
     torch.conv1d: _convolution,
     torch.conv2d: _convolution,
@@ -140,7 +155,6 @@ _NO_FORMULA = {
     torch.conv_transpose1d,
     torch.conv_transpose2d,
     torch.conv_transpose3d,
-    torch.einsum,
     torch.tensordot,
     torch.inner,
     torch.dot,
@@ -170,13 +184,13 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _NO_FORMULA:
+        if func in _NO_FORMULA or (func is torch.einsum and len(args) > _EINSUM_OF_TWO):
             raise TrainingError(
                 f"no formula for the cost of {func.__name__}: module '{self.path[-1]}'; add one to cost.py"
             )
-        if func in _FORMULAS:
-            left, right = _operands(args, kwargs or {})
-            macs = _FORMULAS[func](left, right, result)
+        if func in _FORMULAS or (func is torch.einsum and len(args) == _EINSUM_OF_TWO):
+            left, right = _operands(args[1:] if func is torch.einsum else args, kwargs or {})
+            macs = _einsum(args[0], left, right) if func is torch.einsum else _FORMULAS[func](left, right, result)
             name = self.names.get(id(right), self.path[-1])
             self._add(Product(name, macs, macs * left.requires_grad, macs * right.requires_grad))
         elif func in _ATTENTION:

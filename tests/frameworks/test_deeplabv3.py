@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.dense import dense_embedding, stage_features
 from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.deeplabv3 import DEEPLABV3, DeepLabV3, DeepLabV3Options
 
 RN50 = {
@@ -30,7 +31,7 @@ def test_an_untrained_segmentor_says_what_clip_says(tower, text, images, output_
     fine = F.interpolate(dense, size=features["layer1"].shape[2:], mode="bilinear")
     cosine = F.conv2d(F.normalize(fine, dim=1), text[:, :, None, None])
     expected = F.interpolate(30 * cosine, size=images.shape[2:], mode="bilinear")
-    torch.testing.assert_close(segmentor(images, text), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(segmentor(images, ClassText.one_each(text)), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("output_stride", [8, 32])
@@ -42,21 +43,21 @@ def test_embeddings_have_stride_four_whatever_the_output_stride(tower, output_st
 @pytest.mark.parametrize("clip_residual", [True, False])
 def test_one_small_image_can_be_trained_on(tower, text, clip_residual):
     segmentor = DEEPLABV3.build(tower(), {"clip_residual": clip_residual}).train()
-    segmentor(torch.randn(1, 3, 64, 64), text).square().mean().backward()
+    segmentor(torch.randn(1, 3, 64, 64), ClassText.one_each(text)).square().mean().backward()
     gradients = [p.grad for p in segmentor.parameters() if p.requires_grad]
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_every_branch_takes_part(tower, text, images):
     segmentor = DEEPLABV3.build(tower(), {"clip_residual": False}).train()
-    segmentor(images, text).square().mean().backward()
+    segmentor(images, ClassText.one_each(text)).square().mean().backward()
     for name, parameter in segmentor.named_parameters():
         assert parameter.grad.abs().max() > 0, name
 
 
 def test_the_head_starts_at_zero_and_still_learns(tower, text, images):
     segmentor = DEEPLABV3.build(tower()).train()
-    segmentor(images, text).square().mean().backward()
+    segmentor(images, ClassText.one_each(text)).square().mean().backward()
     assert not segmentor.embedding.weight.any()
     assert segmentor.embedding.weight.grad.abs().max() > 0
 

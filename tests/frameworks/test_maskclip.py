@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.maskclip import MASKCLIP
 
 
@@ -20,7 +21,7 @@ def test_scores_are_hundred_times_the_cosine_of_projected_features(tower, text, 
     embedding = pool.c_proj(pool.v_proj(x.flatten(2).transpose(1, 2)))  # (1, cells, D)
     cosine = (F.normalize(embedding, dim=2) @ text.T).transpose(1, 2).reshape(1, 5, *x.shape[2:])
     expected = F.interpolate(100 * cosine, size=(64, 64), mode="bilinear")
-    torch.testing.assert_close(segmentor(images, text), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(segmentor(images, ClassText.one_each(text)), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])

@@ -16,6 +16,7 @@ from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.dense import stage_features
 from opentrans_cli.clip.layers import batchnorm_of, convolutions
 from opentrans_cli.errors import TrainingError
+from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.deeplabv3 import DEEPLABV3
 from opentrans_cli.training.cost import LayerCost, cost_receipt, count_macs
 from opentrans_cli.training.freezing import freeze_layers
@@ -116,8 +117,10 @@ def test_counts_equal_torch_for_a_whole_segmentor(tower, pattern, clip_residual)
     frozen = PATTERNS[pattern](convolutions(model.backbone))
     freeze_layers(model.backbone, frozen, batchnorm_of={n: batchnorm_of(model.backbone, n) for n in frozen})
     text = nn.functional.normalize(torch.randn(5, 16), dim=1)
-    layers = count_macs(model, (1, 3, 64, 96), tuple(text.shape))
-    assert counted(layers) == measured(model, torch.randn(1, 3, 64, 96), text)
+    layers = count_macs(
+        model, (1, 3, 64, 96), (5, 16), arguments=lambda images, text: (images, ClassText.one_each(text))
+    )
+    assert counted(layers) == measured(model, torch.randn(1, 3, 64, 96), ClassText.one_each(text))
     assert {layer.name: layer.forward for layer in layers}["classifier"] == 16 * 24 * 16 * 5
 
 
@@ -148,9 +151,9 @@ def test_a_layer_that_is_used_twice_costs_twice():
 def test_a_product_without_a_formula_is_refused_not_skipped():
     class Outer(nn.Module):
         def forward(self, x):
-            return torch.einsum("i,j->ij", x, x)
+            return torch.tensordot(x, x, dims=0)
 
-    with pytest.raises(TrainingError, match=r"einsum: module 'outer'; add one to cost.py"):
+    with pytest.raises(TrainingError, match=r"tensordot: module 'outer'; add one to cost.py"):
         count_macs(nn.Sequential(OrderedDict(outer=Outer())), (4,))
 
 
@@ -185,3 +188,21 @@ def test_masks_save_forward_and_weight_gradients_but_no_input_gradient():
     assert receipt.total == 780
     assert receipt.unmasked_total == receipt.dense_total == 3 * 530
     assert receipt.unit == "MACs"
+
+
+def test_an_einsum_of_two_costs_the_product_of_its_indices():
+    class Masks(nn.Module):
+        def forward(self, queries, features):
+            return torch.einsum("bqc,bchw->bqhw", queries, features)
+
+    (layer,) = count_macs(Masks(), (2, 5, 3), (2, 3, 4, 6))
+    assert layer.forward == 2 * 5 * 3 * 4 * 6
+
+
+def test_an_einsum_of_three_has_no_formula():
+    class Three(nn.Module):
+        def forward(self, a):
+            return torch.einsum("i,i,i->i", a, a, a)
+
+    with pytest.raises(TrainingError, match="no formula for the cost of einsum"):
+        count_macs(Three(), (3,))
