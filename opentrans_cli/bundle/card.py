@@ -90,7 +90,7 @@ def _sections(facts: CardFacts) -> Iterator[str]:
     for title, file in facts.charts.items():
         yield f"## {title}\n\n![{title}]({file})"
     if facts.evaluations:
-        yield _evaluation(facts.evaluations)
+        yield _evaluation(facts.evaluations) + _left_out(manifest)
     if facts.cost is not None:
         yield _cost(facts.cost)
     yield _provenance(facts)
@@ -141,6 +141,17 @@ def _evaluation(reports: Sequence[Mapping[str, Any]]) -> str:
         "mIoU and pixel accuracy in percent, by `opentrans eval`; unseen classes had no labels in training. MACs are "
         "counted for one image, those of weights that are kept in the column after. The time of one image was measured "
         f"with dense kernels, on {', '.join(_places(reports))}."
+    )
+
+
+def _left_out(manifest: Manifest) -> str:
+    """A warning where reports may speak of values that are not there any more."""
+    numbers = [number for number, step in enumerate(manifest.steps, start=1) if step.verb == "push"]
+    if not numbers or not _mask_only(manifest):
+        return ""
+    return (
+        f" Values were left out in step {numbers[-1]} of the history: figures from before hold for those values, not "
+        "for the base's under the same masks."
     )
 
 

@@ -221,6 +221,13 @@ def test_plain_torch_applies_masks_alone_to_the_base(
     assert_same(run(blocks(text)[1], bundle.path)["state"], dict(join_packed(tensors(source.tower()))))
 
 
+def test_figures_of_values_that_were_left_out_are_said_to_be_that(measured: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    masks = write_mask_only(measured, tmp_path / "masks")
+    said = f"left out in step {len(masks.manifest.steps)} of the history: figures from before hold for those values"
+    assert "## Evaluation" in card(masks) and said in card(masks) and "left out in step" not in card(measured)
+
+
 def test_masks_alone_name_the_base_as_open_clip_does(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     masks = write_mask_only(open_bundle(tiny_bundle), tmp_path / "masks").path
