@@ -90,10 +90,11 @@ def analyze(
 
 
 def _show(console: Console, result: AnalyzeResult) -> None:
-    console.print(_layers(result))
+    console.print(_layers(console, result))
     for group in result.left_out:
         named = ", ".join(group.names[:_NAMED]) + (", ..." if len(group.names) > _NAMED else "")
-        console.print(f"left out, {group.reason}: {group.count}{' (' + named + ')' if named else ''}", soft_wrap=True)
+        text = f"left out, {group.reason}: {group.count}{f' ({named})' if named else ''}"
+        console.print(_plain(text), soft_wrap=True)
     if result.frontier:
         console.print(_frontier(result))
     unstable = sum(not result.trust[layer.name].stability.stable for layer in result.layers)
@@ -105,43 +106,71 @@ def _show(console: Console, result: AnalyzeResult) -> None:
     )
 
 
-def _layers(result: AnalyzeResult) -> Table:
-    extra = [title for title, there in _extras(result) if there]
-    title = f"{result.source}: median alpha {result.median_alpha:.3f} ({result.estimator})"
-    table = plain_table(title, "layer", ">alpha", *extra, ">KS", ">tail", "decision", "verdict")
-    for layer in result.layers:
-        trust, decision = result.trust[layer.name], result.decision(layer.name)
-        cells = [f"{trust.interval[0]:.2f}-{trust.interval[1]:.2f}"] if trust.interval else []
-        cells += [f"{trust.null[len(trust.null) // 2]:.2f}"] if trust.null else []
-        cells += [_alpha(result.against.get(layer.name))] if result.against_source is not None else []
-        table.add_row(
-            layer.name,
-            _alpha(layer.fit.alpha),
-            *cells,
-            f"{layer.fit.ks_distance:.3f}",
-            f"{layer.fit.tail_size}/{len(layer.eigenvalues)}",
-            decision + ("" if trust.stability.stable else "?"),
-            layer.verdict,
-            style="cyan" if decision == "frozen" else None,
-        )
+def _plain(text: str) -> str:
+    """Names and paths come from strangers: they are shown, not obeyed, by the console as by the terminal."""
+    from rich.markup import escape
+
+    return escape("".join(char if char.isprintable() else "?" for char in text))
+
+
+def _layers(console: Console, result: AnalyzeResult) -> Table:
+    """The table with as many columns as fit; what is dropped is in --json."""
+    table = _table(result, columns := _columns(result))
+    for dropped in (">tail", ">KS"):
+        if _too_wide(table, console):
+            del columns[dropped]
+            table = _table(result, columns)
+    if _too_wide(table, console):
+        columns["verdict"] = [cell.removesuffix("-tailed") for cell in columns["verdict"]]
+        table = _table(result, columns)
     return table
 
 
-def _extras(result: AnalyzeResult) -> tuple[tuple[str, bool], ...]:
-    """Columns that are there if they were asked for."""
-    return (
-        (">95 %", result.options.bootstrap > 0),
-        (">random", result.options.null),
-        (">against", result.against_source is not None),
-    )
+def _too_wide(table: Table, console: Console) -> bool:
+    unbounded = console.options.update(max_width=10_000)
+    return console.measure(table, options=unbounded).maximum > console.width
 
 
-def _alpha(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+def _table(result: AnalyzeResult, columns: dict[str, list[str]]) -> Table:
+    title = f"{result.source}: median alpha {result.median_alpha:.3f} ({result.estimator})"
+    table = plain_table(_plain(title), *columns)
+    table.padding = (0, 1, 0, 0)
+    for name, column in zip(columns, table.columns, strict=True):
+        column.no_wrap = name not in ("layer", "verdict")
+    for layer, *cells in zip(result.layers, *columns.values(), strict=True):
+        table.add_row(*cells, style="cyan" if result.decision(layer.name) == "frozen" else None)
+    return table
+
+
+def _columns(result: AnalyzeResult) -> dict[str, list[str]]:
+    """Cells by column, one a layer; a name that starts with ">" is set to the right."""
+    layers, trust = result.layers, [result.trust[layer.name] for layer in result.layers]
+    columns = {
+        "layer": [_plain(layer.name) for layer in layers],
+        ">alpha": [_alpha(layer.fit.alpha) for layer in layers],
+    }
+    if result.options.bootstrap:
+        columns[">95 %"] = [f"{t.interval[0]:.2f}-{t.interval[1]:.2f}" if t.interval else "-" for t in trust]
+    if result.options.null:
+        columns[">null"] = [_alpha(t.null_median, digits=2) for t in trust]
+    if result.against_source is not None:
+        name = ">base" if result.against_source == "base" else ">other"
+        columns[name] = [_alpha(result.against.get(layer.name)) for layer in layers]
+    columns[">KS"] = [f"{layer.fit.ks_distance:.3f}" for layer in layers]
+    columns[">tail"] = [f"{layer.fit.tail_size}/{len(layer.eigenvalues)}" for layer in layers]
+    firm = [t.stability.stable for t in trust]
+    columns["decision"] = [result.decision(x.name) + "?" * (not ok) for x, ok in zip(layers, firm, strict=True)]
+    columns["verdict"] = [layer.verdict for layer in layers]
+    return columns
+
+
+def _alpha(value: float | None, *, digits: int = 3) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _frontier(result: AnalyzeResult) -> Table:
-    title = "training cost of one image, the tower alone; saved: of training all of it"
+    size = " x ".join(str(side) for side in result.image_size or ())
+    title = f"training one image of {size} pixels, the tower alone; saved: of all, dense"
     table = plain_table(title, ">ratio", ">frozen", ">MACs", ">saved, %", ">as the paper counts, %", "")
     for point in result.frontier:
         table.add_row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -78,8 +78,8 @@ class Outputs:
 
 def _draw_tower(path: Path, result: AnalyzeResult) -> None:
     """Hollow marks are the alphas of the other source if there is one, else those of random weights if drawn."""
-    nulls = {name: trust.null[len(trust.null) // 2] for name, trust in result.trust.items() if trust.null}
-    others = result.against or nulls
+    nulls = {name: trust.null_median for name, trust in result.trust.items()}
+    others: Mapping[str, float | None] = result.against or nulls
     dots = [
         AlphaDot(
             name=layer.name,

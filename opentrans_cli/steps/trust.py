@@ -34,6 +34,11 @@ class Trust:
     interval: tuple[float, float] | None  # 95 % of the resamples
     null: tuple[float, ...] | None  # alphas of random weights of the same shape and scale, ascending
 
+    @property
+    def null_median(self) -> float | None:
+        """The middle one of `null`."""
+        return None if self.null is None else self.null[len(self.null) // 2]
+
     def to_json(self) -> dict[str, Any]:
         """The fields it adds to the layer's entry in the report."""
         entry: dict[str, Any] = {
@@ -42,9 +47,9 @@ class Trust:
         }
         if self.interval is not None:
             entry |= {"interval": [finite(end) for end in self.interval], "agreement": self.stability.agreement}
-        if self.null is not None:
+        if self.null is not None and self.null_median is not None:
             entry["null_alpha"] = {
-                "median": finite(self.null[len(self.null) // 2]),
+                "median": finite(self.null_median),
                 "lowest": finite(self.null[0]),
                 "highest": finite(self.null[-1]),
             }
