@@ -1,0 +1,79 @@
+"""The four stages of a convolutional CLIP tower, ResNet or ConvNeXt, and the embeddings of masks on the last one.
+
+Shapes: B images, Q masks, H W pixels, D embedding. timm's ConvNeXt stands in open_clip's tower as `trunk`, its
+projection into the joint space as `head`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from opentrans_cli.clip.attention_pool import mask_means, masked_attention_pool
+from opentrans_cli.clip.dense import STAGES, require_resnet, stage_features
+from opentrans_cli.errors import SourceError
+
+STRIDE = 32  # pixels per cell of the last stage
+
+
+def is_convnext(visual: nn.Module) -> bool:
+    """Whether `visual` is open_clip's tower around a ConvNeXt of timm."""
+    trunk = getattr(visual, "trunk", None)
+    return trunk is not None and all(hasattr(trunk, name) for name in ("stem", "stages", "norm_pre", "head"))
+
+
+def require_stages(visual: nn.Module) -> None:
+    """Raises SourceError unless `visual` has four stages and a projection into the joint space."""
+    if not is_convnext(visual):
+        require_resnet(visual)
+        if getattr(visual, "attnpool", None) is None:
+            raise SourceError(f"this tower has no attention pool: {type(visual).__name__}; use a whole CLIP tower")
+
+
+def stage_channels(visual: nn.Module) -> tuple[int, int, int, int]:
+    """Channels of the four maps of `stage_maps`."""
+    tower: Any = visual
+    if is_convnext(visual):
+        first, second, third, fourth = (stage.blocks[-1].conv_dw.out_channels for stage in tower.trunk.stages)
+    else:
+        first, second, third, fourth = (getattr(tower, name)[-1].conv3.out_channels for name in STAGES)
+    return first, second, third, fourth
+
+
+def embedding_size(visual: nn.Module) -> int:
+    """D, the length of the joint space's vectors."""
+    tower: Any = visual
+    if not is_convnext(visual):
+        return int(tower.attnpool.c_proj.out_features)
+    linear = [module for module in (*tower.trunk.head.modules(), *tower.head.modules()) if type(module) is nn.Linear]
+    return linear[-1].out_features if linear else stage_channels(visual)[-1]
+
+
+def stage_maps(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Feature maps of strides 4, 8, 16 and 32; `images`: normalised (B, 3, H, W), sides of at least 32 pixels."""
+    if not is_convnext(visual):
+        first, second, third, fourth = stage_features(visual, images).values()
+        return first, second, third, fourth
+    trunk: Any = visual.trunk
+    maps, x = [], trunk.stem(images)
+    for stage in trunk.stages:
+        x = stage(x)
+        maps.append(x)
+    first, second, third, fourth = maps
+    return first, second, third, fourth
+
+
+def mask_embeddings(visual: nn.Module, last: Tensor, masks: Tensor) -> Tensor:
+    """Embeddings (B, Q, D) of `masks`, bool (B, Q, h, w), from the last map of `stage_maps`, (B, C, h, w).
+
+    A ResNet pools by masked attention, a ConvNeXt, whose own pool is a mean, by the mean inside the mask (FC-CLIP, Yu
+    et al. 2023, Sec. 3.3). An empty mask has a finite embedding without meaning.
+    """
+    tower: Any = visual
+    if not is_convnext(visual):
+        return masked_attention_pool(tower.attnpool, last, masks)
+    pooled = mask_means(tower.trunk.norm_pre(last), masks)
+    batch, queries = pooled.shape[:2]
+    embedding: Tensor = tower.head(tower.trunk.head(pooled.flatten(0, 1)[:, :, None, None]))
+    return embedding.unflatten(0, (batch, queries))
