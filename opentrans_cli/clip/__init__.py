@@ -6,7 +6,7 @@ layers.py         which weights of the visual tower can be pruned, packed attent
 channels.py       which channels belong together, so that a tower can be built narrower
 compact.py        a channel-pruned tower as a narrower dense one
 dense.py          feature maps, dilation, dense embeddings
-attention_pool.py  features pooled inside masks
+attention_pool.py features pooled inside masks
 stages.py         feature maps of ResNets and ConvNeXts, embeddings of masks
 key_tables/       what other libraries call a tower's tensors, and how a checkpoint is recognised
 text.py           class names -> text embeddings

@@ -1,0 +1,104 @@
+"""Queries are classified by the nearest text, a learned embedding stands for no object."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from opentrans_cli.frameworks.base import ClassText
+from opentrans_cli.frameworks.query_classifier import PooledQueryClassifier, QueryClassifier, text_logits
+
+OWNERS = (1, 0, 1, 2, 2, 1)
+
+
+@pytest.fixture
+def words():
+    rows = F.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(5)), dim=1)
+    return ClassText(rows, OWNERS, (True, False, True))
+
+
+@pytest.fixture
+def states():
+    return torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(6))
+
+
+@pytest.fixture
+def seen_by_masks():
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(2, 32, 6, 5, generator=generator), torch.randn(2, 7, 6, 5, generator=generator)
+
+
+def test_a_class_has_the_logit_of_its_best_synonym(words):
+    embeddings = torch.randn(2, 7, 16)
+    logits = text_logits(embeddings, words, scale=torch.tensor(3.0))
+    assert logits.shape == (2, 7, 3)
+    for c in range(3):
+        synonyms = [s for s in range(6) if OWNERS[s] == c]
+        expected = (3 * embeddings @ words.embeddings[synonyms].T).max(-1).values
+        torch.testing.assert_close(logits[..., c], expected)
+
+
+def test_query_classifier_is_the_cosine_with_text_and_with_no_object(words, states):
+    torch.manual_seed(0)
+    classifier = QueryClassifier(32, 16)
+    classifier.logit_scale.data.fill_(6.0)  # exp(6) is beyond CLIP's bound, which does not hold here
+    hidden = classifier.class_embed(states).clamp(min=0)
+    embeddings = hidden @ classifier.embed_proj.weight.T + classifier.embed_proj.bias
+    names = torch.cat([words.embeddings, classifier.non_object_embedding])
+    cosine = F.cosine_similarity(embeddings[:, :, None], names, dim=-1) * torch.tensor(6.0).exp()
+    expected = torch.stack(
+        [*(cosine[..., [s for s in range(6) if OWNERS[s] == c]].amax(-1) for c in range(3)), cosine[..., -1]], -1
+    )
+    torch.testing.assert_close(classifier(states, words), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_pooled_classifier_adds_what_is_in_the_mask_to_the_state(words, states, seen_by_masks):
+    torch.manual_seed(0)
+    classifier = PooledQueryClassifier(32, 16)
+    features, masks = seen_by_masks
+    masks[1, 2] = -1.0  # empty
+    logits = classifier(states, features, masks, words)
+    assert logits.shape == (2, 7, 4)
+    for b, q in [(0, 0), (0, 5), (1, 2), (1, 6)]:
+        inside = features[b][:, masks[b, q] > 0]
+        pooled = inside.mean(1) if inside.shape[1] else torch.zeros(32)
+        pooled = classifier.pool_proj(F.layer_norm(pooled, (32,)))
+        embedding = classifier.class_embed(pooled + states[b, q])
+        names = torch.cat([words.embeddings, classifier.void_embedding])
+        cosine = F.cosine_similarity(embedding, names, dim=-1) / 0.07
+        expected = [cosine[[s for s in range(6) if OWNERS[s] == c]].max() for c in range(3)] + [cosine[-1]]
+        torch.testing.assert_close(logits[b, q], torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_the_scale_of_the_pooled_classifier_is_bounded(words, states, seen_by_masks):
+    classifier = PooledQueryClassifier(32, 16)
+    classifier.logit_scale.data.fill_(9.0)
+    assert classifier(states, *seen_by_masks, words).abs().max() <= 100.001
+
+
+def test_classification_teaches_the_masks_nothing(words, states, seen_by_masks):
+    features, masks = seen_by_masks
+    masks.requires_grad_()
+    features.requires_grad_()
+    PooledQueryClassifier(32, 16)(states, features, masks, words).square().sum().backward()
+    assert masks.grad is None
+    assert features.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", [QueryClassifier, PooledQueryClassifier])
+def test_every_parameter_learns(kind, words, states, seen_by_masks):
+    torch.manual_seed(0)
+    classifier = kind(32, 16)
+    more = seen_by_masks if kind is PooledQueryClassifier else ()
+    classifier(states, *more, words).square().sum().backward()
+    for name, parameter in classifier.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("kind", [QueryClassifier, PooledQueryClassifier])
+def test_one_class_of_one_name_is_enough(kind, states, seen_by_masks):
+    words = ClassText(F.normalize(torch.ones(1, 16), dim=1), (0,), (True,))
+    more = seen_by_masks if kind is PooledQueryClassifier else ()
+    assert kind(32, 16)(states, *more, words).shape == (2, 7, 2)
