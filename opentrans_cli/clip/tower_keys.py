@@ -13,8 +13,9 @@ OUTPUT_HEAD = "output head"
 TEXT_TOWER = "text tower"
 OUTSIDE = "outside the image tower"
 
-_NOISE = {"module", "model", "visual", "backbone", "clip_model", "image_encoder", "vision_model"}
-_TEXT_PARTS = {"text", "text_model", "text_encoder", "text_tower"}
+# Parts of prefixes that say nothing about which of several towers is the model's own.
+NOISE = {"module", "model", "visual", "backbone", "clip_model", "encoder", "image_encoder", "vision_model"}
+TEXT_PARTS = {"text", "text_model", "text_encoder", "text_tower"}
 _TEXT_BESIDE_VISUAL = ("transformer.", "token_embedding", "positional_embedding", "text_projection", "ln_final")
 
 
@@ -75,7 +76,7 @@ class TowerPlace:
 
     def inside(self, key: str) -> str | None:
         """The name of a tensor inside the tower; None if it is outside."""
-        if not key.startswith(self.prefix) or (not self.prefix and key.split(".")[0] in _TEXT_PARTS):
+        if not key.startswith(self.prefix) or (not self.prefix and key.split(".")[0] in TEXT_PARTS):
             return None
         return key[len(self.prefix) :]
 
@@ -85,7 +86,7 @@ class TowerPlace:
         if name is not None:
             return OUTPUT_HEAD if name.startswith(self.kind.heads) else None
         beside = self.parent != self.prefix and key.startswith(self.parent)
-        if _TEXT_PARTS & set(key.split(".")) or (beside and key[len(self.parent) :].startswith(_TEXT_BESIDE_VISUAL)):
+        if TEXT_PARTS & set(key.split(".")) or (beside and key[len(self.parent) :].startswith(_TEXT_BESIDE_VISUAL)):
             return TEXT_TOWER
         return OUTSIDE
 
@@ -98,7 +99,7 @@ def find_tower(keys: Collection[str]) -> TowerPlace | None:
     """
     found = list(_places(set(keys)))
     if len(found) > 1:
-        found = [place for place in found if set(place.prefix.split(".")[:-1]) <= _NOISE]
+        found = [place for place in found if set(place.prefix.split(".")[:-1]) <= NOISE]
     return found[0] if len(found) == 1 else None
 
 
