@@ -12,7 +12,7 @@ import torch
 
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.store import open_bundle, write_bundle
-from opentrans_cli.clip.layers import convolutions, layer_weight
+from opentrans_cli.clip.layers import candidates, convolutions, layer_weight
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
@@ -113,7 +113,11 @@ def _prepare(
     if not built.framework.trainable:
         raise OptionError(f"segmentor has nothing to train: {name}; transfer the subnet to deeplabv3 instead")
     feed = TrainingData(samples, options, preprocess=tower.preprocess)
-    frozen = _frozen_layers(tower, options, reporter)
+    if built.framework.frozen_trunk:
+        reporter.say(f"{name} keeps the whole tower frozen: --freeze {options.freeze} changes nothing")
+        frozen = tuple(layer.name for layer in candidates(tower.visual))
+    else:
+        frozen = _frozen_layers(tower, options, reporter)
     return FinetuneRun(built, feed, frozen=frozen, options=options, device=device)
 
 

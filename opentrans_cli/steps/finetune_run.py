@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opentrans_cli.bundle.encode import stored_hashes
 from opentrans_cli.bundle.history import FROZEN_TENSORS
 from opentrans_cli.clip.layers import batchnorm_of
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.frameworks.base import ClassText
+from opentrans_cli.frameworks.mask_loss import set_loss
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.reporter import Reporter
@@ -44,8 +46,8 @@ class FinetuneRun:
         self.module = built.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
         self._unfrozen_costs = self._costs()
-        partners = {_inside(layer): _inside(batchnorm_of(built.tower.visual, layer)) for layer in frozen}
-        self.fixed = freeze_layers(self.module, [*filter(None, partners)], batchnorm_of=partners)  # type: ignore[arg-type]
+        partners = dict.fromkeys(_whole(self.module), None) if built.framework.frozen_trunk else self._partners()
+        self.fixed = freeze_layers(self.module, partners, batchnorm_of=partners)
         self._hash_before = state_hash(self.module, self.fixed)
 
     def train(self, text: ClassText, *, resume_from: Path | None, checkpoint: Path, reporter: Reporter) -> TrainLog:
@@ -53,11 +55,7 @@ class FinetuneRun:
 
         Raises TrainingError for a loss that is not finite, or if a frozen layer changed.
         """
-        classes = text.to(self.device)
-
-        def loss(images: Tensor, label_maps: Tensor) -> Tensor:
-            return pixel_cross_entropy(self.module(images, classes), label_maps, ignore_index=IGNORED)
-
+        loss = self._loss(text.to(self.device))
         with reporter.bar("fine-tuning", self.options.steps) as advance:
             log = train(
                 self.module,
@@ -74,6 +72,17 @@ class FinetuneRun:
             raise TrainingError("a frozen layer changed in training; nothing was written; report this as a bug")
         return log
 
+    def _partners(self) -> dict[str, str | None]:
+        """The layers to freeze inside the module, each with the BatchNorm behind it."""
+        pairs = ((layer, batchnorm_of(self.built.tower.visual, layer)) for layer in self.frozen)
+        return {f"{BACKBONE}{layer}": norm and f"{BACKBONE}{norm}" for layer, norm in pairs}
+
+    def _loss(self, text: ClassText) -> Callable[[Tensor, Tensor], Tensor]:
+        module: Any = self.module
+        if self.built.framework.masks:
+            return lambda images, label_maps: set_loss(module.queries(images, text), label_maps, ignore=IGNORED)
+        return lambda images, label_maps: pixel_cross_entropy(module(images, text), label_maps, ignore_index=IGNORED)
+
     def _settings(self) -> TrainSettings:
         options = self.options
         return TrainSettings(
@@ -89,7 +98,9 @@ class FinetuneRun:
         )
 
     def _costs(self) -> tuple[LayerCost, ...]:
-        return self.built.costs((self.feed.crop, self.feed.crop), owners=class_owners(self.feed.seen_vocabulary))
+        return self.built.costs(
+            (self.feed.crop, self.feed.crop), owners=class_owners(self.feed.seen_vocabulary), training=True
+        )
 
     def receipt(self) -> dict[str, Any]:
         """The cost receipt of `artifacts.schema.json`: counted MACs of the whole run, and the proof of freezing."""
@@ -124,5 +135,8 @@ class FinetuneRun:
         return stored_hashes(parts, masks, bundle.manifest.layers[0].dtype)
 
 
-def _inside(layer: str | None) -> str | None:
-    return None if layer is None else f"{BACKBONE}{layer}"
+def _whole(module: nn.Module) -> Iterator[str]:
+    """Names of all modules of the tower that hold a tensor themselves."""
+    for name, part in module.named_modules():
+        if name.startswith(BACKBONE) and (part._parameters or part._buffers):
+            yield name

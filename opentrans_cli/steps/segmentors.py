@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,27 @@ BACKBONE = "backbone."
 
 TRAINING_FREE = "maskclip"
 """The framework that reads out a source without a segmentor."""
+
+
+class _Call(nn.Module):
+    """The call of a segmentor whose cost is asked for."""
+
+    INSIDE = "segmentor."
+
+    def __init__(self, segmentor: nn.Module, *, training: bool, masks: bool) -> None:
+        super().__init__()
+        self.segmentor = segmentor
+        self.queries = training and masks
+
+    def forward(self, images: Tensor, text: ClassText) -> Any:
+        segmentor: Any = self.segmentor
+        if not self.queries:
+            return segmentor(images, text)
+        was = segmentor.training
+        try:
+            return segmentor.train().queries(images, text)
+        finally:
+            segmentor.train(was)
 
 
 @dataclass(frozen=True)
@@ -71,17 +92,24 @@ class BuiltSegmentor:
         inside = {f"{BACKBONE}{name}": mask for name, mask in self.companions.items()}
         return {name: mask for name, mask in inside.items() if name in there}
 
-    def costs(self, resolution: tuple[int, int], *, owners: tuple[int, ...]) -> tuple[LayerCost, ...]:
-        """MACs of one image of `resolution` (height, width) classified by embeddings that belong to `owners`."""
-        kept = {layer: int(mask.sum()) / mask.numel() for layer, mask in self.masks().items()}
+    def costs(
+        self, resolution: tuple[int, int], *, owners: tuple[int, ...], training: bool = False
+    ) -> tuple[LayerCost, ...]:
+        """MACs of one image of `resolution` (height, width) classified by embeddings that belong to `owners`.
+
+        training: of what the loss is taken of, which for masks is more than the scores: the earlier layers of the
+        decoder give theirs as well.
+        """
+        kept = {f"{_Call.INSIDE}{layer}": int(mask.sum()) / mask.numel() for layer, mask in self.masks().items()}
         seen = (True,) * (max(owners) + 1)
-        return count_macs(
-            self.module,
+        counted = count_macs(
+            _Call(self.module, training=training, masks=self.framework.masks),
             (1, 3, *resolution),
             (len(owners), self.dimension),
             arguments=lambda images, embeddings: (images, ClassText(embeddings, owners, seen)),
             kept=kept,
         )
+        return tuple(replace(cost, name=cost.name.removeprefix(_Call.INSIDE)) for cost in counted)
 
     def record(self, classes: Sequence[tuple[str, ...]] = (), *, seen: Sequence[str] = ()) -> SegmentorRecord:
         """What the manifest says about it: its classes, and the names of those with training labels."""
