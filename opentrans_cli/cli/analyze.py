@@ -150,7 +150,7 @@ def _columns(result: AnalyzeResult) -> dict[str, list[str]]:
         ">alpha": [_alpha(layer.fit.alpha) for layer in layers],
     }
     if result.options.bootstrap:
-        columns[">95 %"] = [f"{t.interval[0]:.2f}-{t.interval[1]:.2f}" if t.interval else "-" for t in trust]
+        columns[">95 %"] = [_interval(t.interval) for t in trust]
     if result.options.null:
         columns[">null"] = [_alpha(t.null_median, digits=2) for t in trust]
     if result.against_source is not None:
@@ -164,13 +164,17 @@ def _columns(result: AnalyzeResult) -> dict[str, list[str]]:
     return columns
 
 
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "-" if ends is None or math.isinf(ends[0]) else f"{ends[0]:.2f}-{ends[1]:.2f}"
+
+
 def _alpha(value: float | None, *, digits: int = 3) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _frontier(result: AnalyzeResult) -> Table:
     size = " x ".join(str(side) for side in result.image_size or ())
-    title = f"training one image of {size} pixels, the tower alone; saved: of all, dense"
+    title = f"training one {size} image, the tower alone; saved: of all, dense"
     table = plain_table(title, ">ratio", ">frozen", ">MACs", ">saved, %", ">as the paper counts, %", "")
     for point in result.frontier:
         table.add_row(

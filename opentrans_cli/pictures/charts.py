@@ -122,7 +122,7 @@ def draw_alphas(axes: Any, dots: Sequence[AlphaDot], median: float, *, other_lab
     if any(dot.unstable for dot in dots):
         axes.scatter([], [], s=80, facecolors="none", edgecolors=INK, linewidths=0.9, label="unstable")
     if any(dot.other is not None for dot in dots):
-        axes.scatter([], [], s=26, marker="D", facecolors="white", edgecolors=MUTED, label=other_label)
+        axes.scatter([], [], s=26, marker="D", facecolors="white", edgecolors=MUTED, label=plain(other_label))
     axes.set_xlim(min(anchors) * 0.9, edge * 1.08)
     axes.set_xlabel("alpha (smaller = heavier tail = better trained)")
     axes.grid(axis="y", color=RULE, linewidth=0.6)
@@ -150,6 +150,14 @@ def decision_colours(decisions: Collection[str]) -> dict[str, str]:
     ordered = sorted(decisions, key=lambda name: (name not in DECISIONS, name))
     further = iter(FURTHER * len(ordered))
     return {name: DECISIONS.get(name) or next(further) for name in ordered}
+
+
+def plain(text: str) -> str:
+    """`text` as matplotlib shows it letter by letter: no formulas between dollars, no control characters.
+
+    Names of layers and files come from strangers.
+    """
+    return "".join(char if char.isprintable() else "?" for char in text).replace("$", r"\$")
 
 
 def check_picture(path: Path) -> str:
@@ -191,7 +199,7 @@ def _figure(path: Path, names: Sequence[str], title: str) -> Iterator[Any]:
         axes = figure.add_subplot()
         layer_axes(axes, names)
         if title:
-            axes.set_title(title, loc="left", fontsize=11, color=INK, pad=22)
+            axes.set_title(plain(title), loc="left", fontsize=11, color=INK, pad=22)
         yield axes
 
 
@@ -207,7 +215,7 @@ def layer_axes(axes: Any, names: Sequence[str]) -> None:
     axes.spines["bottom"].set_color(RULE)
     axes.tick_params(axis="x", colors=MUTED, labelsize=8)
     axes.tick_params(axis="y", length=0, labelsize=8, labelcolor=INK)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [plain(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.label.set(color=MUTED, fontsize=9)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.pictures.charts import INK, KEPT, MUTED, RULE, canvas
+from opentrans_cli.pictures.charts import INK, KEPT, MUTED, RULE, canvas, plain
 
 COLUMNS = 3
 _FIT = "#c2352b"
@@ -56,7 +56,7 @@ def esd_chart(path: Path, spectra: Sequence[Spectrum], *, title: str) -> None:
         for place, spectrum in enumerate(spectra):
             axes = figure.add_subplot(rows, columns, place + 1)
             draw_esd(axes, spectrum)
-            axes.set_title(spectrum.name, loc="left", fontsize=8.5, color=INK, pad=15)
+            axes.set_title(plain(spectrum.name), loc="left", fontsize=8.5, color=INK, pad=15)
             _above(axes, facts(spectrum))
             axes.tick_params(axis="both", which="both", colors=MUTED, labelsize=7)
 
@@ -85,7 +85,7 @@ def fit_legend(figure: Any, *, title: str = "", colour: str = KEPT) -> None:
         frameon=False,
         fontsize=8,
         labelcolor=INK,
-        title=title or None,
+        title=plain(title) or None,
         title_fontproperties={"size": 11},
         alignment="left",
         borderpad=0.2,

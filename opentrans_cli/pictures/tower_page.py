@@ -16,6 +16,7 @@ from opentrans_cli.pictures.charts import (
     draw_alphas,
     layer_axes,
     layers_height,
+    plain,
 )
 from opentrans_cli.pictures.esd import Spectrum, draw_esd, fit_legend
 
@@ -58,7 +59,7 @@ def tower_page(
     with canvas(path, height=height, width=_CHART + beside) as figure:
         facts = f"   {estimator}, median alpha {median:.2f}, {_counts(dots)}"
         shown = _end_of(source, int((_CHART + beside) / _CHARACTER) - len(facts))
-        figure.suptitle(shown + facts, x=0.012, ha="left", fontsize=12, color=INK)
+        figure.suptitle(plain(shown + facts), x=0.012, ha="left", fontsize=12, color=INK)
         left, right = figure.subfigures(1, 2, width_ratios=(_CHART, beside))
         axes = left.add_subplot()
         layer_axes(axes, [dot.name for dot in dots])
@@ -93,7 +94,7 @@ def _sparkline(axes: Any, spectrum: Spectrum, *, colour: str) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(NullLocator())
         axis.set_minor_locator(NullLocator())
-    axes.set_title(_end_of(spectrum.name, _LONGEST_NAME), loc="left", fontsize=6.8, color=INK, pad=2)
+    axes.set_title(plain(_end_of(spectrum.name, _LONGEST_NAME)), loc="left", fontsize=6.8, color=INK, pad=2)
     if spectrum.fitted:
         axes.set_title(f"{spectrum.alpha:.2f}", loc="right", fontsize=6.5, color=MUTED, pad=2)
 

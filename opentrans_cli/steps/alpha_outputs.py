@@ -13,10 +13,11 @@ from opentrans_cli.bundle.atomic import staged_folder, write_file
 from opentrans_cli.bundle.layout import ALPHA
 from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.tensorfile import write_tensors
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.pictures.charts import AlphaDot, check_picture
 from opentrans_cli.pictures.esd import Spectrum, esd_chart
 from opentrans_cli.pictures.tower_page import tower_page
+from opentrans_cli.steps.sources import is_bundle
 from opentrans_cli.steps.spectra import LayerSpectrum
 from opentrans_cli.steps.target import check_folder, prepare_parent
 
@@ -39,6 +40,9 @@ class Outputs:
         """Raises OptionError or BundleError for what must not be written, before anything is read."""
         if self.esd and self.plot is None and self.out is None:
             raise OptionError(f"spectra are drawn into a picture: --esd {self.esd[0]}; say which with --plot or --out")
+        for target in filter(None, (self.out, self.plot)):
+            if any(is_bundle(str(folder)) for folder in Path(os.path.realpath(target)).parents):
+                raise BundleError(f"would lie inside a bundle: {str(target)!r}; choose a place outside of it")
         if self.out is not None:
             check_folder(self.out, {REPORT, ALPHA, TOWER, SPECTRA}, force=self.force)
         if self.plot is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opentrans_cli.pictures.charts import AlphaDot
+from opentrans_cli.pictures.charts import AlphaDot, plain
 from opentrans_cli.pictures.esd import Spectrum
 from opentrans_cli.pictures.tower_page import _end_of, _grid, tower_page
 
@@ -75,3 +75,11 @@ def test_spectra_of_other_layers_are_a_mistake_of_the_program(tmp_path: Path) ->
         with pytest.raises(ValueError, match="other layers"):
             draw(tmp_path / "x.png", few, spectra)
     assert not list(tmp_path.iterdir())
+
+
+def test_names_are_shown_letter_by_letter(tmp_path: Path) -> None:
+    r"""`$\frac$` is a formula to matplotlib, and a wrong one."""
+    name = "a$\\frac$\n"
+    spectrum = Spectrum(name, np.arange(1.0, 61), 2.0, 1.0, 0.1, 60, "heavy-tailed")
+    draw(tmp_path / "x.png", [AlphaDot(name, 2.0, "trained", other=2.0)], [spectrum], source=name, other_label=name)
+    assert plain(name) == "a\\$\\frac\\$?"
