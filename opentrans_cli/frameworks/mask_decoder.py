@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks.deformable import deformable_attention
 
 STRIDE = 32  # pixels per cell of the coarsest features: sides of images have to be multiples
 MASK_STRIDE = 4  # pixels per cell of a mask
@@ -98,13 +99,7 @@ class MaskDecoder(nn.Module):
         reference = _reference_points(shapes, projected[0])
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in projected], 1)
         for layer in decoder.encoder.layers:
-            attended, _ = layer.self_attn(
-                x,
-                encoder_hidden_states=x,
-                position_embeddings=places,
-                reference_points=reference,
-                spatial_shapes_list=shapes,
-            )
+            attended = deformable_attention(layer.self_attn, x, places, reference, shapes)
             x = layer.self_attn_layer_norm(x + attended)
             x = layer.final_layer_norm(x + layer.fc2(F.relu(layer.fc1(x))))
         parts = x.split([height * width for height, width in shapes], 1)
