@@ -25,6 +25,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from opentrans_cli.clip.file_kind import file_kind
 from opentrans_cli.errors import SourceError
 
 _NEXT = "give a state dict saved with safetensors or torch.save"
@@ -33,7 +34,6 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _TRAINING_STATE = re.compile(r"(optim|(lr_)?sched|(grad_)?scaler|amp).*")
 _MAX_DEPTH = 4  # of dicts in dicts; a pickle can hold one that contains itself
 _MAX_INDEX = 32 << 20  # bytes; the largest published ones have 0.2 MB
-_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
 # Pages of a mapped file that were read count as memory in use until it is mapped anew.
 _MAPPED_AT_ONCE = 64 << 20  # bytes
 
@@ -62,46 +62,21 @@ def open_weight_file(path: Path) -> WeightFile:
 
     Raises SourceError if the file is missing, cut off, no checkpoint, holds no tensors, or holds code.
     """
-    opened = _open_index(path) if _content(path) == "json" else _open_single(path)
+    opened = _open_index(path) if file_kind(path) == "json" else _open_single(path)
     if not opened.headers:
         raise SourceError(f"no tensors in the checkpoint: {path}; {_NEXT}")
     return opened
 
 
 def _open_single(path: Path) -> WeightFile:
-    content = _content(path)
+    content = file_kind(path)
     if content == "safetensors":
         return _Safetensors(path)
     if content == "zip":
-        _refuse_torchscript(path)
+        refuse_torchscript(path)
     elif content != "old torch":
         raise SourceError(f"not a checkpoint but {content}: {path}; {_NEXT}")
     return _Torch(path, mapped=content == "zip")
-
-
-def _content(path: Path) -> str:
-    """What the first bytes of a file say it is: "safetensors", "zip", "old torch", "json", or words for an error."""
-    try:
-        if not path.stat().st_size:  # before it is opened, which would wait for ever on a pipe
-            raise SourceError(f"the checkpoint is empty: {path}; download or export it again")
-        with path.open("rb") as file:
-            start = file.read(64)
-    except FileNotFoundError as error:
-        raise SourceError(f"no such checkpoint: {path}; check the path") from error
-    except OSError as error:
-        raise SourceError(f"cannot read: {path} ({error.strerror or error}); check the path and its rights") from error
-    if start.startswith(b"version https://git-lfs"):
-        raise SourceError(f"Git LFS pointer instead of the checkpoint: {path}; run `git lfs pull` in its folder")
-    if start.startswith(_OLD_TORCH):
-        return "old torch"
-    if start.startswith(b"PK\x03\x04"):
-        return "zip"
-    # A safetensors file starts with the length of its JSON header; text read as a length is absurdly large.
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
-        return "safetensors"
-    if start.startswith(b"\x80"):
-        return "a plain pickle, as detectron2's model zoo has them"
-    return "json" if start.lstrip().startswith(b"{") else "something else"
 
 
 class _Safetensors:
@@ -192,11 +167,16 @@ def _open_index(path: Path) -> WeightFile:
 
 
 def _load_torch(path: Path, *, mapped: bool) -> dict[str, Tensor]:
-    """The tensors of a file of torch.save by name; `state_dict` wrappers are taken off, dicts in dicts joined by dots,
-    and the state of optimisers is left away.
+    return tensors_of(load_object(path, mapped=mapped))
+
+
+def load_object(path: Path, *, mapped: bool) -> Any:
+    """What torch.save wrote, read weights-only; its tensors are views of the file where that is `mapped`.
+
+    Raises SourceError for a damaged file and one that holds more than tensors.
     """
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises half a dozen classes here
         code = re.search(r"(?i)unsupported (?:global|class|operand)\S* (?:GLOBAL )?(\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and code:
@@ -204,6 +184,12 @@ def _load_torch(path: Path, *, mapped: bool) -> dict[str, Tensor]:
                 f"refused, it holds more than tensors ({code[1]}): {path}; save its state_dict() alone"
             ) from error
         raise _unreadable(path, error) from error
+
+
+def tensors_of(state: Any) -> dict[str, Tensor]:
+    """The tensors of a loaded checkpoint by name; `state_dict` wrappers are taken off, dicts in dicts joined by dots,
+    and the state of optimisers is left away.
+    """
     if not isinstance(state, Mapping):
         return {}
     for _ in range(_MAX_DEPTH):
@@ -222,7 +208,8 @@ def _flat(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterato
             yield from _flat(value, f"{prefix}{key}.", depth + 1)
 
 
-def _refuse_torchscript(path: Path) -> None:
+def refuse_torchscript(path: Path) -> None:
+    """Raises SourceError for a zip file with code in it, and one that cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -1,0 +1,37 @@
+"""What a checkpoint file is, from its first bytes and not from its suffix; torch is not loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from opentrans_cli.errors import SourceError
+
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
+
+
+def file_kind(path: Path) -> str:
+    """What the first bytes of a file say it is: "safetensors", "zip", "old torch", "json", or words for an error.
+
+    Raises SourceError for a file that is missing, empty or cannot be read.
+    """
+    try:
+        if not path.stat().st_size:  # before it is opened, which would wait for ever on a pipe
+            raise SourceError(f"the checkpoint is empty: {path}; download or export it again")
+        with path.open("rb") as file:
+            start = file.read(64)
+    except FileNotFoundError as error:
+        raise SourceError(f"no such checkpoint: {path}; check the path") from error
+    except OSError as error:
+        raise SourceError(f"cannot read: {path} ({error.strerror or error}); check the path and its rights") from error
+    if start.startswith(b"version https://git-lfs"):
+        raise SourceError(f"Git LFS pointer instead of the checkpoint: {path}; run `git lfs pull` in its folder")
+    if start.startswith(_OLD_TORCH):
+        return "old torch"
+    if start.startswith(b"PK\x03\x04"):
+        return "zip"
+    # A safetensors file starts with the length of its JSON header; text read as a length is absurdly large.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
+        return "safetensors"
+    if start.startswith(b"\x80"):
+        return "a plain pickle, as detectron2's model zoo has them"
+    return "json" if start.lstrip().startswith(b"{") else "something else"
