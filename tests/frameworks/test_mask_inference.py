@@ -1,0 +1,152 @@
+"""Pictures out of queries, against references that go pixel by pixel."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from opentrans_cli.frameworks.mask_decoder import enlarge_masks
+from opentrans_cli.frameworks.mask_inference import Segment, instances, panoptic, semantic_scores
+
+SIZE = (75, 100)
+CLASSES = 4
+
+
+def queries(seed: int, count: int = 9, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Class logits (B, Q, C + 1) and blobs as mask logits (B, Q, 24, 32) of images padded to 96 x 128."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = 4 * torch.randn(batch, count, 6, 8, generator=generator)
+    masks = F.interpolate(coarse, size=(24, 32), mode="bilinear")
+    return 2 * torch.randn(batch, count, CLASSES + 1, generator=generator), masks
+
+
+@pytest.mark.parametrize("size", [SIZE, (96, 128), (64, 97), (33, 128)])
+def test_semantic_scores_sum_class_times_mask_over_queries(size):
+    classes, masks = queries(0)
+    whole = F.interpolate(masks, scale_factor=4, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+    expected = torch.einsum("bqc,bqhw->bchw", classes.softmax(-1)[..., :-1], whole.sigmoid())
+    torch.testing.assert_close(semantic_scores(classes, masks, size), expected)
+
+
+def test_bands_do_not_depend_on_what_lies_beyond_their_neighbours():
+    classes, masks = queries(1)
+    changed = masks.clone()
+    changed[:, :, 20:] += 100
+    before, after = (semantic_scores(classes, m, (96, 128)) for m in (masks, changed))
+    assert torch.equal(before[:, :, :78], after[:, :, :78])  # row 78 is the first that looks at cell 20
+    assert not torch.equal(before[:, :, 78], after[:, :, 78])
+
+
+def test_queries_for_no_object_leave_no_score():
+    classes, masks = queries(2)
+    classes[..., -1] = 1000
+    assert not semantic_scores(classes, masks, SIZE).any()
+
+
+def test_semantic_scores_are_differentiable():
+    classes, masks = (tensor.requires_grad_() for tensor in queries(3))
+    semantic_scores(classes, masks, SIZE).mean().backward()
+    assert classes.grad is not None and classes.grad.any() and masks.grad is not None and masks.grad.any()
+
+
+def _reference_instances(classes, masks, top, things):
+    probabilities = classes.softmax(-1)
+    pairs = [(probabilities[q, c].item(), q, c) for q in range(len(classes)) for c in range(CLASSES)]
+    found = []
+    for score, query, label in sorted(pairs, reverse=True)[:top]:
+        if things[label]:
+            mask = masks[query] > 0
+            area = mask.sum().item()
+            sure = sum(1 / (1 + math.exp(-x)) for x in masks[query][mask].tolist()) / (area + 1e-6)
+            found.append((score * sure, label, mask))
+    return sorted(found, key=lambda entry: -entry[0])
+
+
+@pytest.mark.parametrize("top", [5, 100])
+@pytest.mark.parametrize("things", [None, (True, False, True, False)])
+def test_instances_are_the_surest_pairs_of_query_and_class(top, things):
+    classes, masks = (tensor[0] for tensor in queries(4))
+    found = instances(classes, masks, SIZE, top=top, things=things)
+    expected = _reference_instances(classes, enlarge_masks(masks, SIZE), top, things or (True,) * CLASSES)
+    assert found.classes.tolist() == [label for _, label, _ in expected]
+    assert found.scores.tolist() == pytest.approx([score for score, _, _ in expected], rel=1e-4)
+    assert torch.equal(found.masks, torch.stack([mask for _, _, mask in expected]))
+
+
+def test_no_instance_at_all_is_an_answer():
+    classes, masks = (tensor[0] for tensor in queries(5))
+    found = instances(classes, masks, SIZE, things=(False,) * CLASSES)
+    assert found.masks.shape == (0, *SIZE) and not len(found.scores)
+
+
+def _reference_panoptic(classes, masks, things, object_threshold, overlap_threshold):
+    """The published procedure, written with plain loops over sets of pixels."""
+    probabilities = classes.softmax(-1)
+    sure = masks.sigmoid()
+    kept = [
+        (q, probabilities[q].argmax().item(), probabilities[q].max())
+        for q in range(len(classes))
+        if probabilities[q].argmax() < CLASSES and probabilities[q].max() > object_threshold
+    ]
+    ids, segments, stuff = torch.zeros(masks.shape[1:], dtype=torch.int32), [], {}
+    best = torch.stack([score * sure[q] for q, _, score in kept]).argmax(0) if kept else ids
+    for place, (query, label, _) in enumerate(kept):
+        won, own = best == place, sure[query] >= 0.5
+        region = won & own
+        if not (won.any() and own.any() and region.any()) or won.sum() / own.sum() < overlap_threshold:
+            continue
+        if not things[label] and label in stuff:
+            ids[region] = stuff[label]
+            continue
+        segments.append(Segment(len(segments) + 1, label, things[label]))
+        stuff[label] = len(segments)
+        ids[region] = len(segments)
+    return ids, segments
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("thresholds", [(0.0, 0.8), (0.5, 0.5), (0.4, 0.2)])
+def test_panoptic_segments_follow_the_published_procedure(seed, thresholds):
+    things = (True, False, True, False)
+    classes, masks = (tensor[0] for tensor in queries(10 + seed, count=14))
+    found = panoptic(
+        classes, masks, SIZE, things=things, object_threshold=thresholds[0], overlap_threshold=thresholds[1]
+    )
+    ids, segments = _reference_panoptic(classes, enlarge_masks(masks, SIZE), things, *thresholds)
+    assert torch.equal(found.ids, ids)
+    assert list(found.segments) == segments
+    assert len(segments) > 1 or thresholds != (0.4, 0.2)
+
+
+def two_halves() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two queries of class 1, sure of the left and of the right half of a 32 x 64 image."""
+    masks = torch.full((2, 8, 16), -9.0)
+    masks[0, :, :8] = masks[1, :, 8:] = 9.0
+    return torch.tensor([[0.0, 9.0, 0.0]] * 2), masks
+
+
+def test_stuff_is_one_segment_and_things_are_many():
+    classes, masks = two_halves()
+    stuff = panoptic(classes, masks, (32, 64), things=(True, False))
+    assert stuff.segments == (Segment(1, 1, False),)
+    assert stuff.ids[:, 0].tolist() == stuff.ids[:, 63].tolist() == [1] * 32
+    things = panoptic(classes, masks, (32, 64), things=(False, True))
+    assert things.segments == (Segment(1, 1, True), Segment(2, 1, True))
+    assert set(things.ids.unique().tolist()) <= {0, 1, 2}
+
+
+def test_a_query_that_loses_most_of_its_mask_is_left_out():
+    classes, masks = two_halves()
+    masks[1, :, :] = 8.0  # everywhere, but less sure than the first in the left half
+    assert [s.id for s in panoptic(classes, masks, (32, 64), things=(True, True)).segments] == [1]
+    loose = panoptic(classes, masks, (32, 64), things=(True, True), overlap_threshold=0.4)
+    assert [s.id for s in loose.segments] == [1, 2]
+
+
+def test_without_sure_queries_every_pixel_is_in_no_segment():
+    classes, masks = two_halves()
+    found = panoptic(torch.zeros_like(classes), masks, (32, 64), things=(True, True))
+    assert found.segments == () and not found.ids.any() and found.ids.shape == (32, 64)
