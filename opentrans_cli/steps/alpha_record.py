@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from opentrans_cli.bundle.alpha_report import bundle_report
 from opentrans_cli.bundle.store import Bundle
-from opentrans_cli.spectral.power_law import trusted
 from opentrans_cli.steps.spectra import LayerSpectrum
 from opentrans_cli.steps.trust import Trust
-
-_WINDOW = "log"  # of reports that do not say
-
 
 def alpha_tensors(
     spectra: Sequence[LayerSpectrum],
@@ -55,13 +51,9 @@ def alpha_tensors(
 def recorded_alphas(bundle: Bundle, *, estimator: str) -> dict[str, float] | None:
     """Alphas by layer from the bundle's own report, as the selection takes them: inf where not to be trusted.
 
-    None if there is no report by this estimator in its published form.
+    None if there is no report by this estimator in its published form, or if it does not say its layers.
     """
-    stored = bundle.alpha()
-    if stored is None:
+    report = bundle_report(bundle)
+    if report is None or report.estimator != estimator:
         return None
-    arrays, metadata = stored
-    if (metadata.get("estimator"), metadata.get("window", _WINDOW)) != (estimator, _WINDOW):
-        return None
-    found = zip(metadata["layers"], arrays["alpha"].tolist(), metadata["verdicts"], strict=True)
-    return {layer: alpha if trusted(verdict) else math.inf for layer, alpha, verdict in found}
+    return {name: layer.alpha for name, layer in report.layers.items()}
