@@ -15,7 +15,7 @@ from torch import Tensor
 
 from opentrans_cli.frameworks.mask_decoder import MASK_STRIDE, enlarge_masks
 
-_ROWS = 8  # of cells at once: what 250 masks take up at 640 pixels then fits a processor's cache
+_ROWS = 8  # of cells at once: 250 masks of an image of 640 x 640 then take up 20 MB instead of 400
 _EDGE = 1  # cells of the next band that bilinear enlarging looks at
 _FOREGROUND = 0.5  # probability from which a pixel is in a mask
 _SMALLEST = 1e-6  # added to an area before division, as published
