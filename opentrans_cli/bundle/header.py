@@ -21,6 +21,7 @@ PREFIX = 8  # bytes of the header's length
 METADATA = "__metadata__"
 MAX_HEADER = 32 << 20  # bytes; a ResNet-50 needs 20 kB, and a hostile header costs memory before anything is checked
 MAX_TENSOR_NAME = 256  # characters: a round, a layer's name and what is behind it
+MAX_TENSORS = 1 << 17  # of one file; a tower has hundreds, and there are 254 rounds of it at most
 _MAX_VALUES = 1 << 22  # commas, and so a bound on the objects made of a header
 _MAX_DIMENSIONS = 32  # as many as numpy 1 has
 _MAX_SIDE = 2**48  # far above any tensor; numpy's own bound is lower for wide types, even where another side is zero
@@ -98,6 +99,8 @@ def parse_whole(text: bytes, size: int, where: str) -> tuple[dict[str, Place], d
         metadata = document.pop(METADATA, {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise BundleError("metadata is not text by name")
+        if len(document) > MAX_TENSORS:
+            raise BundleError(f"{len(document)} tensors, at most {MAX_TENSORS} are allowed")
         places = {name: _place(name, entry) for name, entry in document.items()}
         places = dict(sorted(places.items(), key=lambda item: (item[1].start, item[1].end, item[0])))
         _check_places(places, size - PREFIX - len(text))

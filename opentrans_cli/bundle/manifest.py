@@ -206,7 +206,9 @@ class Manifest(Record):
             raise BundleError(f'not the manifest of a bundle: {where} has no "format": "{FORMAT}"; pass a bundle')
         version = document.get("version")
         if type(version) is int and version > VERSION:
-            raise BundleError(f"bundle of version {str(version)[:20]}, this program reads {VERSION}: {where}; upgrade opentrans")
+            raise BundleError(
+                f"bundle of version {str(version)[:20]}, this program reads {VERSION}: {where}; upgrade opentrans"
+            )
         rest = {key: value for key, value in document.items() if key != "format"}
         return super().from_json(rest, where)
 

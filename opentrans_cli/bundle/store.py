@@ -26,7 +26,7 @@ from opentrans_cli.bundle.folder import (
 )
 from opentrans_cli.bundle.layout import Tensors
 from opentrans_cli.bundle.manifest import FileEntry, Manifest, Step
-from opentrans_cli.bundle.nested import decode_snapshot, saved_rounds
+from opentrans_cli.bundle.nested import decode_snapshot, last_round, saved_rounds
 from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.tensorfile import (
     parse_tensors,
@@ -116,11 +116,17 @@ class Bundle:
         """
         if number not in self.saved_rounds():
             raise BundleError(f"bundle has no weights of round {number}: {str(self.path)!r}; see `opentrans inspect`")
+        rounds = self.rounds() or {}
+        if number >= last_round(rounds):
+            raise BundleError(
+                f"weights of round {number}, the last is {last_round(rounds)}: {str(self.path)!r}; "
+                "write or download the bundle again"
+            )
         return decode_snapshot(
             number,
             self._tensors(layout.ROUND_WEIGHTS),
             last=self._tensors(layout.WEIGHTS),
-            rounds=self.rounds() or {},
+            rounds=rounds,
             origin=str(self.path),
         )
 

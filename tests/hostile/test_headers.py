@@ -118,6 +118,8 @@ TEXTS: dict[str, Callable[[Path], bytes]] = {
     "half a document": lambda path: b'{"a":{"dtype":',
     "lists a hundred thousand deep": lambda path: b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "objects a hundred thousand deep": lambda path: b'{"a":' * 100_000,
+    "minus zero": lambda path: b'{"a":{"dtype":"U8","shape":[-0],"data_offsets":[-0,0]}}',
+    "half a surrogate pair": lambda path: b'{"__metadata__":{"x":"\\ud800"}}',
     "infinity": lambda path: b'{"a":Infinity}',
     "zeros for padding": lambda path: b"{}\0\0\0\0\0\0",
 }

@@ -118,6 +118,11 @@ def test_fields_of_the_future(victim: Any, refused_by_all: Any, changed: str) ->
     refused_by_all(victim.path, "unknown key 'future'|lacks 'steps'")
 
 
+def test_a_bundle_without_a_history_is_sound(victim: Any, judged: Any) -> None:
+    victim.edit(lambda document: document.update(steps=[]))
+    assert judged(victim.path) == {}
+
+
 def test_markup_of_the_terminal_library_is_shown_and_not_obeyed(victim: Any, run_cli: Any) -> None:
     victim.replace('"source": "', '"source": "[/red][link=file:///etc/passwd]x[/link][/')
     result = run_cli("inspect", victim.path)
