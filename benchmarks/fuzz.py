@@ -4,9 +4,9 @@
 
 Sound inputs are changed blindly and by structure (`fuzz_mutations.py`), and whatever reaches a new step from line to
 line in `opentrans_cli/bundle/` is kept and changed further. A failure is any exception but our own, a message that is
-not one clean line, a disagreement (`fuzz_targets.py` says of what), more than 2 seconds
-twice, or more memory than the limit. Failures are written to --keep. Runs are on one thread with a fixed seed, two at a time, in memory where the system has
-such a folder. Tracing slows an execution down, so of whole bundles every third is traced.
+not one clean line, a disagreement (`fuzz_targets.py` says of what), more than 2 seconds twice, or more memory than the
+limit. Failures are written to --keep. Runs are on one thread with a fixed seed, two at a time, in memory where the
+system has such a folder. Tracing slows an execution down, so of whole bundles every third is traced.
 """
 
 from __future__ import annotations
