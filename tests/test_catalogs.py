@@ -22,6 +22,7 @@ from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import MaskError, OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.masking import prunable_total, sparsity_of
 from opentrans_cli.sparsity.patterns import PATTERNS
@@ -35,7 +36,13 @@ TABLES: dict[str, tuple[Catalog, str, set[str]]] = {
     "criteria": (CRITERIA, "opentrans_cli.sparsity.criteria", {"base"}),
     "patterns": (PATTERNS, "opentrans_cli.sparsity.patterns", {"base"}),
     "estimators": (ESTIMATORS, "opentrans_cli.spectral.estimators", set()),
-    "frameworks": (FRAMEWORKS, "opentrans_cli.frameworks", {"base", "keys", "options", "readout"}),
+    "frameworks": (
+        FRAMEWORKS,
+        "opentrans_cli.frameworks",
+        {"base", "keys", "options", "readout", "renaming", "templates"}
+        | {"decoder_options", "deformable", "ensemble", "mask_decoder", "mask_decoder_keys", "mask_inference"}
+        | {"mask_loss", "original_names", "query_classifier"},
+    ),
     "datasets": (
         DATASETS,
         "opentrans_cli.datasets",
@@ -266,7 +273,8 @@ def test_a_framework_accounts_for_every_tensor_of_the_embedded_tower_once(name: 
 def test_a_framework_is_built_from_its_defaults_and_scores_every_pixel(name: str) -> None:
     segmentor = FRAMEWORKS.load(name).build(load_clip("tiny").model.visual).eval()
     with torch.no_grad():
-        scores = segmentor(torch.randn(1, 3, 48, 64), torch.nn.functional.normalize(torch.randn(3, 64), dim=1))
+        text = ClassText.one_each(torch.nn.functional.normalize(torch.randn(3, 64), dim=1))
+        scores = segmentor(torch.randn(1, 3, 48, 64), text)
     assert scores.shape == (1, 3, 48, 64) and torch.isfinite(scores).all()
 
 

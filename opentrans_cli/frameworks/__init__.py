@@ -6,6 +6,16 @@ options.py      a framework's options from names and text
 readout.py      per-pixel embeddings against text embeddings
 deeplabv3.py    dilated trunk, atrous pyramid, decoder; trained
 maskclip.py     CLIP's own dense embedding; nothing is trained
+han.py          Mask2Former with queries classified by text, after Han et al.; trained
+fcclip.py       masks from a frozen trunk, classified by training and by CLIP; trained
+
+Of those with masks:
+
+mask_decoder.py, deformable.py         pixel decoder and masked attention
+decoder_options.py, templates.py       options they share, prompts of their own
+query_classifier.py, ensemble.py       queries against text embeddings, two classifications into one
+mask_inference.py, mask_loss.py        pictures from masks, and what they learn from
+renaming.py, mask_decoder_keys.py, original_names.py    tensor names of published checkpoints
 """
 
 from __future__ import annotations
@@ -16,6 +26,8 @@ FRAMEWORKS = Catalog(
     "framework",
     {
         "deeplabv3": "opentrans_cli.frameworks.deeplabv3:DEEPLABV3",
+        "han": "opentrans_cli.frameworks.han:HAN",
+        "fcclip": "opentrans_cli.frameworks.fcclip:FCCLIP",
         "maskclip": "opentrans_cli.frameworks.maskclip:MASKCLIP",
     },
 )

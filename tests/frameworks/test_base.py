@@ -15,6 +15,8 @@ from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText, class_scores
 
 every_framework = pytest.mark.parametrize("name", FRAMEWORKS.names())
+of_pixels = pytest.mark.parametrize("name", [name for name in FRAMEWORKS.names() if not FRAMEWORKS.load(name).masks])
+of_masks = pytest.mark.parametrize("name", [name for name in FRAMEWORKS.names() if FRAMEWORKS.load(name).masks])
 
 
 @every_framework
@@ -35,13 +37,54 @@ def test_the_order_of_texts_does_not_matter(name, tower, text, images):
     )
 
 
-@every_framework
+@of_pixels
 def test_scores_are_the_classified_embeddings_at_the_size_of_the_images(name, tower, text, images):
     segmentor = FRAMEWORKS.load(name).build(tower()).eval()
     embeddings = segmentor.embed(images)
     assert embeddings.shape[:2] == (2, 16)
     scores = F.interpolate(segmentor.classifier(embeddings, text), size=images.shape[2:], mode="bilinear")
     assert torch.equal(segmentor(images, ClassText.one_each(text)), scores)
+
+
+@of_masks
+def test_scores_are_those_of_the_queries(name, tower, text, images):
+    segmentor = FRAMEWORKS.load(name).build(tower()).eval()
+    words = ClassText.one_each(text)
+    found = segmentor.queries(images, words)
+    classes = found.class_logits.softmax(-1)[..., :-1]
+    masks = F.interpolate(found.mask_logits, scale_factor=4, mode="bilinear")[..., :75, :100].sigmoid()
+    torch.testing.assert_close(segmentor(images, words), torch.einsum("bqc,bqhw->bchw", classes, masks))
+    assert found.auxiliary == ()
+
+
+@of_masks
+def test_every_layer_of_the_decoder_learns_from_one_small_image(name, tower, text):
+    segmentor = FRAMEWORKS.load(name).build(tower(), {"decoder_layers": 2, "queries": 5}).train()
+    found = segmentor.queries(torch.randn(1, 3, 64, 64), ClassText.one_each(text))
+    pairs = [(found.class_logits, found.mask_logits), *found.auxiliary]
+    assert [(tuple(classes.shape), tuple(masks.shape)) for classes, masks in pairs] == [((1, 5, 6), (1, 5, 16, 16))] * 3
+    sum(classes.square().mean() + masks.square().mean() for classes, masks in pairs).backward()
+    for key, parameter in segmentor.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert torch.isfinite(parameter.grad).all(), key
+
+
+@of_masks
+def test_classes_may_have_synonyms_and_be_one_alone(name, tower, text, images):
+    segmentor = FRAMEWORKS.load(name).build(tower(), {"queries": 5}).eval()
+    words = ClassText(text, (1, 0, 0, 1, 0), (True, False))
+    assert segmentor(images, words).shape == (2, 2, 75, 100)
+    assert segmentor(images, ClassText(text[:1], (0,), (True,))).shape == (2, 1, 75, 100)
+
+
+@every_framework
+def test_what_is_frozen_stays_as_it_was_in_training_mode(name, tower):
+    framework = FRAMEWORKS.load(name)
+    segmentor = framework.build(tower()).train()
+    trainable = [parameter for parameter in segmentor.backbone.parameters() if parameter.requires_grad]
+    assert framework.frozen_trunk != bool(trainable)
+    assert framework.frozen_trunk != segmentor.backbone.training
 
 
 @every_framework
@@ -83,12 +126,22 @@ def test_a_vision_transformer_is_refused_by_name(name):
         FRAMEWORKS.load(name).build(build_clip(config).visual)
 
 
-@every_framework
+@of_pixels
 def test_options_are_resolved_from_text_and_checked(name):
     framework = FRAMEWORKS.load(name)
     assert framework.options({"output_stride": "8"}).output_stride == 8
     with pytest.raises(OptionError, match=rf"{name} has no output stride: 4; choose 8, 16 or 32"):
         framework.options({"output_stride": 4})
+
+
+@of_masks
+def test_options_of_decoders_are_resolved_from_text_and_checked(name):
+    framework = FRAMEWORKS.load(name)
+    assert framework.options({"queries": "7", "width": "64"}).queries == 7
+    with pytest.raises(OptionError, match="give a multiple of 32"):
+        framework.options({"width": 48})
+    with pytest.raises(OptionError, match="0 queries"):
+        framework.options({"queries": 0})
 
 
 def test_a_class_scores_as_its_best_synonym():

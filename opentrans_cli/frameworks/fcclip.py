@@ -1,0 +1,130 @@
+"""FC-CLIP (Yu et al. 2023, arXiv 2308.02487): masks from a frozen CLIP trunk, classified twice.
+
+A mask's class in training is learned from its query and what it covers; beside it stands what CLIP itself says of the
+pixels inside. For pictures both are mixed, CLIP with more weight for classes that training never labelled. The trunk is
+a ResNet or a ConvNeXt.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from opentrans_cli.clip.stages import (
+    embedding_size,
+    is_convnext,
+    mask_embeddings,
+    require_stages,
+    stage_channels,
+    stage_maps,
+)
+from opentrans_cli.frameworks.base import ClassText, Framework, MaskQueries
+from opentrans_cli.frameworks.decoder_options import DecoderOptions, share
+from opentrans_cli.frameworks.ensemble import geometric_ensemble
+from opentrans_cli.frameworks.keys import KeyRule, tower_rules
+from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
+from opentrans_cli.frameworks.mask_inference import semantic_scores
+from opentrans_cli.frameworks.query_classifier import PooledQueryClassifier, bounded, text_logits
+from opentrans_cli.frameworks.readout import MAX_SCALE, resize
+from opentrans_cli.frameworks.templates import VILD_TEMPLATES
+
+_PREFIX = "backbone."
+
+
+@dataclass(frozen=True)
+class FcClipOptions(DecoderOptions):
+    """Raises OptionError if a value is out of range."""
+
+    queries: int = 250  # masks looked for in an image
+    seen_clip_weight: float = 0.4  # CLIP's part in the class of a mask, in [0, 1], where training labelled the class
+    unseen_clip_weight: float = 0.8  # and where it did not; alpha and beta of the paper
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share(self.seen_clip_weight, "fcclip seen_clip_weight")
+        share(self.unseen_clip_weight, "fcclip unseen_clip_weight")
+
+
+class FcClip(nn.Module):
+    """A MaskSegmentor. `visual` becomes frozen: in eval mode for ever, its parameters without gradients.
+
+    In training mode queries have the learned classes, for the loss; in eval mode the mixed ones. The head is
+    initialised from torch's global generator.
+    """
+
+    clip_logit_scale: Tensor
+
+    def __init__(self, visual: nn.Module, options: FcClipOptions) -> None:
+        super().__init__()
+        require_stages(visual)
+        channels = stage_channels(visual)
+        sizes = options.sizes(channels[-1])
+        self.options = options
+        self.backbone = visual.eval().requires_grad_(False)
+        self.decoder = MaskDecoder(channels, sizes)
+        self.classifier = PooledQueryClassifier(sizes.width, embedding_size(visual))
+        self.register_buffer("clip_logit_scale", torch.tensor(math.log(MAX_SCALE)))  # where trained CLIPs have it
+
+    def train(self, mode: bool = True) -> FcClip:
+        """As for any module, but the trunk stays in eval mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor, text: ClassText) -> Tensor:
+        """See Segmentor."""
+        found = self.queries(images, text)
+        return semantic_scores(found.class_logits, found.mask_logits, (images.shape[-2], images.shape[-1]))
+
+    def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
+        """See MaskSegmentor."""
+        maps = stage_maps(self.backbone, pad_images(images))
+        found = self.decoder(maps)
+        *earlier, (logits, masks) = [
+            (self.classifier(states, found.mask_features, masks, text), masks)
+            for states, masks in zip(found.states, found.mask_logits, strict=True)
+        ]
+        if self.training:
+            return MaskQueries(logits, masks, tuple(earlier))
+        return MaskQueries(self._mixed(logits, masks, maps[-1], text), masks)
+
+    def _mixed(self, logits: Tensor, masks: Tensor, last: Tensor, text: ClassText) -> Tensor:
+        """Learned `logits` (B, Q, C + 1) and CLIP's own classes of `masks` (B, Q, h, w) on its `last` map, mixed."""
+        inside = resize(masks, last) > 0
+        embeddings = F.normalize(mask_embeddings(self.backbone, last, inside), dim=-1)
+        return geometric_ensemble(
+            logits,
+            text_logits(embeddings, text, scale=bounded(self.clip_logit_scale)),
+            seen=text.seen,
+            alpha=self.options.seen_clip_weight,
+            beta=self.options.unseen_clip_weight,
+            # Attention to no cell means nothing. The mean of none does in the published models, which keep it.
+            trusted=None if is_convnext(self.backbone) else inside.flatten(2).any(2),
+        )
+
+
+def _key_table(options: Any) -> tuple[KeyRule, ...]:
+    return (
+        KeyRule(r"trunk\..+", rf"{_PREFIX}\g<0>", "ConvNeXt"),
+        KeyRule(r"head\..+", rf"{_PREFIX}\g<0>", "output head"),
+        *tower_rules(_PREFIX),
+        KeyRule(r"attnpool\..+", rf"{_PREFIX}\g<0>", "attention pool"),
+    )
+
+
+FCCLIP = Framework(
+    name="fcclip",
+    backbone_prefix=_PREFIX,
+    trainable=True,
+    options_type=FcClipOptions,
+    key_table=_key_table,
+    builder=FcClip,
+    templates=VILD_TEMPLATES,
+    masks=True,
+    frozen_trunk=True,
+)

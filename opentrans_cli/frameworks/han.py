@@ -1,0 +1,77 @@
+"""Mask2Former whose queries are classified by text: Han et al. (ICCV 2023), the first framework of the paper.
+
+As OpenTrans uses it (arXiv 2404.07448, Sec. 4): CLIP's ResNet without its attention pool, trained with the rest; every
+query has an embedding in the space of the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from opentrans_cli.clip.dense import require_resnet
+from opentrans_cli.clip.stages import embedding_size, require_stages, stage_channels, stage_maps
+from opentrans_cli.frameworks.base import ClassText, Framework, MaskQueries
+from opentrans_cli.frameworks.decoder_options import DecoderOptions
+from opentrans_cli.frameworks.keys import KeyRule, tower_rules
+from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
+from opentrans_cli.frameworks.mask_inference import semantic_scores
+from opentrans_cli.frameworks.query_classifier import QueryClassifier
+
+_PREFIX = "backbone."
+
+
+@dataclass(frozen=True)
+class HanOptions(DecoderOptions):
+    """Raises OptionError if a value is out of range."""
+
+
+class Han(nn.Module):
+    """A MaskSegmentor. `visual` is changed in place: it loses its attention pool.
+
+    Every layer of the decoder is classified by the same projection. The head is initialised from torch's global
+    generator.
+    """
+
+    def __init__(self, visual: nn.Module, options: HanOptions) -> None:
+        super().__init__()
+        require_resnet(visual)
+        require_stages(visual)
+        dimension, channels = embedding_size(visual), stage_channels(visual)
+        visual.attnpool = None  # type: ignore[assignment]
+        self.backbone = visual
+        sizes = options.sizes(channels[-1])
+        self.decoder = MaskDecoder(channels, sizes)
+        self.classifier = QueryClassifier(sizes.width, dimension)
+
+    def forward(self, images: Tensor, text: ClassText) -> Tensor:
+        """See Segmentor."""
+        found = self.queries(images, text)
+        return semantic_scores(found.class_logits, found.mask_logits, (images.shape[-2], images.shape[-1]))
+
+    def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
+        """See MaskSegmentor."""
+        found = self.decoder(stage_maps(self.backbone, pad_images(images)))
+        *earlier, last = [
+            (self.classifier(states, text), masks)
+            for states, masks in zip(found.states, found.mask_logits, strict=True)
+        ]
+        return MaskQueries(*last, auxiliary=tuple(earlier))
+
+
+def _key_table(options: Any) -> tuple[KeyRule, ...]:
+    return (*tower_rules(_PREFIX), KeyRule(r"attnpool\..+", None, "attention pool"))
+
+
+HAN = Framework(
+    name="han",
+    backbone_prefix=_PREFIX,
+    trainable=True,
+    options_type=HanOptions,
+    key_table=_key_table,
+    builder=Han,
+    templates=("{}",),
+    masks=True,
+)
