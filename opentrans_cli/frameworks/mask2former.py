@@ -1,0 +1,134 @@
+"""Mask2Former itself (Cheng et al. 2022, arXiv 2112.01527) on a CLIP tower.
+
+Published, its head knows a fixed list of classes. With `classes` that is what it does here, and the words of a
+vocabulary are no more than names for them, in the same order; without, every query has an embedding that is compared
+with the words, so that a fresh head can learn any. The trunk is a ResNet or a ConvNeXt, trained with the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from opentrans_cli.clip.dense import require_resnet
+from opentrans_cli.clip.stages import embedding_size, is_convnext, require_stages, stage_channels, stage_maps
+from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.frameworks.base import ClassText, Framework, MaskQueries
+from opentrans_cli.frameworks.decoder_options import DecoderOptions
+from opentrans_cli.frameworks.keys import KeyRule, tower_rules
+from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
+from opentrans_cli.frameworks.mask_inference import semantic_scores
+from opentrans_cli.frameworks.query_classifier import bounded, text_logits
+from opentrans_cli.frameworks.readout import INITIAL_SCALE
+
+_PREFIX = "backbone."
+
+
+@dataclass(frozen=True)
+class Mask2FormerOptions(DecoderOptions):
+    """Raises OptionError if a value is out of range."""
+
+    classes: int | None = None  # length of the fixed list the head knows; None: it compares with text
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classes is not None and self.classes < 1:
+            raise OptionError(
+                f"mask2former needs classes: {self.classes}; give at least 1, or none to classify by text"
+            )
+
+
+class FixedClassifier(nn.Linear):
+    """Logits of a fixed list of classes and of no object, (B, Q, C + 1), from states (B, Q, width)."""
+
+    def forward(self, states: Tensor, text: ClassText) -> Tensor:  # type: ignore[override]
+        """Raises DataError unless the text has as many classes as the list; what it says has no effect."""
+        known = self.out_features - 1
+        if text.classes != known:
+            raise DataError(
+                f"the head knows a fixed list of {known} classes: {text.classes} given; name the {known} in its order"
+            )
+        return super().forward(states)
+
+
+class LinearTextClassifier(nn.Module):
+    """Cosine of one projection of a query's state with the words, times exp(logit_scale), at most 100.
+
+    No object is a learned embedding beside the words.
+    """
+
+    def __init__(self, width: int, dimension: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(width, dimension)
+        self.no_object = nn.Parameter(torch.randn(1, dimension) * dimension**-0.5)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+
+    def forward(self, states: Tensor, text: ClassText) -> Tensor:
+        """Class logits (B, Q, C + 1), the last for no object, of `states` (B, Q, width)."""
+        embeddings, scale = F.normalize(self.projection(states), dim=-1), bounded(self.logit_scale)
+        nothing = F.linear(scale * embeddings, F.normalize(self.no_object, dim=-1))
+        return torch.cat([text_logits(embeddings, text, scale=scale), nothing], -1)
+
+
+class Mask2Former(nn.Module):
+    """A MaskSegmentor. `visual` is changed in place: a ResNet loses its attention pool.
+
+    The head is initialised from torch's global generator.
+    """
+
+    def __init__(self, visual: nn.Module, options: Mask2FormerOptions) -> None:
+        super().__init__()
+        if options.classes is None:
+            require_stages(visual)
+        elif not is_convnext(visual):
+            require_resnet(visual)
+        channels = stage_channels(visual)
+        sizes = options.sizes(channels[-1])
+        self.decoder = MaskDecoder(channels, sizes)
+        self.classifier: nn.Module
+        if options.classes is None:
+            self.classifier = LinearTextClassifier(sizes.width, embedding_size(visual))
+        else:
+            self.classifier = FixedClassifier(sizes.width, options.classes + 1)
+        if not is_convnext(visual):
+            visual.attnpool = None  # type: ignore[assignment]
+        self.backbone = visual
+
+    def forward(self, images: Tensor, text: ClassText) -> Tensor:
+        """See Segmentor."""
+        found = self.queries(images, text)
+        return semantic_scores(found.class_logits, found.mask_logits, (images.shape[-2], images.shape[-1]))
+
+    def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
+        """See MaskSegmentor. Raises DataError if a fixed list has another length than `text`."""
+        found = self.decoder(stage_maps(self.backbone, pad_images(images)))
+        *earlier, last = [
+            (self.classifier(states, text), masks)
+            for states, masks in zip(found.states, found.mask_logits, strict=True)
+        ]
+        return MaskQueries(*last, auxiliary=tuple(earlier))
+
+
+def _key_table(options: Any) -> tuple[KeyRule, ...]:
+    return (
+        KeyRule(r"trunk\..+", rf"{_PREFIX}\g<0>", "ConvNeXt"),
+        KeyRule(r"head\..+", rf"{_PREFIX}\g<0>", "output head"),
+        *tower_rules(_PREFIX),
+        KeyRule(r"attnpool\..+", None, "attention pool"),
+    )
+
+
+MASK2FORMER = Framework(
+    name="mask2former",
+    backbone_prefix=_PREFIX,
+    trainable=True,
+    options_type=Mask2FormerOptions,
+    key_table=_key_table,
+    builder=Mask2Former,
+    masks=True,
+)
