@@ -25,6 +25,7 @@ from opentrans_cli.datasets.shapes.noise import Stream
 from opentrans_cli.distill.regions import find_regions, pool_regions, region_pictures
 from opentrans_cli.distill.text_guided import Mode, RegionHead, text_guided_loss
 from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.segmentors import build_segmentor
 from opentrans_cli.steps.sources import Tower
@@ -63,6 +64,12 @@ class RegionSettings:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise OptionError(f"no such distillation loss: '{self.mode}'; choose one of {', '.join(get_args(Mode))}")
+        if FRAMEWORKS.load(self.framework).masks:
+            pixels = [name for name in FRAMEWORKS.names() if not FRAMEWORKS.load(name).masks]
+            raise OptionError(
+                f"finds masks, and has no embeddings of regions to compare: --framework {self.framework}; "
+                f"choose {' or '.join(pixels)}"
+            )
 
 
 class RegionTeacher:

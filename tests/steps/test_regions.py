@@ -29,7 +29,8 @@ from opentrans_cli.steps.sources import Tower, clip_tower
 from opentrans_cli.steps.training_data import IGNORED
 
 CPU = torch.device("cpu")
-every_framework = pytest.mark.parametrize("framework", FRAMEWORKS.names())
+OF_MASKS = [name for name in FRAMEWORKS.names() if FRAMEWORKS.load(name).masks]
+every_framework = pytest.mark.parametrize("framework", [name for name in FRAMEWORKS.names() if name not in OF_MASKS])
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +338,12 @@ def test_the_fingerprint_is_that_of_the_data(distil: Distil, scenes: SegDataset)
 def test_images_without_label_maps_are_refused(distil: Distil, scenes: SegDataset) -> None:
     with pytest.raises(DataError, match=r"image has no label map: 'train-000000'; .* use --distill image"):
         distil(samples=Edited(scenes, lambda labels: None))
+
+
+@pytest.mark.parametrize("framework", OF_MASKS)
+def test_frameworks_of_masks_are_refused_by_name(framework: str) -> None:
+    with pytest.raises(OptionError, match=f"--framework {framework}; choose deeplabv3 or maskclip"):
+        RegionSettings(batch_size=2, seed=0, framework=framework)
 
 
 def test_settings_that_make_no_sense_are_refused(distil: Distil) -> None:
