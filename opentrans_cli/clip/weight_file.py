@@ -28,6 +28,7 @@ from torch import Tensor
 from opentrans_cli.clip.file_kind import file_kind
 from opentrans_cli.errors import SourceError
 
+NOT_FLOATING = "not floating point"
 _NEXT = "give a state dict saved with safetensors or torch.save"
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # safetensors codes of what a spectrum can be taken of
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -42,7 +43,7 @@ class Header(NamedTuple):
     """What a file says about one tensor without its values."""
 
     shape: tuple[int, ...]
-    problem: str | None = None  # why it can be no weight: "not floating point", ...
+    problem: str | None = None  # why it can be no weight: NOT_FLOATING, ...
 
 
 class WeightFile(Protocol):
@@ -225,13 +226,13 @@ def refuse_torchscript(path: Path) -> None:
 def _stored(shape: list[int], code: str) -> Header:
     if code in _FLOATS:
         return Header(tuple(shape))
-    return Header(tuple(shape), "not floating point" if code[0] in "IUB" else f"of type {code}")
+    return Header(tuple(shape), NOT_FLOATING if code[0] in "IUB" else f"of type {code}")
 
 
 def _held(tensor: Tensor) -> Header:
     problem = None
     if not tensor.is_floating_point():
-        problem = "not floating point"
+        problem = NOT_FLOATING
     elif tensor.layout != torch.strided:
         problem = "sparse storage"
     elif tensor.is_meta:
