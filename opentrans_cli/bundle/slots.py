@@ -123,6 +123,26 @@ def checksum(file: BinaryIO, patches: Iterable[Patch], start: int, end: int) -> 
     return value
 
 
+def checksum_patches(
+    file: BinaryIO, patches: Iterable[Patch], records: Iterable[tuple[int, int, tuple[int, ...]]]
+) -> list[Patch]:
+    """What the tables of a zip archive need after `patches`: the new CRC-32 of every record that has one of them.
+
+    records: first byte, byte behind the last, and where the checksum is written (4 bytes each).
+    """
+    patches, found = list(patches), []
+    for start, end, places in records:
+        inside = [patch for patch in patches if start <= patch.start < end]
+        if inside:
+            value = checksum(file, inside, start, end).to_bytes(4, "little")
+            found += [Patch(place, place + 4, _constant(value)) for place in places]
+    return found
+
+
+def _constant(value: bytes) -> Callable[[bytes], bytes]:
+    return lambda old: value
+
+
 def pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     """The bytes from `start` to `end`, at most 4 MiB at a time."""
     while start < end:

@@ -16,13 +16,30 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from opentrans_cli.steps.transfer import TransferResult
+    from opentrans_cli.steps.transfer_checkpoint import CheckpointTransfer
 
 
 def transfer(
     bundle: o.BundleArg,
-    to: Annotated[str, typer.Option("--to", help="deeplabv3, maskclip, or open-clip (a folder).")] = "deeplabv3",
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="A framework (default: deeplabv3), or open-clip; with --checkpoint a key table."),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="New bundle or folder; needed unless --dry-run.")
+        Path | None, typer.Option("--out", "-o", help="New bundle, folder or checkpoint; needed unless --dry-run.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Put the subnet into this file's tower: .safetensors or .pth.")
+    ] = None,
+    what: Annotated[
+        str | None,
+        typer.Option("--what", help="mask (default): zero its own pruned weights; weights: take the bundle's."),
+    ] = None,
+    under: Annotated[
+        str | None, typer.Option("--under", help="Prefix of the tower's keys, where the checkpoint has several.")
+    ] = None,
+    allow_missing: Annotated[
+        list[str] | None, typer.Option("--allow-missing", help="Layers the checkpoint may lack, by name or glob.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every key and write nothing.")] = False,
     option: Annotated[
@@ -38,36 +55,81 @@ def transfer(
     as_json: o.JsonOpt = False,
     quiet: o.QuietOpt = False,
 ) -> None:
-    """Put the subnet into a segmentation framework, or a folder open_clip loads, with a receipt of every key."""
+    """Put the subnet into a framework, a checkpoint, or a folder open_clip loads, with a receipt of every key."""
     if (out is None) != dry_run:
         raise OptionError("transfer needs either a place to write or none: --out and --dry-run; give exactly one")
-    from opentrans_cli.steps.export import OPEN_CLIP, export_open_clip
-
     reporter = ConsoleReporter(quiet=quiet)
-    result: TransferResult
-    if to == OPEN_CLIP:
-        if option:
-            raise OptionError(f"{OPEN_CLIP} has no options: --option {option[0]}; leave it out")
-        result = export_open_clip(
-            bundle, out=out, compact=compact, at_sparsity=at_sparsity, base=base, force=force, reporter=reporter
-        )
-    else:
-        if compact:
-            raise OptionError(f"only --to {OPEN_CLIP} takes --compact: --to {to}; leave one of them out")
-        from opentrans_cli.steps.transfer import transfer as step
+    if checkpoint is not None:
+        _refuse("of frameworks alone: {}; leave it out beside --checkpoint", option=option, compact=compact)
+        from opentrans_cli.steps.transfer_checkpoint import transfer_checkpoint
 
-        result = step(
+        moved = transfer_checkpoint(
             bundle,
+            checkpoint,
             to=to,
+            what=what or "mask",
             out=out,
-            options=framework_options(option or []),
+            under=under,
+            allow_missing=allow_missing or (),
             at_sparsity=at_sparsity,
             base=base,
-            seed=seed,
             force=force,
             reporter=reporter,
         )
+        show = _checkpoint_summary if moved.path else _checkpoint_table
+        emit(moved.to_json(), lambda console: show(console, moved), as_json=as_json, path=moved.path, quiet=quiet)
+        moved.check_matched()
+        return
+    _refuse("of checkpoints alone: {}; add --checkpoint FILE", what=what, under=under, allow_missing=allow_missing)
+    result = _built(
+        bundle, to or "deeplabv3", out, option or [], compact, at_sparsity, base, seed, force=force, reporter=reporter
+    )
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+
+
+def _refuse(message: str, **given: object) -> None:
+    for name, value in given.items():
+        if value:
+            raise OptionError(message.format(f"--{name.replace('_', '-')}"))
+
+
+def _built(
+    bundle: str,
+    to: str,
+    out: Path | None,
+    option: list[str],
+    compact: bool,
+    at_sparsity: float | None,
+    base: str | None,
+    seed: int,
+    *,
+    force: bool,
+    reporter: ConsoleReporter,
+) -> TransferResult:
+    """A framework around the subnet as a bundle, or an open_clip folder."""
+    from opentrans_cli.steps.export import OPEN_CLIP, export_open_clip
+
+    if to == OPEN_CLIP:
+        if option:
+            raise OptionError(f"{OPEN_CLIP} has no options: --option {option[0]}; leave it out")
+        return export_open_clip(
+            bundle, out=out, compact=compact, at_sparsity=at_sparsity, base=base, force=force, reporter=reporter
+        )
+    if compact:
+        raise OptionError(f"only --to {OPEN_CLIP} takes --compact: --to {to}; leave one of them out")
+    from opentrans_cli.steps.transfer import transfer as step
+
+    return step(
+        bundle,
+        to=to,
+        out=out,
+        options=framework_options(option),
+        at_sparsity=at_sparsity,
+        base=base,
+        seed=seed,
+        force=force,
+        reporter=reporter,
+    )
 
 
 def framework_options(pairs: list[str]) -> dict[str, str]:
@@ -101,3 +163,38 @@ def _summary(console: Console, result: TransferResult) -> None:
     if compact := result.to_json().get("compact"):
         parameters = f"{human_count(compact['parameters'])} of {human_count(compact['dense_parameters'])} parameters"
         console.print(f"width {compact['width']}, {parameters}, embeddings within {compact['difference']:.0e}")
+
+
+def _checkpoint_table(console: Console, result: CheckpointTransfer) -> None:
+    from rich.markup import escape
+
+    unmatched = f"{len(result.unmatched)} layers unmatched" if result.unmatched else "none unmatched"
+    title = f"{result.framework} under '{result.prefix}': {len(result.keys)} tensors of the tower, {unmatched}"
+    table = plain_table(escape(title), "source", "target", "rule", "shape", "there", ">kept", "verdict")
+    for key in result.keys:
+        kept = "" if key["kept"] is None else human_count(key["kept"])
+        there = "" if key["target_shape"] is None else _sides(key["target_shape"])
+        cells = [key["source"], key["target"] or "(none)", key["rule"], _sides(key["shape"]), there, kept]
+        table.add_row(*map(escape, cells), key["verdict"])
+    console.print(table)
+
+
+def _sides(shape: list[int]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def _checkpoint_summary(console: Console, result: CheckpointTransfer) -> None:
+    from rich.markup import escape
+
+    assert result.output is not None and result.parity is not None
+    counts = Counter(key["verdict"] for key in result.keys)
+    parts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    place = f"{result.framework} under '{result.prefix}'"
+    console.print(f"[bold]{escape(str(result.path))}[/]  {escape(place)}: {parts}", soft_wrap=True)
+    console.print(f"read again: {result.output['changed']} tensors changed, {result.output['unchanged']} bit for bit")
+    parity = result.parity
+    if parity["reason"] is None:
+        differ = f"{parity['difference']:.1e} of {parity['largest']:.3g}"
+        console.print(f"parity: the trunk's features differ by at most {differ} on a fixed image")
+    else:
+        console.print(f"parity: not measured, {parity['reason']}", soft_wrap=True, markup=False)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import mmap
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from opentrans_cli.bundle.slots import Patch, Slot, checksum
 from opentrans_cli.clip.weight_file import load_object, refuse_torchscript, tensors_of
 from opentrans_cli.errors import SourceError
 
@@ -35,10 +34,19 @@ class Record(NamedTuple):
     checksums: tuple[int, ...]  # places of 4 bytes
 
 
+class StoredTensor(NamedTuple):
+    """A tensor in the file, uncompressed and little-endian."""
+
+    dtype: str  # torch's name without "torch."
+    shape: tuple[int, ...]
+    start: int  # of its first value, in bytes from the beginning of the file
+    strides: tuple[int, ...]  # in values
+
+
 class TorchSlots(NamedTuple):
     """The tensors of a file of torch.save."""
 
-    slots: Mapping[str, Slot]  # by name, wrappers taken off
+    slots: Mapping[str, StoredTensor]  # by name, wrappers taken off
     records: Sequence[Record]
     others: tuple[str, ...]  # entries beside the tensors at the top: "iteration", "optimizer"
 
@@ -63,27 +71,12 @@ def torch_slots(path: Path) -> TorchSlots:
     return TorchSlots(slots, records, tuple(str(key) for key, value in others if not _holds(value, held)))
 
 
-def checksum_patches(file: BinaryIO, patches: Sequence[Patch], records: Iterable[Record]) -> list[Patch]:
-    """What the archive's tables need after `patches`: the new CRC-32 of every record that has one of them."""
-    found = []
-    for record in records:
-        inside = [patch for patch in patches if record.start <= patch.start < record.end]
-        if inside:
-            value = struct.pack("<I", checksum(file, inside, record.start, record.end))
-            found += [Patch(place, place + 4, _constant(value)) for place in record.checksums]
-    return found
-
-
-def _constant(value: bytes) -> Callable[[bytes], bytes]:
-    return lambda old: value
-
-
-def _slot(name: str, tensor: Tensor, base: int) -> Slot:
+def _slot(name: str, tensor: Tensor, base: int) -> StoredTensor:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
         raise SourceError(f"no plain tensor in the checkpoint: '{name}' is {tensor.layout}; convert it first")
     dtype = str(tensor.dtype).removeprefix("torch.")
     start = tensor.data_ptr() - base if tensor.numel() else 0
-    return Slot(dtype, tuple(tensor.shape), start, tuple(tensor.stride()))
+    return StoredTensor(dtype, tuple(tensor.shape), start, tuple(tensor.stride()))
 
 
 def _base(tensors: list[Tensor], records: list[Record], path: Path) -> int:

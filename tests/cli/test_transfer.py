@@ -107,3 +107,80 @@ def test_an_earlier_round_is_transferred_with_its_own_counts(
     assert manifest.target_sparsity == 0.5 and abs(manifest.achieved_sparsity - 0.5) < 1e-3
     assert sum(key["kept"] for key in document["keys"] if key["kept"] is not None) == manifest.kept
     assert manifest.steps[-1].options["at_sparsity"] == 0.5
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint of the tiny tower under detectron2's names, with other values."""
+    import torch
+    from safetensors.torch import save_file
+
+    from opentrans_cli.clip.key_tables import find_table
+
+    layout, path = find_table("detectron2").layout, tmp_path / "in.safetensors"
+    torch.manual_seed(0)
+    tower = load_clip("tiny").model.visual.state_dict()
+    places = {name: layout.places(name) for name in tower}
+    state = {f"backbone.{place[0].key}": torch.rand(tower[name].shape) for name, place in places.items() if place}
+    save_file(state | {"head.weight": torch.rand(2, 3)}, path)
+    return path
+
+
+def test_a_checkpoint_gets_the_subnet_and_the_receipt_lies_beside_it(
+    run_cli: Any, desk: Path, tiny_bundle: Path, checkpoint: Path
+) -> None:
+    line = ("transfer", tiny_bundle, "--checkpoint", checkpoint, "-o")
+    document = json.loads(run_cli(*line, desk / "a.safetensors", "--json").stdout)
+    check_document(document, "transfer_receipt")
+    assert document == json.loads((desk / "a.safetensors.receipt.json").read_text())
+    assert (document["framework"], document["prefix"], document["what"]) == ("detectron2", "backbone.", "mask")
+    piped = run_cli(*line, desk / "b.safetensors", "--what", "weights", "--to", "detectron2")
+    assert piped.stdout == f"{desk / 'b.safetensors'}\n"
+    assert "parity: the trunk's features differ by at most " in piped.stderr
+    assert "read again: " in piped.stderr and "bit for bit" in piped.stderr
+
+
+def test_a_dry_run_prints_every_key_and_fails_where_a_layer_has_no_place(
+    run_cli: Any, desk: Path, tiny_bundle: Path, checkpoint: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    line = ("transfer", tiny_bundle, "--checkpoint", checkpoint, "--dry-run")
+    whole = run_cli(*line)
+    assert whole.exit_code == 0 and "none unmatched" in whole.stdout
+    assert all(f"{layer.name}.weight" in whole.stdout for layer in open_bundle(tiny_bundle).manifest.layers)
+    state = load_file(checkpoint)
+    del state["backbone.stem.conv2.weight"]
+    save_file(state, checkpoint)
+    lacking = run_cli(*line, "--json")
+    assert lacking.exit_code == 1 and json.loads(lacking.stdout)["unmatched"] == ["conv2"]
+    assert lacking.stderr.splitlines()[-1].startswith(
+        "opentrans: error: layers without a place in the checkpoint: 'conv2'; "
+    )
+    assert run_cli(*line, "--allow-missing", "conv2").exit_code == 0
+    assert not list(desk.iterdir())
+
+
+def test_a_layer_without_a_place_stops_the_transfer_in_one_line(
+    refused: Any, desk: Path, tiny_bundle: Path, checkpoint: Path
+) -> None:
+    line = ("transfer", tiny_bundle, "--checkpoint", checkpoint)
+    message = refused(*line, "--to", "timm", "-o", desk / "o.safetensors")
+    assert message.startswith("the bundle's tower is not in the checkpoint: no layer is there by the names of timm")
+    message = refused(*line, "--to", "caffe", "-o", desk / "o.safetensors", code=2)
+    assert message.startswith("unknown key table: 'caffe'; choose one of fcclip, ")
+    message = refused(*line, "--under", "student.", "-o", desk / "o.safetensors")
+    assert "no layer is there under 'student.'" in message
+    assert refused(*line, "-o", desk / "o.pth").startswith("no pickle is written: .pth from ")
+
+
+def test_options_of_checkpoints_and_frameworks_do_not_mix(
+    refused: Any, desk: Path, tiny_bundle: Path, checkpoint: Path
+) -> None:
+    out = ("-o", desk / "t")
+    for option in (("--what", "mask"), ("--under", "a."), ("--allow-missing", "conv2")):
+        message = refused("transfer", tiny_bundle, *option, *out, code=2)
+        assert message == f"of checkpoints alone: {option[0]}; add --checkpoint FILE"
+    for option in (("--option", "width=8"), ("--compact",)):
+        message = refused("transfer", tiny_bundle, "--checkpoint", checkpoint, *option, *out, code=2)
+        assert message == f"of frameworks alone: {option[0]}; leave it out beside --checkpoint"

@@ -7,8 +7,8 @@ import zipfile
 import pytest
 import torch
 
-from opentrans_cli.bundle.slots import edit_slot, patched, read_slot
-from opentrans_cli.clip.torch_slots import checksum_patches, torch_slots
+from opentrans_cli.bundle.slots import Slot, checksum_patches, edit_slot, patched, read_slot
+from opentrans_cli.clip.torch_slots import torch_slots
 from opentrans_cli.errors import SourceError
 
 
@@ -43,14 +43,14 @@ def test_every_tensor_is_where_its_slot_says(saved):
     assert found.slots.keys() == model.keys() and found.others == ("optimizer", "iteration")
     with saved.open("rb") as file:
         for name, slot in found.slots.items():
-            assert torch.equal(torch.from_numpy(read_slot(file, slot).copy()), model[name].detach()), name
+            assert torch.equal(torch.from_numpy(read_slot(file, Slot(*slot)).copy()), model[name].detach()), name
 
 
 def test_a_patched_copy_is_a_whole_archive_with_the_same_pickle(saved, tmp_path):
     found, size = torch_slots(saved), saved.stat().st_size
     changed = ("last", "views.second", "half")
     with saved.open("rb") as file:
-        patches = [edit_slot(found.slots[name], lambda old: -old) for name in changed]
+        patches = [edit_slot(Slot(*found.slots[name]), lambda old: -old) for name in changed]
         patches += checksum_patches(file, patches, found.records)
         copy = tmp_path / "copy.pth"
         copy.write_bytes(b"".join(patched(file, patches, 0, size)))
@@ -70,7 +70,7 @@ def test_every_zip_of_equal_tensors_is_read_right(tmp_path):
     found = torch_slots(tmp_path / "m.pth")
     with (tmp_path / "m.pth").open("rb") as file:
         for name, slot in found.slots.items():
-            assert (read_slot(file, slot) == state[name].numpy()).all()
+            assert (read_slot(file, Slot(*slot)) == state[name].numpy()).all()
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse")
