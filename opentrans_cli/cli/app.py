@@ -15,6 +15,7 @@ from opentrans_cli.cli import (
     diff,
     eval,
     finetune,
+    import_,
     inspect,
     provenance,
     prune,
@@ -63,6 +64,7 @@ app = typer.Typer(
 
 _PIPELINE, _LOOK, _SHARE = "Pipeline", "Look and check", "Share"
 app.command("prune", rich_help_panel=_PIPELINE)(prune.prune)
+app.command("import", rich_help_panel=_PIPELINE)(import_.import_)
 app.command("analyze", rich_help_panel=_PIPELINE)(analyze.analyze)
 app.command("transfer", rich_help_panel=_PIPELINE)(transfer.transfer)
 app.command("finetune", rich_help_panel=_PIPELINE)(finetune.finetune)

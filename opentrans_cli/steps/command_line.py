@@ -109,6 +109,11 @@ def base_word(source: str, inputs: Inputs) -> str:
     return inputs.word("base", text("base", source), "where the base lies")
 
 
+def imported(step: Step, inputs: Inputs) -> str:
+    """The variable that holds the checkpoint a bundle was imported from."""
+    return inputs.word("file", _only_text("file", step.options.get("file")), f"the imported checkpoint, {step.data}")
+
+
 def quoted(option: str, value: Any) -> str:
     """One shell word that is `value` and nothing else."""
     return shlex.quote(text(option, value))

@@ -59,6 +59,9 @@ def _named(options: type) -> dict[str, Flag]:
     return {field.name: Flag() for field in fields(options)} | {"seed": Flag("run")}
 
 
+IMPORT = "import"
+"""The verb that starts from a checkpoint, which a script asks for."""
+
 FLAGS: Mapping[str, Mapping[str, Flag]] = {
     "prune": _named(PruneOptions)
     | {
@@ -70,6 +73,9 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "compile": Flag(),
     }
     | _RUN,
+    IMPORT: {"file": Flag("source")}
+    | {name: Flag() for name in ("format", "keys", "under", "include", "dtype", "mask_only")}
+    | _BASE,
     "analyze": _named(AnalyzeOptions) | _BASE,
     "transfer": {"to": Flag(), "options": Flag("pairs", "--option"), "at_sparsity": Flag()} | _BASE,
     "finetune": _named(FinetuneOptions) | _DATA | _BASE | _RUN | {"split": Flag("fixed", only="train")},

@@ -17,8 +17,8 @@ from opentrans_cli.bundle.manifest import Step
 from opentrans_cli.bundle.markup import LONGEST, printable
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import OptionError
-from opentrans_cli.steps.command_line import Input, Inputs, base_word, command
-from opentrans_cli.steps.flags import MEASURES
+from opentrans_cli.steps.command_line import Input, Inputs, base_word, command, imported
+from opentrans_cli.steps.flags import IMPORT, MEASURES
 from opentrans_cli.steps.hub_source import local_bundle
 from opentrans_cli.steps.reporter import SILENT, Reporter
 
@@ -173,13 +173,15 @@ def _can_be_repeated(steps: tuple[ChainStep, ...]) -> bool:
 
 def _command(bundle: Bundle, step: Step, current: str | None, target: str, inputs: Inputs) -> str:
     base = bundle.manifest.base.source
-    if current is None and (step.verb != "prune" or step.parent is not None):
+    if current is None and (step.verb not in ("prune", IMPORT) or step.parent is not None):
         raise OptionError("it starts from a bundle whose own history is not recorded; ask whoever made it")
+    if current is not None and step.verb == IMPORT:
+        raise OptionError("an import has a checkpoint before it and no bundle; do not trust the record")
     if current == MASKS:
         raise OptionError("it starts from published masks without values; repeat what led to them instead")
     if step.verb == PUBLISHED and current is not None:
         return _published(bundle, step, current)
-    source = base_word(base, inputs) if current is None else current
+    source = current or (imported(step, inputs) if step.verb == IMPORT else base_word(base, inputs))
     return command(step, source=source, out=None if step.verb in MEASURES else target, inputs=inputs, base=base)
 
 

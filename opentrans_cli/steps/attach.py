@@ -1,0 +1,242 @@
+"""attach: a subnet on anybody's model, held through anybody's training loop.
+
+    subnet = attach("my-bundle", model)   # the removed weights are zero
+    subnet.hold(optimizer)                # and zero again after every step
+    ...                                   # training
+    subnet.bake()                         # checked a last time; hooks are gone
+
+Nothing of it has to be saved: the masks are those of the bundle, and checkpoints are plain ones with zeros in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from opentrans_cli.bundle.rounds import at_round, find_round
+from opentrans_cli.bundle.store import Bundle, open_bundle
+from opentrans_cli.clip.architecture import meta_visual
+from opentrans_cli.clip.key_tables import Found, Place
+from opentrans_cli.errors import MaskError, OptionError, TransferError
+from opentrans_cli.sparsity.held import Held, fill, first_regrown
+from opentrans_cli.sparsity.patterns.base import pattern_for
+from opentrans_cli.steps import rounds
+from opentrans_cli.steps.hub_source import local_bundle
+from opentrans_cli.steps.provenance import tensors
+from opentrans_cli.steps.reporter import SILENT
+from opentrans_cli.steps.tower_places import find_tower_layers, laid_out, places_of, rows_of
+
+KEEP, SUBNET = "keep", "subnet"
+_NEXT = "pass the model that holds the bundle's kind of CLIP tower, or say where with keys= and under="
+
+
+class Removable(Protocol):
+    """What registering a hook gives back."""
+
+    def remove(self) -> None:
+        """Take the hook away."""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """Where the subnet is in the model."""
+
+    keys: str  # the key table that names it so
+    prefix: str  # of its tensors
+    layers: tuple[str, ...]  # as the bundle calls them
+    sparsity: float  # removed / prunable, exact
+    left_out: tuple[str, ...]  # with weights="subnet": tensors of the tower that the model has no place for
+
+
+class Subnet:
+    """Masks on a model; made by `attach`. As a context manager it bakes at the end, and after an error detaches."""
+
+    def __init__(self, where: Attached, held: Iterable[Held]) -> None:
+        self.where = where
+        self._held = tuple(held)
+        self._hooks: dict[int, tuple[Any, list[Removable]]] = {}  # by id of the optimizer, which is kept alive
+
+    @property
+    def sparsity(self) -> float:
+        """Removed / prunable weights, exact."""
+        return self.where.sparsity
+
+    def hold(self, *optimizers: Any, check_every: int = 0) -> Subnet:
+        """Set the removed weights to zero after every step of the optimizers; returns itself.
+
+        Optimizers of torch, and wrappers that keep one as `.optimizer` (mmengine's, accelerate's). With `check_every` N
+        every N-th step is preceded by a check. Raises MaskError if a removed weight is not zero now, or later by those
+        checks, OptionError for something that has no steps to follow.
+        """
+        self.check()
+        for given in optimizers:
+            optimizer = _innermost(given)
+            if id(optimizer) in self._hooks:
+                continue
+            hooks: list[Removable] = [optimizer.register_step_post_hook(self._after_step)]
+            if check_every:
+                hooks.append(optimizer.register_step_pre_hook(self._checker(check_every)))
+            self._hooks[id(optimizer)] = optimizer, hooks
+        return self
+
+    def apply(self) -> None:
+        """Set the removed weights to zero now, as after loading a checkpoint that has others."""
+        fill(self._held)
+
+    def check(self) -> None:
+        """Raise MaskError, naming the layer, if a removed weight is not exactly zero; it waits for the accelerator."""
+        layer = first_regrown(self._held)
+        if layer is not None:
+            raise MaskError(
+                f"pruned weights are no longer zero: {layer}; something other than a held optimizer wrote to it, see "
+                "Subnet.hold and Subnet.apply"
+            )
+
+    def detach(self) -> None:
+        """Let the optimizers go; the weights stay as they are, and `hold` may be called again."""
+        for _, hooks in self._hooks.values():
+            for hook in hooks:
+                hook.remove()
+        self._hooks.clear()
+
+    def bake(self) -> None:
+        """The end of training: check, write zeros without sign, detach. Raises MaskError as `check` does, before that
+        anything changes.
+        """
+        self.check()
+        self.apply()
+        self.detach()
+
+    def __enter__(self) -> Subnet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.bake()
+        else:
+            self.detach()
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        fill(self._held)
+
+    def _checker(self, every: int) -> Callable[[Any, Any, Any], None]:
+        steps = 0
+
+        def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+            nonlocal steps
+            steps += 1
+            if steps % every == 0:
+                self.check()
+
+        return before_step
+
+
+def attach(
+    bundle: Bundle | Path | str,
+    model: nn.Module,
+    *,
+    weights: str = KEEP,
+    at_sparsity: float | None = None,
+    base: str | None = None,
+    keys: str | None = None,
+    under: str | None = None,
+) -> Subnet:
+    """Find the bundle's tower in `model`, whatever library named it, and set the removed weights to zero.
+
+    bundle: opened, a folder, or hf://org/name[@revision]. weights: "keep" the model's values of kept weights, or take
+    those of the "subnet" and all other tensors of the tower with them; `base` is where the bundle's base lies now, for
+    masks alone. at_sparsity: an earlier round of the bundle. keys, under: the key table and the prefix, where several
+    towers fit. Raises TransferError if the tower is not there or a layer has no place, before anything is changed;
+    OptionError, BundleError, HubError or SourceError for what cannot be read.
+    """
+    if weights not in (KEEP, SUBNET):
+        raise OptionError(f"unknown weights: '{weights}'; choose keep or subnet")
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(local_bundle(bundle, SILENT))
+    values: Mapping[str, Tensor] = {}
+    if weights == SUBNET:
+        tower = rounds.at_sparsity(opened, at_sparsity, base=base, reporter=SILENT)
+        assert tower.bundle is not None
+        opened, values = tower.bundle, tensors(tower.bundle.tower())
+    elif at_sparsity is not None:
+        opened = at_round(opened, find_round(opened, at_sparsity), target=at_sparsity)
+    found = _found(opened, model, keys, under)
+    held = (*_layers(opened, model, found), *_companions(opened, model, found))
+    left_out = tuple(_copy(values, model, found))
+    fill(held)
+    manifest = opened.manifest
+    layers = tuple(layer.name for layer in manifest.layers)
+    return Subnet(Attached(found.table.name, found.prefix, layers, manifest.achieved_sparsity, left_out), held)
+
+
+def _innermost(given: Any) -> Any:
+    """The optimizer of torch inside wrappers."""
+    optimizer = given
+    while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
+        if not hasattr(optimizer, "optimizer"):
+            raise OptionError(f"not an optimizer of torch: {type(given).__name__}; pass the one whose step() is called")
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _found(bundle: Bundle, model: nn.Module, keys: str | None, under: str | None) -> Found:
+    shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(model)}
+    layers = {layer.name: layer.shape for layer in bundle.manifest.layers}
+    return find_tower_layers(layers, shapes, where="the model", table=keys, under=under, next_move=_NEXT)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _layers(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
+    for layer, mask in bundle.masks().items():
+        place = found.layers[layer]
+        yield _held(layer, model, found, place, torch.from_numpy(mask))
+
+
+def _companions(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
+    """What whole channels leave without effect beside them; a model without such a tensor has nothing to hold."""
+    visual = meta_visual(bundle.manifest.base.model_cfg)
+    pattern = pattern_for(bundle.manifest.pattern, visual)
+    masks = {layer: torch.from_numpy(mask) for layer, mask in bundle.masks().items()}
+    for name, mask in pattern.companions(masks).items():
+        for place, part in _parts(found, name, mask):
+            yield _held(name, model, found, place, part)
+
+
+def _held(name: str, model: nn.Module, found: Found, place: Place, mask: Tensor) -> Held:
+    owner, _, leaf = place.key.rpartition(".")
+    rows = rows_of(place, found.keys[place.key])
+    held = Held(name, model.get_submodule(owner), leaf, ~laid_out(mask, place), rows)
+    if hasattr(held.parameter, "device_mesh"):
+        raise TransferError(f"parameter is spread over processes: '{place.key}'; masks hold under DDP, not under FSDP")
+    return held
+
+
+def _parts(found: Found, name: str, tensor: Tensor) -> Iterator[tuple[Place, Tensor]]:
+    """Where the tensor `name` of the tower, or each part of it, goes; nothing if the model has no place for it."""
+    places = places_of(found, name, tuple(tensor.shape))
+    if places:
+        yield from zip(places, tensor.chunk(len(places)) if len(places) > 1 else (tensor,), strict=True)
+
+
+@torch.no_grad()
+def _copy(values: Mapping[str, Tensor], model: nn.Module, found: Found) -> Iterator[str]:
+    """Give the tensors of a tower to the model, and name those that have no place of the same shape."""
+    there = dict(_tensors(model))
+    for name, value in values.items():
+        parts = tuple(_parts(found, name, value))
+        for place, part in parts:
+            target, rows = there[place.key], rows_of(place, found.keys[place.key])
+            (target if rows is None else target[rows]).copy_(laid_out(part, place))
+        if not parts:
+            yield name

@@ -1,0 +1,272 @@
+"""import: what another program pruned becomes a bundle, with its masks and its values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opentrans_cli.bundle.contents import BundleContents
+from opentrans_cli.bundle.digest import file_sha256
+from opentrans_cli.bundle.folder import check_replaceable
+from opentrans_cli.bundle.layout import weight_name
+from opentrans_cli.bundle.manifest import DTYPES
+from opentrans_cli.bundle.records import json_bytes
+from opentrans_cli.bundle.store import write_bundle
+from opentrans_cli.clip.foreign_masks import ZEROS, ForeignFile, open_foreign
+from opentrans_cli.clip.key_tables import Found, Place
+from opentrans_cli.clip.layers import candidates, choose_layers, split_packed
+from opentrans_cli.errors import MaskError, OptionError, SourceError
+from opentrans_cli.steps.provenance import arrays, step_record
+from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.steps.sources import Tower, load_tower
+from opentrans_cli.steps.target import prepare_parent
+from opentrans_cli.steps.tower_places import find_tower_layers, laid_out, places_of, rows_of
+
+REPORT = "reports/import.json"
+PATTERN = "unstructured"
+FEW = 0.01
+"""Below this sparsity the zeros of a checkpoint may be there by chance, as in weights that were stored as float16."""
+
+_NAME_BASE = "name the CLIP it was pruned from with --base, for example --base RN50-quickgelu:openai"
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What `import` made."""
+
+    path: Path | None  # of the bundle; None in the report inside it
+    format: str  # of the file, see clip/foreign_masks.py
+    keys: str  # the key table by which the file names the tower
+    prefix: str  # of its keys
+    sparsity: float  # removed / prunable, exact
+    kept: int
+    total: int
+    layers: int  # in the bundle
+    from_base: tuple[str, ...]  # tensors of the tower that the file lacks, or has in another shape
+    unused_masks: tuple[str, ...]  # masked tensors of the file that are no layer of the tower
+    mask_only: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The import report of `artifacts.schema.json`."""
+        report = asdict(self) | {"path": None if self.path is None else str(self.path)}
+        return report | {name: list(report[name]) for name in ("from_base", "unused_masks")}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read of the file, by names inside the tower."""
+
+    masks: dict[str, np.ndarray]  # by layer
+    tower: dict[str, np.ndarray]
+    from_base: tuple[str, ...]
+    unused_masks: tuple[str, ...]
+
+
+def import_masks(
+    file: Path | str,
+    *,
+    out: Path,
+    base: str | None = None,
+    format: str | None = None,
+    keys: str | None = None,
+    under: str | None = None,
+    include: Iterable[str] = (),
+    mask_only: bool = False,
+    dtype: str = "float32",
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> ImportResult:
+    """Read a checkpoint that another program pruned and write masks and values as a new bundle at `out`.
+
+    base: the CLIP it was pruned from, any source but a bundle; it gives the architecture, and the tensors that the
+    file lacks. None: the file is a whole CLIP itself. format, keys, under: kind of file, key table and prefix, else
+    found by content. Layers are those that are pruned by default, those with a mask in the file, and those that match
+    the globs `include`; a file without masks is pruned where it is zero. With `mask_only` no values are written.
+    Raises OptionError, SourceError, TransferError, BundleError, or MaskError for a file that prunes nothing.
+    """
+    if dtype not in DTYPES:
+        raise OptionError(f"unknown dtype: '{dtype}'; choose one of {', '.join(DTYPES)}")
+    check_replaceable(out, force=force)
+    prepare_parent(out)
+    include, path = tuple(include), Path(file)
+    foreign = open_foreign(path, format)
+    tower = _base(foreign, base, reporter)
+    found, layers = _places(foreign, tower, keys=keys, under=under, include=include)
+    read = _read(foreign, tower, found, layers, values=not mask_only)
+    sparsity = _sparsity(read.masks, path)
+    _tell(read, sparsity, found, foreign, reporter)
+    recorded = {
+        "file": str(file),
+        "format": foreign.format,
+        "keys": found.table.name,
+        "under": found.prefix,
+        "include": list(include),
+        "base": base,
+        "dtype": dtype,
+        "mask_only": mask_only,
+    }
+    step = step_record("import", recorded, seed=None, data=f"sha256:{_sha256(path)}")
+    contents = BundleContents(
+        base=tower.base,
+        pattern=PATTERN,
+        target_sparsity=sparsity,
+        masks=read.masks,
+        tower=read.tower,
+        steps=(step,),
+        dtype=dtype,
+    )
+    return _written(contents, out, foreign, found, read, force=force)
+
+
+def _base(foreign: ForeignFile, base: str | None, reporter: Reporter) -> Tower:
+    """The tower that was pruned, or one of its architecture."""
+    if base is not None:
+        tower = load_tower(base, reporter)
+        if tower.bundle is not None:
+            raise OptionError(f"a base is a CLIP, not a bundle: {base}; name what it was cut from, {tower.base.source}")
+        return tower
+    if foreign.format != ZEROS:
+        raise SourceError(f"the checkpoint cannot be its own base, for it holds masks: {foreign.path}; {_NAME_BASE}")
+    try:
+        return load_tower(str(foreign.path), reporter)
+    except SourceError as error:
+        raise SourceError(f"no whole CLIP in the checkpoint: {foreign.path}; {_NAME_BASE}") from error
+
+
+def _places(
+    foreign: ForeignFile, tower: Tower, *, keys: str | None, under: str | None, include: tuple[str, ...]
+) -> tuple[Found, tuple[str, ...]]:
+    """Where the tower is in the file, and the layers that get a mask, in module order."""
+    possible = candidates(tower.visual)
+    chosen = choose_layers(possible, include=include)
+    found = find_tower_layers(
+        {candidate.name: candidate.shape for candidate in possible if candidate.name in chosen},
+        foreign.shapes,
+        where=str(foreign.path),
+        table=keys,
+        under=under,
+        next_move="name the CLIP it was pruned from with --base, or where it is with --keys and --under",
+    )
+    masked = foreign.masked
+    layers = tuple(
+        candidate.name
+        for candidate in possible
+        if candidate.name in chosen
+        or any(place.key in masked for place in places_of(found, weight_name(candidate.name), candidate.shape))
+    )
+    return found, layers
+
+
+def _read(foreign: ForeignFile, tower: Tower, found: Found, layers: tuple[str, ...], *, values: bool) -> _Read:
+    """Masks of all layers and, with `values`, the dense tower, one tensor of the file at a time."""
+    weights = {weight_name(layer): layer for layer in layers}
+    masks: dict[str, np.ndarray] = {}
+    dense: dict[str, np.ndarray] = {}
+    from_base: list[str] = []
+    used: set[str] = set()
+    for name, own in split_packed(tower.visual.state_dict()).items():
+        places = places_of(found, name, tuple(own.shape))
+        value, mask = _tensor(foreign, found, name, places, own)
+        if value is None:
+            from_base.append(name)
+            value = own
+        if mask is not None:
+            value = value.where(mask, torch.zeros((), dtype=value.dtype))
+        if name in weights:
+            used |= {place.key for place in places}
+            whole = value != 0 if foreign.format == ZEROS else torch.ones_like(value, dtype=torch.bool)
+            masks[weights[name]] = np.ascontiguousarray((whole if mask is None else mask).numpy())
+        if values:
+            dense |= arrays({name: value})
+    return _Read(masks, dense, tuple(from_base), tuple(sorted(foreign.masked - used)))
+
+
+def _tensor(
+    foreign: ForeignFile, found: Found, name: str, places: tuple[Place, ...], own: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Values, in the type of the base's tensor `own`, and mask of the tensor `name`; None for what the file lacks."""
+    values, masks = [], []
+    for place in places:
+        rows = rows_of(place, found.keys[place.key])
+        value, mask = foreign.values(place.key, rows), foreign.mask(place.key, rows)
+        if value is not None and own.is_floating_point() and not value.is_floating_point():
+            raise SourceError(f"weight is {value.dtype}: '{place.key}' in {foreign.path}; export it in floating point")
+        values += [] if value is None else [laid_out(value, place).to(own.dtype)]
+        masks += [] if mask is None else [laid_out(mask, place)]
+    if masks and len(masks) < len(places):
+        raise SourceError(f"only a part of a tensor has a mask: '{name}' in {foreign.path}; export it again")
+    return _joined(values), _joined(masks)
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    return None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _sparsity(masks: Mapping[str, np.ndarray], path: Path) -> float:
+    """Removed / prunable, exact. Raises MaskError if nothing is pruned, or everything."""
+    kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+    total = sum(mask.size for mask in masks.values())
+    if kept == total:
+        raise MaskError(f"nothing is pruned: {path} has no zero among {total} prunable weights; give a pruned one")
+    if not kept:
+        raise MaskError(f"everything is pruned: {path} keeps none of {total} prunable weights; give another one")
+    return 1 - kept / total
+
+
+def _tell(read: _Read, sparsity: float, found: Found, foreign: ForeignFile, reporter: Reporter) -> None:
+    reporter.say(
+        f"{foreign.path}: {foreign.format}, keys of {found.table.name} under '{found.prefix}', "
+        f"{len(read.masks)} layers, sparsity {sparsity:.4f}"
+    )
+    if read.from_base:
+        reporter.say(f"not in the file, taken from the base: {_list(read.from_base)}")
+    if read.unused_masks:
+        reporter.say(f"masked in the file, but no layer of the tower: {_list(read.unused_masks)}")
+    if foreign.format == ZEROS and sparsity < FEW:
+        reporter.say(f"only {100 * sparsity:.4f} % are zero, which may be chance: is the file pruned?")
+
+
+def _list(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _sha256(path: Path) -> str:
+    """Of the file; of an index of shards, over the index and all shards it names."""
+    own = file_sha256(path)
+    with path.open("rb") as file:
+        if file.read(1) != b"{":
+            return own
+    shards = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
+    lines = [own, *(f"{name} {file_sha256(path.parent / name)}" for name in shards)]
+    return sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _written(
+    contents: BundleContents, out: Path, foreign: ForeignFile, found: Found, read: _Read, *, force: bool
+) -> ImportResult:
+    """Write the bundle with the report in it, where its own path would change its bytes."""
+    masks = read.masks
+    result = ImportResult(
+        path=None,
+        format=foreign.format,
+        keys=found.table.name,
+        prefix=found.prefix,
+        sparsity=contents.target_sparsity,
+        kept=sum(int(np.count_nonzero(mask)) for mask in masks.values()),
+        total=sum(mask.size for mask in masks.values()),
+        layers=len(masks),
+        from_base=read.from_base,
+        unused_masks=read.unused_masks,
+        mask_only=not read.tower,
+    )
+    written = write_bundle(out, replace(contents, reports={REPORT: json_bytes(result.to_json())}), force=force)
+    return replace(result, path=written.path)
