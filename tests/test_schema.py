@@ -220,6 +220,19 @@ REPORTS: dict[str, dict[str, Any]] = {
         },
         "warnings": [],
     },
+    "import_report": {
+        "path": None,
+        "format": "torch-prune",
+        "keys": "han",
+        "prefix": "backbone.",
+        "sparsity": 0.5,
+        "kept": 5,
+        "total": 10,
+        "layers": 1,
+        "from_base": ["attnpool.c_proj.weight"],
+        "unused_masks": [],
+        "mask_only": False,
+    },
 }
 
 

@@ -13,6 +13,7 @@ from opentrans_cli.errors import BundleError
 
 _KINDS = {
     r"reports/prune\.json": "prune_report",
+    r"reports/import\.json": "import_report",
     r"reports/transfer\.json": "transfer_receipt",
     r"reports/finetune\.json": "cost_receipt",
     r"reports/eval-.+\.json": "eval_report",

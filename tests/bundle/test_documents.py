@@ -16,6 +16,7 @@ from opentrans_cli.errors import BundleError
     ("name", "kind"),
     [
         ("reports/prune.json", "prune_report"),
+        ("reports/import.json", "import_report"),
         ("reports/transfer.json", "transfer_receipt"),
         ("reports/finetune.json", "cost_receipt"),
         ("reports/eval-shapes.json", "eval_report"),
