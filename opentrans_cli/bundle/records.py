@@ -22,6 +22,7 @@ R = TypeVar("R", bound="Record")
 
 MAX_DEPTH = 32  # levels of nested JSON; ours have six
 MAX_VALUES = 1 << 20  # of one document: an empty list takes three bytes of text and twenty times that in memory
+MAX_RECORDS = 1 << 14  # of one list: layers, files, steps
 _MAX_TOLD = 300  # characters of a place or a problem in a message
 
 # Controls, halves of surrogate pairs, line ends that terminals do not know, and marks that turn the direction of
@@ -176,6 +177,8 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _decode(inner[0], value, where)
     if origin is tuple:
         require(isinstance(value, list | tuple), where, "is not a list")
+        records = isinstance(inner[0], type) and issubclass(inner[0], Record)
+        require(not records or len(value) <= MAX_RECORDS, where, f"has more than {MAX_RECORDS} entries")
         return tuple(_decode(inner[0], item, _within(where, index)) for index, item in enumerate(value))
     if origin is dict:
         require(isinstance(value, dict), where, "is not an object")

@@ -105,9 +105,9 @@ def _entry(name: str, at: int) -> str:
 HEADERS: dict[str, tuple[Callable[[], str], int]] = {  # text of the header, bytes behind it
     "lists": (lambda: _fill(31 << 20, '{"x":[', "[],", "[]]}"), 0),
     "a shape of a million sides": (lambda: _fill(4 << 20, '{"x":{"dtype":"U8","shape":[', "1,", "1]}}"), 1),
-    "almost half a million tensors": (
-        lambda: "{" + ",".join(_entry(f"{n:x}", n) for n in range(450_000)) + "}",
-        450_000,
+    "too many tensors": (
+        lambda: "{" + ",".join(_entry(f"{n:x}", n) for n in range(140_000)) + "}",
+        140_000,
     ),
     "a name of 31 MiB": (lambda: "{" + _entry("n" * (31 << 20), 0) + "}", 1),
     "metadata of 31 MiB": (lambda: _fill(31 << 20, '{"__metadata__":{"opentrans":"[', "[],", '[]]"}}'), 0),
