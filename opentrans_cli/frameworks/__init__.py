@@ -8,6 +8,7 @@ deeplabv3.py    dilated trunk, atrous pyramid, decoder; trained
 maskclip.py     CLIP's own dense embedding; nothing is trained
 han.py          Mask2Former with queries classified by text, after Han et al.; trained
 fcclip.py       masks from a frozen trunk, classified by training and by CLIP; trained
+mask2former.py  Mask2Former itself, for a fixed list of classes or for words; trained
 
 Of those with masks:
 
@@ -15,7 +16,8 @@ mask_decoder.py, deformable.py         pixel decoder and masked attention
 decoder_options.py, templates.py       options they share, prompts of their own
 query_classifier.py, ensemble.py       queries against text embeddings, two classifications into one
 mask_inference.py, mask_loss.py        pictures from masks, and what they learn from
-renaming.py, mask_decoder_keys.py, original_names.py    tensor names of published checkpoints
+renaming.py, mask_decoder_keys.py, original_names.py, mask2former_names.py    tensor names of published checkpoints
+original.py                            those checkpoints as segmentors, every tensor accounted for
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ FRAMEWORKS = Catalog(
         "deeplabv3": "opentrans_cli.frameworks.deeplabv3:DEEPLABV3",
         "han": "opentrans_cli.frameworks.han:HAN",
         "fcclip": "opentrans_cli.frameworks.fcclip:FCCLIP",
+        "mask2former": "opentrans_cli.frameworks.mask2former:MASK2FORMER",
         "maskclip": "opentrans_cli.frameworks.maskclip:MASKCLIP",
     },
 )

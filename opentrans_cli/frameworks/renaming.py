@@ -100,7 +100,7 @@ def _cut(key: str, tensor: Tensor, rule: NameRule) -> Sequence[Tensor]:
         raise TransferError(
             f"cannot be cut into {count} equal parts: '{key}' of shape {tuple(tensor.shape)}; check the checkpoint"
         )
-    return tensor.chunk(count)
+    return [part.clone() for part in tensor.chunk(count)]  # apart, so that each can be changed and saved alone
 
 
 def _filled(pattern: str, targets: Sequence[str], key: str) -> list[str]:
