@@ -41,7 +41,7 @@ TABLES: dict[str, tuple[Catalog, str, set[str]]] = {
         "opentrans_cli.frameworks",
         {"base", "keys", "options", "readout", "renaming", "templates"}
         | {"decoder_options", "deformable", "ensemble", "mask_decoder", "mask_decoder_keys", "mask_inference"}
-        | {"mask_loss", "original_names", "query_classifier"},
+        | {"mask_loss", "mask2former_names", "original", "original_habits", "original_names", "query_classifier"},
     ),
     "datasets": (
         DATASETS,

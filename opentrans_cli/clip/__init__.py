@@ -8,6 +8,7 @@ compact.py        a channel-pruned tower as a narrower dense one
 dense.py          feature maps, dilation, dense embeddings
 attention_pool.py features pooled inside masks
 stages.py         feature maps of ResNets and ConvNeXts, embeddings of masks
+text_part.py      the text tower of a checkpoint alone
 key_tables/       what other libraries call a tower's tensors, and how a checkpoint is recognised
 text.py           class names -> text embeddings
 preprocess.py     pixels -> normalised tensors

@@ -18,6 +18,7 @@ query_classifier.py, ensemble.py       queries against text embeddings, two clas
 mask_inference.py, mask_loss.py        pictures from masks, and what they learn from
 renaming.py, mask_decoder_keys.py, original_names.py, mask2former_names.py    tensor names of published checkpoints
 original.py                            those checkpoints as segmentors, every tensor accounted for
+original_habits.py                     how those want their pixels and read their words
 """
 
 from __future__ import annotations

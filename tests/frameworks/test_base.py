@@ -7,12 +7,14 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import prunable_layers
 from opentrans_cli.errors import OptionError, SourceError, TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText, class_scores
+from opentrans_cli.training.cost import count_macs
 
 every_framework = pytest.mark.parametrize("name", FRAMEWORKS.names())
 of_pixels = pytest.mark.parametrize("name", [name for name in FRAMEWORKS.names() if not FRAMEWORKS.load(name).masks])
@@ -76,6 +78,27 @@ def test_classes_may_have_synonyms_and_be_one_alone(name, tower, text, images):
     words = ClassText(text, (1, 0, 0, 1, 0), (True, False))
     assert segmentor(images, words).shape == (2, 2, 75, 100)
     assert segmentor(images, ClassText(text[:1], (0,), (True,))).shape == (2, 1, 75, 100)
+
+
+class Priced(nn.Module):
+    """A segmentor of tensors alone, as costs are counted."""
+
+    def __init__(self, segmentor):
+        super().__init__()
+        self.segmentor = segmentor
+
+    def forward(self, images, embeddings):
+        return self.segmentor(images, ClassText.one_each(embeddings))
+
+
+@every_framework
+@pytest.mark.parametrize("training", [False, True])
+def test_costs_can_be_counted_without_arithmetic(name, tower, training):
+    segmentor = FRAMEWORKS.load(name).build(tower()).train(training)
+    costs = {cost.name: cost for cost in count_macs(Priced(segmentor), (1, 3, 64, 64), (5, 16))}
+    conv = costs["segmentor.backbone.layer1.0.conv2"]
+    assert conv.forward == 8 * 8 * 9 * 16 * 16
+    assert bool(conv.weight_gradient) != FRAMEWORKS.load(name).frozen_trunk
 
 
 @every_framework

@@ -1,0 +1,54 @@
+"""The text tower of a framework's checkpoint, without an image tower beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import open_clip
+from torch import Tensor
+
+from opentrans_cli.clip.architecture import build_clip, load_state
+from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.clip.source import LoadedClip
+from opentrans_cli.errors import SourceError
+
+_HEAD_WIDTH = 64  # channels of an attention head in the text tower of every published CLIP
+_SMALLEST = 32  # pixels
+_NEEDED = ("positional_embedding", "token_embedding.weight", "ln_final.weight", "text_projection")
+
+
+def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> LoadedClip:
+    """A CLIP that reads words, and whose image tower is a stand-in that means nothing.
+
+    `state`: tensors by open_clip's names. `quick_gelu`: the activation, which they do not tell. `source` is named in
+    errors. Raises SourceError if tensors are missing or do not fit.
+    """
+    missing = [name for name in _NEEDED if name not in state]
+    if missing:
+        raise SourceError(
+            f"no text tower in the checkpoint: {source} ('{missing[0]}' is missing); give a vocabulary pack, "
+            "which holds the embeddings of the words"
+        )
+    context, vocabulary = state["positional_embedding"].shape[0], state["token_embedding.weight"].shape[0]
+    width, dimension = state["text_projection"].shape
+    model_cfg: dict[str, Any] = {
+        "embed_dim": dimension,
+        "vision_cfg": {"image_size": _SMALLEST, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+        "text_cfg": {
+            "context_length": context,
+            "vocab_size": vocabulary,
+            "width": width,
+            "heads": max(1, width // _HEAD_WIDTH),
+            "layers": len({key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")}),
+        },
+        "quick_gelu": quick_gelu,
+    }
+    model: Any = build_clip(model_cfg)
+    stand_in = {key: value for key, value in model.state_dict().items() if key.startswith(("visual.", "logit_scale"))}
+    # Older versions of open_clip saved the causal mask, which is no weight.
+    text = {key: value for key, value in state.items() if key != "attn_mask"}
+    load_state(model, {**stand_in, **text}, origin=source)
+    tokenizer = open_clip.SimpleTokenizer(context_length=context)
+    preprocess = Preprocess(size=_SMALLEST)
+    return LoadedClip(model.float().eval(), tokenizer, source, "text tower", model_cfg, preprocess)
