@@ -77,7 +77,7 @@ class AnalyzeResult:
             "median_alpha": finite(self.median_alpha),
             "frozen": len(self.frozen),
             "layers": [self._entry(layer) for layer in self.layers],
-            "left_out": [asdict(group) for group in self.left_out],
+            "left_out": [{**asdict(group), "names": list(group.names)} for group in self.left_out],
         }
         if self.against_source is not None:
             document["against"] = self.against_source
