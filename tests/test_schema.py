@@ -233,6 +233,19 @@ REPORTS: dict[str, dict[str, Any]] = {
         "unused_masks": [],
         "mask_only": False,
     },
+    "onnx_report": {
+        "path": "segmentor.onnx",
+        "framework": "deeplabv3",
+        "classes": ["sky", "road"],
+        "resolution": None,
+        "compared": [[64, 64], [48, 101]],
+        "difference": 1e-6,
+        "agreement": 1.0,
+        "bytes": 1000,
+        "opset": 18,
+        "bundle": "sha256:" + 64 * "0",
+        "versions": {"onnxruntime": "1.20.0"},
+    },
 }
 
 
