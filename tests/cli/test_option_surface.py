@@ -64,7 +64,7 @@ def test_what_every_command_shares_is_named_alike() -> None:
     surfaces = {command: json.loads(COMMITTED.read_text())[command] for command in commands()}
     for command, entries in surfaces.items():
         assert "--json" in entries and "--help -h" in entries
-        if command not in ("inspect", "verify"):
+        if command not in ("inspect", "verify", "provenance"):
             assert "--quiet -q" in entries
         if any(entry.startswith("--out") for entry in entries):
             assert "--force" in entries
