@@ -10,6 +10,7 @@ import typer
 
 from opentrans_cli.cli import options as o
 from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, plain_table
+from opentrans_cli.cli.transfer_onnx import FrameworkOpt, ResolutionOpt, VocabularyOpt, WordsOpt, transfer_onnx
 from opentrans_cli.errors import OptionError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def transfer(
     bundle: o.BundleArg,
     to: Annotated[
         str | None,
-        typer.Option("--to", help="A framework (default: deeplabv3), or open-clip; with --checkpoint a key table."),
+        typer.Option("--to", help="Framework (default: deeplabv3), open-clip, onnx; with --checkpoint a key table."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="New bundle, folder or checkpoint; needed unless --dry-run.")
@@ -48,6 +49,10 @@ def transfer(
     compact: Annotated[
         bool, typer.Option("--compact", help="open-clip: a smaller dense tower, without the channels pruned away.")
     ] = False,
+    words: WordsOpt = None,
+    vocabulary: VocabularyOpt = None,
+    framework: FrameworkOpt = None,
+    resolution: ResolutionOpt = None,
     at_sparsity: o.AtSparsityOpt = None,
     base: o.BaseOpt = None,
     seed: o.SeedOpt = 0,
@@ -58,6 +63,11 @@ def transfer(
     """Put the subnet into a framework, a checkpoint, or a folder open_clip loads, with a receipt of every key."""
     if (out is None) != dry_run:
         raise OptionError("transfer needs either a place to write or none: --out and --dry-run; give exactly one")
+    if to == "onnx":
+        transfer_onnx(locals())
+        return
+    alone = {"words": words, "vocabulary": vocabulary, "framework": framework, "resolution": resolution}
+    _refuse("of --to onnx alone: {}; leave it out", **alone)
     reporter = ConsoleReporter(quiet=quiet)
     if checkpoint is not None:
         _refuse("of frameworks alone: {}; leave it out beside --checkpoint", option=option, compact=compact)

@@ -1,0 +1,84 @@
+"""opentrans transfer --to onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from opentrans_cli.cli import options as o
+from opentrans_cli.cli.output import ConsoleReporter, emit, percent
+from opentrans_cli.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from opentrans_cli.steps.export_onnx import OnnxExport
+
+_PANEL = "For --to onnx"
+
+WordsOpt = Annotated[
+    str | None, Option("--words", "-w", rich_help_panel=_PANEL, help='Words to build in: "red star, grass, sky".')
+]
+VocabularyOpt = Annotated[
+    Path | None,
+    Option(
+        "--vocabulary",
+        "--classes",
+        rich_help_panel=_PANEL,
+        help="Class file instead of --words, or a vocabulary pack (.safetensors).",
+    ),
+]
+FrameworkOpt = Annotated[
+    str | None, Option("--framework", rich_help_panel=_PANEL, help="maskclip, to leave out the segmentor of a bundle.")
+]
+ResolutionOpt = Annotated[
+    int | None,
+    Option("--resolution", rich_help_panel=_PANEL, help="Side of the pictures in pixels (default: the tower's own)."),
+]
+
+_OTHERS = ("checkpoint", "what", "under", "allow_missing", "option", "compact")  # options of the other targets
+
+
+def transfer_onnx(given: dict[str, Any]) -> None:
+    """`transfer --to onnx`; `given`: the command's local variables."""
+    for name in _OTHERS:
+        if given[name]:
+            raise OptionError(f"not for --to onnx: --{name.replace('_', '-')}; leave it out")
+    words, vocabulary = given["words"], given["vocabulary"]
+    if (words is None) == (vocabulary is None):
+        raise OptionError('--to onnx needs words: --words "cat, dog, sky" or --vocabulary FILE; give exactly one')
+    from opentrans_cli.datasets.vocabulary import Vocabulary
+    from opentrans_cli.steps.export_onnx import export_onnx
+    from opentrans_cli.steps.words import Words
+
+    quiet = given["quiet"]
+    result = export_onnx(
+        given["bundle"],
+        words=Words.from_file(vocabulary) if vocabulary else Words(Vocabulary.from_names(o.names(words))),
+        **{name: given[name] for name in ("out", "framework", "resolution", "at_sparsity", "base", "force")},
+        reporter=ConsoleReporter(quiet=quiet),
+    )
+    emit(
+        result.to_json(),
+        lambda console: _show(console, result),
+        as_json=given["as_json"],
+        path=result.path,
+        quiet=quiet,
+    )
+
+
+def _show(console: Console, result: OnnxExport) -> None:
+    from rich.markup import escape
+
+    sizes = f"{_sides(result.resolution)} alone" if result.resolution else "any size from 32 x 32"
+    what = f"{result.framework}: {len(result.classes)} classes, pictures of {sizes}, {result.bytes / 1e6:.1f} MB"
+    console.print(f"[bold]{escape(str(result.path or '(not written)'))}[/]  {what}", soft_wrap=True)
+    agreement = f"scores within {result.difference:.1e} of the largest, {percent(result.agreement)} % of pixels alike"
+    compared = " and ".join(map(_sides, result.compared))
+    console.print(f"onnxruntime and torch: {agreement}, at {compared}", soft_wrap=True)
+
+
+def _sides(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
