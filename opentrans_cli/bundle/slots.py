@@ -18,7 +18,8 @@ from opentrans_cli.bundle.header import PREFIX, header_length, item_bytes, parse
 from opentrans_cli.bundle.tensorfile import from_bfloat16_bits, to_bfloat16_bits
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-_PIECE = 4 << 20  # bytes
+PIECE = 4 << 20
+"""Bytes that are in memory at once of what is only copied."""
 _Edit = Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -147,7 +148,7 @@ def pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     """The bytes from `start` to `end`, at most 4 MiB at a time."""
     while start < end:
         file.seek(start)
-        piece = file.read(min(_PIECE, end - start))
+        piece = file.read(min(PIECE, end - start))
         if not piece:
             raise OSError("the file became shorter while it was read")
         yield piece

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from opentrans_cli.errors import SourceError
@@ -35,3 +36,18 @@ def file_kind(path: Path) -> str:
     if start.startswith(b"\x80"):
         return "a plain pickle, as detectron2's model zoo has them"
     return "json" if start.lstrip().startswith(b"{") else "something else"
+
+
+def refuse_torchscript(path: Path) -> None:
+    """Raises SourceError for a zip file with code in it, and one that cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise SourceError(f"cannot read the checkpoint: {path} ({reason}); download or export it again") from error
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise SourceError(
+            f"a TorchScript archive, which holds code: {path}; save its tensors alone with "
+            "torch.save(torch.jit.load(FILE).state_dict(), NEW), or name the model as open_clip does (RN50:openai)"
+        )

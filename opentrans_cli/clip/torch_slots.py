@@ -1,29 +1,32 @@
 """Where the tensors of a file of torch.save lie in it, so that some can be changed without writing a pickle.
 
 Such a file is a zip archive with one uncompressed record for every storage. Their bytes can be exchanged while the
-pickle that describes them stays what it was, byte for byte; only checksums in the archive's own tables follow.
+pickle that describes them stays what it was, byte for byte; only checksums in the archive's own tables follow. The
+usual pickle is read as data, without torch, which would take up more memory than most checkpoints.
 """
 
 from __future__ import annotations
 
-import mmap
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-import torch
-from torch import Tensor
-
-from opentrans_cli.clip.weight_file import load_object, refuse_torchscript, tensors_of
+from opentrans_cli.clip.file_kind import refuse_torchscript
+from opentrans_cli.clip.pickle_reader import Described, UnknownPickle, read_pickle
+from opentrans_cli.clip.state_names import entries_beside, named_leaves
 from opentrans_cli.errors import SourceError
+
+AGAIN = "load it and save it again with torch.save"
 
 # Of the zip format's two headers: flags, method and lengths of name and extra field; lengths of these and the comment.
 _LOCAL, _CENTRAL = struct.Struct("<6xHH16xHH"), struct.Struct("<28xHHH12x")
 _CENTRAL_CHECKSUM, _LOCAL_CHECKSUM = 16, 14
 _DESCRIPTOR = b"PK\x07\x08"
-_AGAIN = "load it and save it again with torch.save"
+_MAX_PICKLE = 32 << 20  # bytes; FC-CLIP's has 0.1 MB
+_WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2}
 
 
 class Record(NamedTuple):
@@ -57,50 +60,49 @@ def torch_slots(path: Path) -> TorchSlots:
     Raises SourceError if the file is damaged, holds code, or holds tensors that are not plain.
     """
     refuse_torchscript(path)
-    state = load_object(path, mapped=True)
-    named = tensors_of(state)
     try:
         with path.open("rb") as file:
-            records = list(_records(file, path))
-    except (OSError, zipfile.BadZipFile, struct.error) as error:
+            records = dict(_records(file, path))
+        text = _pickle(path)
+    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, struct.error) as error:
         raise SourceError(f"cannot read the checkpoint: {path} ({error}); download or export it again") from error
-    base = _base(list(_all_tensors(state)), records, path)
-    slots = {name: _slot(name, tensor, base) for name, tensor in named.items()}
-    held = {id(tensor) for tensor in named.values()}
-    others = state.items() if isinstance(state, Mapping) else ()
-    return TorchSlots(slots, records, tuple(str(key) for key, value in others if not _holds(value, held)))
+    try:
+        return _described(text, records)
+    except UnknownPickle:
+        from opentrans_cli.clip.mapped_slots import mapped_slots
+
+        return mapped_slots(path, list(records.values()))
 
 
-def _slot(name: str, tensor: Tensor, base: int) -> StoredTensor:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
-        raise SourceError(f"no plain tensor in the checkpoint: '{name}' is {tensor.layout}; convert it first")
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    start = tensor.data_ptr() - base if tensor.numel() else 0
-    return StoredTensor(dtype, tuple(tensor.shape), start, tuple(tensor.stride()))
+def _described(text: bytes, records: Mapping[str, Record]) -> TorchSlots:
+    state = read_pickle(text)
+    named = named_leaves(state, Described)
+    slots = {name: _slot(tensor, records) for name, tensor in named.items()}
+    return TorchSlots(slots, list(records.values()), entries_beside(state, named, Described))
 
 
-def _base(tensors: list[Tensor], records: list[Record], path: Path) -> int:
-    """The address of the file's first byte in the memory it is mapped to."""
-    plain = [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]
-    storages = {(storage.data_ptr(), storage.nbytes()) for storage in plain if storage.nbytes()}
-    places = {(record.start, record.end - record.start) for record in records}
-    if not storages:
-        return 0
-    address, size = min(storages)
-    # Torch gives views of one mapping and does not say where it begins: where every view begins with a record.
-    found = [
-        base
-        for start, length in places
-        if length == size
-        and (base := address - start) % mmap.PAGESIZE == 0
-        and all((other - base, length) in places for other, length in storages)
-    ]
-    if len(found) != 1:
-        raise SourceError(f"cannot tell where the tensors lie: {path}; {_AGAIN}")
-    return found[0]
+def _slot(tensor: Described, records: Mapping[str, Record]) -> StoredTensor:
+    if not prod(tensor.shape):
+        return StoredTensor(tensor.dtype, tensor.shape, 0, tensor.strides)
+    record, width = records.get(tensor.record), _WIDTHS.get(tensor.dtype, 1)
+    last = sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.strides, strict=True))
+    if record is None or record.start + (tensor.offset + last + 1) * width > record.end:
+        raise UnknownPickle("a tensor outside its storage")
+    return StoredTensor(tensor.dtype, tensor.shape, record.start + tensor.offset * width, tensor.strides)
 
 
-def _records(file: BinaryIO, path: Path) -> Iterator[Record]:
+def _pickle(path: Path) -> bytes:
+    """The pickle of an archive; b"" for one that is too large, or written on a machine of other byte order."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        order = next((name for name in names if name.endswith("/byteorder")), None)
+        name = next((name for name in names if name.endswith("/data.pkl")), None)
+        if name is None or (order is not None and archive.read(order) != b"little"):
+            return b""
+        return archive.read(name) if archive.getinfo(name).file_size <= _MAX_PICKLE else b""
+
+
+def _records(file: BinaryIO, path: Path) -> Iterator[tuple[str, Record]]:
     with zipfile.ZipFile(file) as archive:
         entries, at = archive.infolist(), archive.start_dir
     for entry in entries:
@@ -111,30 +113,11 @@ def _records(file: BinaryIO, path: Path) -> Iterator[Record]:
         flags, method, name, extra = _LOCAL.unpack(file.read(_LOCAL.size))
         start = entry.header_offset + _LOCAL.size + name + extra
         end = start + entry.file_size
-        if "/data/" not in entry.filename or not entry.file_size:
+        folder, _, key = entry.filename.rpartition("/data/")
+        if not folder or not entry.file_size:
             continue
         if method != zipfile.ZIP_STORED:
-            raise SourceError(f"compressed tensors in the checkpoint: {path}; {_AGAIN}")
+            raise SourceError(f"compressed tensors in the checkpoint: {path}; {AGAIN}")
         file.seek(end)
         after = end + 4 if file.read(4) == _DESCRIPTOR else end
-        yield Record(start, end, (central, after if flags & 8 else entry.header_offset + _LOCAL_CHECKSUM))
-
-
-def _all_tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor anywhere in a loaded file; a pickle can hold a list that contains itself."""
-    waiting, seen = [value], set()
-    while waiting:
-        here = waiting.pop()
-        if id(here) in seen:
-            continue
-        seen.add(id(here))
-        if isinstance(here, Tensor):
-            yield here
-        elif isinstance(here, Mapping):
-            waiting += here.values()
-        elif isinstance(here, list | tuple | set):
-            waiting += here
-
-
-def _holds(value: Any, held: set[int]) -> bool:
-    return any(id(tensor) in held for tensor in _all_tensors(value))
+        yield key, Record(start, end, (central, after if flags & 8 else entry.header_offset + _LOCAL_CHECKSUM))

@@ -16,8 +16,7 @@ import json
 import pickle
 import re
 import threading
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -25,15 +24,13 @@ import safetensors
 import torch
 from torch import Tensor
 
-from opentrans_cli.clip.file_kind import file_kind
+from opentrans_cli.clip.file_kind import file_kind, refuse_torchscript
+from opentrans_cli.clip.state_names import named_leaves
 from opentrans_cli.errors import SourceError
 
 NOT_FLOATING = "not floating point"
 _NEXT = "give a state dict saved with safetensors or torch.save"
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # safetensors codes of what a spectrum can be taken of
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_TRAINING_STATE = re.compile(r"(optim|(lr_)?sched|(grad_)?scaler|amp).*")
-_MAX_DEPTH = 4  # of dicts in dicts; a pickle can hold one that contains itself
 _MAX_INDEX = 32 << 20  # bytes; the largest published ones have 0.2 MB
 # Pages of a mapped file that were read count as memory in use until it is mapped anew.
 _MAPPED_AT_ONCE = 64 << 20  # bytes
@@ -188,39 +185,8 @@ def load_object(path: Path, *, mapped: bool) -> Any:
 
 
 def tensors_of(state: Any) -> dict[str, Tensor]:
-    """The tensors of a loaded checkpoint by name; `state_dict` wrappers are taken off, dicts in dicts joined by dots,
-    and the state of optimisers is left away.
-    """
-    if not isinstance(state, Mapping):
-        return {}
-    for _ in range(_MAX_DEPTH):
-        inner = next((state[name] for name in _WRAPPERS if isinstance(state.get(name), Mapping)), None)
-        if inner is None or next(_flat(inner), None) is None:
-            break
-        state = inner
-    return dict(_flat(state))
-
-
-def _flat(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    for key, value in state.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, Mapping) and depth < _MAX_DEPTH and not _TRAINING_STATE.fullmatch(str(key)):
-            yield from _flat(value, f"{prefix}{key}.", depth + 1)
-
-
-def refuse_torchscript(path: Path) -> None:
-    """Raises SourceError for a zip file with code in it, and one that cannot be read."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise SourceError(
-            f"a TorchScript archive, which holds code: {path}; save its tensors alone with "
-            "torch.save(torch.jit.load(FILE).state_dict(), NEW), or name the model as open_clip does (RN50:openai)"
-        )
+    """The tensors of a loaded checkpoint by name, see `named_leaves`."""
+    return named_leaves(state, Tensor)
 
 
 def _stored(shape: list[int], code: str) -> Header:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from opentrans_cli.bundle.header import CODES, METADATA, item_bytes
 from opentrans_cli.bundle.slots import (
+    PIECE,
     Patch,
     Slot,
+    c_order,
     checksum_patches,
     edit_slot,
     first_difference,
@@ -71,7 +73,7 @@ class CheckpointFile:
 
 
 def open_checkpoint(path: Path) -> CheckpointFile:
-    """Find the tensors of a safetensors file or one of torch.save; no value is read, and torch for the latter alone.
+    """Find the tensors of a safetensors file or one of torch.save; no value is read.
 
     Raises SourceError or BundleError if it cannot be read, is neither, or holds a type that safetensors does not.
     """
@@ -133,7 +135,7 @@ def converted_chunks(checkpoint: CheckpointFile, edits: Edits, file: BinaryIO) -
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for key in keys:
-        yield np.ascontiguousarray(_edited(checkpoint, key, edits, file)).tobytes()
+        yield from _values(checkpoint, key, edits, file)
 
 
 def check_written(checkpoint: CheckpointFile, edits: Edits, path: Path, *, same_format: bool) -> None:
@@ -152,7 +154,8 @@ def check_written(checkpoint: CheckpointFile, edits: Edits, path: Path, *, same_
             if written.size != checkpoint.size or place is not None:
                 raise TransferError(f"a byte outside the layers changed: near {place}; run the command again")
         for key in edits if same_format else checkpoint.slots:
-            if _edited(checkpoint, key, edits, old).tobytes() != read_slot(new, written.slots[key]).tobytes():
+            theirs = _values(written, key, {}, new)
+            if any(mine != other for mine, other in zip_longest(_values(checkpoint, key, edits, old), theirs)):
                 raise TransferError(f"a tensor was not written as it should be: '{key}'; run the command again")
 
 
@@ -169,6 +172,16 @@ def _all_patches(checkpoint: CheckpointFile, edits: Edits, file: BinaryIO) -> li
     slots = checkpoint.slots
     patches = [edit_slot(slots[key], edit) for key, edit in edits.items() if slots[key].end > slots[key].start]
     return patches + checksum_patches(file, patches, checkpoint.records or ())
+
+
+def _values(checkpoint: CheckpointFile, key: str, edits: Edits, file: BinaryIO) -> Iterator[bytes]:
+    """The values of a tensor in C order, in pieces: an embedding table can be a fifth of a file."""
+    slot = checkpoint.slots[key]
+    if key not in edits and slot.strides == c_order(slot.shape):
+        yield from pieces(file, slot.start, slot.end)
+        return
+    data = _edited(checkpoint, key, edits, file).tobytes()
+    yield from (data[start : start + PIECE] for start in range(0, len(data), PIECE))
 
 
 def _edited(checkpoint: CheckpointFile, key: str, edits: Edits, file: BinaryIO) -> NDArray[Any]:
