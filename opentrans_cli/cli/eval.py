@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Option
+from typer import Argument, Option
 
 from opentrans_cli.cli import options as o
 from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, percent, plain_table
@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 CurveOpt = Annotated[
     bool, Option("--curve", help="Score every sparsity the bundle's run passed through; report and chart.")
 ]
+SourceArg = Annotated[
+    str | None, Argument(help="A source (see `opentrans prune --help`), unless --checkpoint is given.")
+]
+VocabularyOpt = Annotated[
+    Path | None,
+    Option("--vocabulary", help="Other words for the classes, in their order: class file or vocabulary pack."),
+]
 ReportOpt = Annotated[Path | None, Option("--out", "-o", help="Write the report here, not into the bundle.")]
 
 
 def evaluate(
-    source: o.SourceArg,
+    source: SourceArg = None,
     dataset: o.DatasetOpt = None,
     images: o.ImagesOpt = None,
     labels: o.LabelsOpt = None,
@@ -32,6 +39,11 @@ def evaluate(
     hold_out: o.HoldOutOpt = None,
     at_sparsity: o.AtSparsityOpt = None,
     curve: CurveOpt = False,
+    framework: o.FrameworkOpt = None,
+    checkpoint: o.CheckpointOpt = None,
+    vocabulary: VocabularyOpt = None,
+    seen: o.SeenOpt = None,
+    no_resize: o.NoResizeOpt = False,
     base: o.BaseOpt = None,
     out: ReportOpt = None,
     device: o.DeviceOpt = "auto",
@@ -40,6 +52,8 @@ def evaluate(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Score a segmentor: mIoU over all, seen and unseen classes, parameters, MACs, measured time."""
+    if (source is None) == (checkpoint is None):
+        raise OptionError("eval scores one segmentor: a source, or --checkpoint FILE; give exactly one of the two")
     name, data = o.dataset_choice("val", locals())
     common: dict[str, Any] = {"dataset": name, "data": data, "base": base, "out": out, "device": device, "force": force}
     say = ConsoleReporter(quiet=quiet)
@@ -47,16 +61,23 @@ def evaluate(
     if curve:
         if at_sparsity is not None:
             raise OptionError("one sparsity or all of them: --at-sparsity and --curve; give one of the two")
+        if source is None or framework or vocabulary or seen or no_resize:
+            raise OptionError("a curve is of a bundle as it is: --curve; leave --framework and --vocabulary out")
         from opentrans_cli.steps.curve import curve as draw
 
         drawn = draw(source, **common, reporter=say)
         report, path, show = drawn.report, drawn.path, _show_curve
     else:
+        from opentrans_cli.steps.evaluate import Subject
         from opentrans_cli.steps.evaluate import evaluate as step
+        from opentrans_cli.steps.words import Words
 
-        result = step(source, **common, at_sparsity=at_sparsity, reporter=say)
+        words = None if vocabulary is None else Words.from_file(vocabulary)
+        subject = Subject(framework, checkpoint, words, seen, no_resize)
+        result = step(source, **common, subject=subject, at_sparsity=at_sparsity, reporter=say)
         report, path, show = result.report, result.path, _show
-    emit(report, lambda console: show(console, source, report), as_json=as_json, path=path, quiet=quiet)
+    title = source or str(checkpoint)
+    emit(report, lambda console: show(console, title, report), as_json=as_json, path=path, quiet=quiet)
 
 
 def _show(console: Console, source: str, report: dict[str, Any]) -> None:
@@ -64,6 +85,8 @@ def _show(console: Console, source: str, report: dict[str, Any]) -> None:
     at = f" at sparsity {report['at_sparsity']:g}" if "at_sparsity" in report else ""
     table = plain_table(f"{source}{at} on {report['dataset']}: {report['images']} images", "", "", header=False)
     table.add_row("framework", report["framework"])
+    if "checkpoint" in report:
+        table.add_row("checkpoint, SHA-256", f"{report['checkpoint']['file']}, {report['checkpoint']['sha256'][:12]}")
     table.add_row("mIoU, all classes", percent(report["miou"]))
     table.add_row("mIoU, seen / unseen", f"{percent(report['miou_seen'])} / {percent(report['miou_unseen'])}")
     table.add_row("pixel accuracy", percent(report["pixel_accuracy"]))

@@ -34,6 +34,19 @@ BaseOpt = Annotated[
     str | None,
     typer.Option("--base", help="Source of the text tower, where the bundle's own base has moved."),
 ]
+FrameworkOpt = Annotated[
+    str | None, typer.Option("--framework", help="fcclip, han, mask2former or deeplabv3, for --checkpoint.")
+]
+CheckpointOpt = Annotated[
+    Path | None, typer.Option("--checkpoint", help="A checkpoint of --framework as it was published; no source then.")
+]
+NoResizeOpt = Annotated[
+    bool, typer.Option("--no-resize", help="Look at pictures at their own size, not at that of the checkpoint's tests.")
+]
+SeenOpt = Annotated[
+    Path | None,
+    typer.Option("--seen", help="Class file of what training labelled (default for --checkpoint: COCO's 133 names)."),
+]
 
 FreezeOpt = Annotated[str, typer.Option("--freeze", help="heavy (small alpha), light, random or none.")]
 FreezeRatioOpt = Annotated[float, typer.Option("--freeze-ratio", help="Share of layers to freeze.")]

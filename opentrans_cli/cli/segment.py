@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from opentrans_cli.cli import options as o
 from opentrans_cli.cli.output import ConsoleReporter, emit, percent
@@ -16,13 +16,42 @@ if TYPE_CHECKING:
 
     from opentrans_cli.steps.segment import SegmentResult
 
+PlacesArg = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="[SOURCE] IMAGES...",
+        help="A source (see `opentrans prune --help`), unless --checkpoint is given, and images or folders of images.",
+    ),
+]
+FolderOpt = Annotated[Path | None, Option("--out", "-o", help="Folder to write; never overwritten without --force.")]
+WordsOpt = Annotated[str | None, Option("--words", "-w", help='Your own words: "red star, grass, sky".')]
+VocabularyOpt = Annotated[
+    Path | None,
+    Option("--vocabulary", "--classes", help="Class file instead of --words, or a vocabulary pack (.safetensors)."),
+]
+TaskOpt = Annotated[str, Option("--task", help="semantic, instance or panoptic; the latter for frameworks of masks.")]
+StuffOpt = Annotated[str | None, Option("--stuff", help="Words that are no objects, for the other tasks, with commas.")]
+ScoresOpt = Annotated[
+    Path | None, Option("--save-scores", help="Also write the scores of the one image: float32 (C, H, W), as .npy.")
+]
+PackOpt = Annotated[
+    Path | None, Option("--save-vocabulary", help="Only write the words with their embeddings, as a vocabulary pack.")
+]
+
 
 def segment(
-    source: o.SourceArg,
-    images: Annotated[list[Path], typer.Argument(help="Images or folders of images.")],
-    out: o.OutOpt,
-    words: Annotated[str | None, typer.Option("--words", "-w", help='Your own words: "red star, grass, sky".')] = None,
-    classes: Annotated[Path | None, typer.Option("--classes", help="Class file instead of --words.")] = None,
+    places: PlacesArg = None,
+    out: FolderOpt = None,
+    words: WordsOpt = None,
+    vocabulary: VocabularyOpt = None,
+    framework: o.FrameworkOpt = None,
+    checkpoint: o.CheckpointOpt = None,
+    seen: o.SeenOpt = None,
+    no_resize: o.NoResizeOpt = False,
+    task: TaskOpt = "semantic",
+    stuff: StuffOpt = None,
+    save_scores: ScoresOpt = None,
+    save_vocabulary: PackOpt = None,
     base: o.BaseOpt = None,
     device: o.DeviceOpt = "auto",
     force: o.ForceOpt = False,
@@ -30,26 +59,78 @@ def segment(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Label every pixel of your images with one of your words: label map and overlay with legend."""
-    if (words is None) == (classes is None):
-        raise OptionError('segment needs words: --words "cat, dog, sky" or --classes FILE; give exactly one')
+    if (words is None) == (vocabulary is None):
+        raise OptionError('segment needs words: --words "cat, dog, sky" or --vocabulary FILE; give exactly one')
+    source, images = _split(places or [], checkpoint)
+    if save_vocabulary is not None:
+        _pack(source, words, locals())
+        return
+    if not images:
+        raise OptionError("segment needs images: none is named; name files or folders")
     from opentrans_cli.datasets.vocabulary import Vocabulary
+    from opentrans_cli.steps.segment import SegmentOptions
     from opentrans_cli.steps.segment import segment as step
+    from opentrans_cli.steps.words import Words
 
-    vocabulary = Vocabulary.from_file(classes) if classes else Vocabulary.from_names(o.names(words))
     result = step(
         source,
         images,
-        vocabulary=vocabulary,
-        out=out,
-        base=base,
-        device=device,
-        force=force,
+        SegmentOptions(
+            out=out,
+            save_scores=save_scores,
+            framework=framework,
+            checkpoint=checkpoint,
+            seen=seen,
+            own_size=no_resize,
+            task=task,  # type: ignore[arg-type]  # checked by the options
+            stuff=o.names(stuff),
+            base=base,
+            device=device,
+            force=force,
+        ),
+        vocabulary=Words.from_file(vocabulary) if vocabulary else Words(Vocabulary.from_names(o.names(words))),
         reporter=ConsoleReporter(quiet=quiet),
     )
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
 
 
+def _split(places: list[str], checkpoint: Path | None) -> tuple[str | None, list[Path]]:
+    """Source and images; with a checkpoint there are images alone."""
+    if checkpoint is not None:
+        return None, [Path(place) for place in places]
+    if not places:
+        raise OptionError("segment needs a segmentor: no source is named; name one, or give --checkpoint FILE")
+    return places[0], [Path(place) for place in places[1:]]
+
+
+def _pack(source: str | None, words: str | None, given: dict[str, Any]) -> None:
+    """`segment --save-vocabulary`; `given`: the command's local variables."""
+    if given["images"] or given["out"] is not None or given["save_scores"] is not None:
+        raise OptionError("a vocabulary pack is made of words alone: --save-vocabulary; leave images and outputs out")
+    if given["checkpoint"] is not None and given["framework"] is None:
+        raise OptionError(f"whose checkpoint is it? --checkpoint {given['checkpoint']}; add --framework")
+    from opentrans_cli.datasets.vocabulary import Vocabulary
+    from opentrans_cli.steps.pack_words import pack_words
+
+    classes = given["vocabulary"]
+    vocabulary = Vocabulary.from_file(classes) if classes else Vocabulary.from_names(o.names(words))
+    taken = {name: given[name] for name in ("framework", "checkpoint", "seen", "base", "force")}
+    out = pack_words(
+        source, vocabulary, out=given["save_vocabulary"], **taken, reporter=ConsoleReporter(quiet=given["quiet"])
+    )
+    document = {"vocabulary": list(vocabulary.names), "pack": str(out)}
+    emit(
+        document,
+        lambda console: console.print(f"[bold]{out}[/]  {len(vocabulary)} classes", soft_wrap=True),
+        as_json=given["as_json"],
+        path=out,
+        quiet=given["quiet"],
+    )
+
+
 def _show(console: Console, result: SegmentResult) -> None:
+    if not result.images:
+        console.print(f"[bold]{result.path}[/]  scores of {len(result.vocabulary)} classes", soft_wrap=True)
     for image in result.images:
         shares = ", ".join(f"{name} {percent(share)} %" for name, share in list(image["classes"].items())[:6])
         console.print(f"[bold]{result.path / image['overlay']}[/]  {shares}", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,17 @@ from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.metrics.miou import mean_iou
+from opentrans_cli.steps.checkpoints import open_checkpoint
 from opentrans_cli.steps.hub_source import local_source
+from opentrans_cli.steps.opened import OpenedSegmentor, names_of, open_tower
+from opentrans_cli.steps.picture_size import Sides
 from opentrans_cli.steps.provenance import data_record, environment, parameter_count, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import at_sparsity as tower_at_sparsity
-from opentrans_cli.steps.segmentors import (
-    TRAINING_FREE,
-    BuiltSegmentor,
-    Predictor,
-    build_segmentor,
-    bundle_segmentor,
-    embed_vocabulary,
-)
-from opentrans_cli.steps.sources import Tower, is_bundle, load_text_clip, load_tower
+from opentrans_cli.steps.segmentors import BuiltSegmentor, Predictor
+from opentrans_cli.steps.sources import Tower, is_bundle, load_tower
 from opentrans_cli.steps.target import prepare_parent
+from opentrans_cli.steps.words import Words
 from opentrans_cli.training.device import resolve_device
 
 
@@ -45,11 +43,30 @@ class EvalResult:
     report: dict[str, Any]  # the eval report of `artifacts.schema.json`
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is scored, beside a source: a framework's own checkpoint, and other words than those of the data set.
+
+    Raises OptionError for what contradicts itself.
+    """
+
+    framework: str | None = None
+    checkpoint: Path | None = None
+    words: Words | None = None  # as many classes as the data set has, in its order
+    seen: Path | None = None  # class file of what training labelled
+    own_size: bool = False  # look at pictures at their own size, whatever a checkpoint was made for
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.framework is None:
+            raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
+
+
 def evaluate(
-    source: str,
+    source: str | None,
     *,
     dataset: str = "shapes",
     data: DatasetOptions | None = None,
+    subject: Subject | None = None,
     at_sparsity: float | None = None,
     base: str | None = None,
     out: Path | None = None,
@@ -61,47 +78,76 @@ def evaluate(
 
     A source without a segmentor (a CLIP, or a bundle fresh from `prune`) is read out without training, by MaskCLIP's
     dense embeddings, and the report says so. `at_sparsity` takes an earlier round of a bundle; its report has the
-    sparsity in its name. A bundle of the Hub stays as it was published. Images are scored at their own size. Raises
-    SourceError, BundleError, HubError, DataError or OptionError.
+    sparsity in its name. A bundle of the Hub stays as it was published, and so does one that is scored otherwise than
+    as it is (`subject`). With a checkpoint `source` is None. Images are scored at their own size. Raises SourceError,
+    BundleError, HubError, DataError, TransferError or OptionError.
     """
     if out is not None:
         check_target(out, force=force)
-    data = data or DatasetOptions(split="val")
+    data, subject = data or DatasetOptions(split="val"), subject or Subject()
     samples = load_samples(dataset, data)
+    words = _words(samples, subject)
     where = resolve_device(device)
-    tower = _tower(source, at_sparsity, base, reporter)
-    built = bundle_segmentor(tower)
-    if built is None:
-        reporter.say(f"no segmentor in {source}: reading the tower out without training ({TRAINING_FREE})")
-        built = build_segmentor(tower, TRAINING_FREE)
-    text = embed_vocabulary(
-        load_text_clip(tower.base, base, reporter),
-        samples.vocabulary,
-        templates=built.framework.templates,
-        seen=seen_classes(samples, tower),
-        reporter=reporter,
-    )
+    opened = _opened(source, subject, at_sparsity, base, reporter)
+    seen = _seen(samples, words, opened, subject)
+    text = opened.embedded(words, seen, reporter)
     if out is not None:
         prepare_parent(out)
-    report = score(built, samples, text, device=where, reporter=reporter)
+    sides = None if subject.own_size else opened.sides
+    report = score(opened.built, samples, text, device=where, seen=seen, sides=sides, reporter=reporter)
     report = {**report, "dataset": dataset, "data": samples.fingerprint}
+    if opened.checkpoint is not None:
+        report["checkpoint"] = opened.checkpoint
     if at_sparsity is not None:
         report["at_sparsity"] = at_sparsity
     if out is not None:
         write_file(out, [json_bytes(report)])
         return EvalResult(out, report)
-    if tower.bundle is None or is_cached(tower.bundle.path):
+    bundle = opened.built.tower.bundle
+    if bundle is None or is_cached(bundle.path) or subject != Subject():
         return EvalResult(None, report)
-    return EvalResult(_record(tower.bundle, report, {**data_record(data), "base": base}), report)
+    return EvalResult(_record(bundle, report, {**data_record(data), "base": base}), report)
 
 
-def _tower(source: str, at_sparsity: float | None, base: str | None, reporter: Reporter) -> Tower:
-    place = local_source(source, reporter)
-    if not is_bundle(place):
+def _words(samples: SegDataset, subject: Subject) -> Words:
+    """The words to ask for. Raises DataError unless there is a class for each of the data set's."""
+    words, wanted = subject.words or Words(samples.vocabulary), len(samples.vocabulary)
+    if len(words.vocabulary) != wanted:
+        raise DataError(
+            f"vocabulary and data set disagree: {len(words.vocabulary)} classes for {wanted} of the label maps; "
+            "give one for each, in their order"
+        )
+    return words
+
+
+def _opened(
+    source: str | None, subject: Subject, at_sparsity: float | None, base: str | None, reporter: Reporter
+) -> OpenedSegmentor:
+    if subject.checkpoint is not None:
         if at_sparsity is not None:
-            raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
-        return load_tower(source, reporter)
-    return tower_at_sparsity(open_bundle(place), at_sparsity, base=base, reporter=reporter)
+            raise OptionError(f"only a bundle has earlier rounds: {subject.checkpoint}; leave --at-sparsity out")
+        assert subject.framework is not None
+        return open_checkpoint(subject.framework, subject.checkpoint, base=base, reporter=reporter)
+    assert source is not None
+    place = local_source(source, reporter)
+    if is_bundle(place):
+        tower = tower_at_sparsity(open_bundle(place), at_sparsity, base=base, reporter=reporter)
+    elif at_sparsity is None:
+        tower = load_tower(source, reporter)
+    else:
+        raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
+    return open_tower(tower, source, framework=subject.framework, base=base, reporter=reporter)
+
+
+def _seen(samples: SegDataset, words: Words, opened: OpenedSegmentor, subject: Subject) -> tuple[bool, ...]:
+    """By class: did training label it? As a class file or a pack says, as is known of a checkpoint, else as the bundle
+    records or the data set splits.
+    """
+    if subject.seen is not None:
+        return words.vocabulary.seen_by(names_of(subject.seen))
+    if words.pack is not None or opened.checkpoint is not None:
+        return words.seen_by(opened.trained_on)
+    return seen_classes(samples, opened.built.tower)
 
 
 def load_samples(dataset: str, data: DatasetOptions | None) -> SegDataset:
@@ -126,10 +172,15 @@ def score(
     text: ClassText,
     *,
     device: torch.device,
+    seen: Sequence[bool] | None = None,
+    sides: Sides | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """The figures of one segmentor: accuracy, size, counted and measured cost."""
-    predictor = Predictor(built, text, device=device)
+    """The figures of one segmentor: accuracy, size, counted and measured cost, of the first image's size.
+
+    seen: by class, whether training labelled it; None for what `seen_classes` says. sides: of the pictures it looks at.
+    """
+    predictor = Predictor(built, text, device=device, sides=sides)
     confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
     seconds: list[float] = []
     resolution = (0, 0)
@@ -141,13 +192,13 @@ def score(
             seconds.append(time.perf_counter() - started)
             assert sample.label_map is not None
             confusion.update(prediction, torch.from_numpy(sample.label_map))
-            resolution = resolution if index else (sample.image.shape[0], sample.image.shape[1])
+            resolution = resolution if index else predictor.looks_at(sample.image.shape[0], sample.image.shape[1])
             advance("")
     return {
         "framework": built.framework.name,
         "images": len(samples),
         "classes": len(samples.vocabulary),
-        **_accuracy(confusion, samples, built.tower),
+        **_accuracy(confusion, samples, seen_classes(samples, built.tower) if seen is None else seen),
         **_cost(built, resolution, owners=text.owners),
         "seconds_per_image": statistics.median(seconds[1:] or seconds),
         "resolution": list(resolution),
@@ -163,8 +214,7 @@ def seen_classes(samples: SegDataset, tower: Tower) -> tuple[bool, ...]:
     return tuple(name not in samples.unseen for name in samples.vocabulary.names)
 
 
-def _accuracy(confusion: ConfusionMatrix, samples: SegDataset, tower: Tower) -> dict[str, Any]:
-    seen = seen_classes(samples, tower)
+def _accuracy(confusion: ConfusionMatrix, samples: SegDataset, seen: Sequence[bool]) -> dict[str, Any]:
     total = mean_iou(confusion)
     groups = {flag: [index for index, value in enumerate(seen) if value is flag] for flag in (True, False)}
     names = samples.vocabulary.names

@@ -18,7 +18,7 @@ from opentrans_cli.errors import DataError
 from opentrans_cli.steps.evaluate import evaluate
 from opentrans_cli.steps.options import PruneOptions
 from opentrans_cli.steps.prune import prune
-from opentrans_cli.steps.segment import segment
+from opentrans_cli.steps.segment import SegmentOptions, segment
 from opentrans_cli.steps.transfer import transfer
 from opentrans_cli.steps.verify import verify
 
@@ -30,9 +30,8 @@ def options(folder: Any, **changes: Any) -> DatasetOptions:
 
 def predictions(source: Path | str, folder: Any, out: Path) -> dict[str, np.ndarray]:
     """Label maps by name, as segment writes them."""
-    result = segment(
-        str(source), [folder.images], vocabulary=Vocabulary.from_file(folder.classes), out=out, device="cpu"
-    )
+    vocabulary = Vocabulary.from_file(folder.classes)
+    result = segment(str(source), [folder.images], SegmentOptions(out=out, device="cpu"), vocabulary=vocabulary)
     return {image["name"]: read_label_map(out / image["label_map"]) for image in result.images}
 
 

@@ -1,0 +1,82 @@
+"""The words a segmentor is asked for: with a text tower to read them, or with their embeddings in a pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from opentrans_cli.bundle.vocabulary_pack import PackedClass, VocabularyPack, is_pack, read_pack
+from opentrans_cli.clip.source import LoadedClip
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import DataError
+from opentrans_cli.frameworks.base import ClassText
+from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.steps.segmentors import embed_vocabulary
+
+
+@dataclass(frozen=True)
+class Words:
+    """Classes, and the pack they came in, if they did."""
+
+    vocabulary: Vocabulary
+    pack: VocabularyPack | None = None
+
+    @classmethod
+    def from_file(cls, path: Path) -> Words:
+        """A vocabulary pack (`.safetensors`) or a class file. Raises DataError or BundleError."""
+        if not is_pack(path):
+            return cls(Vocabulary.from_file(path))
+        pack = read_pack(path)
+        return cls(Vocabulary(tuple(_named(packed) for packed in pack.classes)), pack)
+
+    def seen_by(self, names: Sequence[str]) -> tuple[bool, ...]:
+        """By class: did training label it? As a pack says, else as `names` do, of which none means all."""
+        if self.pack is not None:
+            return tuple(packed.seen for packed in self.pack.classes)
+        return self.vocabulary.seen_by(names) if names else (True,) * len(self.vocabulary)
+
+    def embedded(
+        self,
+        clip: Callable[[], LoadedClip],
+        *,
+        dimension: int,
+        templates: Sequence[str],
+        seen: Sequence[bool],
+        reporter: Reporter = SILENT,
+    ) -> ClassText:
+        """The words as text embeddings of length `dimension`; `clip` is only called where there is no pack.
+
+        templates: prompts, those of the framework. seen: by class. Raises DataError if the embeddings have another
+        length, and what `clip` raises.
+        """
+        if self.pack is not None:
+            text = ClassText(torch.from_numpy(self.pack.embeddings), self.pack.owners, tuple(seen))
+            origin = "the vocabulary pack"
+        else:
+            loaded = clip()
+            text = embed_vocabulary(loaded, self.vocabulary, templates=templates, seen=seen, reporter=reporter)
+            origin = f"the text tower {loaded.source}"
+        given = text.embeddings.shape[1]
+        if given != dimension:
+            raise DataError(
+                f"texts and segmentor do not fit: {origin} gives embeddings of length {given}, the segmentor wants "
+                f"{dimension}; take both from the same kind of CLIP"
+            )
+        return text
+
+
+def packed(vocabulary: Vocabulary, text: ClassText) -> VocabularyPack:
+    """`vocabulary` with its embeddings, to be written; `text` has a row for each synonym, class by class."""
+    classes = zip(vocabulary.classes, text.seen, strict=True)
+    return VocabularyPack(
+        tuple(PackedClass(synonyms[0], synonyms, seen) for synonyms, seen in classes),
+        text.embeddings.cpu().numpy(),
+    )
+
+
+def _named(given: PackedClass) -> tuple[str, ...]:
+    """The name of a class and its other texts: what a Vocabulary calls its synonyms."""
+    return (given.name, *(text for text in given.texts if text != given.name))
