@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import open_clip
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from opentrans_cli.clip.architecture import build_clip, load_state
+from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.errors import SourceError
 
 _HEAD_WIDTH = 64  # channels of an attention head in the text tower of every published CLIP
 _SMALLEST = 32  # pixels
+_SMALLEST_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 _NEEDED = ("positional_embedding", "token_embedding.weight", "ln_final.weight", "text_projection")
 
 
@@ -44,11 +46,29 @@ def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> 
         },
         "quick_gelu": quick_gelu,
     }
-    model: Any = build_clip(model_cfg)
-    stand_in = {key: value for key, value in model.state_dict().items() if key.startswith(("visual.", "logit_scale"))}
-    # Older versions of open_clip saved the causal mask, which is no weight.
-    text = {key: value for key, value in state.items() if key != "attn_mask"}
-    load_state(model, {**stand_in, **text}, origin=source)
+    # Built on the meta device: drawing values for what is replaced at once takes seconds.
+    with torch.device("meta"):
+        model: Any = build_clip(model_cfg)
+    model.visual = build_clip({**model_cfg, "text_cfg": dict(_SMALLEST_TEXT)}).visual
+    model.logit_scale = nn.Parameter(torch.zeros(()))
+    model.register_buffer("attn_mask", torch.full((context, context), float("-inf")).triu(1), persistent=False)
+    _fill(model, state, source)
     tokenizer = open_clip.SimpleTokenizer(context_length=context)
     preprocess = Preprocess(size=_SMALLEST)
     return LoadedClip(model.float().eval(), tokenizer, source, "text tower", model_cfg, preprocess)
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put the tensors of `state` into the text tower of `model`, which has no others."""
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items() if value.is_meta}
+    # Older versions of open_clip saved the causal mask, which is no weight.
+    given = {key: value for key, value in state.items() if key != "attn_mask"}
+    odd = sorted(
+        key for key in wanted.keys() | given.keys() if key not in given or wanted.get(key) != tuple(given[key].shape)
+    )
+    if odd:
+        more = f" and {len(odd) - 1} others" if len(odd) > 1 else ""
+        raise SourceError(
+            f"text tower of an unknown build: '{odd[0]}'{more} in {source}; give a vocabulary pack instead"
+        )
+    model.load_state_dict(given, strict=False, assign=True)
