@@ -29,7 +29,7 @@ from opentrans_cli.errors import MaskError, OptionError, SourceError
 OPENTRANS, TORCH_PRUNE, COMPRESSED, ZEROS = "opentrans", "torch-prune", "compressed-tensors", "zeros"
 FORMATS = (OPENTRANS, TORCH_PRUNE, COMPRESSED, ZEROS)
 
-_OFFICIAL_PARTS = {"first_conv", "backbone", "sem_seg_head"}
+_OFFICIAL_PARTS = {"first_conv", "backbone"}
 _MOST_DIMENSIONS = 8
 
 

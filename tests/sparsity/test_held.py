@@ -1,0 +1,70 @@
+"""Masks stay on parameters that move, are cast, are laid out anew or are replaced."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from opentrans_cli.sparsity.held import Held, fill, first_regrown
+
+
+def held_conv() -> tuple[nn.Conv2d, Held, torch.Tensor]:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, 3)
+    pruned = torch.rand(6, 4, 3, 3) < 0.5
+    return conv, Held("stem", conv, "weight", pruned), pruned
+
+
+def load(conv: nn.Conv2d, *, assign: bool) -> None:
+    conv.load_state_dict({name: torch.ones_like(tensor) for name, tensor in conv.state_dict().items()}, assign=assign)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda conv: None,
+        lambda conv: conv.to(torch.float64),
+        lambda conv: conv.to(torch.bfloat16),
+        lambda conv: conv.to(memory_format=torch.channels_last),
+        lambda conv: load(conv, assign=False),
+        lambda conv: load(conv, assign=True),
+    ],
+    ids=["as it is", "float64", "bfloat16", "channels last", "loaded", "replaced"],
+)
+def test_removed_weights_are_zero_whatever_became_of_the_parameter(change) -> None:
+    conv, held, pruned = held_conv()
+    fill([held])
+    change(conv)
+    before = conv.weight.detach().clone()
+    fill([held])
+    assert torch.equal(conv.weight.detach(), before.masked_fill(pruned, 0))
+    assert first_regrown([held]) is None
+
+
+@pytest.mark.parametrize("value", [1e-30, -1.0, math.inf, math.nan])
+def test_one_regrown_weight_is_found_and_filled(value: float) -> None:
+    conv, held, pruned = held_conv()
+    other = Held("head", nn.Linear(2, 2), "weight", torch.zeros(2, 2, dtype=torch.bool))
+    fill([other, held])
+    place = tuple(pruned.nonzero()[7])
+    conv.weight.data[place] = value
+    assert first_regrown([other, held]) == "stem"
+    fill([other, held])
+    assert first_regrown([other, held]) is None and float(conv.weight.detach()[place]) == 0
+
+
+def test_minus_zero_has_not_regrown_and_nothing_held_is_nothing_regrown() -> None:
+    conv, held, pruned = held_conv()
+    conv.weight.data[pruned] = -0.0
+    assert first_regrown([held]) is None and first_regrown([]) is None
+
+
+def test_of_a_packed_parameter_only_the_rows_are_touched() -> None:
+    attention = nn.MultiheadAttention(4, 1)
+    before = attention.in_proj_weight.detach().clone()
+    fill([Held("k_proj", attention, "in_proj_weight", torch.ones(4, 4, dtype=torch.bool), slice(4, 8))])
+    after = attention.in_proj_weight.detach()
+    assert not after[4:8].any() and torch.equal(after[:4], before[:4]) and torch.equal(after[8:], before[8:])
