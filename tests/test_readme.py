@@ -20,6 +20,7 @@ import opentrans_cli
 from opentrans_cli.bundle import manifest as m
 from opentrans_cli.bundle.schema import kinds, load_schema
 from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.clip.key_tables import table_names
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.sparsity.criteria import CRITERIA
@@ -42,7 +43,7 @@ COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 SURFACE: dict[str, list[str]] = json.loads((ROOT / "tests" / "cli" / "option_surface.json").read_text())
 # Option -> what it takes; --pattern takes N:M as well, by which n_m is meant.
 CHOICES: dict[str, set[str]] = {
-    "--to": {*FRAMEWORKS.names(), OPEN_CLIP},
+    "--to": {*FRAMEWORKS.names(), OPEN_CLIP, *table_names()},
     "--framework": {*FRAMEWORKS.names()},
     "--dataset": {*DATASETS.names()},
     "--estimator": {*ESTIMATORS.names()},
