@@ -32,7 +32,9 @@ UnderOpt = Annotated[
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="Pruned checkpoint: .pth, .pt, .bin, .safetensors, or index of shards.")],
+    file: Annotated[
+        Path, typer.Argument(help="Pruned checkpoint: .pth, .pt, .bin, .pkl, .safetensors, or index of shards.")
+    ],
     out: o.OutOpt,
     base: BaseOpt = None,
     format: FormatOpt = None,

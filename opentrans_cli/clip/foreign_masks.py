@@ -9,7 +9,7 @@
     zeros                a plain checkpoint: what is zero, of either sign, was pruned (a mask times a negative weight
                          leaves -0.0)
 
-Nothing but headers is held in memory.
+Nothing but headers is held in memory, but of pickles as detectron2's model zoo has them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opentrans_cli.clip.file_kind import file_kind
+from opentrans_cli.clip.numpy_pickle import read_numpy_pickle
 from opentrans_cli.clip.weight_file import NOT_FLOATING, Header, WeightFile, open_weight_file
 from opentrans_cli.errors import MaskError, OptionError, SourceError
 
@@ -104,6 +106,23 @@ class ForeignFile:
         return torch.from_numpy(bits).view(torch.bool)
 
 
+class _Arrays:
+    """A pickle of detectron2's model zoo, which cannot be read but whole."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self.headers: Mapping[str, Header] = {
+            key: Header(tuple(tensor.shape), None if tensor.is_floating_point() else NOT_FLOATING)
+            for key, tensor in tensors.items()
+        }
+
+    def read(self, key: str, rows: slice | None = None) -> Tensor:
+        return _rows(self._tensors[key], rows)
+
+    def close(self) -> None:
+        pass
+
+
 def open_foreign(path: Path, format: str | None = None) -> ForeignFile:
     """Open a pruned checkpoint; its content says of which kind it is, or `format`, one of FORMATS.
 
@@ -111,7 +130,8 @@ def open_foreign(path: Path, format: str | None = None) -> ForeignFile:
     """
     if format is not None and format not in FORMATS:
         raise OptionError(f"unknown format: '{format}'; choose one of {', '.join(FORMATS)}")
-    file = open_weight_file(path)
+    plain = file_kind(path).startswith("a plain pickle")
+    file: WeightFile = _Arrays(read_numpy_pickle(path)) if plain else open_weight_file(path)
     chosen = format or _format(file.headers)
     if chosen == COMPRESSED:
         stored = dict(_compressed(file, path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import OrderedDict
 from pathlib import Path
 
@@ -120,6 +121,19 @@ def test_a_named_format_is_one_of_the_known_and_fits_the_file(tmp_path: Path) ->
             open_foreign(path, name)
 
 
+def test_a_pickle_of_the_model_zoo_is_read_as_the_arrays_it_holds(tmp_path: Path) -> None:
+    weight = torch.tensor([[0.0, 1.0], [2.0, -0.0]])
+    content = {"model": {"backbone.a.weight": weight.numpy()}, "__author__": "someone", "matching_heuristics": True}
+    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps(content))
+    foreign = open_foreign(tmp_path / "zoo.pkl")
+    values = foreign.values("backbone.a.weight", slice(1, 2))
+    assert foreign.format == "zeros" and foreign.shapes == {"backbone.a.weight": (2, 2)}
+    assert values is not None and torch.equal(values, weight[1:])
+
+
 def test_what_holds_code_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="it holds more than tensors"):
         open_foreign(saved(tmp_path, {"a": Path("x"), "b.weight": torch.ones(2, 2)}))
+    (tmp_path / "code.pkl").write_bytes(pickle.dumps({"model": {"a": Path("x")}}))
+    with pytest.raises(SourceError):
+        open_foreign(tmp_path / "code.pkl")

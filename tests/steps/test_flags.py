@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
 from opentrans_cli.bundle.store import open_bundle
@@ -52,7 +53,7 @@ def test_all_that_a_data_set_is_told_is_in_the_table() -> None:
     assert names <= FLAGS["finetune"].keys() and names <= FLAGS["eval"].keys()
 
 
-def test_every_option_that_steps_record_is_in_the_table(run_cli: Any, tmp_path: Path) -> None:
+def test_every_option_that_steps_record_is_in_the_table(run_cli: Any, tmp_path: Path, tiny_bundle: Path) -> None:
     quick = ("--images", "shapes", "--image-limit", 4, "--batch-size", 2, "--score-images", 2, "--final-steps", 1)
     lines = [
         ("prune", "tiny", "-s", 0.1, *quick, "--keep-rounds", "masks", "-o", tmp_path / "a"),
@@ -62,9 +63,12 @@ def test_every_option_that_steps_record_is_in_the_table(run_cli: Any, tmp_path: 
         ("eval", tmp_path / "b", "--at-sparsity", 0.1, "--limit", 1),
         ("finetune", tmp_path / "b", "--steps", 1, "--batch-size", 2, "--crop", 64, "--limit", 2, "-o", tmp_path / "c"),
     ]
+    tower = {name: torch.from_numpy(array.copy()) for name, array in open_bundle(tiny_bundle).tower().items()}
+    torch.save(tower, tmp_path / "d.pth")
+    lines.append(("import", tmp_path / "d.pth", "--base", "tiny", "-o", tmp_path / "d"))
     for line in lines:
         assert run_cli(*line, "--quiet").exit_code == 0
-    steps = [step for name in "abc" for step in open_bundle(tmp_path / name).manifest.steps]
+    steps = [step for name in "abcd" for step in open_bundle(tmp_path / name).manifest.steps]
     assert {step.verb for step in steps} == FLAGS.keys()
     for step in steps:
         assert step.options.keys() <= FLAGS[step.verb].keys(), step.verb
