@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -26,7 +26,8 @@ from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.patterns import PATTERNS
 from opentrans_cli.sparsity.schedule import SCHEDULES
-from opentrans_cli.spectral.estimators import ESTIMATORS
+from opentrans_cli.spectral.estimators import ESTIMATORS, Window
+from opentrans_cli.spectral.selection import FreezeMode
 from opentrans_cli.steps.distilling import KINDS, PRECISIONS
 from opentrans_cli.steps.export import OPEN_CLIP
 from opentrans_cli.steps.prune_plan import KEEP_ROUNDS
@@ -47,6 +48,8 @@ CHOICES: dict[str, set[str]] = {
     "--framework": {*FRAMEWORKS.names()},
     "--dataset": {*DATASETS.names()},
     "--estimator": {*ESTIMATORS.names()},
+    "--window": {*get_args(Window)},
+    "--freeze": {*get_args(FreezeMode)},
     "--criterion": {*CRITERIA.names()},
     "--pattern": {*PATTERNS.names()} - {"n_m"},
     "--schedule": {*SCHEDULES},
@@ -58,6 +61,7 @@ CHOICES: dict[str, set[str]] = {
 }
 TAKES_NO_VALUE = {"--force", "--json", "--quiet", "-q", "--resume", "--quick", "--random", "--dry-run", "--curve"}
 TAKES_NO_VALUE |= {"--help", "-h", "--compact", "--compile", "--mask-only", "--skip-bad", "--dense", "--private"}
+TAKES_NO_VALUE |= {"--null", "--frontier"}
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
