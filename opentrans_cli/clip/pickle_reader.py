@@ -34,7 +34,6 @@ _NEW: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
 }
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_MARK = object()
 
 
 class UnknownPickle(Exception):
@@ -80,6 +79,7 @@ class _Reader:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.marks: list[int] = []  # heights of the stack
 
     def step(self, name: str, argument: Any) -> None:
         if name in _VALUES:
@@ -95,7 +95,7 @@ class _Reader:
         elif name == "GLOBAL":
             self.stack.append(_known(argument))
         elif name == "MARK":
-            self.stack.append(_MARK)
+            self.marks.append(len(self.stack))
         elif name != "PROTO":
             self._build(name)
 
@@ -120,8 +120,8 @@ class _Reader:
             raise UnknownPickle(name)
 
     def _marked(self) -> list[Any]:
-        place = max(index for index, value in enumerate(self.stack) if value is _MARK)
-        items = self.stack[place + 1 :]
+        place = self.marks.pop()
+        items = self.stack[place:]
         del self.stack[place:]
         return items
 

@@ -115,9 +115,16 @@ def check_apart(checkpoint: CheckpointFile, edits: Edits) -> None:
             )
 
 
-def copy_chunks(checkpoint: CheckpointFile, edits: Edits, file: BinaryIO) -> Iterator[bytes]:
-    """The bytes of a copy in the same format; `file` is the checkpoint, open."""
-    yield from patched(file, _all_patches(checkpoint, edits, file), 0, checkpoint.size)
+def copy_patches(checkpoint: CheckpointFile, edits: Edits, file: BinaryIO) -> list[Patch]:
+    """What a copy in the same format has differently, checksums included; `file` is the checkpoint, open."""
+    slots = checkpoint.slots
+    patches = [edit_slot(slots[key], edit) for key, edit in edits.items() if slots[key].end > slots[key].start]
+    return patches + checksum_patches(file, patches, checkpoint.records or ())
+
+
+def copy_chunks(checkpoint: CheckpointFile, patches: Sequence[Patch], file: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a copy in the same format."""
+    yield from patched(file, patches, 0, checkpoint.size)
 
 
 def converted_chunks(checkpoint: CheckpointFile, edits: Edits, file: BinaryIO) -> Iterator[bytes]:
@@ -138,25 +145,27 @@ def converted_chunks(checkpoint: CheckpointFile, edits: Edits, file: BinaryIO) -
         yield from _values(checkpoint, key, edits, file)
 
 
-def check_written(checkpoint: CheckpointFile, edits: Edits, path: Path, *, same_format: bool) -> None:
+def check_written(
+    checkpoint: CheckpointFile, edits: Edits, patches: Sequence[Patch] | None, path: Path
+) -> CheckpointFile:
     """Read what was written: changed tensors are what they should be, and all others bit for bit what they were.
 
-    Raises TransferError if not.
+    patches: of a copy in the same format, None for another one. Returns the written file. Raises TransferError if not.
     """
     written = open_checkpoint(path)
     before = {key: (slot.dtype, slot.shape) for key, slot in checkpoint.slots.items()}
     if before != {key: (slot.dtype, slot.shape) for key, slot in written.slots.items()}:
         raise TransferError(f"the written file has other tensors: {path.name}; report this as a bug")
     with checkpoint.path.open("rb") as old, path.open("rb") as new:
-        if same_format:
-            patches = _all_patches(checkpoint, edits, old)
+        if patches is not None:
             place = first_difference(old, new, patches, checkpoint.size)
             if written.size != checkpoint.size or place is not None:
                 raise TransferError(f"a byte outside the layers changed: near {place}; run the command again")
-        for key in edits if same_format else checkpoint.slots:
+        for key in checkpoint.slots if patches is None else edits:
             theirs = _values(written, key, {}, new)
             if any(mine != other for mine, other in zip_longest(_values(checkpoint, key, edits, old), theirs)):
                 raise TransferError(f"a tensor was not written as it should be: '{key}'; run the command again")
+    return written
 
 
 def file_digest(path: Path) -> str:
@@ -166,12 +175,6 @@ def file_digest(path: Path) -> str:
         for piece in pieces(file, 0, path.stat().st_size):
             sha.update(piece)
     return sha.hexdigest()
-
-
-def _all_patches(checkpoint: CheckpointFile, edits: Edits, file: BinaryIO) -> list[Patch]:
-    slots = checkpoint.slots
-    patches = [edit_slot(slots[key], edit) for key, edit in edits.items() if slots[key].end > slots[key].start]
-    return patches + checksum_patches(file, patches, checkpoint.records or ())
 
 
 def _values(checkpoint: CheckpointFile, key: str, edits: Edits, file: BinaryIO) -> Iterator[bytes]:

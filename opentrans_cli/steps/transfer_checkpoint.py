@@ -23,6 +23,7 @@ from opentrans_cli.steps.checkpoint_file import (
     check_written,
     converted_chunks,
     copy_chunks,
+    copy_patches,
     file_digest,
     open_checkpoint,
 )
@@ -171,13 +172,14 @@ def _write(
 ) -> CheckpointTransfer:
     """Write under a hidden name, read again, and only then give both files their names, the receipt first."""
     hidden = temporary_beside(out)
-    chunks = copy_chunks if same_format else converted_chunks
     try:
         with opened.path.open("rb") as file:
-            written = write_file(hidden, chunks(opened, edits, file))
-        check_written(opened, edits, hidden, same_format=same_format)
+            patches = copy_patches(opened, edits, file) if same_format else None
+            chunks = converted_chunks(opened, edits, file) if patches is None else copy_chunks(opened, patches, file)
+            written = write_file(hidden, chunks)
+        reread = check_written(opened, edits, patches, hidden)
         with opened.path.open("rb") as old, hidden.open("rb") as new:
-            parity = trunk_parity(plan, subnet, (opened, old), (open_checkpoint(hidden), new), model_cfg)
+            parity = trunk_parity(plan, subnet, (opened, old), (reread, new), model_cfg)
         result = replace(result, path=out, output=_output(out, written, opened, edits), parity=parity)
         write_file(_receipt_path(out), [json_bytes(result.to_json())])
         os.replace(hidden, out)
