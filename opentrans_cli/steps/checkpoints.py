@@ -15,6 +15,7 @@ from opentrans_cli.clip.source import LoadedClip, load_clip
 from opentrans_cli.clip.tower_config import infer_tower
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework
+from opentrans_cli.frameworks.deeplabv3_checkpoint import build_deeplabv3, load_deeplabv3
 from opentrans_cli.frameworks.original import Original, build_original, load_original, read_original
 from opentrans_cli.frameworks.original_habits import original_preprocess, original_words
 from opentrans_cli.steps.opened import OpenedSegmentor, names_of
@@ -39,18 +40,18 @@ def open_checkpoint(
     """
     chosen: Framework = FRAMEWORKS.load(framework)
     reporter.say(f"reading {path}")
-    original = load_original(framework, read_original(path))
-    visual = None if original.tower or base is None else load_tower(base, reporter).visual
-    module: Any = build_original(original, visual)
+    original = _read(framework, path)
+    module = _built(original, base, reporter)
     options = chosen.options(original.options)
     tower = _tower(module.backbone, original, path)
+    published = original.lineage != "ours"  # and trained on COCO, all of them
     fixed = getattr(options, "classes", None) is not None
     return OpenedSegmentor(
         BuiltSegmentor(chosen, options, module, tower),
         text_clip=lambda: _words(original, path, base),
         reads_words=not fixed,
-        trained_on=names_of(None),
-        sides=PUBLISHED,
+        trained_on=names_of(None) if published else (),
+        sides=PUBLISHED if published else None,
         checkpoint={"file": path.name, "sha256": file_sha256(path)},
     )
 
@@ -58,7 +59,19 @@ def open_checkpoint(
 def checkpoint_words(framework: str, path: Path, *, base: str | None, reporter: Reporter) -> LoadedClip:
     """The CLIP that reads words for a checkpoint; raises as `open_checkpoint` does."""
     reporter.say(f"reading {path}")
-    return _words(load_original(framework, read_original(path)), path, base)
+    return _words(_read(framework, path), path, base)
+
+
+def _read(framework: str, path: Path) -> Original:
+    tensors = read_original(path)
+    return load_deeplabv3(tensors) if framework == "deeplabv3" else load_original(framework, tensors)
+
+
+def _built(original: Original, base: str | None, reporter: Reporter) -> Any:
+    if original.framework == "deeplabv3":
+        return build_deeplabv3(original)
+    visual = None if original.tower or base is None else load_tower(base, reporter).visual
+    return build_original(original, visual)
 
 
 def _words(original: Original, path: Path, base: str | None) -> LoadedClip:
@@ -83,4 +96,6 @@ def _tower(visual: nn.Module, original: Original, path: Path) -> Tower:
 
 def _dimension(original: Original) -> int:
     """Length of the embeddings of words; 1 for a head with a fixed list of classes, which compares none."""
+    if "embedding.weight" in original.tensors:
+        return original.tensors["embedding.weight"].shape[0]
     return next((original.tensors[name].shape[1] for name in _BESIDE_WORDS if name in original.tensors), 1)

@@ -35,6 +35,8 @@ class OpenedSegmentor:
     def embedded(self, words: Words, seen: Sequence[bool] | None = None, reporter: Reporter = SILENT) -> ClassText:
         """`words` as texts for this segmentor; `seen` by class, by default those that training labelled."""
         flags = tuple(words.seen_by(self.trained_on) if seen is None else seen)
+        if seen is None and words.pack is None and self.checkpoint is not None and self.trained_on:
+            reporter.say(f"seen in training: {sum(flags)} of {len(flags)} classes, by COCO's names; others with --seen")
         if not self.reads_words:
             return replace(ClassText.one_each(torch.ones(len(flags), self.built.dimension)), seen=flags)
         return words.embedded(
