@@ -1,6 +1,8 @@
 """One verb per file: the public Python API. Each command of the command line calls one step and prints its result.
 
 prune, analyze, transfer, finetune, evaluate, segment, inspect, verify, demo   the verbs
+import_masks                                                                   import: what others pruned
+attach                                                                         a subnet in anybody's training loop
 export, curve                                                                  transfer --to open-clip, eval --curve
 options, recipes                                                               what a verb may be asked for
 prune_plan, prune_run, prune_state, mask_choice                                parts of prune: rounds and masks
