@@ -39,48 +39,18 @@ CROSS_FIELD = (
 
 REPORTS: dict[str, dict[str, Any]] = {
     "analyze_report": {
-        "source": "subnet",
         "estimator": "xmin_peak",
-        "window": "log",
-        "freeze": "heavy",
-        "rule": "median",
         "median_alpha": 3.1,
-        "frozen": 1,
         "layers": [
             {
                 "name": "layer1.0.conv1",
-                "shape": [64, 64, 1, 1],
                 "alpha": 2.5,
                 "ks_distance": 0.1,
                 "xmin": 0.3,
                 "tail_size": 12,
-                "standard_error": 0.43,
                 "eigenvalues": 64,
-                "stable_rank": 7.5,
                 "decision": "frozen",
                 "verdict": "heavy-tailed",
-                "stable": True,
-                "same_decision_by": {"xmin_mid": True, "xmin_ks": True},
-                "interval": [2.1, None],
-                "agreement": 0.95,
-                "null_alpha": {"median": 4.0, "lowest": 3.5, "highest": None},
-                "against_alpha": None,
-            }
-        ],
-        "left_out": [{"reason": "output head", "count": 1, "names": ["attnpool.c_proj"]}],
-        "against": "base",
-        "resolution": [512, 512],
-        "frontier": [
-            {
-                "ratio": 0.5,
-                "frozen": 1,
-                "forward": 3,
-                "input_gradient": 2,
-                "weight_gradient": 1,
-                "total": 6,
-                "saved": 0.3,
-                "saved_paper": 0.2,
-                "chosen": True,
             }
         ],
     },
