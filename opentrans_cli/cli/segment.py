@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 
     from opentrans_cli.steps.segment import SegmentResult
 
-PlacesArg = Annotated[
+SourceAndImagesArg = Annotated[
     list[str] | None,
     Argument(
-        metavar="[SOURCE] IMAGES...",
         help="A source (see `opentrans prune --help`), unless --checkpoint is given, and images or folders of images.",
     ),
 ]
 FolderOpt = Annotated[Path | None, Option("--out", "-o", help="Folder to write; never overwritten without --force.")]
 WordsOpt = Annotated[str | None, Option("--words", "-w", help='Your own words: "red star, grass, sky".')]
+ClassesOpt = Annotated[Path | None, Option("--classes", help="Class file instead of --words.")]
 VocabularyOpt = Annotated[
-    Path | None,
-    Option("--vocabulary", "--classes", help="Class file instead of --words, or a vocabulary pack (.safetensors)."),
+    Path | None, Option("--vocabulary", help="Class file or vocabulary pack (.safetensors) instead of --words.")
 ]
 TaskOpt = Annotated[str, Option("--task", help="semantic, instance or panoptic; the latter for frameworks of masks.")]
 StuffOpt = Annotated[str | None, Option("--stuff", help="Words that are no objects, for the other tasks, with commas.")]
@@ -40,9 +39,10 @@ PackOpt = Annotated[
 
 
 def segment(
-    places: PlacesArg = None,
+    source_and_images: SourceAndImagesArg = None,
     out: FolderOpt = None,
     words: WordsOpt = None,
+    classes: ClassesOpt = None,
     vocabulary: VocabularyOpt = None,
     framework: o.FrameworkOpt = None,
     checkpoint: o.CheckpointOpt = None,
@@ -59,9 +59,10 @@ def segment(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Label every pixel of your images with one of your words: label map and overlay with legend."""
-    if (words is None) == (vocabulary is None):
-        raise OptionError('segment needs words: --words "cat, dog, sky" or --vocabulary FILE; give exactly one')
-    source, images = _split(places or [], checkpoint)
+    if sum(given is not None for given in (words, classes, vocabulary)) != 1:
+        raise OptionError('segment needs words: --words "cat, dog", --classes or --vocabulary FILE; give exactly one')
+    file = vocabulary or classes
+    source, images = _split(source_and_images or [], checkpoint)
     if save_vocabulary is not None:
         _pack(source, words, locals())
         return
@@ -88,7 +89,7 @@ def segment(
             device=device,
             force=force,
         ),
-        vocabulary=Words.from_file(vocabulary) if vocabulary else Words(Vocabulary.from_names(o.names(words))),
+        vocabulary=Words.from_file(file) if file else Words(Vocabulary.from_names(o.names(words))),
         reporter=ConsoleReporter(quiet=quiet),
     )
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
@@ -112,8 +113,8 @@ def _pack(source: str | None, words: str | None, given: dict[str, Any]) -> None:
     from opentrans_cli.datasets.vocabulary import Vocabulary
     from opentrans_cli.steps.pack_words import pack_words
 
-    classes = given["vocabulary"]
-    vocabulary = Vocabulary.from_file(classes) if classes else Vocabulary.from_names(o.names(words))
+    file = given["file"]
+    vocabulary = Vocabulary.from_file(file) if file else Vocabulary.from_names(o.names(words))
     taken = {name: given[name] for name in ("framework", "checkpoint", "seen", "base", "force")}
     out = pack_words(
         source, vocabulary, out=given["save_vocabulary"], **taken, reporter=ConsoleReporter(quiet=given["quiet"])
