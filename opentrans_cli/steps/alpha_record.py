@@ -12,6 +12,7 @@ from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.steps.spectra import LayerSpectrum
 from opentrans_cli.steps.trust import Trust
 
+
 def alpha_tensors(
     spectra: Sequence[LayerSpectrum],
     trust: Mapping[str, Trust],
