@@ -7,13 +7,16 @@ Shapes: B images, C classes, Q queries, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from opentrans_cli.frameworks.base import MaskQueries
+from opentrans_cli.frameworks.mask_decoder import MASK_STRIDE
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ def set_loss(queries: MaskQueries, label_maps: Tensor, *, ignore: int, weights: 
     """Weighted sum of all terms of the last and of the auxiliary layers, 0-d; without any mask zero for the masks.
 
     label_maps: int64 (B, H, W), classes 0 to C - 1 or `ignore`. Every class of an image is one mask; ignored pixels
-    are in none. Points are drawn from the global generator.
+    are in none, nor is what images were padded with. Points are drawn from the global generator.
     """
     weights = weights or SetLossWeights()
+    label_maps = _padded(label_maps, queries.mask_logits.shape[-2:], ignore=ignore)
     classes = [label_map.unique() for label_map in label_maps]
     classes = [present[present != ignore] for present in classes]
     masks = [
@@ -52,6 +56,12 @@ def set_loss(queries: MaskQueries, label_maps: Tensor, *, ignore: int, weights: 
     factors = {"loss_cross_entropy": weights.classes, "loss_mask": weights.mask, "loss_dice": weights.dice}
     terms = [value * factors[name.rstrip("_0123456789")] for name, value in losses.items()]
     return torch.stack(terms).sum()
+
+
+def _padded(label_maps: Tensor, grid: Sequence[int], *, ignore: int) -> Tensor:
+    """Label maps of the size that masks of `grid` cells cover: images are padded to whole cells of the trunk."""
+    height, width = (MASK_STRIDE * side for side in grid)
+    return F.pad(label_maps, (0, width - label_maps.shape[-1], 0, height - label_maps.shape[-2]), value=ignore)
 
 
 def _criterion(classes: int, weights: SetLossWeights, *, pixels: int) -> Any:

@@ -27,7 +27,7 @@ def perfect(label_maps: Tensor, order: Tensor) -> MaskQueries:
     for image, label_map in enumerate(label_maps):
         for c in range(CLASSES):
             logits[image, c, c if bool((label_map == c).any()) else CLASSES] = 20.0
-    return MaskQueries(logits[:, order], (40 * masks - 20)[:, order])
+    return MaskQueries(logits[:, order], (40 * masks[..., 2::4, 2::4] - 20)[:, order])
 
 
 def loss(queries: MaskQueries, label_maps: Tensor, **weights: float) -> Tensor:
@@ -61,7 +61,7 @@ def test_every_weight_scales_its_own_term(label_maps: Tensor) -> None:
 
 def test_auxiliary_layers_count_as_the_last(label_maps: Tensor) -> None:
     queries = perfect(label_maps, torch.arange(3))
-    bad = (torch.zeros(2, 3, CLASSES + 1), torch.zeros(2, 3, 16, 16))
+    bad = (torch.zeros(2, 3, CLASSES + 1), torch.zeros(2, 3, 4, 4))
     again = (queries.class_logits, queries.mask_logits)
     with_good = MaskQueries(*again, auxiliary=(again,))
     with_bad = MaskQueries(queries.class_logits, queries.mask_logits, auxiliary=(bad,))
@@ -80,3 +80,9 @@ def test_an_image_without_labels_teaches_no_mask_but_that_there_is_none(label_ma
 def test_the_same_generator_gives_the_same_loss(label_maps: Tensor) -> None:
     queries = MaskQueries(torch.randn(2, 5, CLASSES + 1), torch.randn(2, 5, 4, 4))
     assert loss(queries, label_maps) == loss(queries, label_maps)
+
+
+def test_labels_are_padded_as_images_are(label_maps: Tensor) -> None:
+    queries = MaskQueries(torch.randn(2, 5, CLASSES + 1), torch.randn(2, 5, 8, 8))
+    padded = torch.nn.functional.pad(label_maps, (0, 16, 0, 16), value=IGNORE)
+    assert loss(queries, label_maps) == loss(queries, padded)
