@@ -30,6 +30,7 @@ from opentrans_cli.spectral.estimators import ESTIMATORS, Window
 from opentrans_cli.spectral.selection import FreezeMode
 from opentrans_cli.steps.distilling import KINDS, PRECISIONS
 from opentrans_cli.steps.export import OPEN_CLIP
+from opentrans_cli.steps.export_onnx import ONNX
 from opentrans_cli.steps.prune_plan import KEEP_ROUNDS
 from opentrans_cli.steps.recipes import PRUNE_RECIPES
 
@@ -44,7 +45,7 @@ COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 SURFACE: dict[str, list[str]] = json.loads((ROOT / "tests" / "cli" / "option_surface.json").read_text())
 # Option -> what it takes; --pattern takes N:M as well, by which n_m is meant.
 CHOICES: dict[str, set[str]] = {
-    "--to": {*FRAMEWORKS.names(), OPEN_CLIP, *table_names()},
+    "--to": {*FRAMEWORKS.names(), OPEN_CLIP, ONNX, *table_names()},
     "--framework": {*FRAMEWORKS.names()},
     "--dataset": {*DATASETS.names()},
     "--estimator": {*ESTIMATORS.names()},
