@@ -31,7 +31,9 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _OTHER_SOURCES = (
     "use `tiny`, a bundle folder, a local checkpoint (FILE or NAME:FILE), or a folder with open_clip_config.json"
 )
-_NO_FOLDER = "neither a bundle nor an open_clip folder: {} (needs manifest.json, or open_clip_config.json with model_cfg)"
+_NO_FOLDER = (
+    "neither a bundle nor an open_clip folder: {} (needs manifest.json, or open_clip_config.json with model_cfg)"
+)
 _CONFIG = "open_clip_config.json"
 _LOCAL_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 
