@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from opentrans_cli.errors import SpectrumError
@@ -41,6 +43,7 @@ class Spectrum:
 
     eigenvalues: Tensor  # float64 (N,), ascending, never negative, on the CPU
     spread: float  # how unequal they are, against a Gaussian matrix of the shape, in its standard deviations
+    scale: float  # root mean square of the weight
 
 
 def eigenvalues(weight: Tensor) -> Tensor:
@@ -61,15 +64,21 @@ def spectrum(weight: Tensor) -> Spectrum:
         raise SpectrumError(f"no spectrum for a weight of {weight.ndim} dimensions; it takes (O, I) or (O, I, kh, kw)")
     if weight.numel() == 0:
         raise SpectrumError("the weight is empty")
-    # Not every accelerator has float64, and the figures should not depend on where the model happens to be.
-    matrix = weight.detach().to("cpu", torch.float64)
-    if not bool(matrix.isfinite().all()):
-        raise SpectrumError("the weight holds NaN or infinite values")
-    squared = _squared_singular_values(matrix)
+    grams = _grams(weight.detach())
+    norm = float(np.einsum("knn->", grams))
+    if not math.isfinite(norm):
+        whole = bool(weight.isfinite().all())
+        raise SpectrumError(f"the weight holds {'values that are too large' if whole else 'NaN or infinite values'}")
     # Rounding leaves tiny negative values where the matrix is rank-deficient.
-    pooled: Tensor = squared.flatten().clamp(min=0).sort().values
+    pooled = torch.from_numpy(_eigenvalues(grams)).clamp_(min=0).sort().values
+    if weight.ndim == 4:
+        pooled *= _CONV_FACTOR
     kept = pooled[pooled > SMALLEST_EIGENVALUE]
-    return Spectrum(kept if len(kept) else pooled, _spread(pooled, weight.shape))
+    return Spectrum(
+        kept if len(kept) else pooled,
+        spread=_spread(pooled, weight.shape),
+        scale=math.sqrt(max(norm, 0.0) / weight.numel()),
+    )
 
 
 def spectrum_metrics(eigenvalues: Tensor) -> SpectrumMetrics:
@@ -106,21 +115,26 @@ def _spread(pooled: Tensor, shape: Sequence[int]) -> float:
     return (inequality - expected) / (2 * math.sqrt(K * n * (n + 1) - 2) / (K * n))
 
 
-def _squared_singular_values(matrix: Tensor) -> Tensor:
-    """Of a linear map (O, I), or of all kernel positions of a convolution with their factor; in any order."""
-    factor = 1.0
-    if matrix.ndim == 4:
-        matrix, factor = matrix.permute(2, 3, 0, 1).flatten(0, 1), _CONV_FACTOR
+def _grams(weight: Tensor) -> NDArray[np.float64]:
+    """Gram matrices over the smaller side of every kernel position, (K, n, n); both sides share the eigenvalues."""
+    slices = weight.permute(2, 3, 0, 1).flatten(0, 1) if weight.ndim == 4 else weight[None]
+    wide = slices if slices.shape[-2] <= slices.shape[-1] else slices.mT
+    # Not every accelerator has float64, and the figures should not depend on where the model happens to be.
+    matrices = wide.to("cpu", torch.float64).contiguous().numpy()
+    grams = np.empty((len(matrices), matrices.shape[1], matrices.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for matrix, gram in zip(matrices, grams, strict=True):
+            # One at a time numpy sees that the product is symmetric, and computes half of it.
+            np.matmul(matrix, matrix.T, out=gram)
+    return grams
+
+
+def _eigenvalues(grams: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of all matrices, (K * n,). By numpy's LAPACK, a quarter faster than torch's on the processors that were tried."""
     try:
-        return torch.linalg.eigvalsh(_gram(matrix)) * factor
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        return np.asarray(np.linalg.eigvalsh(grams), dtype=np.float64).reshape(-1)
+    except np.linalg.LinAlgError as error:
         raise SpectrumError("the eigenvalues of the weight cannot be computed") from error
-
-
-def _gram(matrix: Tensor) -> Tensor:
-    """The Gram matrix over the smaller side of (..., O, I); both sides share the nonzero eigenvalues."""
-    wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
-    return torch.matmul(wide, wide.mT)
 
 
 def _log10(value: float) -> float:

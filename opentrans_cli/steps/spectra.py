@@ -81,7 +81,7 @@ def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimat
     return LayerSpectrum(
         name=name,
         shape=tuple(weight.shape),
-        scale=float(torch.linalg.vector_norm(weight, dtype=torch.float64)) / math.sqrt(weight.numel()),
+        scale=found.scale,
         eigenvalues=values,
         fit=own,
         others={rule: other(values) for rule, other in others.items()},
@@ -96,18 +96,23 @@ def in_threads(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
     A layer is too small for LAPACK to make good use of several threads, and every layer stands alone.
     """
     threads = torch.get_num_threads()
-    if threads == 1:
-        yield from map(work, items)
-        return
-    with _one_torch_thread(), ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(work, items)
+    with _one_thread_each():
+        if threads == 1:
+            yield from map(work, items)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(work, items)
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def _one_thread_each() -> Iterator[None]:
+    """Torch and numpy compute on one thread: also so that figures do not depend on the number of threads."""
+    from threadpoolctl import threadpool_limits
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
