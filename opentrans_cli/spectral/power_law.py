@@ -21,6 +21,9 @@ MIN_EIGENVALUES = 10
 # In standard deviations of Gaussian layers: fewer than one in 1,000 lies above, of large ones none in 5,000.
 RANDOM_SPREAD = 4.0
 
+# In the unit of Tracy and Widom: no Gaussian layer of 49 kernel positions in 1,500 has more than 6.3.
+RANDOM_EXCESS = 8.0
+
 _PROBLEMS = ("zero matrix", "too few eigenvalues", "degenerate spectrum", "below threshold", "no tail in window")
 
 # Eigenvalues closer than this (relative) are one value: a float32 orthogonal matrix has such a spectrum.
@@ -141,15 +144,16 @@ def no_fit(eigenvalues: Tensor) -> PowerLawFit:
     )
 
 
-def verdict(eigenvalues: Tensor, fit: PowerLawFit, spread: float | None = None) -> str:
+def verdict(eigenvalues: Tensor, fit: PowerLawFit, spread: float | None = None, excess: float = -math.inf) -> str:
     """What a fit says about its layer, in words.
 
     A problem comes first, see `spectrum_problem`; also "degenerate spectrum" where the chosen tail is one
     repeated value, and "no tail in window" where no tail could be tried. A layer with such a verdict is
     never frozen, whatever its alpha, see `trusted`.
     "random-like": `spread` (`Spectrum.spread`) says that the eigenvalues differ no more than those of a
-    Gaussian matrix, so the tail is not heavy whatever alpha is: the bulk of a random matrix alone gets an
-    alpha between 2 and 6. It informs only. The layer keeps its alpha in the selection, as in the paper.
+    Gaussian matrix, and `excess` (`Spectrum.excess`) that none is beyond its edge, so the tail is not heavy
+    whatever alpha is: the bulk of a random matrix alone gets an alpha between 2 and 6. It informs only. The
+    layer keeps its alpha in the selection, as in the paper.
     Else by alpha: "very heavy-tailed" below 2, which the paper counts as over-trained, "heavy-tailed" up to
     6, "light-tailed" above (Martin & Mahoney).
     """
@@ -158,7 +162,7 @@ def verdict(eigenvalues: Tensor, fit: PowerLawFit, spread: float | None = None) 
         return problem
     if not math.isfinite(fit.alpha):
         return "degenerate spectrum" if fit.tail_size else "no tail in window"
-    if spread is not None and spread <= RANDOM_SPREAD:
+    if spread is not None and spread <= RANDOM_SPREAD and excess <= RANDOM_EXCESS:
         return "random-like"
     if fit.alpha < _OVER_TRAINED_BELOW:
         return "very heavy-tailed"

@@ -86,7 +86,7 @@ def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimat
         fit=own,
         others={rule: other(values) for rule, other in others.items()},
         metrics=spectrum_metrics(values),
-        verdict=verdict(values, own, found.spread),
+        verdict=verdict(values, own, found.spread, found.excess),
     )
 
 

@@ -9,6 +9,7 @@ import torch
 
 from opentrans_cli.spectral.power_law import (
     MIN_EIGENVALUES,
+    RANDOM_EXCESS,
     RANDOM_SPREAD,
     PowerLawFit,
     fit_all_tails,
@@ -146,6 +147,8 @@ def test_a_spectrum_no_broader_than_a_random_one_is_random_like_whatever_its_alp
     values = power_law_samples(2.5, 20)
     assert verdict(values, fit, RANDOM_SPREAD) == verdict(values, fit, -30.0) == "random-like"
     assert verdict(values, fit, RANDOM_SPREAD + 0.01) == verdict(values, fit)
+    assert verdict(values, fit, -30.0, RANDOM_EXCESS) == "random-like"
+    assert verdict(values, fit, -30.0, RANDOM_EXCESS + 0.01) == verdict(values, fit)
 
 
 def test_problems_are_not_trusted_and_all_other_verdicts_are():

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from opentrans_cli.spectral.esd import spectrum
 from opentrans_cli.spectral.estimators import ESTIMATORS, estimator
-from opentrans_cli.spectral.power_law import RANDOM_SPREAD, trusted, verdict
+from opentrans_cli.spectral.power_law import RANDOM_EXCESS, RANDOM_SPREAD, trusted, verdict
 
 RN50_SMALL = [(32, 3, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (64, 64, 1, 1), (64, 64, 3, 3), (256, 64, 1, 1)]
 RN50_SMALL += [(64, 256, 1, 1), (128, 256, 1, 1), (128, 128, 3, 3), (512, 128, 1, 1), (128, 512, 1, 1)]
@@ -30,7 +30,8 @@ LINEAR = [(128, 256), (512, 512), (3072, 768)]
 def verdicts(weight: np.ndarray) -> set[str]:
     """What all estimators say about a weight."""
     layer = spectrum(torch.from_numpy(weight))
-    return {verdict(layer.eigenvalues, estimator(name)(layer.eigenvalues), layer.spread) for name in ESTIMATORS.names()}
+    fits = [estimator(name)(layer.eigenvalues) for name in ESTIMATORS.names()]
+    return {verdict(layer.eigenvalues, fit, layer.spread, layer.excess) for fit in fits}
 
 
 @pytest.mark.parametrize("shape", RN50_SMALL + RN50_LARGE + LINEAR, ids=str)
@@ -48,6 +49,23 @@ def test_at_most_one_of_a_thousand_gaussian_weights_is_missed(shape):
     spreads = [spectrum(torch.from_numpy(random.standard_normal(shape))).spread for _ in range(1000)]
     assert np.mean(spreads) == pytest.approx(0, abs=0.15) and np.std(spreads) == pytest.approx(1, abs=0.1)
     assert sum(spread > RANDOM_SPREAD for spread in spreads) <= 1
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1, 1), (32, 3, 3, 3), (64, 3, 7, 7), (2, 50)], ids=str)
+def test_the_largest_eigenvalue_of_gaussian_weights_stays_at_the_edge(shape):
+    random = np.random.RandomState(6)
+    excesses = [spectrum(torch.from_numpy(random.standard_normal(shape))).excess for _ in range(300)]
+    assert max(excesses) < RANDOM_EXCESS and -2 < np.mean(excesses) < 2.5
+
+
+@pytest.mark.parametrize("alpha", [2.0, 2.5, 3.5])
+@pytest.mark.parametrize("kernel", [(), (1, 1)], ids=["linear", "conv"])
+def test_a_square_matrix_whose_eigenvalues_follow_a_power_law_is_heavy_tailed(alpha: float, kernel: tuple[int, ...]):
+    quantiles = (np.arange(500) + 0.5) / 500
+    values = (1 - quantiles) ** (-1 / (alpha - 1))
+    for scale in (0.1, 1.0):
+        weight = scale * np.diag(np.sqrt(values)).reshape(500, 500, *kernel)
+        assert verdicts(weight) == {"heavy-tailed"}
 
 
 def test_uniform_weights_of_an_untrained_layer_are_random_like():
@@ -92,7 +110,8 @@ def test_the_spread_does_not_depend_on_the_scale_although_eigenvalues_are_droppe
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1, 1, 1), (8, 1, 3, 3), (3, 3)], ids=str)
 def test_the_spread_of_the_smallest_layers_is_a_number(shape):
     for weight in (torch.zeros(shape), torch.ones(shape), torch.full(shape, 1e150, dtype=torch.float64)):
-        assert math.isfinite(spectrum(weight).spread)
+        found = spectrum(weight)
+        assert math.isfinite(found.spread) and not math.isnan(found.excess)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +129,6 @@ def test_trained_layers_are_not_random_like(shared: Path, file: str):
         tensors = loaded.get("state_dict", loaded)
     layers = {name: spectrum(tensor) for name, tensor in tensors.items() if tensor.ndim == 4}
     fits = {name: estimator("xmin_peak")(layer.eigenvalues) for name, layer in layers.items()}
-    said = {name: verdict(layer.eigenvalues, fits[name], layer.spread) for name, layer in layers.items()}
+    said = {name: verdict(layer.eigenvalues, fits[name], layer.spread, layer.excess) for name, layer in layers.items()}
     assert all(trusted(words) for words in said.values())
     assert sum(words == "random-like" for words in said.values()) <= 0.1 * len(said)
