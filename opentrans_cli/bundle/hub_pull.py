@@ -52,7 +52,7 @@ def download(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _workplace(target) as place:
-            if _is_there(target, manifest_text):
+            if _is_there(target, manifest, manifest_text):
                 shutil.rmtree(place, ignore_errors=True)
                 return 0
             check_replaceable(target, force=force)
@@ -86,11 +86,17 @@ def _workplace(target: Path) -> Iterator[Path]:
                 raise
 
 
-def _is_there(target: Path, manifest_text: bytes) -> bool:
+def _is_there(target: Path, manifest: Manifest, manifest_text: bytes) -> bool:
     try:
-        return (target / MANIFEST).read_bytes() == manifest_text
+        same = (target / MANIFEST).read_bytes() == manifest_text
     except OSError:
         return False
+    return same and holds_all(target, manifest)
+
+
+def holds_all(folder: Path, manifest: Manifest) -> bool:
+    """Whether every declared file is in `folder`, right to the last bit. Raises OSError."""
+    return all(_is_right(folder / entry.name, entry) for entry in manifest.files)
 
 
 def _check_room(place: Path, manifest: Manifest, repo: RemoteRepo) -> None:

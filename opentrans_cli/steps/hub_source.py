@@ -15,7 +15,7 @@ from pathlib import Path
 from opentrans_cli.bundle.folder import MANIFEST
 from opentrans_cli.bundle.hub import HubRef, hub_errors, is_transient, offline, parse_ref
 from opentrans_cli.bundle.hub_cache import bundle_folder, remember, remembered
-from opentrans_cli.bundle.hub_pull import Talk, download
+from opentrans_cli.bundle.hub_pull import Talk, download, holds_all
 from opentrans_cli.bundle.remote import RemoteRepo, resolve
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import BundleError, HubError
@@ -80,16 +80,19 @@ class Cached:
     asked: bool  # the Hub was asked what the revision is now
 
 
-def cached_bundle(ref: HubRef, reporter: Reporter) -> Cached | None:
+def cached_bundle(ref: HubRef, reporter: Reporter, *, hashed: bool = False) -> Cached | None:
     """The bundle of a repo in the cache, pulled if it is not there; None if the repo holds none.
 
-    Without the Hub a revision is what it was when it was pulled last, and that is said. Raises HubError or BundleError.
+    Without the Hub a revision is what it was when it was pulled last, and that is said. hashed: one that is there is
+    hashed again now, not only where its tensors are read. Raises HubError or BundleError.
     """
     repo, asked = find_repo(ref, reporter)
     folder = bundle_folder(ref, repo.commit)
     if folder.is_dir():
         try:
-            open_bundle(folder)
+            bundle = open_bundle(folder)
+            if hashed and not holds_all(folder, bundle.manifest):
+                raise BundleError(f"damaged in the cache: {str(folder)!r}; delete this folder and pull {ref} again")
             return Cached(folder, repo.commit, 0, asked)
         except BundleError:
             if not asked and offline():

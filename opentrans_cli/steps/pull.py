@@ -60,7 +60,7 @@ def pull(
         check_replaceable(out, force=force)
         prepare_parent(out)
     if out is None or base is not None:
-        found = cached_bundle(ref, reporter)
+        found = cached_bundle(ref, reporter, hashed=True)
         if found is None:
             raise no_bundle(ref)
         bundle = open_bundle(found.path)

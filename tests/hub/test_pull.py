@@ -131,6 +131,32 @@ def test_a_damaged_bundle_in_the_cache_is_fetched_anew(hub: Hub, published: str,
     assert content(pull(REPO).path) == content(tiny_bundle)
 
 
+def flip_last(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def test_a_flipped_bit_in_the_cache_is_fetched_anew_and_refused_offline(
+    hub: Hub, published: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pull(REPO).path
+    flip_last(path / WEIGHTS)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BundleError, match="damaged in the cache"):
+        pull(REPO)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert pull(REPO).fetched_bytes > 0 and content(path) == content(tiny_bundle)
+
+
+def test_force_heals_a_copy_of_the_same_bundle_whose_bytes_are_damaged(
+    hub: Hub, published: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out = pull(REPO, out=tmp_path / "b").path
+    flip_last(out / WEIGHTS)
+    pull(REPO, out=out, force=True)
+    assert content(out) == content(tiny_bundle)
+
+
 def test_offline_the_cache_serves_what_was_pulled_and_says_how_old_it_may_be(
     hub: Hub, published: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
