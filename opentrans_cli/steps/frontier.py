@@ -35,7 +35,7 @@ _INSIDE = "visual."
 class FrontierPoint:
     """Training cost of the tower alone, for one image, with some layers frozen."""
 
-    ratio: float  # frozen layers of all that were ranked: asked for, or had by a list
+    ratio: float  # frozen layers of all that were ranked: asked for, or had where `chosen`
     frozen: int  # number of layers
     forward: int  # MACs, zero weights skipped
     input_gradient: int
@@ -43,7 +43,7 @@ class FrontierPoint:
     total: int  # sum of the three
     saved: float  # of the total with nothing frozen and nothing pruned, by autograd's rules, see training/cost.py
     saved_paper: float  # the same share as the paper counts it, see training/accounting.py
-    chosen: bool = False  # not one of the ratios, but a list of layers that was given
+    chosen: bool = False  # not one of the ratios, but the layers a rule or a list chose
 
 
 def tower_costs(model_cfg: Mapping[str, Any], *, resolution: Resolution | None = None) -> dict[str, LayerCost]:
