@@ -39,10 +39,12 @@ def find_layers(layers: Shapes, keys: Shapes, *, to: str | None = None, under: s
 
     A table is taken if more than half of the layers are found with equal shapes below one prefix, whatever the prefix
     is; of several the one with the most layers, then the one below a usual prefix (`module.`, `backbone.`), so that a
-    teacher beside the model is left alone. `to` names the table, and then fewer layers will do; `under` the prefix.
-    Raises TransferError, naming the candidates, if none is left or several are; OptionError for an unknown table.
+    teacher beside the model is left alone. `to` names the table, and then fewer layers will do; `under` the prefix,
+    with or without its last dot. Raises TransferError, naming the candidates, if none is left or several are;
+    OptionError for an unknown table.
     """
     wanted = None if to is None else find_table(to)
+    under = f"{under.rstrip('.')}." if under else under
     layouts = [wanted.layout] if wanted else list(dict.fromkeys(table.layout for table in TABLES))
     prefixes = _by_suffix(keys)
     counts = {

@@ -183,6 +183,10 @@ def test_of_several_towers_the_usual_one_is_taken_and_else_the_candidates_are_na
         find_layers(layers, teacher | student)
     assert "choose one with --to NAME or --under PREFIX" in str(caught.value)
     assert find_layers(layers, teacher | student, under="student.").prefix == "student."
+    assert find_layers(layers, teacher | student, under="student").prefix == "student."
+    with pytest.raises(TransferError, match=r"no layer is there under 'nobody\.'"):
+        find_layers(layers, teacher | student, under="nobody")
+    assert find_layers(layers, placed(table, "small resnet", "")[0] | teacher, under="").prefix == ""
     visual = placed(table, "small resnet", "visual.")[0]
     with pytest.raises(TransferError, match=r"han under 'backbone\.'"):
         find_layers(layers, here | visual)
