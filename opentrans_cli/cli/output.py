@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Show = Callable[["Console"], None]
 Advance = Callable[[str], None]
 
+_UNBROKEN = 400  # columns; a row about a tensor of FC-CLIP takes two hundred
+
 
 def stderr_console() -> Console:
     """A console for talk."""
@@ -34,7 +36,7 @@ def _console(stream: TextIO) -> Console:
     """A console on `stream`; into a pipe or file it is wide enough that no name or digest is broken."""
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBROKEN)
 
 
 def plain_table(title: str, *columns: str, header: bool = True) -> Table:

@@ -161,6 +161,19 @@ def test_a_dry_run_prints_every_key_and_fails_where_a_layer_has_no_place(
     assert not list(desk.iterdir())
 
 
+def test_into_a_pipe_no_key_is_broken_however_long_the_names_are(
+    run_cli: Any, desk: Path, tiny_bundle: Path, checkpoint: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = {f"model.module.backbone.clip_model.visual.{key}": tensor for key, tensor in load_file(checkpoint).items()}
+    save_file(state, checkpoint)
+    told = run_cli("transfer", tiny_bundle, "--checkpoint", checkpoint, "--dry-run").stdout
+    document = json.loads(run_cli("transfer", tiny_bundle, "--checkpoint", checkpoint, "--dry-run", "--json").stdout)
+    targets = {key["target"] for key in document["keys"] if key["target"]}
+    assert targets and targets <= set(told.split())
+
+
 def test_a_layer_without_a_place_stops_the_transfer_in_one_line(
     refused: Any, desk: Path, tiny_bundle: Path, checkpoint: Path
 ) -> None:
