@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from opentrans_cli.cli.app import app
 
 COMMITTED = Path(__file__).with_name("option_surface.json")
-_ROW = re.compile(r"^[│|]\s*(?P<required>\*?)\s+(?P<name>--?[a-z][\w-]*|[a-z]\w*(?:\.\.\.)?)\s(?P<rest>.*)[│|]$")
+_ROW = re.compile(r"^[│|]\s*(?P<required>\*?)\s+(?P<name>--?[a-z][\w-]*|[a-z]\w*(?:\.\.\.)?)(?P<more>(?:,--[a-z][\w-]*)*)\s(?P<rest>.*)[│|]$")
 
 
 def help_text(*command: str) -> str:
@@ -38,7 +38,8 @@ def surface(command: str) -> list[str]:
             continue
         short = re.match(r"\s*(-\w)\s", row["rest"])
         default = re.search(r"\[default: ([^\]]*)\]", row["rest"])
-        parts = [row["name"], short[1] if short else "", f"[{default[1]}]" if default else ""]
+        more = row["more"].replace(",", " ").strip()
+        parts = [row["name"], more, short[1] if short else "", f"[{default[1]}]" if default else ""]
         entries.append(" ".join([part for part in parts if part] + ["(required)"] * bool(row["required"])))
     return entries
 
