@@ -38,6 +38,8 @@ def demo(
 
 
 def _show(console: Console, result: DemoResult) -> None:
+    from rich.markup import escape
+
     title = "mIoU of the segmentor after fine-tuning, %"
     rows = plain_table(title, "tower", ">all", ">seen", ">unseen", ">weights kept", ">MACs", ">size")
     for row in result.rows:
@@ -65,4 +67,4 @@ def _show(console: Console, result: DemoResult) -> None:
     console.print(f"Everything was measured in this run of {result.seconds:.0f} s. MACs are counted at 96 x 96")
     console.print("without the pruned weights, which dense kernels multiply all the same. Look at:")
     for name in ("overview.png", "density.png", "alpha.png", "report.json"):
-        console.print(f"  {result.path / name}", soft_wrap=True)
+        console.print(f"  {escape(str(result.path / name))}", soft_wrap=True)

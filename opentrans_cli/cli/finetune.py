@@ -71,9 +71,11 @@ def finetune(
 
 
 def _show(console: Console, result: FinetuneResult) -> None:
+    from rich.markup import escape
+
     cost = result.cost
     saved = 1 - cost["total"] / cost["dense_total"]
-    console.print(f"[bold]{result.path}[/]  loss {result.loss:.3f}", soft_wrap=True)
+    console.print(f"[bold]{escape(str(result.path))}[/]  loss {result.loss:.3f}", soft_wrap=True)
     console.print(
         f"training cost {human_count(cost['total'])}MACs counted, {100 * saved:.1f} % less than dense "
         f"({len(cost['frozen_layers'])} layers frozen); measured {result.seconds_per_step:.3f} s a step",

@@ -172,9 +172,11 @@ def default_out(options: Defaults) -> Path:
 
 
 def _show(console: Console, result: PruneResult) -> None:
+    from rich.markup import escape
+
     console.print(
-        f"[bold]{result.path}[/]  sparsity {result.sparsity:.4f} by {result.criterion}, {human_count(result.kept)} of "
-        f"{human_count(result.total)} weights kept, {human_bytes(result.bytes)}",
+        f"[bold]{escape(str(result.path))}[/]  sparsity {result.sparsity:.4f} by {result.criterion}, "
+        f"{human_count(result.kept)} of {human_count(result.total)} weights kept, {human_bytes(result.bytes)}",
         soft_wrap=True,
     )
 

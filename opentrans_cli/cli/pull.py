@@ -39,9 +39,11 @@ def pull(
 
 
 def _show(console: Console, result: PullResult) -> None:
+    from rich.markup import escape
+
     whence = f"{human_bytes(result.fetched_bytes)} fetched" if result.fetched_bytes else "nothing to fetch"
     console.print(
-        f"[bold]{result.path}[/]  {result.repo} at {result.commit[:12]}, sparsity {result.sparsity:.4f}, "
+        f"[bold]{escape(str(result.path))}[/]  {result.repo} at {result.commit[:12]}, sparsity {result.sparsity:.4f}, "
         f"{human_bytes(result.bytes)}, {whence}, checked",
         soft_wrap=True,
     )

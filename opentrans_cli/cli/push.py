@@ -58,6 +58,8 @@ def push(
 
 
 def _show(console: Console, result: PushResult) -> None:
+    from rich.markup import escape
+
     if result.dry_run:
         table = plain_table(f"{result.address}, nothing sent", "file", ">size")
         for name, size in result.files.items():
@@ -67,4 +69,4 @@ def _show(console: Console, result: PushResult) -> None:
         return
     sent = f"{human_bytes(result.uploaded_bytes)} in one commit" if result.committed else "nothing new to send"
     deleted = f", {len(result.deleted)} files of an older bundle deleted" if result.deleted else ""
-    console.print(f"[bold]{result.address}[/]  {sent}{deleted}; {result.url}", soft_wrap=True)
+    console.print(f"[bold]{result.address}[/]  {sent}{deleted}; {escape(result.url)}", soft_wrap=True)

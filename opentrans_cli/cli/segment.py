@@ -110,6 +110,8 @@ def _pack(source: str | None, words: str | None, given: dict[str, Any]) -> None:
         raise OptionError("a vocabulary pack is made of words alone: --save-vocabulary; leave images and outputs out")
     if given["checkpoint"] is not None and given["framework"] is None:
         raise OptionError(f"whose checkpoint is it? --checkpoint {given['checkpoint']}; add --framework")
+    from rich.markup import escape
+
     from opentrans_cli.datasets.vocabulary import Vocabulary
     from opentrans_cli.steps.pack_words import pack_words
 
@@ -122,7 +124,7 @@ def _pack(source: str | None, words: str | None, given: dict[str, Any]) -> None:
     document = {"vocabulary": list(vocabulary.names), "pack": str(out)}
     emit(
         document,
-        lambda console: console.print(f"[bold]{out}[/]  {len(vocabulary)} classes", soft_wrap=True),
+        lambda console: console.print(f"[bold]{escape(str(out))}[/]  {len(vocabulary)} classes", soft_wrap=True),
         as_json=given["as_json"],
         path=out,
         quiet=given["quiet"],
@@ -130,8 +132,12 @@ def _pack(source: str | None, words: str | None, given: dict[str, Any]) -> None:
 
 
 def _show(console: Console, result: SegmentResult) -> None:
+    from rich.markup import escape
+
     if not result.images:
-        console.print(f"[bold]{result.path}[/]  scores of {len(result.vocabulary)} classes", soft_wrap=True)
+        console.print(
+            f"[bold]{escape(str(result.path))}[/]  scores of {len(result.vocabulary)} classes", soft_wrap=True
+        )
     for image in result.images:
         shares = ", ".join(f"{name} {percent(share)} %" for name, share in list(image["classes"].items())[:6])
-        console.print(f"[bold]{result.path / image['overlay']}[/]  {shares}", soft_wrap=True)
+        console.print(f"[bold]{escape(str(result.path / image['overlay']))}[/]  {escape(shares)}", soft_wrap=True)

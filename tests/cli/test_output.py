@@ -141,6 +141,14 @@ def test_force_does_not_replace_a_file_by_a_folder(command: str, at: Given, run_
     assert content(at["out"].parent) == {"out": b"mine"}
 
 
+@every_writer
+def test_a_target_is_shown_as_it_is_named_whatever_brackets_it_has(command: str, at: Given, run_cli: Any) -> None:
+    out = at["out"].with_name("new[") / "bold]"
+    result = run_cli(*WRITERS[command](at | {"out": out}))
+    assert (result.exit_code, result.stdout) == (0, f"{out}\n")
+    assert command == "eval --out" or str(out) in result.stderr
+
+
 def test_without_a_command_the_help_is_shown_and_the_exit_code_is_2(run_cli: Any) -> None:
     result = run_cli()
     assert result.exit_code == 2 and "Usage: " in result.stdout and "finetune" in result.stdout
