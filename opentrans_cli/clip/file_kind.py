@@ -9,6 +9,9 @@ from opentrans_cli.errors import SourceError
 
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
 
+PLAIN_PICKLE = "a plain pickle, as detectron2's model zoo has them"
+"""What `file_kind` calls a file that numpy_pickle reads."""
+
 
 def file_kind(path: Path) -> str:
     """What the first bytes of a file say it is: "safetensors", "zip", "old torch", "json", or words for an error.
@@ -34,7 +37,7 @@ def file_kind(path: Path) -> str:
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
         return "safetensors"
     if start.startswith(b"\x80"):
-        return "a plain pickle, as detectron2's model zoo has them"
+        return PLAIN_PICKLE
     return "json" if start.lstrip().startswith(b"{") else "something else"
 
 

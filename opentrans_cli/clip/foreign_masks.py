@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opentrans_cli.clip.file_kind import file_kind
+from opentrans_cli.clip.file_kind import PLAIN_PICKLE, file_kind
 from opentrans_cli.clip.numpy_pickle import read_numpy_pickle
 from opentrans_cli.clip.weight_file import NOT_FLOATING, Header, WeightFile, open_weight_file
 from opentrans_cli.errors import MaskError, OptionError, SourceError
@@ -130,7 +130,7 @@ def open_foreign(path: Path, format: str | None = None) -> ForeignFile:
     """
     if format is not None and format not in FORMATS:
         raise OptionError(f"unknown format: '{format}'; choose one of {', '.join(FORMATS)}")
-    plain = file_kind(path).startswith("a plain pickle")
+    plain = file_kind(path) == PLAIN_PICKLE
     file: WeightFile = _Arrays(read_numpy_pickle(path)) if plain else open_weight_file(path)
     chosen = format or _format(file.headers)
     if chosen == COMPRESSED:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.clip.architecture import meta_visual
-from opentrans_cli.clip.file_kind import file_kind
+from opentrans_cli.clip.file_kind import PLAIN_PICKLE, file_kind
 from opentrans_cli.clip.numpy_pickle import read_numpy_pickle
 from opentrans_cli.clip.tower_config import infer_tower
 from opentrans_cli.clip.weight_file import open_weight_file
@@ -87,7 +87,7 @@ def read_original(path: Path) -> dict[str, Tensor]:
     Wrappers such as `model`, and a `module.` before all names, are taken off. Nothing that a file names is run. Raises
     SourceError for a file that is damaged, or holds no tensors, code, or values that are not finite.
     """
-    if file_kind(path).startswith("a plain pickle"):
+    if file_kind(path) == PLAIN_PICKLE:
         tensors = read_numpy_pickle(path)
     else:
         file = open_weight_file(path)
