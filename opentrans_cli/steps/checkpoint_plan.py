@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -152,11 +152,3 @@ def new_values(entry: Planned, subnet: Subnet, own: NDArray[Any], dtype: str) ->
             f"a value is too large for {dtype}, the type of the checkpoint: '{entry.name}'; "
             "give a float32 checkpoint, or use --what mask"
         ) from error
-
-
-def summary(keys: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many tensors got each verdict."""
-    counts: dict[str, int] = {}
-    for key in keys:
-        counts[key["verdict"]] = counts.get(key["verdict"], 0) + 1
-    return counts
