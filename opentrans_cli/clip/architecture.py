@@ -68,7 +68,8 @@ def _harmless(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     layers = _numbers(vision.get("layers", 0))
     sizes = [number for key in _SIZES for number in _numbers(vision.get(key, 1))]
     numbers = [number for value in (*vision.values(), model_cfg.get("embed_dim")) for number in _numbers(value)]
-    if min([1, *sizes]) < 1 or max([0, *map(abs, numbers)]) > _MAX_NUMBER or sum(layers) > _MAX_LAYERS:
+    narrow = len(layers) > 1 and min([2, *_numbers(vision.get("width", 2))]) < 2  # half of a ResNet's is its stem's
+    if min([1, *sizes]) < 1 or narrow or max([0, *map(abs, numbers)]) > _MAX_NUMBER or sum(layers) > _MAX_LAYERS:
         raise SourceError("configuration is of no image tower: a number is out of range; check `model_cfg`")
     name = vision.get("timm_model_name")
     if name is not None and not (isinstance(name, str) and _TIMM_NAME.fullmatch(name)):

@@ -165,6 +165,7 @@ CONFIGURATIONS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a picture of 10^9 pixels": lambda cfg: cfg["vision_cfg"].update(image_size=10**9),
     "a patch of no pixels": lambda cfg: cfg["vision_cfg"].update(layers=2, patch_size=0),
     "a width of nothing": lambda cfg: cfg["vision_cfg"].update(width=0, layers=2, patch_size=4),
+    "a width without a stem": lambda cfg: cfg["vision_cfg"].update(width=1),
     "a model of the hub": lambda cfg: cfg["vision_cfg"].update(timm_model_name="hf-hub:evil/model"),
     "a model of a folder": lambda cfg: cfg["vision_cfg"].update(timm_model_name="local-dir:/etc"),
     "pretrained weights": lambda cfg: cfg["vision_cfg"].update(timm_model_name="resnet18", timm_model_pretrained=True),
