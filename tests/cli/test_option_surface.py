@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 from opentrans_cli.cli.app import app
 
 COMMITTED = Path(__file__).with_name("option_surface.json")
-_ROW = re.compile(r"^[│|]\s*(?P<required>\*?)\s+(?P<name>--?[a-z][\w-]*|[a-z]\w*(?:\.\.\.)?)(?P<more>(?:,--[a-z][\w-]*)*)\s(?P<rest>.*)[│|]$")
+_ROW = re.compile(
+    r"^[│|]\s*(?P<required>\*?)\s+(?P<name>--?[a-z][\w-]*|[a-z]\w*(?:\.\.\.)?)"
+    r"(?P<more>(?:,--[a-z][\w-]*)*)\s(?P<rest>.*)[│|]$"
+)
 
 
 def help_text(*command: str) -> str:
