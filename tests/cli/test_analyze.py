@@ -176,7 +176,7 @@ def test_the_table_fits_80_columns(extra: tuple[Any, ...], bundle: Path) -> None
 def test_names_of_a_checkpoint_are_shown_and_not_obeyed(run_cli: Any, tmp_path: Path) -> None:
     state = {"a[/b].weight": torch.randn(20, 20), "\x1b[2Jc\n.weight": torch.randn(20, 20)}
     save_file(state, tmp_path / "[red]x.safetensors")
-    shown = run_cli("analyze", tmp_path / "[red]x.safetensors").stdout
+    shown = run_cli("analyze", tmp_path / "[red]x.safetensors").stdout.replace("\n", "")  # a long path is folded
     assert "a[/b]" in shown and "?[2Jc?" in shown and "[red]x.safetensors" in shown and "\x1b" not in shown
 
 
