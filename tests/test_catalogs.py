@@ -41,7 +41,8 @@ TABLES: dict[str, tuple[Catalog, str, set[str]]] = {
         "opentrans_cli.frameworks",
         {"base", "deeplabv3_checkpoint", "keys", "options", "readout", "renaming", "templates"}
         | {"decoder_options", "deformable", "ensemble", "mask_decoder", "mask_decoder_keys", "mask_inference"}
-        | {"mask_loss", "mask2former_names", "original", "original_habits", "original_names", "query_classifier"},
+        | {"mask_loss", "mask2former_names", "original", "original_habits", "original_names", "query_classifier"}
+        | {"query_segmentor"},
     ),
     "datasets": (
         DATASETS,

@@ -12,6 +12,7 @@ mask2former.py  Mask2Former itself, for a fixed list of classes or for words; tr
 
 Of those with masks:
 
+query_segmentor.py                     the way from pictures to scores that all of them go
 mask_decoder.py, deformable.py         pixel decoder and masked attention
 decoder_options.py, templates.py       options they share, prompts of their own
 query_classifier.py, ensemble.py       queries against text embeddings, two classifications into one

@@ -26,10 +26,10 @@ from opentrans_cli.clip.stages import (
 from opentrans_cli.frameworks.base import ClassText, Framework, MaskQueries
 from opentrans_cli.frameworks.decoder_options import DecoderOptions, share
 from opentrans_cli.frameworks.ensemble import geometric_ensemble
-from opentrans_cli.frameworks.keys import KeyRule, tower_rules
+from opentrans_cli.frameworks.keys import KeyRule, convnext_rules, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
-from opentrans_cli.frameworks.mask_inference import semantic_scores
 from opentrans_cli.frameworks.query_classifier import PooledQueryClassifier, bounded, text_logits
+from opentrans_cli.frameworks.query_segmentor import QuerySegmentor
 from opentrans_cli.frameworks.readout import MAX_SCALE, resize
 from opentrans_cli.frameworks.templates import VILD_TEMPLATES
 
@@ -50,7 +50,7 @@ class FcClipOptions(DecoderOptions):
         share(self.unseen_clip_weight, "fcclip unseen_clip_weight")
 
 
-class FcClip(nn.Module):
+class FcClip(QuerySegmentor):
     """A MaskSegmentor. `visual` becomes frozen: in eval mode for ever, its parameters without gradients.
 
     In training mode queries have the learned classes, for the loss; in eval mode the mixed ones. The head is
@@ -75,11 +75,6 @@ class FcClip(nn.Module):
         super().train(mode)
         self.backbone.eval()
         return self
-
-    def forward(self, images: Tensor, text: ClassText) -> Tensor:
-        """See Segmentor."""
-        found = self.queries(images, text)
-        return semantic_scores(found.class_logits, found.mask_logits, (images.shape[-2], images.shape[-1]))
 
     def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
         """See MaskSegmentor."""
@@ -110,8 +105,7 @@ class FcClip(nn.Module):
 
 def _key_table(options: Any) -> tuple[KeyRule, ...]:
     return (
-        KeyRule(r"trunk\..+", rf"{_PREFIX}\g<0>", "ConvNeXt"),
-        KeyRule(r"head\..+", rf"{_PREFIX}\g<0>", "output head"),
+        *convnext_rules(_PREFIX),
         *tower_rules(_PREFIX),
         KeyRule(r"attnpool\..+", rf"{_PREFIX}\g<0>", "attention pool"),
     )

@@ -9,16 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from opentrans_cli.clip.dense import require_resnet
-from opentrans_cli.clip.stages import embedding_size, require_stages, stage_channels, stage_maps
-from opentrans_cli.frameworks.base import ClassText, Framework, MaskQueries
+from opentrans_cli.clip.stages import embedding_size, require_stages, stage_channels
+from opentrans_cli.frameworks.base import Framework
 from opentrans_cli.frameworks.decoder_options import DecoderOptions
 from opentrans_cli.frameworks.keys import KeyRule, tower_rules
-from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
-from opentrans_cli.frameworks.mask_inference import semantic_scores
+from opentrans_cli.frameworks.mask_decoder import MaskDecoder
 from opentrans_cli.frameworks.query_classifier import QueryClassifier
+from opentrans_cli.frameworks.query_segmentor import QuerySegmentor
 
 _PREFIX = "backbone."
 
@@ -28,7 +28,7 @@ class HanOptions(DecoderOptions):
     """Raises OptionError if a value is out of range."""
 
 
-class Han(nn.Module):
+class Han(QuerySegmentor):
     """A MaskSegmentor. `visual` is changed in place: it loses its attention pool.
 
     Every layer of the decoder is classified by the same projection. The head is initialised from torch's global
@@ -45,20 +45,6 @@ class Han(nn.Module):
         sizes = options.sizes(channels[-1])
         self.decoder = MaskDecoder(channels, sizes)
         self.classifier = QueryClassifier(sizes.width, dimension)
-
-    def forward(self, images: Tensor, text: ClassText) -> Tensor:
-        """See Segmentor."""
-        found = self.queries(images, text)
-        return semantic_scores(found.class_logits, found.mask_logits, (images.shape[-2], images.shape[-1]))
-
-    def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
-        """See MaskSegmentor."""
-        found = self.decoder(stage_maps(self.backbone, pad_images(images)))
-        *earlier, last = [
-            (self.classifier(states, text), masks)
-            for states, masks in zip(found.states, found.mask_logits, strict=True)
-        ]
-        return MaskQueries(*last, auxiliary=tuple(earlier))
 
 
 def _key_table(options: Any) -> tuple[KeyRule, ...]:

@@ -35,6 +35,14 @@ def tower_rules(prefix: str) -> tuple[KeyRule, ...]:
     )
 
 
+def convnext_rules(prefix: str) -> tuple[KeyRule, ...]:
+    """Rules that put a ConvNeXt, as open_clip holds timm's, under `prefix`, its names unchanged."""
+    return (
+        KeyRule(r"trunk\..+", rf"{prefix}\g<0>", "ConvNeXt"),
+        KeyRule(r"head\..+", rf"{prefix}\g<0>", "output head"),
+    )
+
+
 def map_keys(
     keys: Iterable[str], rules: Iterable[KeyRule], *, framework: str = "the framework"
 ) -> tuple[KeyMatch, ...]:

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opentrans_cli.clip.dense import require_resnet
-from opentrans_cli.clip.stages import embedding_size, is_convnext, require_stages, stage_channels, stage_maps
+from opentrans_cli.clip.stages import embedding_size, is_convnext, require_stages, stage_channels
 from opentrans_cli.errors import DataError, OptionError
-from opentrans_cli.frameworks.base import ClassText, Framework, MaskQueries
+from opentrans_cli.frameworks.base import ClassText, Framework
 from opentrans_cli.frameworks.decoder_options import DecoderOptions
-from opentrans_cli.frameworks.keys import KeyRule, tower_rules
-from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
-from opentrans_cli.frameworks.mask_inference import semantic_scores
+from opentrans_cli.frameworks.keys import KeyRule, convnext_rules, tower_rules
+from opentrans_cli.frameworks.mask_decoder import MaskDecoder
 from opentrans_cli.frameworks.query_classifier import bounded, text_logits
+from opentrans_cli.frameworks.query_segmentor import QuerySegmentor
 from opentrans_cli.frameworks.readout import INITIAL_SCALE
 
 _PREFIX = "backbone."
@@ -75,8 +75,9 @@ class LinearTextClassifier(nn.Module):
         return torch.cat([text_logits(embeddings, text, scale=scale), nothing], -1)
 
 
-class Mask2Former(nn.Module):
-    """A MaskSegmentor. `visual` is changed in place: a ResNet loses its attention pool.
+class Mask2Former(QuerySegmentor):
+    """A MaskSegmentor. `visual` is changed in place: a ResNet loses its attention pool. `queries` raises DataError if a
+    fixed list has another length than the text.
 
     The head is initialised from torch's global generator.
     """
@@ -99,25 +100,10 @@ class Mask2Former(nn.Module):
             visual.attnpool = None  # type: ignore[assignment]
         self.backbone = visual
 
-    def forward(self, images: Tensor, text: ClassText) -> Tensor:
-        """See Segmentor."""
-        found = self.queries(images, text)
-        return semantic_scores(found.class_logits, found.mask_logits, (images.shape[-2], images.shape[-1]))
-
-    def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
-        """See MaskSegmentor. Raises DataError if a fixed list has another length than `text`."""
-        found = self.decoder(stage_maps(self.backbone, pad_images(images)))
-        *earlier, last = [
-            (self.classifier(states, text), masks)
-            for states, masks in zip(found.states, found.mask_logits, strict=True)
-        ]
-        return MaskQueries(*last, auxiliary=tuple(earlier))
-
 
 def _key_table(options: Any) -> tuple[KeyRule, ...]:
     return (
-        KeyRule(r"trunk\..+", rf"{_PREFIX}\g<0>", "ConvNeXt"),
-        KeyRule(r"head\..+", rf"{_PREFIX}\g<0>", "output head"),
+        *convnext_rules(_PREFIX),
         *tower_rules(_PREFIX),
         KeyRule(r"attnpool\..+", None, "attention pool"),
     )
