@@ -18,14 +18,14 @@ from opentrans_cli.bundle.store import Bundle, add_files, open_bundle
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
 from opentrans_cli.pictures.curve import CurvePoint, curve_chart
-from opentrans_cli.steps.evaluate import check_target, load_samples, score
+from opentrans_cli.steps.evaluate import load_samples, score
 from opentrans_cli.steps.hub_source import local_source
 from opentrans_cli.steps.provenance import data_record, environment, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import dense_tower, tower_at
 from opentrans_cli.steps.segmentors import TRAINING_FREE, any_segmentor, embed_vocabulary
 from opentrans_cli.steps.sources import is_bundle, load_text_clip
-from opentrans_cli.steps.target import prepare_parent
+from opentrans_cli.steps.target import check_file, prepare_parent
 from opentrans_cli.training.device import resolve_device
 
 
@@ -60,7 +60,7 @@ def curve(
     if out is None and is_cached(Path(source)):
         raise OptionError(f"bundles of the Hub stay as they were published: {source}; add --out for report and chart")
     for target in () if out is None else (out, chart_path(out)):
-        check_target(target, force=force)
+        check_file(target, force=force, option="--out", example="report.json")
     data = data or DatasetOptions(split="val")
     samples = load_samples(dataset, data)
     where, bundle = resolve_device(device), open_bundle(source)

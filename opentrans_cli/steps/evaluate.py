@@ -30,7 +30,7 @@ from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import at_sparsity as tower_at_sparsity
 from opentrans_cli.steps.segmentors import BuiltSegmentor, Predictor
 from opentrans_cli.steps.sources import Tower, is_bundle, load_tower
-from opentrans_cli.steps.target import prepare_parent
+from opentrans_cli.steps.target import check_file, prepare_parent
 from opentrans_cli.steps.words import Words
 from opentrans_cli.training.device import resolve_device
 
@@ -83,7 +83,7 @@ def evaluate(
     BundleError, HubError, DataError, TransferError or OptionError.
     """
     if out is not None:
-        check_target(out, force=force)
+        check_file(out, force=force, option="--out", example="report.json")
     data, subject = data or DatasetOptions(split="val"), subject or Subject()
     samples = load_samples(dataset, data)
     words = _words(samples, subject)
@@ -156,14 +156,6 @@ def load_samples(dataset: str, data: DatasetOptions | None) -> SegDataset:
     if len(samples) == 0:
         raise DataError(f"no images to score: {dataset}; check --images and --split-list")
     return samples
-
-
-def check_target(out: Path, *, force: bool) -> None:
-    """DataError unless a report may be written at `out`."""
-    if out.is_dir():
-        raise DataError(f"output is a folder: {out}; name a file, such as report.json")
-    if out.exists() and not force:
-        raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
 
 
 def score(

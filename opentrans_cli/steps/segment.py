@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +25,7 @@ from opentrans_cli.steps.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import Predictor
 from opentrans_cli.steps.segments import find_instances, find_segments, things_of
-from opentrans_cli.steps.target import prepare_parent
+from opentrans_cli.steps.target import check_file, prepare_parent
 from opentrans_cli.steps.words import Words
 from opentrans_cli.training.device import resolve_device
 
@@ -130,6 +131,11 @@ class _Job:
     options: SegmentOptions
     files: dict[str, Path]
 
+    @cached_property
+    def colours(self) -> np.ndarray:
+        """Of the classes, uint8 (C, 3)."""
+        return class_colours(len(self.vocabulary))
+
     def run(self, out: Path, told: dict[str, Any], reporter: Reporter) -> SegmentResult:
         """Everything into `out`, which appears at the end."""
         entries: list[dict[str, Any]] = []
@@ -143,17 +149,20 @@ class _Job:
         return result
 
     def _image(self, folder: Path, name: str, image: np.ndarray) -> dict[str, Any]:
-        names, colours = self.vocabulary.names, class_colours(len(self.vocabulary))
-        scores = self.predictor.scores(image)
+        names, colours, predictor = self.vocabulary.names, self.colours, self.predictor
+        queries = None if self.options.task == "semantic" else predictor.queries(image)
+        scores = predictor.scores(image) if queries is None else predictor.scores_of(queries, image)
         label_map = scores.argmax(0).numpy()
         write_label_map(folder / f"{name}.png", label_map, colours)
         overlay(image, label_map, names, colours=colours).save(folder / f"{name}-overlay.png")
         entry = _entry(name, label_map, self.vocabulary)
-        if self.options.task == "instance":
-            entry["instances"] = find_instances(self.predictor, image, names, self.things)
-        elif self.options.task == "panoptic":
+        if queries is not None and self.options.task == "instance":
+            entry["instances"] = find_instances(queries, image, names, self.things)
+        elif queries is not None:
             entry["panoptic"] = f"{name}-panoptic.png"
-            entry["segments"] = find_segments(self.predictor, image, names, self.things, folder / entry["panoptic"])
+            entry["segments"] = find_segments(
+                queries, image, names, self.things, folder / entry["panoptic"], framework=predictor.framework
+            )
         if self.options.save_scores is not None:
             self.save_scores(scores.numpy())
         return entry
@@ -180,10 +189,7 @@ def _check_targets(options: SegmentOptions, count: int) -> None:
         return
     if count != 1:
         raise OptionError(f"scores are of one image: --save-scores {scores} with {count} images; name one image")
-    if scores.is_dir():
-        raise DataError(f"output is a folder: {scores}; name a file, such as scores.npy")
-    if scores.exists() and not options.force:
-        raise DataError(f"output exists: {scores}; choose another --save-scores, or --force to replace it")
+    check_file(scores, force=options.force, option="--save-scores", example="scores.npy")
     prepare_parent(scores)
 
 

@@ -21,6 +21,7 @@ from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import BundleError, DataError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText, Framework
+from opentrans_cli.frameworks.mask_inference import semantic_scores
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.steps.picture_size import Sides, at_size
 from opentrans_cli.steps.provenance import arrays, tensors
@@ -215,6 +216,10 @@ def _tell_unread(words: Sequence[str], clip: LoadedClip, reporter: Reporter) -> 
         reporter.say(f"words that {clip.source} never read in training, so without meaning to it: {shown}")
 
 
+Queries = tuple[Tensor, Tensor, tuple[int, int]]
+"""What `Predictor.queries` gives."""
+
+
 class Predictor:
     """A segmentor ready to label images with the classes of a vocabulary."""
 
@@ -240,13 +245,18 @@ class Predictor:
         return self.scores(image).argmax(0)
 
     @torch.no_grad()
-    def queries(self, image: np.ndarray) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    def queries(self, image: np.ndarray) -> Queries:
         """Class logits (Q, C + 1) and mask logits (Q, h, w) of a MaskSegmentor, on the CPU, and the size (H, W) of
         the picture it looked at.
         """
         batch = self._batch(image)
         found = self._module.queries(batch, self._text)
         return found.class_logits[0].cpu(), found.mask_logits[0].cpu(), (batch.shape[2], batch.shape[3])
+
+    def scores_of(self, found: Queries, image: np.ndarray) -> Tensor:
+        """`scores` of `image` from its `queries`, without looking at it again."""
+        classes, masks, size = found
+        return at_size(semantic_scores(classes[None], masks[None], size)[0], image.shape[0], image.shape[1])
 
     def looks_at(self, height: int, width: int) -> tuple[int, int]:
         """Height and width at which a picture of this size is looked at."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from opentrans_cli.datasets.images import resize_label_map, write_label_map
 from opentrans_cli.errors import DataError
 from opentrans_cli.frameworks.mask_inference import instances, panoptic
-from opentrans_cli.steps.segmentors import Predictor
+from opentrans_cli.steps.segmentors import Queries
 
 _LEAST_SURE = 0.05  # instances below are noise: every query would be one, of several classes
 _OBJECT_THRESHOLD = 0.8  # of panoptic segments, as published for Mask2Former
@@ -22,10 +22,13 @@ _DEEP = np.zeros((257, 3), dtype=np.uint8)  # more colours than a palette holds:
 
 
 def find_instances(
-    predictor: Predictor, image: NDArray[np.uint8], names: Sequence[str], things: Sequence[bool]
+    queries: Queries, image: NDArray[np.uint8], names: Sequence[str], things: Sequence[bool]
 ) -> list[dict[str, Any]]:
-    """Class, score and mask of each object of `image` (H, W, 3), surest first; masks as COCO's run lengths."""
-    classes, masks, size = predictor.queries(image)
+    """Class, score and mask of each object of `image` (H, W, 3), surest first; masks as COCO's run lengths.
+
+    queries: of the image, by `Predictor.queries`.
+    """
+    classes, masks, size = queries
     found = instances(classes, masks, size, things=things)
     entries = []
     for index, score, mask in zip(found.classes.tolist(), found.scores.tolist(), found.masks, strict=True):
@@ -43,11 +46,20 @@ def find_instances(
 
 
 def find_segments(
-    predictor: Predictor, image: NDArray[np.uint8], names: Sequence[str], things: Sequence[bool], path: Path
+    queries: Queries,
+    image: NDArray[np.uint8],
+    names: Sequence[str],
+    things: Sequence[bool],
+    path: Path,
+    *,
+    framework: str,
 ) -> list[dict[str, Any]]:
-    """Panoptic segments of `image` (H, W, 3); their ids go into a 16-bit PNG at `path`, 0 where there is none."""
-    classes, masks, size = predictor.queries(image)
-    threshold = _OBJECT_THRESHOLDS.get(predictor.framework, _OBJECT_THRESHOLD)
+    """Panoptic segments of `image` (H, W, 3); their ids go into a 16-bit PNG at `path`, 0 where there is none.
+
+    queries: of the image, by the `Predictor.queries` of `framework`.
+    """
+    classes, masks, size = queries
+    threshold = _OBJECT_THRESHOLDS.get(framework, _OBJECT_THRESHOLD)
     found = panoptic(classes, masks, size, things=things, object_threshold=threshold)
     ids = resize_label_map(found.ids.to(torch.int64).numpy(), (image.shape[0], image.shape[1]))
     write_label_map(path, ids, _DEEP)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from opentrans_cli.errors import BundleError
+from opentrans_cli.errors import BundleError, DataError
 
 
 def prepare_parent(out: Path) -> None:
@@ -38,3 +38,11 @@ def check_folder(out: Path, ours: Collection[str], *, force: bool) -> None:
             f"would delete a file this command did not write: {str(out / foreign[0])!r}; choose another --out, "
             "or move it first"
         )
+
+
+def check_file(out: Path, *, force: bool, option: str, example: str) -> None:
+    """Raises DataError unless a file may be written at `out`, which `option` names; `example` is a name to use."""
+    if out.is_dir():
+        raise DataError(f"output is a folder: {out}; name a file, such as {example}")
+    if out.exists() and not force:
+        raise DataError(f"output exists: {out}; choose another {option}, or --force to replace it")
