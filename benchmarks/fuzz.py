@@ -19,6 +19,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import nullcontext
@@ -219,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--share", type=float, default=1.0, help="of the usual number of executions")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("/tmp/fuzz-failures"))
+    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir(), "fuzz-failures"))
     parser.add_argument("--target", choices=EXECUTIONS, help="run one target and print JSON")
     parser.add_argument("--executions", type=int, default=1000)
     arguments = parser.parse_args()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from opentrans_cli.bundle.manifest import Segmentor
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import BundleError
 from opentrans_cli.steps.hub_source import local_bundle
+from opentrans_cli.steps.numbers import finite
 from opentrans_cli.steps.reporter import SILENT, Reporter
 
 
@@ -206,8 +206,8 @@ def _alphas(alphas: AlphaComparison) -> dict[str, Any]:
     return {
         "estimator_a": alphas.a.estimator,
         "estimator_b": alphas.b.estimator,
-        "median_a": _number(alphas.a.median),
-        "median_b": _number(alphas.b.median),
+        "median_a": finite(alphas.a.median),
+        "median_b": finite(alphas.b.median),
         "changed": len(alphas.changed),
         "spearman": alphas.spearman,
         "layers": [_alpha_layer(name, a, b) for name, (a, b) in alphas.layers.items()],
@@ -219,13 +219,9 @@ def _alphas(alphas: AlphaComparison) -> dict[str, Any]:
 def _alpha_layer(name: str, a: LayerAlpha, b: LayerAlpha) -> dict[str, Any]:
     return {
         "name": name,
-        "alpha_a": _number(a.alpha),
-        "alpha_b": _number(b.alpha),
-        "change": _number(b.alpha - a.alpha),
+        "alpha_a": finite(a.alpha),
+        "alpha_b": finite(b.alpha),
+        "change": finite(b.alpha - a.alpha),
         "decision_a": a.decision,
         "decision_b": b.decision,
     }
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

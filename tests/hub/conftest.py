@@ -95,6 +95,13 @@ def _redirect_client(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> N
 
 
 @pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where pulled bundles are kept: a folder of the test's own."""
+    monkeypatch.setenv("OPENTRANS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client and ours retry at once, instead of after 1, 2, 4, 8 seconds."""
     import time

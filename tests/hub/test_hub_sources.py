@@ -26,12 +26,6 @@ REPO = "org/name"
 ADDRESS = f"hf://{REPO}@v1"
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("OPENTRANS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -27,12 +27,6 @@ REPO = "org/name"
 FILE = "GET /org/name/resolve/.*/weights.safetensors"
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("OPENTRANS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
