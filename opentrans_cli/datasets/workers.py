@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
@@ -37,11 +37,14 @@ class Workers(Generic[Result]):
     multiprocessing, a script of your own needs `if __name__ == "__main__":` around what it does.
     """
 
-    def __init__(self, count: int) -> None:
-        """Raises OptionError for a negative count."""
+    def __init__(self, count: int, *, prepare: Callable[[], None] | None = None) -> None:
+        """prepare: called once in each process before its first task; what all tasks need is sent with it, once.
+
+        Raises OptionError for a negative count.
+        """
         if count < 0:
             raise OptionError(f"--workers must be at least 0: {count}; 0 decodes in the main process")
-        self.count = count
+        self.count, self._prepare = count, prepare
         self._pool: ProcessPoolExecutor | None = None
 
     def in_order(self, batches: Iterable[Sequence[Task[Result]]]) -> Iterator[list[Result]]:
@@ -81,7 +84,9 @@ class Workers(Generic[Result]):
     def _begin(self, source: Iterator[Sequence[Task[Result]]], begun: deque[list[Future[Result]]]) -> None:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_be_a_worker)
+            self._pool = ProcessPoolExecutor(
+                self.count, mp_context=context, initializer=_be_a_worker, initargs=(self._prepare,)
+            )
         while sum(map(len, begun)) < AHEAD * self.count and (tasks := next(source, None)) is not None:
             begun.append([self._pool.submit(_run, task) for task in tasks])
 
@@ -90,10 +95,12 @@ def _run(task: Task[Any]) -> Any:
     return task.run()
 
 
-def _be_a_worker() -> None:
+def _be_a_worker(prepare: Callable[[], None] | None) -> None:
     """Ctrl-C reaches all processes of a terminal, but only the parent's answer counts; without it nobody is left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare()
 
 
 def _end_with_parent() -> None:

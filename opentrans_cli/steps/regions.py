@@ -163,7 +163,7 @@ class RegionDistillation:
     @property
     def fingerprint(self) -> str:
         """ "sha256:<hex>" of the data the loss is made of: images, label maps, seen classes, crop, and class names."""
-        return f"sha256:{hashlib.sha256(f'regions {self.feed.fingerprint}'.encode()).hexdigest()}"
+        return f"sha256:{hashlib.sha256(f'regions {self.feed.content_fingerprint}'.encode()).hexdigest()}"
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What is learned besides the tower, on `device`; the names are those of `state_dict`."""
@@ -195,7 +195,7 @@ class RegionDistillation:
             step, count=len(self.feed.samples), batch_size=self.settings.batch_size, seed=self.settings.seed
         )
         taught = [self.teacher(int(index)) for index in order]
-        images, label_maps = self.feed.batch(step)
+        images, label_maps, _, _ = self.feed.batch(step)
         self.student.train()
         with self._own_draws(step):
             embedding = self.student.embed(images.to(self.device))

@@ -3,64 +3,186 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from functools import partial
+from typing import get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.datasets.base import SMALLEST_SIZE, SegDataset
-from opentrans_cli.datasets.crops import training_crop
+from opentrans_cli.datasets.crop_source import KEPT, Crop, CropMaker, CropSource, CropTask, serve
+from opentrans_cli.datasets.crops import ScaleOf
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.datasets.workers import Workers
 from opentrans_cli.errors import OptionError
 from opentrans_cli.steps.options import FinetuneOptions
+from opentrans_cli.training.distributed import World
 
 IGNORED = -1
 """The id of pixels that take no part in training, whatever the data set's own ignore id."""
+
+LARGEST_SCALE = 10.0
+MOST_VIEWS = 1 << 26
+"""Fixed crops of all images together; their order takes 8 bytes each."""
+
+TrainingBatch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Images float32 (B, 3, S, S), normalised; label maps int64 (B, S, S), ids of the seen vocabulary or IGNORED; draws
+int64 (B,), the number of each crop, which seeds all that is drawn for it; rows int64 (B,), its sample.
+"""
+
+
+def check_data_options(options: FinetuneOptions, *, workers: int = 0, processes: int = 1) -> None:
+    """What can be refused before anything is read. Raises OptionError."""
+    lowest, highest = options.scale
+    if not (0 < lowest <= highest <= LARGEST_SCALE):  # NaN is refused as well
+        raise OptionError(
+            f"not a range of factors: --scale {lowest:g} {highest:g}; "
+            f"use two numbers above 0 and up to {LARGEST_SCALE:g}, the smaller first"
+        )
+    if options.scale_of not in get_args(ScaleOf):
+        raise OptionError(f"no such size to scale: --scale-of {options.scale_of}; use {' or '.join(get_args(ScaleOf))}")
+    if options.crop is not None and options.crop < SMALLEST_SIZE:
+        raise OptionError(f"too small to see anything: --crop {options.crop}; use {SMALLEST_SIZE} or more")
+    if options.views < 0:
+        raise OptionError(f"--views must be at least 0: {options.views}; 0 makes new crops for ever")
+    if workers < 0:
+        raise OptionError(f"--workers must be at least 0: {workers}; 0 makes crops in the main process")
+    for name, value in (("--batch-size", options.batch_size), ("--accumulate", options.accumulate)):
+        if value < 1:
+            raise OptionError(f"{name} must be at least 1: {value}; use 1 or more")
+    parts = processes * options.accumulate
+    if options.batch_size % parts:
+        raise OptionError(
+            f"a batch must divide into equal parts: --batch-size {options.batch_size} by {processes} processes x "
+            f"--accumulate {options.accumulate}; use a multiple of {parts}"
+        )
 
 
 class TrainingData:
     """The seen part of a data set: its vocabulary, and batches in which unseen classes are ignored.
 
     Unseen classes are left out of the classifier as well: as classes that are never right they would be pushed away.
+    What a step sees does not depend on the number of processes, nor on the workers that make its crops ahead.
     """
 
-    def __init__(self, samples: SegDataset, options: FinetuneOptions, *, preprocess: Preprocess) -> None:
-        """Raises OptionError if no class is seen, the data set is empty or the crop is too small."""
+    def __init__(
+        self,
+        samples: SegDataset,
+        options: FinetuneOptions,
+        *,
+        preprocess: Preprocess,
+        world: World | None = None,
+        workers: int = 0,
+    ) -> None:
+        """Raises OptionError if no class is seen, the data set is empty or an option makes no sense."""
+        check_data_options(options, workers=workers, processes=1 if world is None else world.size)
         names = samples.vocabulary.names
         seen = [index for index, name in enumerate(names) if name not in samples.unseen]
         if not seen or len(samples) == 0:
             raise OptionError("nothing to train on: no image or no seen class; check --split-list and --hold-out")
-        if options.crop is not None and options.crop < SMALLEST_SIZE:
-            raise OptionError(f"too small to see anything: --crop {options.crop}; use {SMALLEST_SIZE} or more")
-        self.samples, self.options, self.preprocess = samples, options, preprocess
+        if options.views * len(samples) > MOST_VIEWS:
+            raise OptionError(
+                f"too many fixed crops: --views {options.views} of {len(samples)} images; "
+                f"use at most {MOST_VIEWS // len(samples)}, or 0 for new crops for ever"
+            )
+        self.samples, self.options, self.preprocess, self.world = samples, options, preprocess, world
         self.crop = options.crop or samples.default_crop
         self.seen_vocabulary = Vocabulary(tuple(samples.vocabulary.classes[index] for index in seen))
-        # Ids of the data set -> ids of the seen vocabulary; everything else is ignored.
-        self._lookup = np.full(max(len(names), samples.ignore_index + 1), IGNORED, dtype=np.int64)
-        self._lookup[seen] = np.arange(len(seen))
-        self._lookup[samples.ignore_index] = IGNORED
+        self._source = _source(samples, options, self.crop, seen)
+        self._maker = CropMaker(self._source)
+        prepare = partial(serve, self._source, KEPT // max(1, workers))
+        self._workers: Workers[Crop] = Workers(workers, prepare=prepare)
+        self._ahead: Iterator[list[Crop]] = iter(())
+        self._next = -1  # the step that `_ahead` gives next
 
     @property
-    def fingerprint(self) -> str:
-        """What the batches are made of."""
+    def view_count(self) -> int:
+        """How many different crops there are; 0 if new ones are made for ever."""
+        return self.options.views * len(self.samples)
+
+    @property
+    def content_fingerprint(self) -> str:
+        """What crops are made of: images, label maps, seen classes and the side of a crop."""
         text = f"{self.samples.fingerprint} {self.crop} {self.seen_vocabulary.names}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Normalised images (B, 3, S, S) and label maps int64 (B, S, S): ids of the seen vocabulary or IGNORED."""
-        size, seed = self.options.batch_size, self.options.seed
-        images, label_maps = [], []
-        for slot, index in enumerate(batch_indices(step, count=len(self.samples), batch_size=size, seed=seed)):
-            crop, label_map = training_crop(
-                self.samples[int(index)],
-                size=self.crop,
-                seed=seed,
-                draw=step * size + slot,
-                ignore_index=self.samples.ignore_index,
-            )
-            images.append(crop)
-            label_maps.append(self._lookup[label_map])
-        pixels = self.preprocess.normalise(torch.from_numpy(np.stack(images)))
-        return pixels, torch.from_numpy(np.stack(label_maps))
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal batches: what crops are made of, how they are cut, and their order."""
+        o = self.options
+        order = f"{o.batch_size} {o.seed} {o.views}"
+        text = f"{self.content_fingerprint} {order} {tuple(map(float, o.scale))} {o.scale_of} {bool(o.flip)}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def batch(self, step: int) -> TrainingBatch:
+        """This process's share of step `step` (from 0).
+
+        With workers the crops of the next steps are begun as well, so steps are best asked for in their order; a jump
+        drops what was begun. Raises DataError for a damaged file, and if a worker is killed.
+        """
+        draws, rows = self._chosen(step)
+        if self._workers.count == 0:
+            crops = [self._maker.make(int(row), int(draw)) for row, draw in zip(rows, draws, strict=True)]
+        else:
+            crops = self._made_ahead(step)
+        return self._stacked(crops, draws, rows)
+
+    def crops(self, draws: NDArray[np.int64]) -> TrainingBatch:
+        """The fixed crops of these numbers, each 0 to `view_count` - 1, made in this process; needs `views`."""
+        rows = draws // self.options.views
+        crops = [self._maker.make(int(row), int(draw)) for row, draw in zip(rows, draws, strict=True)]
+        return self._stacked(crops, draws, rows)
+
+    def close(self) -> None:
+        """Ends the worker processes; they start again when needed."""
+        self._ahead, self._next = iter(()), -1
+        self._workers.close()
+
+    def _chosen(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Draws and rows of this process's share of a step."""
+        size, seed, views = self.options.batch_size, self.options.seed, self.options.views
+        count = len(self.samples) * max(1, views)
+        order = batch_indices(step, count=count, batch_size=size, seed=seed)
+        if views:
+            draws, rows = order, order // views
+        else:
+            draws, rows = np.arange(step * size, (step + 1) * size, dtype=np.int64), order
+        return (draws, rows) if self.world is None else (self.world.share(draws), self.world.share(rows))
+
+    def _made_ahead(self, step: int) -> list[Crop]:
+        if step != self._next:
+            last = max(step + 1, self.options.steps)
+            self._ahead = self._workers.in_order(self._tasks(number) for number in range(step, last))
+            self._next = step
+        try:
+            crops = next(self._ahead)
+        except BaseException:
+            self._next = -1  # a generator that raised gives nothing any more
+            raise
+        self._next = step + 1 if step + 1 < self.options.steps else -1
+        return crops
+
+    def _tasks(self, step: int) -> list[CropTask]:
+        draws, rows = self._chosen(step)
+        return [CropTask(int(row), int(draw)) for row, draw in zip(rows, draws, strict=True)]
+
+    def _stacked(self, crops: list[Crop], draws: NDArray[np.int64], rows: NDArray[np.int64]) -> TrainingBatch:
+        images = self.preprocess.normalise(torch.from_numpy(np.stack([crop.image for crop in crops])))
+        label_maps = torch.from_numpy(np.stack([crop.label_map for crop in crops]).astype(np.int64))
+        return images, label_maps, torch.from_numpy(np.array(draws)), torch.from_numpy(np.array(rows))
+
+
+def _source(samples: SegDataset, options: FinetuneOptions, crop: int, seen: list[int]) -> CropSource:
+    # Ids of the data set -> ids of the seen vocabulary; everything else is ignored.
+    ids = np.full(
+        max(len(samples.vocabulary), samples.ignore_index + 1), IGNORED, dtype=np.min_scalar_type(-len(seen) - 1)
+    )
+    ids[seen] = np.arange(len(seen))
+    ids[samples.ignore_index] = IGNORED
+    scale_of: ScaleOf = "crop" if options.scale_of == "crop" else "image"
+    return CropSource(samples, ids, IGNORED, crop, options.seed, options.scale, scale_of, options.flip)

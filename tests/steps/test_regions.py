@@ -221,7 +221,7 @@ def test_each_region_is_compared_with_its_own_picture_and_its_own_name(
     distillation = distil(framework="maskclip")
     distillation.loss(4)
     ((student, teacher, text, image_of),) = calls
-    images, label_maps = distillation.feed.batch(4)
+    images, label_maps, _, _ = distillation.feed.batch(4)
     order = batch_indices(4, count=6, batch_size=3, seed=0)
     embedding = distillation.student.embed(images)
     grid = embedding.shape[2:]

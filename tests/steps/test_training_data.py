@@ -35,7 +35,7 @@ def folder(where: Any, **changes: Any) -> SegDataset:
 
 def test_a_batch_is_a_function_of_the_step(scenes: SegDataset) -> None:
     data = feed(scenes)
-    images, label_maps = data.batch(5)
+    images, label_maps, draws, rows = data.batch(5)
     assert images.shape == (3, 3, 64, 64) and images.dtype == torch.float32
     assert label_maps.shape == (3, 64, 64) and label_maps.dtype == torch.int64
     again = feed(scenes).batch(5)
