@@ -2,48 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Any
 
-from typer import Option
+import typer
 
+from opentrans_cli.cli import finetune_options as f
+from opentrans_cli.cli import finetune_show as show
 from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_count
+from opentrans_cli.cli.output import ConsoleReporter, emit
+from opentrans_cli.errors import OptionError
+from opentrans_cli.steps.options import FinetuneControls as Controls
 from opentrans_cli.steps.options import FinetuneOptions as Defaults
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from opentrans_cli.steps.finetune import FinetuneResult
-
-_HOW = "Training"
-_CROP = "Side of training crops, pixels (default: the data set's)."
-
-FrameworkOpt = Annotated[
-    str | None, Option(help="Built if the bundle holds none (default: deeplabv3).", rich_help_panel=_HOW)
-]
-StepsOpt = Annotated[int, Option(help="Optimizer steps.", rich_help_panel=_HOW)]
-BatchOpt = Annotated[int, Option(help="Crops in a step.", rich_help_panel=_HOW)]
-CropOpt = Annotated[int | None, Option(help=_CROP, rich_help_panel=_HOW)]
-RateOpt = Annotated[float, Option(help="Peak learning rate of the head.", rich_help_panel=_HOW)]
-FactorOpt = Annotated[float, Option(help="Learning rate of the tower / of the head.", rich_help_panel=_HOW)]
-DecayOpt = Annotated[float, Option(help="Of AdamW.", rich_help_panel=_HOW)]
-EstimatorOpt = Annotated[str, Option(help="Whose alphas decide what is frozen.")]
 
 
 def finetune(
-    bundle: o.BundleArg,
-    out: o.OutOpt,
-    framework: FrameworkOpt = Defaults.framework,
-    steps: StepsOpt = Defaults.steps,
-    batch_size: BatchOpt = Defaults.batch_size,
-    crop: CropOpt = Defaults.crop,
-    lr: RateOpt = Defaults.lr,
-    backbone_lr_factor: FactorOpt = Defaults.backbone_lr_factor,
-    weight_decay: DecayOpt = Defaults.weight_decay,
+    ctx: typer.Context,
+    bundle: f.BundleArg = None,
+    out: f.OutOpt = None,
+    recipe: f.RecipeOpt = None,
+    show_recipe: f.ShowRecipeOpt = False,
+    framework: f.FrameworkOpt = Defaults.framework,
+    steps: f.StepsOpt = Defaults.steps,
+    batch_size: f.BatchOpt = Defaults.batch_size,
+    accumulate: f.AccumulateOpt = Defaults.accumulate,
+    precision: f.PrecisionOpt = Defaults.precision,
+    ema: f.EmaOpt = Defaults.ema,
+    crop: f.CropOpt = Defaults.crop,
+    scale: f.ScaleOpt = None,
+    scale_of: f.ScaleOfOpt = Defaults.scale_of,
+    flip: f.FlipOpt = Defaults.flip,
+    views: f.ViewsOpt = Defaults.views,
+    optimizer: f.OptimizerOpt = Defaults.optimizer,
+    lr: f.RateOpt = Defaults.lr,
+    backbone_lr_factor: f.FactorOpt = Defaults.backbone_lr_factor,
+    weight_decay: f.DecayOpt = Defaults.weight_decay,
+    momentum: f.MomentumOpt = Defaults.momentum,
+    schedule: f.ScheduleOpt = Defaults.schedule,
+    lr_warmup_steps: f.LrWarmupOpt = Defaults.lr_warmup_steps,
+    milestones: f.MilestonesOpt = None,
+    gamma: f.GammaOpt = Defaults.gamma,
+    grad_clip: f.ClipOpt = Defaults.grad_clip,
+    class_weight: f.ClassWeightOpt = Defaults.class_weight,
+    mask_weight: f.MaskWeightOpt = Defaults.mask_weight,
+    dice_weight: f.DiceWeightOpt = Defaults.dice_weight,
+    no_object_weight: f.NoObjectOpt = Defaults.no_object_weight,
+    points: f.PointsOpt = Defaults.points,
+    oversample: f.OversampleOpt = Defaults.oversample,
+    importance: f.ImportanceOpt = Defaults.importance,
+    region_dropout: f.RegionDropoutOpt = Defaults.region_dropout,
+    kd_weight: f.KdOpt = Defaults.kd_weight,
+    grounding_weight: f.GroundingOpt = Defaults.grounding_weight,
+    captions: f.CaptionsOpt = None,
     freeze: o.FreezeOpt = Defaults.freeze,
-    freeze_ratio: o.FreezeRatioOpt = Defaults.freeze_ratio,
-    estimator: EstimatorOpt = Defaults.estimator,
+    freeze_ratio: f.FreezeRatioOpt = Defaults.freeze_ratio,
+    freeze_scope: f.ScopeOpt = Defaults.freeze_scope,
+    freeze_prefix: f.PrefixOpt = Defaults.freeze_prefix,
+    prefix_end: f.PrefixEndOpt = Defaults.prefix_end,
+    cache_features: f.CacheOpt = Controls.cache_features,
+    warmup_steps: f.WarmupOpt = Defaults.warmup_steps,
+    estimator: f.EstimatorOpt = Defaults.estimator,
+    estimate: f.EstimateOpt = False,
+    accounting: f.AccountingOpt = "exact",
+    timing_steps: f.TimingOpt = Controls.timing_steps,
     dataset: o.DatasetOpt = None,
     images: o.ImagesOpt = None,
     labels: o.LabelsOpt = None,
@@ -53,6 +75,16 @@ def finetune(
     limit: o.LimitOpt = None,
     hold_out: o.HoldOutOpt = None,
     base: o.BaseOpt = None,
+    workers: f.WorkersOpt = Controls.workers,
+    save_every: f.SaveOpt = Controls.save_every,
+    max_minutes: f.MinutesOpt = Controls.max_minutes,
+    log: f.LogOpt = Controls.log,
+    tensorboard: f.TensorboardOpt = Controls.tensorboard,
+    eval_every: f.EvalEveryOpt = Controls.eval_every,
+    eval_limit: f.EvalLimitOpt = Controls.eval_limit,
+    eval_split_list: f.EvalListOpt = Controls.eval_split_list,
+    sync_batchnorm: f.SyncOpt = Defaults.sync_batchnorm,
+    shard: f.ShardOpt = Controls.shard,
     seed: o.SeedOpt = Defaults.seed,
     device: o.DeviceOpt = "auto",
     resume: o.ResumeOpt = False,
@@ -61,23 +93,62 @@ def finetune(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Train the segmentor with the well-trained (heavy-tailed) layers frozen and pruned weights held at zero."""
-    options, (name, data) = o.chosen(Defaults, locals()), o.dataset_choice("train", locals())
+    values = locals()
+    reporter = ConsoleReporter(quiet=quiet)
+    if show_recipe:
+        _show_recipe(ctx, values)
+        return
+    options, (name, data) = _options(ctx, values), o.dataset_choice("train", values)
+    if estimate:
+        from opentrans_cli.steps.estimate import estimate as estimate_step
+
+        counted = estimate_step(
+            bundle, options, accounting=accounting, dataset=name, data=data, base=base, reporter=reporter
+        )
+        emit(counted.to_json(), partial(show.estimate, counted=counted), as_json=as_json)
+        return
+    if bundle is None or out is None:
+        missing = "BUNDLE to train" if bundle is None else "--out to write to"
+        raise OptionError(f"nothing to go by: {missing} is missing; `opentrans finetune BUNDLE --out FOLDER`")
     from opentrans_cli.steps.finetune import finetune as step
 
-    say = ConsoleReporter(quiet=quiet)
-    go = partial(step, bundle, out=out, options=options, dataset=name, data=data, base=base)
-    result = go(device=device, force=force, resume=resume, reporter=say)
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+    controls = o.chosen(Controls, values)
+    go = partial(step, bundle, out=out, options=options, controls=controls, dataset=name, data=data, base=base)
+    result = go(device=device, force=force, resume=resume, reporter=reporter)
+    emit(result.to_json(), partial(show.run, result=result), as_json=as_json, path=result.path, quiet=quiet)
 
 
-def _show(console: Console, result: FinetuneResult) -> None:
-    from rich.markup import escape
+def _given(ctx: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """What was typed, as the options have it."""
+    names = [field.name for field in fields(Defaults) if field.name != "recipe" and o.typed(ctx, field.name)]
+    given = {name: values[name] for name in names}
+    if "scale" in given:
+        given["scale"] = _pair(given["scale"])
+    if "milestones" in given:
+        given["milestones"] = o.numbers("--milestones", given["milestones"])
+    if "captions" in given:
+        given["captions"] = str(given["captions"])
+    return given
 
-    cost = result.cost
-    saved = 1 - cost["total"] / cost["dense_total"]
-    console.print(f"[bold]{escape(str(result.path))}[/]  loss {result.loss:.3f}", soft_wrap=True)
-    console.print(
-        f"training cost {human_count(cost['total'])}MACs counted, {100 * saved:.1f} % less than dense "
-        f"({len(cost['frozen_layers'])} layers frozen); measured {result.seconds_per_step:.3f} s a step",
-        soft_wrap=True,
-    )
+
+def _pair(text: str) -> tuple[float, float]:
+    found = o.numbers("--scale", text)
+    if len(found) != 2:
+        raise OptionError(f"not a range: --scale {text}; give two numbers, such as 0.1,2.0")
+    return found[0], found[1]
+
+
+def _options(ctx: typer.Context, values: dict[str, Any]) -> Defaults:
+    from opentrans_cli.steps.finetune_recipes import finetune_options
+
+    return finetune_options(values["recipe"], _given(ctx, values))
+
+
+def _show_recipe(ctx: typer.Context, values: dict[str, Any]) -> None:
+    from opentrans_cli.steps.finetune_recipes import sources
+
+    options, given = _options(ctx, values), _given(ctx, values)
+    origin = sources(options, given)
+    rows = {name: {"value": value, "from": origin[name]} for name, value in asdict(options).items()}
+    document = {"recipe": options.recipe, "options": rows}
+    emit(document, partial(show.recipe, document=document), as_json=values["as_json"])

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from opentrans_cli.errors import OptionError
+
 if TYPE_CHECKING:
     from opentrans_cli.datasets.base import DatasetOptions
 
@@ -49,7 +51,6 @@ SeenOpt = Annotated[
 ]
 
 FreezeOpt = Annotated[str, typer.Option("--freeze", help="heavy (small alpha), light, random or none.")]
-FreezeRatioOpt = Annotated[float, typer.Option("--freeze-ratio", help="Share of layers to freeze.")]
 
 _DATA = "Data"
 DatasetOpt = Annotated[
@@ -106,3 +107,11 @@ def dataset_choice(split: str, values: dict[str, Any]) -> tuple[str, DatasetOpti
 def names(text: str | None) -> tuple[str, ...]:
     """ "a, b" -> ("a", "b")."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """ "0.8, 0.9" -> (0.8, 0.9). Raises OptionError naming `option`."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"not numbers with commas: {option} {text}; such as {option} 0.8,0.9") from None

@@ -100,7 +100,7 @@ def _words(option: str, flag: Flag, value: Any, *, step: Step, inputs: Inputs, b
     if flag.kind == "commas":
         return [f"{name}={quoted(option, _joined(option, value))}"] if value else []
     if isinstance(value, bool):
-        return [name] if value else []
+        return [name] if value else [flag.off] if flag.off else []
     return [f"{name}={quoted(option, each)}" for each in (value if isinstance(value, list) else [value])]
 
 

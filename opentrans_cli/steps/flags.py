@@ -34,6 +34,7 @@ class Flag:
     name: str | None = None  # "--option"; None: the option's own name
     words: tuple[str, ...] = ()  # path: values that are no path
     only: Any = None  # fixed: the value
+    off: str | None = None  # value: the switch that says false, where true is what is not said
 
     def spelled(self, option: str) -> str:
         """The flag on the command line."""
@@ -78,7 +79,18 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
     | _BASE,
     "analyze": _named(AnalyzeOptions) | _BASE,
     "transfer": {"to": Flag(), "options": Flag("pairs", "--option"), "at_sparsity": Flag()} | _BASE,
-    "finetune": _named(FinetuneOptions) | _DATA | _BASE | _RUN | {"split": Flag("fixed", only="train")},
+    "finetune": _named(FinetuneOptions)
+    | {
+        "scale": Flag("commas"),
+        "milestones": Flag("commas"),
+        "captions": Flag("path"),
+        "flip": Flag(off="--no-flip"),
+        "sync_batchnorm": Flag(off="--no-sync-batchnorm"),
+    }
+    | _DATA
+    | _BASE
+    | _RUN
+    | {"split": Flag("fixed", only="train")},
     "eval": _DATA | _BASE | {"split": Flag("fixed", only="val"), "at_sparsity": Flag(), "curve": Flag()},
 }
 """By verb: recorded option -> how it is given again."""
