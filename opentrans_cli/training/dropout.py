@@ -1,0 +1,122 @@
+"""Dropout that drops the same of an image whatever the number of processes, and of parts a step is taken in.
+
+Whoever trains seeds torch's generators before every part of a step, alike in all parts and processes, and says which
+part it is (`World.part`). Every dropout then draws a seed for each row of the whole batch, in the order of calls, and
+uses its own rows' only: nothing has to be sent, and no mask of the whole batch is ever held.
+
+The rows of a step, B of them, lie as `World.share` gives them out: part after part, in each the processes in the order
+of ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from opentrans_cli.errors import OptionError
+
+_DRAWN_ANEW = 2  # leading dimensions of the shape in which channels, not values, are dropped: (B, C)
+
+
+@dataclass
+class Draws:
+    """Which rows of the whole batch are here now. Whoever trains sets `part` before the forward pass of each part."""
+
+    rank: int
+    size: int  # processes
+    accumulate: int  # parts of a step, equally long
+    part: int = 0  # from 0; not above accumulate - 1
+
+    def kept(self, shape: torch.Size, probability: float, device: torch.device) -> Tensor:
+        """Bool `shape` (b, ...) on `device`, True with 1 - `probability`; b is the rows of one part in one process.
+
+        Row i is that of the whole batch's row (part * size + rank) * b + i. Takes size * accumulate * b numbers from
+        torch's generator of the CPU, so all processes must ask in the same order.
+        """
+        rows = shape[0]
+        seeds = torch.randint(2**63 - 1, (self.accumulate, self.size, rows))[self.part, self.rank].tolist()
+        generator = torch.Generator(device)
+        kept = torch.empty(shape, dtype=torch.bool, device=device)
+        for row, seed in zip(kept, seeds, strict=True):
+            row.copy_(torch.rand(row.shape, device=device, generator=generator.manual_seed(seed)) >= probability)
+        return kept
+
+
+class _Shared(nn.modules.dropout._DropoutNd):
+    """What the classes below have in common; `draws` is set by `share_draws`."""
+
+    draws: Draws
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, ...) -> the same shape and dtype, scaled by 1 / (1 - p) where it is kept."""
+        if not self.training or self.p == 0:
+            return inputs
+        kept = self.draws.kept(self._drawn(inputs.shape), self.p, inputs.device)
+        return inputs * kept * (0.0 if self.p == 1 else 1 / (1 - self.p))
+
+    def _drawn(self, shape: torch.Size) -> torch.Size:
+        return shape
+
+
+class SharedDropout(_Shared):
+    """nn.Dropout with draws of the whole batch; `inplace` is not heeded."""
+
+
+class SharedDropout2d(_Shared):
+    """nn.Dropout2d, whole channels of (B, C, H, W), with draws of the whole batch; `inplace` is not heeded."""
+
+    def _drawn(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:_DRAWN_ANEW], *[1] * (len(shape) - _DRAWN_ANEW)))
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, nn.Dropout2d: SharedDropout2d}
+_PLAIN = {shared: plain for plain, shared in _CLASSES.items()}
+
+# What modules call the share that they drop by a function, or by drawing themselves, in torch, transformers and timm.
+_SHARES = ("p", "prob", "drop_prob", "dropout", "attention_dropout", "activation_dropout", "layerdrop", "attn_drop")
+
+
+def share_draws(module: nn.Module, *, rank: int, size: int, accumulate: int = 1) -> Draws:
+    """Make every nn.Dropout and nn.Dropout2d inside `module` one whose draws are the whole batch's, in place; hooks and
+    names stay. Returns what they look at: set its `part` before the forward pass of each part.
+
+    With several processes, raises OptionError naming the first module that drops in another way, before changing
+    anything.
+    """
+    if size > 1:
+        for name, part in module.named_modules():
+            _require_known(name, part)
+    draws = Draws(rank, size, accumulate)
+    for part in module.modules():
+        if type(part) in _CLASSES:
+            # A new module in its place would lose its hooks, and whoever holds the old one would hold a dead one.
+            part.__class__ = _CLASSES[type(part)]
+        if isinstance(part, _Shared):
+            part.draws = draws
+    return draws
+
+
+def own_draws(module: nn.Module) -> None:
+    """Undo `share_draws`."""
+    for part in module.modules():
+        if isinstance(part, _Shared):
+            part.__class__ = _PLAIN[type(part)]  # type: ignore[assignment]
+            del part.draws
+
+
+def _require_known(name: str, part: nn.Module) -> None:
+    if type(part) in _CLASSES or isinstance(part, _Shared):
+        return
+    shares = {share: getattr(part, share, None) for share in _SHARES}
+    # timm gives the share of an inner nn.Dropout to a function of torch.
+    shares["attn_drop"] = getattr(shares["attn_drop"], "p", None)
+    if "Drop" not in type(part).__name__:
+        del shares["p"], shares["prob"]  # of anything
+    found = next((share for share, value in shares.items() if isinstance(value, float) and value > 0), None)
+    if found is not None:
+        raise OptionError(
+            f"dropout that processes cannot share: '{name}' ({type(part).__name__}) drops {shares[found]:g} of its "
+            "values by itself; set it to 0, or run in one process"
+        )
