@@ -145,7 +145,7 @@ def _load_file(path: Path, *, source: str, name: str | None) -> LoadedClip:
         if not model_cfg["quick_gelu"]:
             note = f"{path}: text activation taken as GELU; for OpenAI's weights give RN50-quickgelu:{path}"
     else:
-        model_cfg = _named_config(name)
+        model_cfg = named_config(name)
     state = {key: value for key, value in state.items() if key not in OPENAI_MARKS}
     model = build_clip(model_cfg)
     load_state(model, state, origin=str(path))
@@ -186,7 +186,8 @@ def _preprocess(model_cfg: dict[str, Any], given: Mapping[str, Any]) -> Preproce
     )
 
 
-def _named_config(name: str) -> dict[str, Any]:
+def named_config(name: str) -> dict[str, Any]:
+    """open_clip's configuration of an architecture; no weights. Raises SourceError if it has none of this name."""
     config = open_clip.get_model_config(name)
     if config is None:
         raise SourceError(f"open_clip has no architecture: '{name}'; {_OTHER_SOURCES}")
@@ -194,7 +195,7 @@ def _named_config(name: str) -> dict[str, Any]:
 
 
 def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
-    model_cfg = _named_config(name)
+    model_cfg = named_config(name)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag not in tags:
         known = ", ".join(tags[:6]) or "none"

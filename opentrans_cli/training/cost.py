@@ -199,9 +199,14 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _add(self, product: Product) -> None:
-        name, *parts = product
-        before = self.costs.get(name, (0, 0, 0))
-        self.costs[name] = (before[0] + parts[0], before[1] + parts[1], before[2] + parts[2])
+        # Under no_grad an operand still says that it requires a gradient: none will come this way.
+        backward = torch.is_grad_enabled()
+        before = self.costs.get(product.name, (0, 0, 0))
+        self.costs[product.name] = (
+            before[0] + product.forward,
+            before[1] + product.input_gradient * backward,
+            before[2] + product.weight_gradient * backward,
+        )
 
     def _name_of(self, parameter: Tensor) -> str | None:
         return self.names.get(id(parameter))

@@ -1,0 +1,63 @@
+"""The cost receipt of a fine-tuning run: its segmentor counted before and after freezing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from opentrans_cli.steps.options import FinetuneOptions
+from opentrans_cli.steps.segmentor_call import SegmentorCall
+from opentrans_cli.steps.segmentors import BuiltSegmentor
+from opentrans_cli.training.cost import LayerCost
+from opentrans_cli.training.run_cost import CounterCheck, RunCost, phases_of
+
+
+@dataclass(frozen=True)
+class SegmentorCount:
+    """What one training image costs a segmentor as it is frozen at the moment."""
+
+    layers: tuple[LayerCost, ...]  # by formula
+    counter: int  # MACs of forward and backward pass by torch's own counter
+
+
+def count_segmentor(built: BuiltSegmentor, *, crop: int, owners: tuple[int, ...]) -> SegmentorCount:
+    """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `owners`."""
+    return count_call(
+        SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), owners), kept_shares(built)
+    )
+
+
+def count_call(call: SegmentorCall, kept: dict[str, float]) -> SegmentorCount:
+    """The same of a call, with kept fractions by layer."""
+    return SegmentorCount(call.formulas(kept), call.counter())
+
+
+def kept_shares(built: BuiltSegmentor) -> dict[str, float]:
+    """Kept weights / all weights by masked layer inside the module, in [0, 1]."""
+    return {layer: int(mask.sum()) / mask.numel() for layer, mask in built.masks().items()}
+
+
+def run_cost(
+    full: SegmentorCount,
+    frozen: SegmentorCount,
+    options: FinetuneOptions,
+    *,
+    crop: int,
+    cached: Collection[str] = (),
+    views: int = 0,
+) -> RunCost:
+    """The receipt of the run of `options`.
+
+    full: counted before anything was frozen, which the first `warmup_steps` cost; frozen: counted after. cached:
+    modules of the segmentor whose output is read from a cache once the warm-up is over; views: distinct crops it holds.
+    """
+    phases = phases_of(
+        full.layers,
+        frozen.layers,
+        steps=options.steps,
+        warmup_steps=options.warmup_steps,
+        batch_size=options.batch_size,
+        cached=cached,
+        views=views,
+    )
+    return RunCost(phases, full.layers, (crop, crop), CounterCheck(run=frozen.counter, full=full.counter))

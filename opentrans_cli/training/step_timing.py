@@ -1,0 +1,108 @@
+"""Measured seconds of a training step of a run and of its full twin, taken in turn, so that a busy machine or a warming
+processor slows both alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Step = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of paired steps."""
+
+    run: tuple[float, ...]  # by pair
+    twin: tuple[float, ...]
+
+    @property
+    def run_seconds(self) -> float:
+        """Median of a step of the run."""
+        return median(self.run)
+
+    @property
+    def twin_seconds(self) -> float:
+        """Median of a step of the full twin."""
+        return median(self.twin)
+
+    @property
+    def ratio(self) -> float:
+        """Median over the pairs of the run's seconds by the twin's: what is left of the time of full training."""
+        return median(run / twin for run, twin in zip(self.run, self.twin, strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "pairs": len(self.run),
+            "run_seconds": self.run_seconds,
+            "full_seconds": self.twin_seconds,
+            "ratio": self.ratio,
+        }
+
+
+def time_pair(run: Step, twin: Step, *, steps: int, device: torch.device | None = None) -> Timing:
+    """Call both `steps` times, in the order run, twin, twin, run, ..., after one call of each that is not timed.
+
+    steps: at least 1. device: what to wait for before the clock is read. The random numbers of the caller go on as if
+    nothing had been called.
+    """
+    if steps < 1:
+        raise ValueError(f"at least one pair is needed, got {steps}")
+    seconds: dict[Step, list[float]] = {run: [], twin: []}
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        for step in (run, twin):
+            step()
+        for pair in range(steps):
+            for step in (run, twin) if pair % 2 == 0 else (twin, run):
+                seconds[step].append(_seconds(step, device))
+    return Timing(tuple(seconds[run]), tuple(seconds[twin]))
+
+
+def training_step(
+    model: nn.Module,
+    loss: Callable[[nn.Module], Callable[[], Tensor]],
+    *,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    after_step: Callable[[nn.Module], Callable[[], None]] | None = None,
+) -> Step:
+    """A step of training of a copy of `model`, which itself stays as it is: forward, loss, backward, optimizer, masks.
+
+    loss, optimizer and after_step are made for the copy; what `loss` makes gives the loss of one batch, 0-d.
+    """
+    trained = copy.deepcopy(model).train()
+    loss_of, update = loss(trained), optimizer(trained)
+    hold = None if after_step is None else after_step(trained)
+
+    def step() -> None:
+        update.zero_grad(set_to_none=True)
+        loss_of().backward()  # type: ignore[no-untyped-call]
+        update.step()
+        if hold is not None:
+            hold()
+
+    return step
+
+
+def _seconds(step: Step, device: torch.device | None) -> float:
+    _wait(device)
+    before = time.perf_counter()
+    step()
+    _wait(device)
+    return time.perf_counter() - before
+
+
+def _wait(device: torch.device | None) -> None:
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device is not None and device.type == "mps":
+        torch.mps.synchronize()
