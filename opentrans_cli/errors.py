@@ -10,6 +10,7 @@
     ├── TransferError         a key or shape has no place in the target framework
     ├── HubError              the Hugging Face Hub cannot be reached, refuses, or sends what was not asked for
     └── TrainingError         a run that cannot go on (NaN loss, nothing to train, a foreign resume state)
+        └── TrainingStopped   a run that was told to stop has left a state (exit code 75)
 
 A message is one line, "<what is wrong>: <which thing>; <next move>".
 """
@@ -60,3 +61,9 @@ class HubError(OpentransError):
 
 class TrainingError(OpentransError):
     """A training run that cannot go on."""
+
+
+class TrainingStopped(TrainingError):
+    """A run that was told to stop has left a state: nothing failed, and `--resume` goes on."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: batch systems may start the same line again

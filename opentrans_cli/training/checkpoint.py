@@ -2,14 +2,15 @@
 
     model.<name>                   parameters and buffers
     optimizer.<parameter>.<slot>   the optimizer's state by parameter name, for example exp_avg
-    rng.<kind>                     states of torch's generators, uint8: cpu, and the accelerator's in use
 
-Other names are free. A file is written whole or not at all; a kill leaves the old one.
+Other names are free. A file is written whole or not at all; a kill leaves the old one. Sharded tensors are stored
+whole, so that another number of processes can go on: all processes must reach `save_state`, and one of them writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,24 @@ from torch import Tensor, nn
 
 from opentrans_cli.bundle.tensorfile import read_metadata, read_tensors, write_tensors
 from opentrans_cli.errors import BundleError, TrainingError
+from opentrans_cli.training.sharding import put, whole
 
 _KIND = "opentrans-state"
 _VERSION = 1
 
 
-def save_state(path: Path, *, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+def save_state(path: Path, *, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], write: bool = True) -> None:
     """Write `tensors` (any device, no bfloat16) and `meta` (JSON); same content, same bytes.
 
-    Raises TrainingError if the disk refuses.
+    write: False in all processes but one. Raises TrainingError if the disk refuses.
     """
-    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+    arrays = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if write:
+            arrays[name] = full.detach().cpu().contiguous().numpy()
+    if not write:
+        return
     try:
         write_tensors(path, arrays, {"kind": _KIND, "version": _VERSION, "meta": dict(meta)})
     except BundleError as error:
@@ -40,17 +48,27 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises TrainingError if the file is missing, damaged, or not the state of a run.
     """
-    try:
+    meta = load_meta(path)
+    with _told(path):
+        return {name: torch.from_numpy(array) for name, array in read_tensors(path).items()}, meta
+
+
+def load_meta(path: Path) -> dict[str, Any]:
+    """What `save_state` was given as `meta`, without reading the tensors. Raises as `load_state` does."""
+    with _told(path):
         header = read_metadata(path)
-        if header.get("kind") != _KIND or header.get("version") != _VERSION:
-            raise TrainingError(
-                f"not the state of a run of this version: {path}; give the file the interrupted run wrote"
-            )
-        tensors = {name: torch.from_numpy(array) for name, array in read_tensors(path).items()}
+    if header.get("kind") != _KIND or header.get("version") != _VERSION:
+        raise TrainingError(f"not the state of a run of this version: {path}; give the file the interrupted run wrote")
+    return dict(header["meta"])
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except BundleError as error:
         reason = str(error).split(";")[0]
         raise TrainingError(f"cannot resume: {reason}; start the run again without it") from error
-    return tensors, dict(header["meta"])
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -78,9 +96,8 @@ def restore_module(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: 
             f"state of another model: {origin} (first difference at '{different[0]}'); "
             "resume with the options of the interrupted run"
         )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+    for name, tensor in own.items():
+        put(tensor, tensors[name])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,6 +106,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tens
         f"{name}.{slot}": value
         for name, parameter in names.items()
         for slot, value in optimizer.state.get(parameter, {}).items()
+        if value is not None  # SGD without momentum has such a slot
     }
 
 
@@ -97,8 +115,8 @@ def restore_optimizer(
 ) -> None:
     """Put back what `optimizer_tensors` gave. Raises TrainingError for a parameter the optimizer lacks.
 
-    Slots of the parameter's shape get its device and memory layout; others (the step count) stay on the CPU,
-    where torch keeps them.
+    Slots of the parameter's shape get its device, memory layout and shards; the step count stays on the CPU, where
+    torch keeps it.
     """
     state: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -107,34 +125,13 @@ def restore_optimizer(
             raise TrainingError(
                 f"state of a run that trained another parameter: '{name}'; freeze the layers that run froze"
             )
-        parameter = names[name]
-        belongs = tensor.shape == parameter.shape and tensor.ndim > 0
-        # Another layout takes other kernels, whose last bits may differ.
-        restored = torch.empty_like(parameter, requires_grad=False).copy_(tensor) if belongs else tensor.clone()
-        state.setdefault(name, {})[slot] = restored
+        state.setdefault(name, {})[slot] = tensor.clone() if slot == "step" else _like(names[name], tensor)
     for name, slots in state.items():
         optimizer.state[names[name]] = slots
 
 
-def rng_tensors(device: torch.device) -> dict[str, Tensor]:
-    """States of torch's generators by kind, uint8: the CPU's, and `device`'s if it is an accelerator."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[device.type] = torch.get_device_module(device).get_rng_state(*_index(device))
-    return states
-
-
-def restore_rng(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put back what `rng_tensors` gave. Raises TrainingError if `device` is of another kind."""
-    if sorted(states) != sorted(rng_tensors(device)):
-        raise TrainingError(
-            f"state of a run on another device: {', '.join(sorted(states))}, now {device.type}; use the same --device"
-        )
-    torch.set_rng_state(states["cpu"])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states[device.type], *_index(device))
-
-
-def _index(device: torch.device) -> tuple[torch.device, ...]:
-    # Only CUDA has a generator per card; the others' functions take no device.
-    return (device,) if device.type == "cuda" else ()
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    # Another layout takes other kernels, whose last bits may differ.
+    restored = torch.empty_like(parameter, requires_grad=False)
+    put(restored, tensor)
+    return restored

@@ -1,31 +1,41 @@
-"""The training loop: AdamW over what is not frozen, masks held after every step, resumed bit for bit.
+"""The training loop: batches in, masks held after every step, resumed bit for bit, ended in good order.
 
 It knows no model and no data set: batches are a function of the step, the loss is a function of a batch.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from opentrans_cli.errors import TrainingError
-from opentrans_cli.training import checkpoint as state_file
-from opentrans_cli.training.settings import TrainSettings, rate_at
+from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
+from opentrans_cli.training.distributed import World
+from opentrans_cli.training.generators import generators_kept
+from opentrans_cli.training.run_state import Run, trained_parameters
+from opentrans_cli.training.settings import TrainSettings
+from opentrans_cli.training.step import Batch, Loss, NotFiniteError, Outcome, Stepper
 
-Batch = tuple[Tensor, ...]
-Progress = Callable[[int, dict[str, float]], None]
+__all__ = ["Batch", "Loss", "StepFigures", "TrainLog", "train"]
 
-_MAY_CHANGE = ("checkpoint_every", "log_every")  # between an interrupted run and its resumption
+
+@dataclass(frozen=True)
+class StepFigures:
+    """One optimizer step, of the whole batch and all processes."""
+
+    step: int  # steps taken, from 1
+    loss: float  # the sum of `terms`
+    terms: dict[str, float]  # weighted
+    lr: float  # outside the backbone
+    grad_norm: float  # L2, before clipping; infinite: float16 overflowed and the step was left out
+    seconds: float  # wall-clock
 
 
 @dataclass(frozen=True)
@@ -37,198 +47,160 @@ class TrainLog:
     seconds_per_step: float  # median wall-clock time of the steps taken in this process, 0 if there were none
 
 
+@dataclass(frozen=True)
+class _Hooks:
+    """What the caller wants done between steps."""
+
+    after_step: Callable[[], None] | None
+    checkpoint: Path | None
+    evaluate: Callable[[], Mapping[str, float]] | None
+    on_evaluation: Callable[[int, Mapping[str, float]], None] | None
+    progress: Callable[[StepFigures], None] | None
+
+
 def train(
     model: nn.Module,
     batch_of: Callable[[int], Batch],
     settings: TrainSettings,
     *,
-    loss: Callable[..., Tensor],
+    loss: Callable[[nn.Module], Loss],
+    world: World | None = None,
     after_step: Callable[[], None] | None = None,
     state: Path | None = None,
+    narrowed: bool = False,
     checkpoint: Path | None = None,
     identity: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    notes: Mapping[str, Any] | None = None,
+    stop_at: int | None = None,
+    evaluate: Callable[[], Mapping[str, float]] | None = None,
+    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
+    progress: Callable[[StepFigures], None] | None = None,
 ) -> TrainLog:
-    """Train `model` in place and leave it in eval mode.
+    """Train `model` in place and leave it in eval mode, with the averaged parameters if there are some.
 
-    batch_of: step (from 0) -> tensors, on any device; the same for the same step, or resuming is not exact.
-    loss: called with the tensors of a batch on the model's device; a 0-d tensor.
-    after_step: called once before the first step and after each; holds the masks.
-    state: a file that an interrupted run wrote; the run goes on from there.
+    batch_of: step (from 0) -> tensors of this process's share, on any device; the same for the same step, or resuming
+        is not exact.
+    loss: makes the loss from what it is to call in training: `model`, or a wrapper that shares its gradients.
+    world: the processes of this run; None: this one alone, on the model's device.
+    after_step: called once before the first step, when `model` is wrapped, and after each; holds the masks.
+    state: a file that an interrupted run wrote; the run goes on from there, on any number of processes.
+    narrowed: the run of `state` may have trained more parameters, as before layers were frozen.
     checkpoint: where the state goes, every `settings.checkpoint_every` steps and at the end; may be `state`.
     identity: JSON that must be the same when resuming (masks, data).
-    progress: called with the number of steps taken and {"loss", "lr", "grad_norm"}.
+    notes: JSON that is kept in the state and compared with nothing; `checkpoint.load_meta(path)["notes"]`.
+    stop_at: end after so many steps with the last parameters, averaged or not; another call goes on from the state.
+    evaluate: called in all processes, in eval mode with the averaged parameters; without effect on the training.
+    on_evaluation, progress: called in rank 0 with the steps taken and figures; before the state of that step is saved.
 
-    Freeze before calling: only what requires gradients gets into the optimizer. Torch's generators are the
-    caller's again afterwards. Raises TrainingError if nothing can be trained, if `state` is from another run,
-    or if a loss or gradient is not finite: then the model holds the last good state, and so does
-    `checkpoint`.
+    Freeze before calling: only what requires gradients gets into the optimizer. Torch's generators are seeded for each
+    part of each step, and the caller's again afterwards. Raises TrainingError if nothing can be trained, if `state` is
+    from another run, or if a loss or gradient is not finite: then the model holds the last good state, and so does
+    `checkpoint`. Raises TrainingStopped when the time is up: `checkpoint` has the state to go on from.
     """
-    run = _Run(model, settings, identity or {})
-    with _own_generators(run.device, settings.seed):
-        if state is not None:
-            run.resume(state)
+    if settings.max_minutes is not None and checkpoint is None:
+        raise OptionError("a limit of time needs a state to go on from: max minutes; say where to keep it")
+    device = next(iter(trained_parameters(model).values())).device
+    world = world or World(device)
+    hooks = _Hooks(after_step, checkpoint, evaluate, on_evaluation, progress)
+    with generators_kept(device):
+        called = world.wrap(model)
+        done = False
         try:
-            seconds = _steps(run, batch_of, loss, after_step=after_step, checkpoint=checkpoint, progress=progress)
+            run = Run(model, settings, world, identity=identity, notes=notes)
+            if state is not None:
+                run.resume(state, narrowed=narrowed)
+            end = settings.steps if stop_at is None else min(stop_at, settings.steps)
+            seconds = _Loop(run, called, loss(called), hooks).steps(batch_of, end, fresh=state is None)
+            done = True
         finally:
+            # Not all processes may be here, and only all of them can put shards together.
+            if done or not settings.shard:
+                world.unwrap(model)
             model.eval()
     return TrainLog(tuple(run.losses), run.step, statistics.median(seconds) if seconds else 0.0)
 
 
-def _steps(
-    run: _Run,
-    batch_of: Callable[[int], Batch],
-    loss: Callable[..., Tensor],
-    *,
-    after_step: Callable[[], None] | None,
-    checkpoint: Path | None,
-    progress: Progress | None,
-) -> list[float]:
-    """All remaining steps; returns how many seconds each took."""
-    settings, seconds = run.settings, list[float]()
-    run.model.train()
-    if after_step is not None:
-        after_step()
-    while run.step < settings.steps:
-        started = time.perf_counter()
-        figures = _step(run, batch_of, loss, checkpoint=checkpoint)
-        if after_step is not None:
-            after_step()
-        seconds.append(time.perf_counter() - started)
-        last = run.step == settings.steps
-        if checkpoint is not None and (last or _due(run.step, settings.checkpoint_every)):
-            run.save(checkpoint)
-        if progress is not None and (last or _due(run.step, settings.log_every)):
-            progress(run.step, figures)
-    return seconds
+class _Loop:
+    def __init__(self, run: Run, called: nn.Module, loss: Loss, hooks: _Hooks) -> None:
+        self.run, self.called, self.hooks = run, called, hooks
+        self.stepper = Stepper(run, called, loss)
+        minutes = run.settings.max_minutes
+        self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+
+    def steps(self, batch_of: Callable[[int], Batch], end: int, *, fresh: bool) -> list[float]:
+        """Take the steps up to `end`, and leave the averages in the model after the last of all.
+
+        Returns how many seconds each took.
+        """
+        run, seconds = self.run, list[float]()
+        self.called.train()
+        self._hold()
+        if run.average is not None and fresh:
+            run.average.begin()  # of pruned weights
+        while run.step < end:
+            started = time.perf_counter()
+            outcome = self._step(batch_of)
+            seconds.append(time.perf_counter() - started)
+            self._between(outcome, seconds[-1], last=run.step == end)
+        if run.average is not None and run.step == run.settings.steps:
+            run.average.fill()
+        return seconds
+
+    def _step(self, batch_of: Callable[[int], Batch]) -> Outcome:
+        run, checkpoint = self.run, self.hooks.checkpoint
+        try:
+            outcome = self.stepper.take(batch_of(run.step), stop=time.monotonic() >= self._deadline)
+        except NotFiniteError as error:
+            kept = "" if checkpoint is None else f" (the state before it is in {checkpoint})"
+            if checkpoint is not None:
+                run.save(checkpoint)
+            raise TrainingError(
+                f"{error}{kept}; lower the learning rate (now {run.settings.lr:g}) or add warm-up steps"
+            ) from None
+        self._hold()
+        if run.average is not None and math.isfinite(outcome.grad_norm):
+            run.average.update(run.step - 1)
+        return outcome
+
+    def _hold(self) -> None:
+        if self.hooks.after_step is not None:
+            self.hooks.after_step()
+
+    def _between(self, outcome: Outcome, seconds: float, *, last: bool) -> None:
+        run, hooks, settings = self.run, self.hooks, self.run.settings
+        if hooks.progress is not None and run.world.is_main and (last or _due(run.step, settings.log_every)):
+            hooks.progress(StepFigures(run.step, outcome.loss, outcome.terms, outcome.lr, outcome.grad_norm, seconds))
+        if hooks.evaluate is not None and _due(run.step, settings.eval_every):
+            self._evaluate(hooks.evaluate)
+        # After figures and evaluation: a log that is cut back to the state's step lacks nothing.
+        if hooks.checkpoint is not None and (last or outcome.stop or _due(run.step, settings.checkpoint_every)):
+            run.save(hooks.checkpoint)
+        if outcome.stop and run.step < settings.steps:
+            raise TrainingStopped(
+                f"time is up: step {run.step} of {settings.steps}, the state is in {hooks.checkpoint}; "
+                "go on with --resume"
+            )
+
+    def _evaluate(self, evaluate: Callable[[], Mapping[str, float]]) -> None:
+        run = self.run
+        run.optimizer.zero_grad(set_to_none=True)  # room for what evaluating needs
+        with nullcontext() if run.average is None else run.average.shown():
+            run.model.eval()
+            try:
+                figures = evaluate()
+            finally:
+                self._gather_anew()
+                self.called.train()
+        if self.hooks.on_evaluation is not None and run.world.is_main:
+            self.hooks.on_evaluation(run.step, figures)
+
+    def _gather_anew(self) -> None:
+        # A forward pass without a backward pass leaves the outermost shards put together, as they were then.
+        for part in self.run.model.modules():
+            reshard = getattr(part, "reshard", None)
+            if reshard is not None:
+                reshard()
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-class _Run:
-    """Model, optimizer and what has happened so far."""
-
-    def __init__(self, model: nn.Module, settings: TrainSettings, identity: Mapping[str, Any]) -> None:
-        self.model, self.settings = model, settings
-        self.identity = json.loads(json.dumps(identity))  # as it will be read back
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self.trained:
-            raise TrainingError("nothing to train: every parameter is frozen; freeze fewer layers")
-        self.device = next(iter(self.trained.values())).device
-        self.optimizer = build_optimizer(self.trained, settings)
-        self.step, self.losses = 0, list[float]()
-
-    def meta(self) -> dict[str, Any]:
-        settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in _MAY_CHANGE}
-        return {"settings": settings, "trained": sorted(self.trained), "identity": self.identity}
-
-    def save(self, path: Path, rng: Mapping[str, Tensor] | None = None) -> None:
-        tensors = {
-            **state_file.with_prefix("model", self.model.state_dict()),
-            **state_file.with_prefix("optimizer", state_file.optimizer_tensors(self.optimizer, self.trained)),
-            **state_file.with_prefix("rng", rng or state_file.rng_tensors(self.device)),
-            "log.losses": torch.tensor(self.losses, dtype=torch.float64),
-        }
-        state_file.save_state(path, tensors=tensors, meta={**self.meta(), "step": self.step})
-
-    def resume(self, path: Path) -> None:
-        tensors, meta = state_file.load_state(path)
-        self._require_same(path, meta)
-        state_file.restore_module(self.model, state_file.under_prefix("model", tensors), origin=str(path))
-        state_file.restore_optimizer(
-            self.optimizer, self.trained, tensors=state_file.under_prefix("optimizer", tensors)
-        )
-        state_file.restore_rng(state_file.under_prefix("rng", tensors), self.device)
-        self.step, self.losses = int(meta["step"]), tensors["log.losses"].tolist()
-
-    def _require_same(self, path: Path, found: Mapping[str, Any]) -> None:
-        for part, now in self.meta().items():
-            if found.get(part) != now:
-                raise TrainingError(
-                    f"state of another run: {path} ({_difference(part, found.get(part), now)}); "
-                    "resume with the options of the interrupted run"
-                )
-
-
-def _difference(part: str, was: Any, now: Any) -> str:
-    """What differs, told by the first entry where two mappings disagree."""
-    if isinstance(was, Mapping) and isinstance(now, Mapping):
-        key = min(key for key in {*was, *now} if was.get(key) != now.get(key))
-        return _difference(key, was.get(key), now.get(key))
-    if isinstance(was, list) and isinstance(now, list):
-        return f"{part}, first at '{min(set(map(str, was)) ^ set(map(str, now)), default='another order')}'"
-    return f"{part} was {was}, now {now}"
-
-
-def _step(
-    run: _Run,
-    batch_of: Callable[[int], Batch],
-    loss: Callable[..., Tensor],
-    *,
-    checkpoint: Path | None,
-) -> dict[str, float]:
-    """One optimizer step; returns its figures."""
-    rate = rate_at(run.settings, run.step)
-    # A forward pass with NaN or infinite activations reaches the running statistics before the loss is seen.
-    buffers, rng = [buffer.clone() for buffer in run.model.buffers()], state_file.rng_tensors(run.device)
-    for group in run.optimizer.param_groups:
-        group["lr"] = run.settings.lr * group["factor"] * rate
-    run.optimizer.zero_grad(set_to_none=True)
-    batch = tuple(tensor.to(run.device, non_blocking=True) for tensor in batch_of(run.step))
-    value = loss(*batch)
-    amount, norm = float(value.detach()), float("nan")
-    if torch.isfinite(value):
-        value.backward()  # type: ignore[no-untyped-call]
-        limit = run.settings.grad_clip or float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(run.trained.values(), limit))
-    if not norm < float("inf"):
-        for buffer, good in zip(run.model.buffers(), buffers, strict=True):
-            buffer.copy_(good)
-        raise _not_finite(run, amount, rng, checkpoint)
-    run.optimizer.step()
-    run.step += 1
-    run.losses.append(amount)
-    return {"loss": amount, "lr": run.settings.lr * rate, "grad_norm": norm}
-
-
-def _not_finite(run: _Run, amount: float, rng: Mapping[str, Tensor], checkpoint: Path | None) -> TrainingError:
-    what = "gradient" if amount == amount and abs(amount) < float("inf") else "loss"
-    kept = "" if checkpoint is None else f" (the state before it is in {checkpoint})"
-    if checkpoint is not None:
-        run.save(checkpoint, rng)
-    return TrainingError(
-        f"{what} is not finite: step {run.step + 1} of {run.settings.steps}{kept}; "
-        f"lower the learning rate (now {run.settings.lr:g}) or add warm-up steps"
-    )
-
-
-def build_optimizer(trained: Mapping[str, nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over `trained` (by name). Names under `backbone.` learn slower; tensors of one dimension or none
-    (norms, biases, scalars) do not decay. Each group carries `factor`, its learning rate / `settings.lr`.
-    """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in trained.items():
-        groups.setdefault((name.startswith("backbone."), parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "factor": settings.backbone_lr_factor if in_backbone else 1.0,
-                "weight_decay": settings.weight_decay if decays else 0.0,
-            }
-            for (in_backbone, decays), parameters in groups.items()
-        ],
-        lr=settings.lr,
-    )
-
-
-@contextmanager
-def _own_generators(device: torch.device, seed: int) -> Iterator[None]:
-    before = state_file.rng_tensors(device)
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        state_file.restore_rng(before, device)

@@ -1,0 +1,69 @@
+"""Optimizers over what is not frozen: what decays, what learns slower, and gradients of limited length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from opentrans_cli.training.settings import TrainSettings
+from opentrans_cli.training.sharding import whole
+
+
+def build_optimizer(
+    trained: Mapping[str, nn.Parameter], settings: TrainSettings, *, embeddings: frozenset[str] = frozenset()
+) -> torch.optim.Optimizer:
+    """The settings' optimizer over `trained` (by name); `embeddings` are those that do not decay beside the vectors.
+
+    Tensors of one dimension or none (norms, biases, scalars) and embeddings do not decay, as in Mask2Former's
+    configuration. The backbone, by the prefix of its names, learns slower. Each group carries `factor`, its learning
+    rate / `settings.lr`.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        decays = parameter.ndim > 1 and name not in embeddings
+        groups.setdefault((name.startswith(settings.backbone_prefix), decays), []).append(parameter)
+    described = [
+        {
+            "params": parameters,
+            "factor": settings.backbone_lr_factor if in_backbone else 1.0,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for (in_backbone, decays), parameters in groups.items()
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(described, lr=settings.lr, momentum=settings.momentum)
+    return torch.optim.AdamW(described, lr=settings.lr)
+
+
+def embeddings(module: nn.Module) -> frozenset[str]:
+    """Names of the embeddings inside `module`: tables of nn.Embedding, and parameters that are called so."""
+    tables = {
+        f"{name}.weight".removeprefix(".") for name, part in module.named_modules() if isinstance(part, nn.Embedding)
+    }
+    called = {name for name, _ in module.named_parameters() if "embed" in name.rpartition(".")[2]}
+    return frozenset(tables | called)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group `rate` times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """The gradients there are."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def total_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """The L2 norm of all of them together, 0-d; of the whole ones, in every process, if they are sharded."""
+    return whole(torch.nn.utils.get_total_norm(gradients))
+
+
+def shorten(gradients: list[Tensor], norm: float, *, limit: float, scale: float) -> None:
+    """Divide the gradients by `scale`, and then make their norm, `norm` after that, `limit` at most; 0: no limit."""
+    factor = (min(1.0, limit / (norm + 1e-6)) if limit else 1.0) / scale
+    if factor != 1:
+        torch._foreach_mul_(gradients, factor)

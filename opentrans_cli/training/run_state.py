@@ -1,0 +1,120 @@
+"""Everything a training run is made of, saved and restored: model, optimizer, averages, scale and past losses.
+
+model.<name>, optimizer.<parameter>.<slot>   see checkpoint.py
+ema.<parameter>                              averages, if there are any
+log.losses                                   float64, by step
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from opentrans_cli.errors import TrainingError
+from opentrans_cli.training import checkpoint as state_file
+from opentrans_cli.training.distributed import World
+from opentrans_cli.training.ema import Average
+from opentrans_cli.training.optimizer import build_optimizer, embeddings
+from opentrans_cli.training.precision import LossScale
+from opentrans_cli.training.settings import TrainSettings
+from opentrans_cli.training.sharding import put
+
+# Between an interrupted run and its resumption.
+_MAY_CHANGE = ("checkpoint_every", "log_every", "eval_every", "max_minutes", "shard")
+
+
+class Run:
+    """A run at some step. `model` has been wrapped by `world`: sharding makes other parameters of it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainSettings,
+        world: World,
+        *,
+        identity: Mapping[str, Any] | None,
+        notes: Mapping[str, Any] | None,
+    ) -> None:
+        self.model, self.settings, self.world, self.device = model, settings, world, world.device
+        self.identity, self.notes = dict(identity or {}), dict(notes or {})
+        self.trained = trained_parameters(model)
+        self.optimizer = build_optimizer(self.trained, settings, embeddings=embeddings(model))
+        self.average = Average(self.trained, settings.ema) if settings.ema else None
+        self.scale = LossScale(settings.precision)
+        self.step, self.losses = 0, list[float]()
+
+    def save(self, path: Path) -> None:
+        """Write the state; all processes come back when it is written. Raises TrainingError if the disk refuses."""
+        averages = {} if self.average is None else self.average.tensors
+        tensors = {
+            **state_file.with_prefix("model", self.model.state_dict()),
+            **state_file.with_prefix("optimizer", state_file.optimizer_tensors(self.optimizer, self.trained)),
+            **state_file.with_prefix("ema", averages),
+            "log.losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
+        meta = {**self._compared(), "step": self.step, "scale": self.scale.state(), "notes": self.notes}
+        state_file.save_state(path, tensors=tensors, meta=meta, write=self.world.is_main)
+        self.world.barrier()
+
+    def resume(self, path: Path, *, narrowed: bool) -> None:
+        """Become the run that wrote `path`, which may have trained more parameters if `narrowed`.
+
+        Raises TrainingError for the state of another run.
+        """
+        tensors, meta = state_file.load_state(path)
+        self._require_same(path, meta, narrowed=narrowed)
+        state_file.restore_module(self.model, state_file.under_prefix("model", tensors), origin=str(path))
+        slots = state_file.under_prefix("optimizer", tensors)
+        own = {key: slot for key, slot in slots.items() if key.rpartition(".")[0] in self.trained}
+        state_file.restore_optimizer(self.optimizer, self.trained, tensors=own)
+        if self.average is not None:
+            for name, average in self.average.tensors.items():
+                put(average, tensors[f"ema.{name}"])
+        self.scale.restore(meta["scale"])
+        self.step, self.losses = int(meta["step"]), tensors["log.losses"].tolist()
+
+    def _compared(self) -> dict[str, Any]:
+        settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in _MAY_CHANGE}
+        compared = {
+            "settings": settings,
+            "trained": sorted(self.trained),
+            "identity": self.identity,
+            "device": self.device.type,
+        }
+        as_read: dict[str, Any] = json.loads(json.dumps(compared))
+        return as_read
+
+    def _require_same(self, path: Path, found: Mapping[str, Any], *, narrowed: bool) -> None:
+        for part, now in self._compared().items():
+            was = found.get(part)
+            if narrowed and part == "trained":
+                was = [name for name in was or () if name in self.trained]
+            if was != now:
+                raise TrainingError(
+                    f"state of another run: {path} ({_difference(part, was, now)}); "
+                    "resume with the options of the interrupted run"
+                )
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that require gradients, by name. Raises TrainingError if there is none."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise TrainingError("nothing to train: every parameter is frozen; freeze fewer layers")
+    return trained
+
+
+def _difference(part: str, was: Any, now: Any) -> str:
+    """What differs, told by the first entry where two mappings disagree."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        key = min(key for key in {*was, *now} if was.get(key) != now.get(key))
+        return _difference(key, was.get(key), now.get(key))
+    if part == "trained" and isinstance(was, list):
+        return f"{part}, first at '{min(set(map(str, was)) ^ set(map(str, now)), default='another order')}'"
+    return f"{part} was {was}, now {now}"

@@ -1,0 +1,163 @@
+"""One optimizer step: the parts of a batch, their gradients and loss terms of all processes, and what may go wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from opentrans_cli.errors import OptionError, TrainingError
+from opentrans_cli.training import optimizer as optimizers
+from opentrans_cli.training.generators import seed_all
+from opentrans_cli.training.precision import autocast
+from opentrans_cli.training.run_state import Run
+from opentrans_cli.training.running_statistics import RunningStatistics
+from opentrans_cli.training.schedules import rate_at
+
+Batch = tuple[Tensor, ...]
+
+
+class Loss(Protocol):
+    """The loss of a step: the sum of all terms over all parts of all processes."""
+
+    def whole(self, batch: Batch) -> Any:
+        """Once a step, with this process's share on the device: what every part needs to know of the whole batch.
+
+        Its sums over the processes are the loss's own business; all of them call it.
+        """
+
+    def __call__(self, part: Batch, whole: Any) -> Mapping[str, Tensor]:
+        """The weighted terms of one part, 0-d; the same names every time."""
+
+
+class NotFiniteError(TrainingError):
+    """A loss or gradient that is not finite; model and optimizer are as before the step."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step found, of the whole batch and the same in every process."""
+
+    terms: dict[str, float]
+    lr: float
+    grad_norm: float  # before clipping; infinite if float16 overflowed, and then the step changed nothing
+    stop: bool  # rank 0 asked to stop
+
+    @property
+    def loss(self) -> float:
+        """The sum of the terms."""
+        return sum(self.terms.values())
+
+
+class Stepper:
+    """Takes the steps of `run`; `called` is what `loss` calls, the wrapped model."""
+
+    def __init__(self, run: Run, called: nn.Module, loss: Loss) -> None:
+        self._run, self._called, self._loss = run, called, loss
+        self._statistics = RunningStatistics(run.model)
+
+    def take(self, batch: Batch, *, stop: bool) -> Outcome:
+        """One step; `stop` is what rank 0 wants.
+
+        Raises NotFiniteError, and OptionError for a batch without equal parts.
+        """
+        run = self._run
+        rate = run.settings.lr * rate_at(run.settings, run.step)
+        self._statistics.keep()
+        optimizers.set_rate(run.optimizer, rate)
+        run.optimizer.zero_grad(set_to_none=True)
+        sums = self._backward(tuple(tensor.to(run.device, non_blocking=True) for tensor in batch))
+        outcome = self._outcome(sums, rate, stop=stop)
+        if not math.isfinite(outcome.loss):
+            raise self._failed("loss")
+        if math.isfinite(outcome.grad_norm):
+            self._update(outcome.grad_norm)
+        elif run.scale.back_off():
+            self._statistics.restore()
+        else:
+            raise self._failed("gradient")
+        run.step += 1
+        run.losses.append(outcome.loss)
+        return outcome
+
+    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Leave the gradients of all parts in the parameters; returns the sums of this process's terms."""
+        run, sums = self._run, dict[str, Tensor]()
+        factor = run.world.size * run.scale.value  # wrappers give the mean of the processes' gradients
+        parts = _parts(batch, run.settings.accumulate)
+        seed_all(run.device, run.settings.seed, run.step, 0)
+        with torch.no_grad():
+            whole = self._loss.whole(batch)
+        for number, part in enumerate(parts):
+            with _gradients_stay(self._called, number + 1 < len(parts)):
+                seed_all(run.device, run.settings.seed, run.step, number)
+                with autocast(run.device, run.settings.precision):
+                    terms = self._loss(part, whole)
+                total = torch.stack([term.float() for term in terms.values()]).sum()
+                (total if factor == 1 else total * factor).backward()  # type: ignore[no-untyped-call]
+            for name, term in terms.items():
+                sums[name] = sums[name] + term.detach() if name in sums else term.detach()
+        return sums
+
+    def _outcome(self, sums: dict[str, Tensor], rate: float, *, stop: bool) -> Outcome:
+        """One message to the others and one to the host, whatever the number of terms."""
+        run, names = self._run, sorted(sums)
+        wide = torch.float32 if run.device.type == "mps" else torch.float64
+        numbers = torch.stack([sums[name].to(wide) for name in names])
+        if run.world.size > 1:
+            asked = numbers.new_full((1,), float(stop and run.world.is_main))
+            numbers = torch.cat([numbers, asked])
+            run.world.total(numbers)
+        else:
+            numbers = torch.cat([numbers, numbers.new_full((1,), float(stop))])
+        norm = optimizers.total_norm(optimizers.gradients(run.trained.values())).to(numbers)
+        *values, asked_for, length = torch.cat([numbers, norm[None]]).tolist()
+        terms = dict(zip(names, values, strict=True))
+        return Outcome(terms, rate, length / run.scale.value, asked_for > 0)
+
+    def _update(self, norm: float) -> None:
+        run = self._run
+        optimizers.shorten(
+            optimizers.gradients(run.trained.values()), norm, limit=run.settings.grad_clip, scale=run.scale.value
+        )
+        run.optimizer.step()
+        run.scale.count_good()
+
+    def _failed(self, what: str) -> NotFiniteError:
+        run = self._run
+        self._statistics.restore()
+        run.optimizer.zero_grad(set_to_none=True)
+        return NotFiniteError(f"{what} is not finite: step {run.step + 1} of {run.settings.steps}")
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """`batch` cut into equal parts along the first dimension."""
+    if count == 1:
+        return [batch]
+    length = len(batch[0])
+    if length % count:
+        raise OptionError(
+            f"a process's share must divide into its parts: {length} by {count}; "
+            "choose another --accumulate or --batch-size"
+        )
+    return list(zip(*(tensor.split(length // count) for tensor in batch), strict=True))
+
+
+@contextmanager
+def _gradients_stay(called: nn.Module, stay: bool) -> Iterator[None]:
+    """Inside, backward passes add to this process's gradients alone, if `stay`; the first pass that does not, shares
+    the sum.
+    """
+    wrapper: Any = called
+    if hasattr(wrapper, "set_requires_gradient_sync"):  # FSDP2
+        wrapper.set_requires_gradient_sync(not stay)
+    if stay and hasattr(wrapper, "no_sync"):  # DDP
+        with wrapper.no_sync():
+            yield
+    else:
+        yield
