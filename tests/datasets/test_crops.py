@@ -68,6 +68,23 @@ def test_scales_fill_the_range_and_both_directions_occur() -> None:
     assert steady == [1] * 20
 
 
+@pytest.mark.parametrize("shape", [(40, 80), (400, 300), (96, 96)])
+def test_a_factor_of_the_crop_fits_the_image_into_it_whatever_its_size(shape: tuple[int, int]) -> None:
+    sample = Sample(np.full((*shape, 3), 9, np.uint8), np.ones(shape, np.int64), "plain")
+    for factor, draw in ((1.0, 0), (0.5, 1), (0.1, 2)):
+        image, labels = training_crop(
+            sample, size=64, seed=0, draw=draw, ignore_index=IGNORE, scale=(factor, factor), scale_of="crop"
+        )
+        rows, columns = np.nonzero(labels == 1)
+        sides = (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1)
+        wanted = tuple(round(side * 64 * factor / max(shape)) for side in shape)
+        assert sides == wanted and (image[labels == 1] == 9).all() and (image[labels != 1] == PADDING).all()
+    _, labels = training_crop(sample, size=64, seed=0, draw=3, ignore_index=IGNORE, scale=(2.0, 2.0), scale_of="crop")
+    assert (labels == 1).sum() == min(64, round(128 * shape[0] / max(shape))) * min(
+        64, round(128 * shape[1] / max(shape))
+    )
+
+
 def test_a_crop_is_a_function_of_seed_and_draw() -> None:
     sample = coded(60, 90, cell=5)
 

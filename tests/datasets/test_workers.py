@@ -47,6 +47,19 @@ class Dies:
     def run(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
+prepared = []
+
+@dataclass(frozen=True)
+class Prepare:
+    value: int
+
+    def __call__(self):
+        prepared.append(self.value)
+
+class Prepared:
+    def run(self):
+        return list(prepared)
+
 class Raises:
     def run(self):
         raise ValueError("a mistake of the program")
@@ -85,6 +98,17 @@ def test_results_come_in_the_order_asked_for_whoever_is_faster(count: int, tasks
     workers: Workers[int] = Workers(count)
     try:
         assert list(workers.in_order(batches)) == [[9, 1], [], [4]]
+    finally:
+        workers.close()
+
+
+def test_each_process_is_prepared_once_before_its_first_task(tasks: Any) -> None:
+    workers: Workers[list[int]] = Workers(2, prepare=tasks.Prepare(7))
+    try:
+        for _ in range(2):
+            assert list(workers.in_order([[tasks.Prepared()] * 4] * 3)) == [[[7]] * 4] * 3
+            workers.close()
+        assert tasks.prepared == []
     finally:
         workers.close()
 

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
-from opentrans_cli.errors import OptionError
+from opentrans_cli.datasets.crops import training_crop
+from opentrans_cli.datasets.sampling import batch_indices
+from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.steps.options import FinetuneOptions
-from opentrans_cli.steps.training_data import IGNORED, TrainingData
+from opentrans_cli.steps.training_data import IGNORED, TrainingBatch, TrainingData, check_data_options
+from opentrans_cli.training.distributed import World
 
 PREPROCESS = Preprocess(size=64)
 
 
-def feed(samples: SegDataset, **changes: Any) -> TrainingData:
-    return TrainingData(samples, FinetuneOptions(**{"batch_size": 3, "crop": 64, **changes}), preprocess=PREPROCESS)
+def feed(samples: SegDataset, *, world: World | None = None, workers: int = 0, **changes: Any) -> TrainingData:
+    options = FinetuneOptions(**{"batch_size": 3, "crop": 64, **changes})
+    return TrainingData(samples, options, preprocess=PREPROCESS, world=world, workers=workers)
+
+
+def process(rank: int, size: int) -> World:
+    world = World(torch.device("cpu"))
+    world.rank, world.size = rank, size
+    return world
+
+
+def same(one: TrainingBatch, other: TrainingBatch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.fixture
@@ -38,8 +54,8 @@ def test_a_batch_is_a_function_of_the_step(scenes: SegDataset) -> None:
     images, label_maps, draws, rows = data.batch(5)
     assert images.shape == (3, 3, 64, 64) and images.dtype == torch.float32
     assert label_maps.shape == (3, 64, 64) and label_maps.dtype == torch.int64
-    again = feed(scenes).batch(5)
-    assert torch.equal(images, again[0]) and torch.equal(label_maps, again[1])
+    assert draws.tolist() == [15, 16, 17] and rows.tolist() == batch_indices(5, count=6, batch_size=3, seed=0).tolist()
+    assert same((images, label_maps, draws, rows), feed(scenes).batch(5))
     assert not torch.equal(images, data.batch(6)[0])
     assert not torch.equal(images, feed(scenes, seed=1).batch(5)[0])
 
@@ -62,18 +78,144 @@ def test_pixels_of_unseen_classes_and_unlabelled_ones_are_ignored(labelled_folde
         assert torch.equal(seen, renamed[full])
 
 
-def test_the_fingerprint_tells_data_crop_and_seen_classes_apart(labelled_folder: Any, scenes: SegDataset) -> None:
+@pytest.mark.parametrize("changes", [{}, {"scale": (0.1, 2.0), "scale_of": "crop", "flip": False}])
+def test_a_batch_is_made_of_the_crops_of_its_draws(scenes: SegDataset, changes: dict[str, Any]) -> None:
+    data = feed(scenes, seed=2, **changes)
+    images, label_maps, draws, rows = data.batch(4)
+    seen = {scenes.vocabulary.names.index(name): place for place, name in enumerate(data.seen_vocabulary.names)}
+    for image, label_map, draw, row in zip(images, label_maps, draws.tolist(), rows.tolist(), strict=True):
+        pixels, ids = training_crop(scenes[row], size=64, seed=2, draw=draw, ignore_index=255, **changes)
+        assert torch.equal(image, PREPROCESS.normalise(torch.from_numpy(pixels)[None])[0])
+        assert label_map.tolist() == np.vectorize(lambda i, seen=seen: seen.get(i, IGNORED))(ids).tolist()
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_every_number_of_processes_sees_the_same_batches(scenes: SegDataset, views: int) -> None:
+    whole = feed(scenes, batch_size=4, views=views)
+    for size in (1, 2, 4):
+        parts = [feed(scenes, batch_size=4, views=views, world=process(rank, size)) for rank in range(size)]
+        assert {part.fingerprint for part in parts} == {whole.fingerprint}
+        for step in (0, 5):
+            joined = [torch.cat(tensors) for tensors in zip(*(part.batch(step) for part in parts), strict=True)]
+            assert same(tuple(joined), whole.batch(step))  # type: ignore[arg-type]
+
+
+def test_workers_give_the_same_bits_in_order_after_jumps_and_past_the_last_step(labelled_folder: Any) -> None:
+    samples = folder(labelled_folder)
+    alone, helped = feed(samples, steps=6), feed(samples, steps=6, workers=2)
+    try:
+        for step in (0, 1, 2, 5, 9, 3, 4, 4):
+            assert same(alone.batch(step), helped.batch(step)), step
+        helped.close()
+        assert same(alone.batch(1), helped.batch(1))
+    finally:
+        helped.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_photo_is_told_when_its_turn_comes_and_the_others_can_be_had(
+    labelled_folder: Any, workers: int
+) -> None:
+    samples = folder(labelled_folder)
+    order = batch_indices(0, count=len(samples), batch_size=len(samples), seed=0).tolist()
+    name = samples[order[1]].name
+    (path,) = labelled_folder.images.rglob(f"{name}.*")
+    path.write_bytes(path.read_bytes()[:60])
+    data = feed(samples, batch_size=1, workers=workers)
+    try:
+        data.batch(0)
+        with pytest.raises(DataError, match=f"image cannot be read: .*{path.name}"):
+            data.batch(1)
+        assert same(data.batch(0), feed(samples, batch_size=1).batch(0))
+    finally:
+        data.close()
+
+
+def test_an_image_without_a_label_map_is_told(scenes: SegDataset) -> None:
+    class Bare:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(scenes, name)
+
+        def __len__(self) -> int:
+            return len(scenes)
+
+        def __getitem__(self, index: int) -> Any:
+            return replace(scenes[index], label_map=None)
+
+    with pytest.raises(DataError, match="image has no label map: 'train-00000"):
+        feed(Bare()).batch(0)
+
+
+def test_fixed_views_come_once_an_epoch_and_again_in_the_next(scenes: SegDataset) -> None:
+    data = feed(scenes, views=2, batch_size=4)
+    assert data.view_count == 12 and feed(scenes).view_count == 0
+    epochs = [[data.batch(step) for step in range(3 * epoch, 3 * epoch + 3)] for epoch in range(2)]
+    by_draw = []
+    for epoch in epochs:
+        images, _, draws, rows = (torch.cat(tensors) for tensors in zip(*epoch, strict=True))
+        assert sorted(draws.tolist()) == list(range(12)) and torch.equal(rows, draws // 2)
+        by_draw.append(images[draws.argsort()])
+    assert torch.equal(*by_draw)
+    assert len({image.numpy().tobytes() for image in by_draw[0]}) == 12
+    given = data.crops(np.array([7, 0, 7]))
+    assert torch.equal(given[0], by_draw[0][[7, 0, 7]]) and given[3].tolist() == [3, 0, 3]
+
+
+def test_large_scale_jitter_fits_images_of_any_size_into_the_crop(labelled_folder: Any) -> None:
+    samples = folder(labelled_folder)
+    covered = []
+    for step in range(100):
+        label_maps = feed(samples, batch_size=1, crop=96, scale=(0.5, 0.5), scale_of="crop").batch(step)[1]
+        rows, columns = (label_maps[0] != IGNORED).nonzero().T
+        covered.append(max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) + 1)
+    assert max(covered) == 48
+
+
+def test_the_fingerprint_tells_all_apart_that_decides_the_batches(labelled_folder: Any, scenes: SegDataset) -> None:
+    changes: list[dict[str, Any]] = [
+        *({}, {"crop": 32}, {"batch_size": 2}, {"seed": 1}, {"scale": (0.5, 1.5)}, {"flip": False}, {"views": 1}),
+        {"scale_of": "crop"},
+    ]
     prints = {
-        feed(scenes).fingerprint,
-        feed(scenes, crop=32).fingerprint,
+        *(feed(scenes, **change).fingerprint for change in changes),
         feed(folder(labelled_folder)).fingerprint,
         feed(folder(labelled_folder, hold_out=("grass",))).fingerprint,
     }
-    assert len(prints) == 4 and feed(scenes).fingerprint in prints
+    assert len(prints) == len(changes) + 2
+    assert feed(scenes, accumulate=3, lr=1.0, workers=1).fingerprint == feed(scenes).fingerprint
+    assert feed(scenes, seed=1).content_fingerprint == feed(scenes).content_fingerprint
+    assert feed(scenes, crop=32).content_fingerprint != feed(scenes).content_fingerprint
 
 
-def test_nothing_to_train_on_is_told(labelled_folder: Any, scenes: SegDataset) -> None:
+def test_nothing_to_train_on_is_told(labelled_folder: Any) -> None:
     with pytest.raises(OptionError, match="nothing to train on"):
         feed(folder(labelled_folder, hold_out=("grass", "red square", "blue square")))
-    with pytest.raises(OptionError, match="too small to see anything: --crop 16"):
-        feed(scenes, crop=16)
+
+
+def test_more_fixed_views_than_can_be_ordered_are_refused(scenes: SegDataset) -> None:
+    with pytest.raises(OptionError, match="too many fixed crops: --views 999999999 of 6 images; use at most 11184810"):
+        feed(scenes, views=999_999_999)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 16}, "too small to see anything: --crop 16"),
+        ({"scale": (0.0, 1.0)}, "not a range of factors: --scale 0 1"),
+        ({"scale": (1.5, 0.5)}, "--scale 1.5 0.5"),
+        ({"scale": (1.0, 50.0)}, "--scale 1 50; use two numbers above 0 and up to 10"),
+        ({"scale": (float("nan"), 1.0)}, "--scale nan 1"),
+        ({"scale_of": "photo"}, "--scale-of photo; use image or crop"),
+        ({"views": -1}, "--views must be at least 0: -1"),
+        ({"workers": -1}, "--workers must be at least 0: -1"),
+        ({"batch_size": 0}, "--batch-size must be at least 1: 0"),
+        ({"accumulate": 0}, "--accumulate must be at least 1: 0"),
+        ({"batch_size": 6, "accumulate": 4}, "--batch-size 6 by 1 processes x --accumulate 4; use a multiple of 4"),
+        ({"batch_size": 6, "processes": 4}, "--batch-size 6 by 4 processes x --accumulate 1; use a multiple of 4"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_read(changes: dict[str, Any], message: str) -> None:
+    others = {name: changes.pop(name) for name in ("workers", "processes") if name in changes}
+    with pytest.raises(OptionError) as caught:
+        check_data_options(FinetuneOptions(**changes), **others)
+    assert message in str(caught.value)
