@@ -1,11 +1,13 @@
-"""Masks on parameters wherever they are: looked up anew each time, so that a module may move, be cast, or load.
+"""Masks on parameters wherever they are: looked up anew each time, so that a module may move, be cast, load, or be
+spread over processes (FSDP2), where each of them looks after its own share.
 
-`masking.py` does the same for CLIP's own names and a module that stays where it is.
+`masking.py` does the same for CLIP's own names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ class Held:
         self.layer = layer  # as the bundle calls it
         self._owner, self._name, self._rows = owner, name, rows
         self._pruned = pruned  # bool in the shape of the rows, True = removed
+        self._share: tuple[object, object, Tensor] | None = None  # of `_pruned`, on a mesh, with placements
 
     @property
     def parameter(self) -> Tensor:
@@ -26,12 +29,31 @@ class Held:
         return tensor
 
     def both(self) -> tuple[Tensor, Tensor]:
-        """The weight, a view of the parameter, and what is removed of it, on the same device in the same layout."""
+        """The weight, a view of the parameter, and what is removed of it, on the same device in the same layout.
+
+        Of a sharded parameter (DTensor), this process's share, which may be empty; it has other rows too.
+        """
         weight = self.parameter.detach()
+        if hasattr(weight, "device_mesh"):
+            return self._shares(weight)
         weight = weight if self._rows is None else weight[self._rows]
         if self._pruned.device != weight.device or self._pruned.stride() != weight.stride():
             self._pruned = torch.empty_like(weight, dtype=torch.bool).copy_(self._pruned)
         return weight, self._pruned
+
+    def _shares(self, weight: Any) -> tuple[Tensor, Tensor]:
+        """`both` of a DTensor."""
+        # Loading takes half a second, and where there is a DTensor it is loaded.
+        from torch.distributed.tensor import distribute_tensor
+
+        where = (weight.device_mesh, weight.placements)
+        if self._share is None or self._share[:2] != where:
+            whole = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
+            whole[slice(None) if self._rows is None else self._rows] = self._pruned.to(weight.device)
+            # No source rank: everybody has the whole mask and takes a part, without a word to the others.
+            placed: Any = distribute_tensor(whole, *where, src_data_rank=None)
+            self._share = (*where, placed.to_local())
+        return weight.to_local(), self._share[2]
 
 
 @torch.no_grad()
@@ -44,7 +66,7 @@ def fill(held: Iterable[Held]) -> None:
 
 @torch.no_grad()
 def first_regrown(held: Iterable[Held]) -> str | None:
-    """The first layer with a removed weight that is not zero (nor is NaN); None if there is none."""
+    """The first layer with a removed weight that is not zero (nor is NaN); None if there is none in this process."""
     held = tuple(held)
     flags = []
     for one in held:

@@ -6,13 +6,15 @@ names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.clip.layers import layer_weight
+from opentrans_cli.clip.layers import locate
 from opentrans_cli.errors import MaskError
+from opentrans_cli.sparsity.held import Held, fill, first_regrown
 
 
 def prunable_total(masks: Mapping[str, Tensor]) -> int:
@@ -38,9 +40,9 @@ def apply_masks(module: nn.Module, masks: Mapping[str, Tensor], companions: Mapp
 
 def check_support(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Raise MaskError naming the first layer with a removed weight that is not exactly zero (nor is NaN)."""
-    for layer, weight, pruned in _resolve(module, masks):
-        if bool(weight[pruned].any()):
-            raise MaskError(f"pruned weights are no longer zero: {layer}; apply the mask again before writing")
+    layer = first_regrown(_held(module, masks))
+    if layer is not None:
+        raise MaskError(f"pruned weights are no longer zero: {layer}; apply the mask again before writing")
 
 
 def hold(
@@ -48,43 +50,38 @@ def hold(
 ) -> Callable[[], None]:
     """A function that sets the removed weights to zero again; call it after every optimizer step.
 
-    Masks are copied to each weight's device once, so move the module first. Raises MaskError as
-    `apply_masks` does.
+    The module may move or be sharded in between. Raises MaskError as `apply_masks` does.
     """
-    held = [(weight, pruned) for _, weight, pruned in _resolve(module, masks)]
-    held += [_removed(name, _parameter(module, name), mask) for name, mask in (companions or {}).items()]
-
-    @torch.no_grad()
-    def hold_once() -> None:
-        # Moments and weight decay would regrow pruned weights. Filling, not multiplying: NaN * 0 is NaN.
-        for weight, pruned in held:
-            weight.masked_fill_(pruned, 0.0)
-
-    return hold_once
+    held = _held(module, masks)
+    held += [_removed(module, name, name, None, mask) for name, mask in (companions or {}).items()]
+    # Moments and weight decay would regrow pruned weights. Filling, not multiplying: NaN * 0 is NaN.
+    return partial(fill, held)
 
 
-def _resolve(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(layer, its weight, which entries are removed) for every mask; the last two on the same device."""
+def _held(module: nn.Module, masks: Mapping[str, Tensor]) -> list[Held]:
+    """What every mask removes."""
+    held = []
     for layer, mask in masks.items():
         try:
-            weight = layer_weight(module, layer)
+            parameter, rows = locate(module, layer)
         except KeyError:
             raise MaskError(f"no layer with a weight: {layer}; use the masks of the same architecture") from None
-        yield layer, *_removed(layer, weight, mask)
+        held.append(_removed(module, layer, parameter, None if rows == slice(None) else rows, mask))
+    return held
 
 
-def _parameter(module: nn.Module, name: str) -> Tensor:
+def _removed(module: nn.Module, name: str, parameter: str, rows: slice | None, mask: Tensor) -> Held:
+    """What `mask` removes of `rows` of a parameter; `name` is what messages call it."""
     try:
-        return module.get_parameter(name).detach()
+        shape = module.get_parameter(parameter).shape
     except AttributeError:
-        raise MaskError(f"no parameter to hold: {name}; use the masks of the same architecture") from None
-
-
-def _removed(name: str, tensor: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The tensor and which of its entries are removed, both on its device."""
-    if tensor.shape != mask.shape:
+        raise MaskError(f"no parameter to hold: {parameter}; use the masks of the same architecture") from None
+    if rows is not None:
+        shape = torch.Size((len(range(*rows.indices(shape[0]))), *shape[1:]))
+    if shape != mask.shape:
         raise MaskError(
-            f"mask and weight differ in shape: {name}, {tuple(mask.shape)} and {tuple(tensor.shape)}; "
+            f"mask and weight differ in shape: {name}, {tuple(mask.shape)} and {tuple(shape)}; "
             "use the masks of the same architecture"
         )
-    return tensor, ~mask.to(tensor.device, torch.bool)
+    owner, _, leaf = parameter.rpartition(".")
+    return Held(name, module.get_submodule(owner), leaf, ~mask.to(torch.bool), rows)

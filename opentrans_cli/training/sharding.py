@@ -1,14 +1,25 @@
 """Parameters of which every process keeps a part (FSDP2), and the whole ones they stand for.
 
-A sharded parameter is a DTensor in the whole parameter's shape. All processes must reach every `whole`; `put` and
-`local_share` ask nobody. Tensors that are not sharded pass through, so callers need not ask which they have.
+A sharded parameter is a DTensor in the whole parameter's shape, cut along its first dimension. All processes must reach
+every `whole`; `put` and `local_share` ask nobody. Tensors that are not sharded pass through, so callers need not ask
+which they have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from opentrans_cli.errors import OptionError
+
+UNIT = 2**20
+"""Parameters from which on a module of a sequence, such as a residual block, is gathered and let go by itself."""
 
 
 @torch.no_grad()
@@ -16,7 +27,8 @@ def whole(tensor: Tensor) -> Tensor:
     """The full tensor, detached and in every process, of a sharded one; any other as it is."""
     if not isinstance(tensor, DTensor):
         return tensor
-    full: Tensor = tensor.detach().full_tensor()
+    detached: Any = tensor.detach()
+    full: Tensor = detached.full_tensor()
     return full
 
 
@@ -24,8 +36,10 @@ def whole(tensor: Tensor) -> Tensor:
 def put(target: Tensor, full: Tensor) -> None:
     """Copy `full`, the same in every process and of any device and dtype, into `target`, sharded or not, in place.
 
-    Raises ValueError if they differ in shape.
+    A single number may have one dimension or none (see `Shards`). Raises ValueError if they differ in shape otherwise.
     """
+    if full.numel() == 1 and target.numel() == 1:
+        full = full.reshape(target.shape)
     if target.shape != full.shape:  # copy_ would spread one over the other
         raise ValueError(f"shapes differ: {tuple(full.shape)} into {tuple(target.shape)}")
     local_tensor(target).copy_(local_share(full, target))
@@ -38,13 +52,135 @@ def local_share(full: Tensor, parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return full.to(parameter.device)
     # No source rank: everybody has the whole and takes its part, without a word to the others.
-    placed = distribute_tensor(
+    placed: Any = distribute_tensor(
         full.detach().to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
     )
-    return placed.to_local()
+    return local_tensor(placed)
 
 
 def local_tensor(parameter: Tensor) -> Tensor:
     """What this process keeps of `parameter`, detached: writing to it changes the parameter."""
-    detached = parameter.detach()
-    return detached.to_local() if isinstance(detached, DTensor) else detached
+    detached: Any = parameter.detach()
+    local: Tensor = detached.to_local() if isinstance(detached, DTensor) else detached
+    return local
+
+
+class _Kept(NamedTuple):
+    """A parameter as it was before sharding, and how it lay; it holds no values meanwhile."""
+
+    parameter: nn.Parameter
+    shape: torch.Size
+    stride: tuple[int, ...]
+    places: tuple[tuple[nn.Module, str], ...]  # every module that has it, and under which name
+
+
+class Shards:
+    """A module whose parameters are spread over the processes of a mesh, until `undo`.
+
+    The module itself is what to call; it gathers its parameters for the time they are needed, and their gradients are
+    means over the processes. Outside of its forward and backward passes its parameters are DTensors of the same names,
+    other objects than before; single numbers without a dimension have one. Units are gathered one by one: the root, and
+    every child of an nn.Sequential with at least UNIT parameters. Whoever passes by the forward method of such a child
+    and calls its parts finds them sharded.
+    """
+
+    def __init__(self, module: nn.Module, mesh: DeviceMesh) -> None:
+        """Parameters have to be the same in all processes, and on the mesh's device."""
+        try:
+            from torch.distributed.fsdp import fully_shard
+        except ImportError as error:
+            raise OptionError(
+                f"this torch cannot shard parameters: {torch.__version__}; install 2.6 or later, or do not shard"
+            ) from error
+        self._module = module
+        self._kept = [_keep(parameter, places) for parameter, places in _places(module).items()]
+        self._units = [(unit, type(unit)) for unit in (*_units(module), module)]
+        for unit, _ in self._units:
+            fully_shard(unit, mesh=mesh, reshard_after_forward=unit is not module)
+        for kept in self._kept:
+            kept.parameter.data = kept.parameter.data.new_empty(0)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Inside, all parameters are whole, plain ones, and a forward pass asks no other process. Only look at them:
+        what is written is lost. All processes must enter.
+        """
+        for unit, _ in self._units:
+            sharded: Any = unit
+            sharded.set_reshard_after_forward(False, recurse=False)
+            sharded.unshard()
+        try:
+            yield
+        finally:
+            for unit, _ in self._units:
+                sharded = unit
+                sharded.set_reshard_after_forward(unit is not self._module, recurse=False)
+                sharded.reshard()
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Give the module back the parameters it had, whole and with the values of now, without gradients, and nothing
+        of FSDP is left. All processes must take part.
+        """
+        for unit, _ in self._units:
+            sharded: Any = unit
+            sharded.reshard()  # a forward pass without a backward pass leaves the root gathered
+        for kept in self._kept:
+            owner, name = kept.places[0]
+            now: Tensor = getattr(owner, name)
+            values = whole(now).reshape(kept.shape)
+            kept.parameter.data = torch.empty_strided(
+                kept.shape, kept.stride, dtype=values.dtype, device=values.device
+            ).copy_(values)
+            kept.parameter.requires_grad_(now.requires_grad)
+            for place, leaf in kept.places:
+                setattr(place, leaf, kept.parameter)
+        for unit, plain in self._units:
+            unit.__class__ = plain
+        for part in self._module.modules():
+            _forget(part)
+
+
+def _places(module: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
+    """Where each parameter is; those that are shared are in several places."""
+    found: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            found.setdefault(parameter, []).append((part, name))
+    return found
+
+
+def _keep(parameter: nn.Parameter, places: list[tuple[nn.Module, str]]) -> _Kept:
+    """What it takes to restore a parameter, which is laid out as FSDP wants it: contiguous, at least one dimension."""
+    kept = _Kept(parameter, parameter.shape, parameter.stride(), tuple(places))
+    data = parameter.data.contiguous()
+    parameter.data = data.reshape(1) if data.ndim == 0 else data
+    parameter.grad = None
+    return kept
+
+
+def _units(module: nn.Module) -> Iterator[nn.Module]:
+    """Parts of `module` that are called as a whole and are worth it; inner ones first."""
+    nested = [child for part in module.modules() if type(part) is nn.Sequential for child in part]
+    for child in reversed(dict.fromkeys(nested)):
+        container = isinstance(child, nn.ModuleList | nn.ModuleDict)
+        if not container and sum(parameter.numel() for parameter in child.parameters()) >= UNIT:
+            yield child
+
+
+def _forget(part: nn.Module) -> None:
+    """Take away what FSDP leaves in a module: torch has no way back."""
+    from torch.distributed._composable_state import _module_state_mapping
+
+    _module_state_mapping.pop(part, None)
+    for name, value in list(vars(part).items()):
+        if name.startswith(("_fsdp_", "_is_fsdp_", "__composable_api_")):
+            delattr(part, name)
+        elif name.endswith("_hooks") and isinstance(value, dict):
+            for number in [number for number, hook in value.items() if _is_of_fsdp(hook)]:
+                del value[number]
+                vars(part).get(f"{name}_with_kwargs", {}).pop(number, None)
+
+
+def _is_of_fsdp(hook: object) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.fsdp.")
