@@ -55,6 +55,9 @@ class SegDataset(Protocol):
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`; raises IndexError past the end and DataError for a damaged file."""
 
+    def name(self, index: int) -> str:
+        """The name of sample `index`, without reading it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:

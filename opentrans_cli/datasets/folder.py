@@ -78,6 +78,10 @@ class FolderDataset:
             )
         return Sample(image=image, label_map=label_map, name=name)
 
+    def name(self, index: int) -> str:
+        """The stem of sample `index`."""
+        return self._pairs[index][0]
+
     @property
     def default_crop(self) -> int:
         """The given crop, else the shorter side of the first image, at most 512 and a multiple of 32."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -60,13 +60,17 @@ class PixelSegmentor(Segmentor, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class MaskQueries:
-    """What a decoder of masks says: each query is a mask with a class, or none."""
+class MaskQueries(NamedTuple):
+    """What a decoder of masks says: each query is a mask with a class, or none.
+
+    A tuple, so that wrappers of modules find the tensors in it. All but the first two is for training.
+    """
 
     class_logits: Tensor  # (B, Q, C + 1), the last for no object
     mask_logits: Tensor  # (B, Q, h, w), at stride 4
-    auxiliary: tuple[tuple[Tensor, Tensor], ...] = ()  # both, of the earlier layers of the decoder, for training
+    auxiliary: tuple[tuple[Tensor, Tensor], ...] = ()  # both, of the earlier layers of the decoder
+    states: tuple[Tensor, ...] = ()  # (B, Q, W) by layer, the result last: what the way to the text starts from
+    embeddings: tuple[Tensor, ...] = ()  # (B, Q, D) by layer, rows of length 1, beside the text; none for fixed classes
 
 
 class MaskSegmentor(Segmentor, Protocol):

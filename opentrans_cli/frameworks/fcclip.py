@@ -29,7 +29,7 @@ from opentrans_cli.frameworks.ensemble import geometric_ensemble
 from opentrans_cli.frameworks.keys import KeyRule, convnext_rules, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
 from opentrans_cli.frameworks.query_classifier import PooledQueryClassifier, bounded, text_logits
-from opentrans_cli.frameworks.query_segmentor import QuerySegmentor
+from opentrans_cli.frameworks.query_segmentor import QuerySegmentor, as_queries
 from opentrans_cli.frameworks.readout import MAX_SCALE, resize
 from opentrans_cli.frameworks.templates import VILD_TEMPLATES
 
@@ -80,13 +80,15 @@ class FcClip(QuerySegmentor):
         """See MaskSegmentor."""
         maps = stage_maps(self.backbone, pad_images(images))
         found = self.decoder(maps)
-        *earlier, (logits, masks) = [
-            (self.classifier(states, found.mask_features, masks, text), masks)
+        classifier: Any = self.classifier
+        classified = [
+            classifier.classified(states, found.mask_features, masks, text)
             for states, masks in zip(found.states, found.mask_logits, strict=True)
         ]
         if self.training:
-            return MaskQueries(logits, masks, tuple(earlier))
-        return MaskQueries(self._mixed(logits, masks, maps[-1], text), masks)
+            return as_queries(classified, found.mask_logits)
+        masks = found.mask_logits[-1]
+        return MaskQueries(self._mixed(classified[-1].logits, masks, maps[-1], text), masks)
 
     def _mixed(self, logits: Tensor, masks: Tensor, last: Tensor, text: ClassText) -> Tensor:
         """Learned `logits` (B, Q, C + 1) and CLIP's own classes of `masks` (B, Q, h, w) on its `last` map, mixed."""

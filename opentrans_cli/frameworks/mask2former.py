@@ -22,7 +22,7 @@ from opentrans_cli.frameworks.base import ClassText, Framework
 from opentrans_cli.frameworks.decoder_options import DecoderOptions
 from opentrans_cli.frameworks.keys import KeyRule, convnext_rules, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder
-from opentrans_cli.frameworks.query_classifier import bounded, text_logits
+from opentrans_cli.frameworks.query_classifier import Classified, bounded, text_logits
 from opentrans_cli.frameworks.query_segmentor import QuerySegmentor
 from opentrans_cli.frameworks.readout import INITIAL_SCALE
 
@@ -55,6 +55,10 @@ class FixedClassifier(nn.Linear):
             )
         return super().forward(states)
 
+    def classified(self, states: Tensor, text: ClassText) -> Classified:
+        """The logits of `forward`, and where they are from."""
+        return Classified(self(states, text), states, None)
+
 
 class LinearTextClassifier(nn.Module):
     """Cosine of one projection of a query's state with the words, times exp(logit_scale), at most 100.
@@ -70,9 +74,13 @@ class LinearTextClassifier(nn.Module):
 
     def forward(self, states: Tensor, text: ClassText) -> Tensor:
         """Class logits (B, Q, C + 1), the last for no object, of `states` (B, Q, width)."""
+        return self.classified(states, text).logits
+
+    def classified(self, states: Tensor, text: ClassText) -> Classified:
+        """The logits of `forward`, and where they are from."""
         embeddings, scale = F.normalize(self.projection(states), dim=-1), bounded(self.logit_scale)
         nothing = F.linear(scale * embeddings, F.normalize(self.no_object, dim=-1))
-        return torch.cat([text_logits(embeddings, text, scale=scale), nothing], -1)
+        return Classified(torch.cat([text_logits(embeddings, text, scale=scale), nothing], -1), states, embeddings)
 
 
 class Mask2Former(QuerySegmentor):

@@ -7,6 +7,7 @@ learned embedding that stands for no object.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,14 @@ from opentrans_cli.frameworks.base import ClassText, class_scores
 from opentrans_cli.frameworks.readout import INITIAL_SCALE, MAX_SCALE
 
 _SHORTEST = 1e-7  # added to the length of an embedding, as published
+
+
+class Classified(NamedTuple):
+    """What a classifier makes of the queries of one layer."""
+
+    logits: Tensor  # (B, Q, C + 1), the last for no object
+    state: Tensor  # (B, Q, W), what the last projection towards the text starts from
+    embedding: Tensor | None  # (B, Q, D), rows of length 1; None where classes are a fixed list
 
 
 def text_logits(embeddings: Tensor, text: ClassText, *, scale: Tensor) -> Tensor:
@@ -46,9 +55,15 @@ class QueryClassifier(nn.Module):
 
     def forward(self, states: Tensor, text: ClassText) -> Tensor:
         """Class logits (B, Q, C + 1), the last for no object, of `states` (B, Q, W)."""
-        embeddings = self.embed_proj(F.relu(self.class_embed(states)))
+        return self.classified(states, text).logits
+
+    def classified(self, states: Tensor, text: ClassText) -> Classified:
+        """The logits of `forward`, and where they are from."""
+        state = self.class_embed(states)
+        embeddings = self.embed_proj(F.relu(state))
         embeddings = embeddings / (embeddings.norm(dim=-1, keepdim=True) + _SHORTEST)
-        return _with_nothing(embeddings, text, self.non_object_embedding, scale=self.logit_scale.exp())
+        logits = _with_nothing(embeddings, text, self.non_object_embedding, scale=self.logit_scale.exp())
+        return Classified(logits, state, embeddings)
 
 
 class PooledQueryClassifier(nn.Module):
@@ -72,9 +87,15 @@ class PooledQueryClassifier(nn.Module):
 
         `states`: (B, Q, W). `mask_features`: (B, W, h, w). `mask_logits`: (B, Q, h, w); no gradient goes into them.
         """
+        return self.classified(states, mask_features, mask_logits, text).logits
+
+    def classified(self, states: Tensor, mask_features: Tensor, mask_logits: Tensor, text: ClassText) -> Classified:
+        """The logits of `forward`, and where they are from."""
         pooled = self.pool_proj(self.pool_norm(mask_means(mask_features, mask_logits.detach() > 0)))
-        embeddings = F.normalize(self.class_embed(pooled + states), dim=-1)
-        return _with_nothing(embeddings, text, self.void_embedding, scale=bounded(self.logit_scale))
+        state = pooled + states
+        embeddings = F.normalize(self.class_embed(state), dim=-1)
+        logits = _with_nothing(embeddings, text, self.void_embedding, scale=bounded(self.logit_scale))
+        return Classified(logits, state, embeddings)
 
 
 def bounded(logit_scale: Tensor) -> Tensor:

@@ -5,16 +5,20 @@ Shapes: B images, Q queries, C classes, H W pixels, h w cells.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
 from opentrans_cli.clip.stages import stage_maps
 from opentrans_cli.frameworks.base import ClassText, MaskQueries
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
 from opentrans_cli.frameworks.mask_inference import semantic_scores
+from opentrans_cli.frameworks.query_classifier import Classified
 
 
 class QuerySegmentor(nn.Module):
-    """A MaskSegmentor whose `classifier` takes the states of the queries, (B, Q, d), and the text to (B, Q, C + 1)."""
+    """A MaskSegmentor whose `classifier` takes the states of the queries, (B, Q, d), and the text to `Classified`."""
 
     backbone: nn.Module
     decoder: MaskDecoder
@@ -28,8 +32,16 @@ class QuerySegmentor(nn.Module):
     def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
         """See MaskSegmentor."""
         found = self.decoder(stage_maps(self.backbone, pad_images(images)))
-        *earlier, last = [
-            (self.classifier(states, text), masks)
-            for states, masks in zip(found.states, found.mask_logits, strict=True)
-        ]
-        return MaskQueries(*last, auxiliary=tuple(earlier))
+        classifier: Any = self.classifier
+        return as_queries([classifier.classified(states, text) for states in found.states], found.mask_logits)
+
+
+def as_queries(classified: Sequence[Classified], masks: Sequence[Tensor]) -> MaskQueries:
+    """Classes and mask logits (B, Q, h, w) by layer, the result last, as what a decoder says."""
+    *earlier, last = [(one.logits, mask) for one, mask in zip(classified, masks, strict=True)]
+    return MaskQueries(
+        *last,
+        auxiliary=tuple(earlier),
+        states=tuple(one.state for one in classified),
+        embeddings=tuple(one.embedding for one in classified if one.embedding is not None),
+    )

@@ -6,10 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pixel_cross_entropy(scores: Tensor, label_map: Tensor, ignore_index: int) -> Tensor:
-    """Mean cross-entropy over the labelled pixels of a batch, 0-d; without any, zero with zero gradients.
+def pixel_cross_entropy(
+    scores: Tensor, label_map: Tensor, ignore_index: int, *, labelled: Tensor | float | None = None
+) -> Tensor:
+    """Cross-entropy summed over the labelled pixels and divided by `labelled`, 0-d; without any, zero with zero
+    gradients.
 
     `scores`: (B, C, H, W), unnormalised. `label_map`: int64 (B, H, W), classes 0 to C - 1, or `ignore_index`.
+    `labelled`: how many labelled pixels the whole batch has of which this is a part; None: this is the whole.
     """
-    labelled = (label_map != ignore_index).sum().clamp(min=1)
+    if labelled is None:
+        labelled = (label_map != ignore_index).sum().clamp(min=1)
     return F.cross_entropy(scores, label_map, ignore_index=ignore_index, reduction="sum") / labelled

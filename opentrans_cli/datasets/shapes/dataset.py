@@ -48,8 +48,12 @@ class ShapesDataset:
         return Sample(
             image=scene.image,
             label_map=scene.label_map.astype(np.int64),
-            name=f"{self._split}-{index:06d}",
+            name=self.name(index),
         )
+
+    def name(self, index: int) -> str:
+        """The name of scene `index`."""
+        return f"{self._split}-{index:06d}"
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The one sentence that names every visible object of scene `index` and its ground."""

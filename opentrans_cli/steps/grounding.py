@@ -1,0 +1,94 @@
+"""Grounding of the words of captions in the queries of a decoder of masks, while it is fine-tuned.
+
+Han et al. (ICCV 2023) as OpenTrans trains it: of the words of an image a quarter is left out at random and at most five
+stay; at most 25 of the matched queries are compared with them. Shapes: B images, Q queries, D embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from opentrans_cli.datasets.shapes.noise import Stream
+from opentrans_cli.distill.grounding import grounding_loss
+from opentrans_cli.frameworks.matching import Matches
+from opentrans_cli.frameworks.point_sampling import generator
+from opentrans_cli.frameworks.query_classifier import bounded
+from opentrans_cli.frameworks.readout import INITIAL_SCALE
+
+MOST_WORDS = 5
+MOST_QUERIES = 25
+LEFT_OUT = 0.25
+"""Share of the words that is left out."""
+
+_SALT = 0x776F726473  # keeps these draws apart from those of other users of the same crop
+
+
+class GroundingScale(nn.Module):
+    """exp(logit_scale) of the cosine of words and queries: learned, at most 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # One number in a row, since parameters that are shared out among processes need a dimension.
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(INITIAL_SCALE)))
+
+    def forward(self) -> Tensor:
+        """The factor, (1,)."""
+        return bounded(self.logit_scale)
+
+
+class Grounding:
+    """The term of a batch, compared among the images that one process sees at once.
+
+    With more processes, or a batch in more parts, every caption thus has fewer others to be told from, as in the
+    published training; all else in the loss of a batch does not depend on either.
+    """
+
+    def __init__(self, words: Mapping[int, Sequence[int]], embeddings: Tensor) -> None:
+        """words: by sample, where its words stand in `embeddings` (words, D), rows of length 1, on the device."""
+        self._words, self._embeddings = words, embeddings
+
+    def drawn(self, rows: Sequence[int], draws: Sequence[int]) -> list[list[int]]:
+        """The words of each image that take part; none for images without a caption."""
+        return [self._drawn(self._words.get(row, ()), draw) for row, draw in zip(rows, draws, strict=True)]
+
+    @staticmethod
+    def _drawn(words: Sequence[int], draw: int) -> list[int]:
+        stream = Stream(draw ^ _SALT, 0)
+        order, kept = np.argsort(stream.words(len(words)), kind="stable"), stream.uniform(len(words)) >= LEFT_OUT
+        return [words[place] for place in order if kept[place]][:MOST_WORDS]
+
+    def count(self, rows: Sequence[int], draws: Sequence[int], masks: Sequence[int]) -> int:
+        """How many of these images, with so many masks each, take part."""
+        return sum(bool(words) and number > 0 for words, number in zip(self.drawn(rows, draws), masks, strict=True))
+
+    def __call__(
+        self,
+        embeddings: Tensor,
+        matches: Matches,
+        rows: Sequence[int],
+        draws: Sequence[int],
+        scale: Tensor,
+        *,
+        layer: int,
+    ) -> Tensor:
+        """Summed over the images that take part, 0-d; embeddings: (B, Q, D) of decoder layer `layer`."""
+        queries, words = [], []
+        for image, chosen in enumerate(self.drawn(rows, draws)):
+            matched = matches.query_of[matches.image_of == image]
+            if chosen and len(matched):
+                queries.append(embeddings[image, _some(matched, draws[image], layer)])
+                words.append(self._embeddings[torch.tensor(chosen, device=self._embeddings.device)])
+        return grounding_loss(queries, words, scale) + 0 * embeddings.sum()
+
+
+def _some(matched: Tensor, draw: int, layer: int) -> Tensor:
+    """At most MOST_QUERIES of the matched queries, int64 (K,)."""
+    if len(matched) <= MOST_QUERIES:
+        return matched
+    draws = generator(draw, layer=layer, purpose="grounding", device=torch.device("cpu"))
+    return matched[torch.randperm(len(matched), generator=draws)[:MOST_QUERIES].to(matched.device)]
