@@ -22,14 +22,8 @@ class SegmentorCount:
 
 def count_segmentor(built: BuiltSegmentor, *, crop: int, owners: tuple[int, ...]) -> SegmentorCount:
     """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `owners`."""
-    return count_call(
-        SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), owners), kept_shares(built)
-    )
-
-
-def count_call(call: SegmentorCall, kept: dict[str, float]) -> SegmentorCount:
-    """The same of a call, with kept fractions by layer."""
-    return SegmentorCount(call.formulas(kept), call.counter())
+    call = SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), owners)
+    return SegmentorCount(call.formulas(kept_shares(built)), call.counter())
 
 
 def kept_shares(built: BuiltSegmentor) -> dict[str, float]:

@@ -90,16 +90,26 @@ def check_choice(built: BuiltSegmentor, options: FinetuneOptions) -> None:
 
 
 def choose_frozen(
-    built: BuiltSegmentor, options: FinetuneOptions, *, measured_now: bool, reporter: Reporter = SILENT
+    built: BuiltSegmentor,
+    options: FinetuneOptions,
+    *,
+    measured_now: bool,
+    alphas: Mapping[str, float] | None = None,
+    origin: str = "",
+    reporter: Reporter = SILENT,
 ) -> FreezeChoice:
     """What `options` freeze of the segmentor, whose weights are taken as they are now; nothing is changed.
 
-    measured_now: leave the bundle's alpha report alone, for the trunk has been trained since. A layer whose spectrum is
-    not to be trusted is chosen by no rule, nor is a part of a packed attention projection without the other two. Raises
-    what `check_choice` does, and SpectrumError.
+    measured_now: leave the bundle's alpha report alone, for the trunk has been trained since. alphas: those to rank by,
+    from `origin`, where the segmentor has no weights to measure. A layer whose spectrum is not to be trusted is chosen
+    by no rule, nor is a part of a packed attention projection without the other two. Raises what `check_choice` does,
+    and SpectrumError.
     """
     check_choice(built, options)
-    ranking = _rank(built, options, measured_now=measured_now, reporter=reporter)
+    if alphas is None:
+        ranking = _rank(built, options, measured_now=measured_now, reporter=reporter)
+    else:
+        ranking = _Ranking(dict(alphas), origin)
     chosen = _whole_projections(built.module, ranking.choose(_selection(options)), reporter)
     if built.framework.frozen_trunk:
         trunk = {f"{BACKBONE}{layer.name}" for layer in candidates(built.tower.visual)}
