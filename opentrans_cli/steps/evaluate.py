@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.frameworks.base import ClassText
-from opentrans_cli.metrics.confusion import ConfusionMatrix
-from opentrans_cli.metrics.miou import mean_iou
 from opentrans_cli.steps.checkpoints import open_checkpoint
 from opentrans_cli.steps.hub_source import local_source
 from opentrans_cli.steps.opened import OpenedSegmentor, names_of, open_tower
@@ -28,6 +25,7 @@ from opentrans_cli.steps.picture_size import Sides
 from opentrans_cli.steps.provenance import data_record, environment, parameter_count, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.rounds import at_sparsity as tower_at_sparsity
+from opentrans_cli.steps.scoring import class_ious, group_miou, score_images
 from opentrans_cli.steps.segmentors import BuiltSegmentor, Predictor
 from opentrans_cli.steps.sources import Tower, is_bundle, load_tower
 from opentrans_cli.steps.target import check_file, prepare_parent
@@ -173,27 +171,18 @@ def score(
     seen: by class, whether training labelled it; None for what `seen_classes` says. sides: of the pictures it looks at.
     """
     predictor = Predictor(built, text, device=device, sides=sides)
-    confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
-    seconds: list[float] = []
-    resolution = (0, 0)
     with reporter.bar("scoring", len(samples)) as advance:
-        for index in range(len(samples)):
-            sample = samples[index]
-            started = time.perf_counter()
-            prediction = predictor.label_map(sample.image)
-            seconds.append(time.perf_counter() - started)
-            assert sample.label_map is not None
-            confusion.update(prediction, torch.from_numpy(sample.label_map))
-            resolution = resolution if index else predictor.looks_at(sample.image.shape[0], sample.image.shape[1])
-            advance("")
+        scored = score_images(predictor, samples, range(len(samples)), advance=advance)
+    flags = seen_classes(samples, built.tower) if seen is None else seen
     return {
         "framework": built.framework.name,
         "images": len(samples),
         "classes": len(samples.vocabulary),
-        **_accuracy(confusion, samples, seen_classes(samples, built.tower) if seen is None else seen),
-        **_cost(built, resolution, owners=text.owners),
-        "seconds_per_image": statistics.median(seconds[1:] or seconds),
-        "resolution": list(resolution),
+        **group_miou(scored.confusion, flags),
+        "per_class": class_ious(scored.confusion, samples.vocabulary.names, flags),
+        **_cost(built, scored.resolution, owners=text.owners),
+        "seconds_per_image": statistics.median(scored.seconds[1:] or scored.seconds),
+        "resolution": list(scored.resolution),
         "environment": environment(device),
     }
 
@@ -204,22 +193,6 @@ def seen_classes(samples: SegDataset, tower: Tower) -> tuple[bool, ...]:
     if record is not None and record.seen:
         return samples.vocabulary.seen_by(record.seen)
     return tuple(name not in samples.unseen for name in samples.vocabulary.names)
-
-
-def _accuracy(confusion: ConfusionMatrix, samples: SegDataset, seen: Sequence[bool]) -> dict[str, Any]:
-    total = mean_iou(confusion)
-    groups = {flag: [index for index, value in enumerate(seen) if value is flag] for flag in (True, False)}
-    names = samples.vocabulary.names
-    return {
-        "miou": total.miou,
-        "miou_seen": mean_iou(confusion, classes=groups[True]).miou,
-        "miou_unseen": mean_iou(confusion, classes=groups[False]).miou,
-        "pixel_accuracy": total.pixel_accuracy,
-        "per_class": [
-            {"name": name, "iou": iou, "seen": flag}
-            for name, iou, flag in zip(names, total.per_class, seen, strict=True)
-        ],
-    }
 
 
 def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, owners: tuple[int, ...]) -> dict[str, Any]:
