@@ -1,7 +1,7 @@
 """The processes that work on one run: a world of one, or as many as torchrun started (accelerate, gloo or nccl).
 
 Every process runs the same program on its share of each batch. The first, rank 0, alone writes files and talks. All of
-them must reach every `total`, `mean`, `agree` and `barrier`, and every training step.
+them must reach every `total`, `mean`, `agree`, `barrier`, `gathered` and training step.
 """
 
 from __future__ import annotations
@@ -9,25 +9,39 @@ from __future__ import annotations
 import atexit
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
 
 from opentrans_cli.errors import OptionError
-from opentrans_cli.training.batchnorm import own_statistics, share_statistics
+from opentrans_cli.training.batchnorm import GlobalBatchNorm2d, own_statistics, share_statistics
 from opentrans_cli.training.device import resolve_device
+from opentrans_cli.training.dropout import Draws, own_draws, share_draws
 from opentrans_cli.training.failures import Failures
+from opentrans_cli.training.sharding import Shards
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class _Wrapped(NamedTuple):
+    """What `World.wrap` made of a module."""
+
+    module: nn.Module
+    called: nn.Module  # in its place
+    draws: Draws
+    shards: Shards | None = None
 
 
 class World:
@@ -36,34 +50,68 @@ class World:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rank, self.size = 0, 1
+        self._wrapped: list[_Wrapped] = []
 
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0, which writes files and talks."""
         return self.rank == 0
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """What to call in training in place of `module`, on the world's device; its gradients are of the whole batch.
+    def wrap(
+        self, module: nn.Module, *, sync_batchnorm: bool = True, shard: bool = False, accumulate: int = 1
+    ) -> nn.Module:
+        """What to call in training in place of `module`, on the world's device; its gradients are means over processes.
 
-        `module` keeps its parameters, names and memory formats. Its parameters become those of rank 0. In train mode
-        its BatchNorms see the whole batch. Raises OptionError for a BatchNorm that cannot.
+        `module` keeps its names, and its values become those of rank 0. Its dropouts draw for the whole batch, whatever
+        the number of processes and of the `accumulate` parts of a step (see `part`). In train mode its BatchNorms see
+        all processes' batches; without `sync_batchnorm` each process's own: then running statistics differ, and those
+        of rank 0 count (see `gathered`). With `shard` the module itself is what to call, and its parameters become
+        others, DTensors (see sharding.Shards): make the optimizer afterwards. All processes must take part.
+
+        Raises OptionError for a BatchNorm that cannot see all batches, and for dropout that cannot be shared.
         """
+        self._wrapped.append(_Wrapped(module, module, self._share_draws(module, accumulate)))
         return module
 
     def unwrap(self, module: nn.Module) -> None:
-        """Make the BatchNorms of `module`, which `wrap` was given, ordinary ones again."""
+        """Make `module`, which `wrap` was given, an ordinary one again: with its own parameters, if it was sharded, and
+        the running statistics of rank 0. All processes must take part: not for clearing up after an error of one.
+        """
+        for wrapped in [wrapped for wrapped in self._wrapped if wrapped.module is module]:
+            self._wrapped.remove(wrapped)
+        own_draws(module)
 
-    def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This process's part of a step's rows: contiguous, in the order of ranks, equally long.
+    @contextmanager
+    def part(self, number: int) -> Iterator[None]:
+        """Around the forward and backward pass of part `number`, from 0, of the `accumulate` that `wrap` was told.
+
+        Dropouts drop what the part's rows have, and processes wait for each other's gradients at the last part only.
+        """
+        for wrapped in self._wrapped:
+            wrapped.draws.part = number
+        yield
+
+    @contextmanager
+    def gathered(self, module: nn.Module) -> Iterator[None]:
+        """Inside, `module`, which `wrap` was given, is whole and the same in every process, and in eval mode a forward
+        pass asks no other: processes may look at different numbers of images. Only look: with sharded parameters, what
+        is written is lost. All processes must enter.
+        """
+        yield
+
+    def share(self, rows: NDArray[np.int64], *, accumulate: int = 1) -> NDArray[np.int64]:
+        """This process's rows of a step: of each of its `accumulate` parts a piece, in the order of ranks, all equally
+        long. So a part has the same rows, in all processes together, whatever their number.
 
         Raises OptionError if they do not divide: the mean of unequal parts' means is not the mean of all.
         """
-        if len(rows) % self.size:
+        if len(rows) % (self.size * accumulate):
+            parts = "" if accumulate == 1 else f" x {accumulate} parts"
             raise OptionError(
-                f"a batch must divide among the processes: {len(rows)} by {self.size}; choose another --batch-size"
+                f"a batch must divide among the processes: {len(rows)} by {self.size}{parts}; "
+                "choose another --batch-size"
             )
-        length = len(rows) // self.size
-        return rows[self.rank * length : (self.rank + 1) * length]
+        return rows.reshape(accumulate, self.size, -1)[:, self.rank].reshape(-1)
 
     def mean(self, value: float) -> float:
         """The mean of all processes' values, the same bits in each; not finite if one of them is not."""
@@ -81,6 +129,10 @@ class World:
 
     def close(self) -> None:
         """Let go of what was wrapped. The connections stay for the next world of this process."""
+        self._wrapped.clear()
+
+    def _share_draws(self, module: nn.Module, accumulate: int) -> Draws:
+        return share_draws(module, rank=self.rank, size=self.size, accumulate=accumulate)
 
     def __enter__(self) -> World:
         return self
@@ -101,14 +153,57 @@ class _ManyProcesses(World):
         self._accelerator = accelerator
         self._failures = Failures(self.rank, self.size)
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        share_statistics(module)
+    def wrap(
+        self, module: nn.Module, *, sync_batchnorm: bool = True, shard: bool = False, accumulate: int = 1
+    ) -> nn.Module:
+        draws = self._share_draws(module, accumulate)
+        if sync_batchnorm:
+            share_statistics(module)
+        if shard:
+            self._take_from_main([*module.parameters(), *module.buffers()])
+            shards = Shards(module, init_device_mesh(self.device.type, (self.size,)))
+            self._wrapped.append(_Wrapped(module, module, draws, shards))
+            return module
         # Gradients of 1 x 1 convolutions in channels_last differ from the weights in strides that address nothing.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        return self._accelerator.prepare_model(module)
+        called: nn.Module = self._accelerator.prepare_model(module)
+        self._wrapped.append(_Wrapped(module, called, draws))
+        return called
 
     def unwrap(self, module: nn.Module) -> None:
+        for shards in self._shards(module):
+            shards.undo()
+        if any(wrapped.module is module for wrapped in self._wrapped):
+            self._take_from_main(_own_buffers(module))
+        super().unwrap(module)
         own_statistics(module)
+        if not self._wrapped:
+            self._accelerator.free_memory()  # a wrapper that is alive follows the gradients of its parameters
+
+    @contextmanager
+    def part(self, number: int) -> Iterator[None]:
+        with super().part(number), ExitStack() as stack:
+            for wrapped in self._wrapped:
+                # Sharded gradients are reduced at every part: whole ones in between would need the memory again.
+                if isinstance(wrapped.called, DistributedDataParallel) and number < wrapped.draws.accumulate - 1:
+                    stack.enter_context(wrapped.called.no_sync())
+            yield
+
+    @contextmanager
+    def gathered(self, module: nn.Module) -> Iterator[None]:
+        self._take_from_main(_own_buffers(module))
+        with ExitStack() as stack:
+            for shards in self._shards(module):
+                stack.enter_context(shards.gathered())
+            yield
+
+    def _shards(self, module: nn.Module) -> list[Shards]:
+        return [wrapped.shards for wrapped in self._wrapped if wrapped.module is module and wrapped.shards]
+
+    def _take_from_main(self, tensors: Iterable[Tensor]) -> None:
+        with torch.no_grad():
+            for tensor in tensors:
+                tensor.copy_(self._of_main(tensor))
 
     def mean(self, value: float) -> float:
         amount = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -138,6 +233,7 @@ class _ManyProcesses(World):
         self._accelerator.wait_for_everyone()
 
     def close(self) -> None:
+        super().close()
         self._accelerator.free_memory()
 
     def __exit__(
@@ -146,6 +242,12 @@ class _ManyProcesses(World):
         self.close()
         if isinstance(error, Exception):
             self._failures.settle(error)
+
+
+def _own_buffers(module: nn.Module) -> list[Tensor]:
+    """Running statistics that processes keep of their own batches alone."""
+    parts = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+    return [buffer for part in parts if not isinstance(part, GlobalBatchNorm2d) for buffer in part.buffers()]
 
 
 def open_world(device: str) -> World:

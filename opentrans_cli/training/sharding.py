@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from opentrans_cli.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 UNIT = 2**20
 """Parameters from which on a module of a sequence, such as a residual block, is gathered and let go by itself."""
@@ -25,7 +26,7 @@ UNIT = 2**20
 @torch.no_grad()
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor, detached and in every process, of a sharded one; any other as it is."""
-    if not isinstance(tensor, DTensor):
+    if not _is_sharded(tensor):
         return tensor
     detached: Any = tensor.detach()
     full: Tensor = detached.full_tensor()
@@ -49,11 +50,14 @@ def local_share(full: Tensor, parameter: Tensor) -> Tensor:
     """What this process keeps of `full`, on the parameter's device, if `full` is sharded as `parameter` is: all of it
     for a plain one. May share memory with `full`; may be empty.
     """
-    if not isinstance(parameter, DTensor):
+    if not _is_sharded(parameter):
         return full.to(parameter.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded: Any = parameter
     # No source rank: everybody has the whole and takes its part, without a word to the others.
-    placed: Any = distribute_tensor(
-        full.detach().to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    placed = distribute_tensor(
+        full.detach().to(parameter.device), sharded.device_mesh, sharded.placements, src_data_rank=None
     )
     return local_tensor(placed)
 
@@ -61,8 +65,13 @@ def local_share(full: Tensor, parameter: Tensor) -> Tensor:
 def local_tensor(parameter: Tensor) -> Tensor:
     """What this process keeps of `parameter`, detached: writing to it changes the parameter."""
     detached: Any = parameter.detach()
-    local: Tensor = detached.to_local() if isinstance(detached, DTensor) else detached
+    local: Tensor = detached.to_local() if _is_sharded(parameter) else detached
     return local
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    # Without loading DTensor, which takes half a second.
+    return hasattr(tensor, "device_mesh")
 
 
 class _Kept(NamedTuple):
