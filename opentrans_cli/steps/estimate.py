@@ -68,7 +68,7 @@ class Estimate:
             "alphas_from": self.frozen.origin,
         }
         if self.cost is not None:
-            document["cost"] = self.cost.to_json()
+            document["cost"] = {**self.cost.to_json(), "frozen_layers": document["frozen_layers"]}
         if self.paper is not None:
             document |= {
                 "images": self.paper.images,
