@@ -115,10 +115,11 @@ class Stepper:
             run.world.total(numbers)
         else:
             numbers = torch.cat([numbers, numbers.new_full((1,), float(stop))])
-        norm = optimizers.total_norm(optimizers.gradients(run.trained.values())).to(numbers)
-        *values, asked_for, length = torch.cat([numbers, norm[None]]).tolist()
+        scaled = optimizers.total_norm(optimizers.gradients(run.trained.values())).to(numbers)
+        *values, asked_for, length = torch.cat([numbers, scaled[None]]).tolist()
         terms = dict(zip(names, values, strict=True))
-        return Outcome(terms, rate, length / run.scale.value, asked_for > 0)
+        norm = length / run.scale.value if math.isfinite(length) else math.inf  # one infinite value makes a NaN of it
+        return Outcome(terms, rate, norm, asked_for > 0)
 
     def _update(self, norm: float) -> None:
         run = self._run

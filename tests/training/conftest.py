@@ -12,9 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from opentrans_cli.clip.architecture import build_clip
+from opentrans_cli.sparsity.masking import hold
+from opentrans_cli.training.freezing import freeze_layers
+from opentrans_cli.training.loop import TrainLog, train
+from opentrans_cli.training.settings import TrainSettings
 
 TINY = {
     "embed_dim": 16,
@@ -66,6 +71,70 @@ def small_net() -> Callable[[], nn.Module]:
         return SmallNet()
 
     return build
+
+
+def batch_of(step: int) -> tuple[Tensor, Tensor]:
+    """Images (4, 3, 8, 8) and label maps (4, 8, 8) of a step."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(4, 3, 8, 8, generator=generator), torch.randint(4, (4, 8, 8), generator=generator)
+
+
+class PixelLoss:
+    """Cross-entropy over the pixels, half of it called "rest"; `heard` is told before every part."""
+
+    def __init__(self, called: nn.Module, heard: Callable[[], None]) -> None:
+        self.called, self.heard = called, heard
+
+    def whole(self, batch: tuple[Tensor, ...]) -> int:
+        return batch[1].numel()
+
+    def __call__(self, part: tuple[Tensor, ...], whole: int) -> dict[str, Tensor]:
+        self.heard()
+        images, labels = part
+        half = 0.5 * F.cross_entropy(self.called(images), labels, reduction="sum") / whole
+        return {"pixels": half, "rest": half}
+
+
+class Experiment:
+    """A SmallNet with a mask on one layer, and if so wished another layer frozen, ready to train."""
+
+    def __init__(self, settings: TrainSettings, *, frozen: bool = True, net: nn.Module | None = None) -> None:
+        torch.manual_seed(0)
+        self.net: Any = net or SmallNet()
+        self.settings = settings
+        if frozen:
+            freeze_layers(self.net, ["backbone.conv10"], batchnorm_of={"backbone.conv10": "backbone.bn10"})
+        self.weight = self.net.backbone.conv1.weight
+        self.removed = torch.rand(self.weight.shape, generator=torch.Generator().manual_seed(9)) < 0.5
+
+    def run(self, *, batches: Callable[[int], Any] = batch_of, **options: Any) -> TrainLog:
+        options = {
+            "loss": lambda called: PixelLoss(called, lambda: None),
+            "after_step": hold(self.net, {"backbone.conv1": ~self.removed}),
+            **options,
+        }
+        return train(self.net, batches, self.settings, **options)
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+
+
+@pytest.fixture(scope="session")
+def experiment() -> type[Experiment]:
+    """Makes the same Experiment at every call."""
+    return Experiment
+
+
+@pytest.fixture(scope="session")
+def pixel_loss() -> type[PixelLoss]:
+    """The loss of an Experiment."""
+    return PixelLoss
+
+
+@pytest.fixture(scope="session")
+def batch() -> Callable[[int], tuple[Tensor, Tensor]]:
+    """The batch of a step of an Experiment."""
+    return batch_of
 
 
 @pytest.fixture(scope="session")
