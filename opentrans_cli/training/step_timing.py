@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -70,22 +70,27 @@ def time_pair(run: Step, twin: Step, *, steps: int, device: torch.device | None 
 
 def training_step(
     model: nn.Module,
-    loss: Callable[[nn.Module], Callable[[], Tensor]],
+    losses: Callable[[nn.Module], Callable[[], Iterable[Tensor]]],
     *,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer],
     after_step: Callable[[nn.Module], Callable[[], None]] | None = None,
+    grad_clip: float = 0.0,
 ) -> Step:
-    """A step of training of a copy of `model`, which itself stays as it is: forward, loss, backward, optimizer, masks.
+    """A step of training of a copy of `model`, which itself stays as it is.
 
-    loss, optimizer and after_step are made for the copy; what `loss` makes gives the loss of one batch, 0-d.
+    losses, optimizer and after_step are made for the copy; what `losses` makes gives the losses of one batch, 0-d, part
+    by part. grad_clip: largest L2 norm of all gradients together; 0: no clipping.
     """
     trained = copy.deepcopy(model).train()
-    loss_of, update = loss(trained), optimizer(trained)
+    losses_of, update = losses(trained), optimizer(trained)
     hold = None if after_step is None else after_step(trained)
 
     def step() -> None:
         update.zero_grad(set_to_none=True)
-        loss_of().backward()  # type: ignore[no-untyped-call]
+        for loss in losses_of():
+            torch.autograd.backward(loss)
+        if grad_clip:
+            nn.utils.clip_grad_norm_(trained.parameters(), grad_clip)
         update.step()
         if hold is not None:
             hold()
