@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from opentrans_cli.errors import OptionError, TrainingError
 from opentrans_cli.training import optimizer as optimizers
@@ -25,13 +24,13 @@ Batch = tuple[Tensor, ...]
 class Loss(Protocol):
     """The loss of a step: the sum of all terms over all parts of all processes."""
 
-    def whole(self, batch: Batch) -> Any:
+    def whole(self, batch: Batch, /) -> Any:
         """Once a step, with this process's share on the device: what every part needs to know of the whole batch.
 
         Its sums over the processes are the loss's own business; all of them call it.
         """
 
-    def __call__(self, part: Batch, whole: Any) -> Mapping[str, Tensor]:
+    def __call__(self, part: Batch, whole: Any, /) -> Mapping[str, Tensor]:
         """The weighted terms of one part, 0-d; the same names every time."""
 
 
@@ -55,10 +54,10 @@ class Outcome:
 
 
 class Stepper:
-    """Takes the steps of `run`; `called` is what `loss` calls, the wrapped model."""
+    """Takes the steps of `run`; `loss` calls the wrapped model."""
 
-    def __init__(self, run: Run, called: nn.Module, loss: Loss) -> None:
-        self._run, self._called, self._loss = run, called, loss
+    def __init__(self, run: Run, loss: Loss) -> None:
+        self._run, self._loss = run, loss
         self._statistics = RunningStatistics(run.model)
 
     def take(self, batch: Batch, *, stop: bool) -> Outcome:
@@ -89,13 +88,12 @@ class Stepper:
         """Leave the gradients of all parts in the parameters; returns the sums of this process's terms."""
         run, sums = self._run, dict[str, Tensor]()
         factor = run.world.size * run.scale.value  # wrappers give the mean of the processes' gradients
-        parts = _parts(batch, run.settings.accumulate)
-        seed_all(run.device, run.settings.seed, run.step, 0)
+        self._seed()
         with torch.no_grad():
             whole = self._loss.whole(batch)
-        for number, part in enumerate(parts):
-            with _gradients_stay(self._called, number + 1 < len(parts)):
-                seed_all(run.device, run.settings.seed, run.step, number)
+        for number, part in enumerate(_parts(batch, run.settings.accumulate)):
+            with run.world.part(number):
+                self._seed()
                 with autocast(run.device, run.settings.precision):
                     terms = self._loss(part, whole)
                 total = torch.stack([term.float() for term in terms.values()]).sum()
@@ -103,6 +101,10 @@ class Stepper:
             for name, term in terms.items():
                 sums[name] = sums[name] + term.detach() if name in sums else term.detach()
         return sums
+
+    def _seed(self) -> None:
+        # The same in all parts and processes: dropouts draw for the whole batch and take what is theirs.
+        seed_all(self._run.device, self._run.settings.seed, self._run.step)
 
     def _outcome(self, sums: dict[str, Tensor], rate: float, *, stop: bool) -> Outcome:
         """One message to the others and one to the host, whatever the number of terms."""
@@ -136,7 +138,7 @@ class Stepper:
         return NotFiniteError(f"{what} is not finite: step {run.step + 1} of {run.settings.steps}")
 
 
-def _parts(batch: Batch, count: int) -> list[Batch]:
+def parts_of(batch: Batch, count: int) -> list[Batch]:
     """`batch` cut into equal parts along the first dimension."""
     if count == 1:
         return [batch]
@@ -147,18 +149,3 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
             "choose another --accumulate or --batch-size"
         )
     return list(zip(*(tensor.split(length // count) for tensor in batch), strict=True))
-
-
-@contextmanager
-def _gradients_stay(called: nn.Module, stay: bool) -> Iterator[None]:
-    """Inside, backward passes add to this process's gradients alone, if `stay`; the first pass that does not, shares
-    the sum.
-    """
-    wrapper: Any = called
-    if hasattr(wrapper, "set_requires_gradient_sync"):  # FSDP2
-        wrapper.set_requires_gradient_sync(not stay)
-    if stay and hasattr(wrapper, "no_sync"):  # DDP
-        with wrapper.no_sync():
-            yield
-    else:
-        yield
