@@ -15,7 +15,7 @@ from torch import nn
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.errors import OptionError, TrainingError
 from opentrans_cli.training import failures
-from opentrans_cli.training.distributed import open_world
+from opentrans_cli.training.distributed import World, open_world
 
 TEXT = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1}
 TOWERS = {
@@ -90,6 +90,7 @@ def shared_results(world):
     agreed = world.agree(masks)
     return {
         "rows": world.share(np.array([5, 2, 9, 7])).tolist(),
+        "parts": world.share(np.arange(12), accumulate=3).tolist(),
         "mean": world.mean(0.1 * own),
         "infinite": world.mean(float("inf") if world.is_main else 1.0),
         "totals": {name: tensor.tolist() for name, tensor in totals.items()},
@@ -98,6 +99,30 @@ def shared_results(world):
         "untouched": masks["b"].tolist() == [not world.is_main],
         "bool": agreed["a"].dtype is torch.bool,
     }
+
+
+def own_batch_results(world):
+    """A network whose BatchNorm keeps to its process, wrapped for steps of two parts."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).double()
+    alone = copy.deepcopy(net)
+    images = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(world.rank), dtype=torch.float64)
+    called = world.wrap(net, sync_batchnorm=False, accumulate=2)
+    found = {"gradients": []}
+    for number, part in enumerate(images.split(4)):
+        with world.part(number):
+            called(part).square().sum().backward()
+        alone(part)
+        found["gradients"].append(net[0].weight.grad.flatten().tolist())
+    found["own"] = torch.equal(net[1].running_mean, alone[1].running_mean)
+    found["training"] = net[1].running_mean.tolist()
+    with world.gathered(net):
+        found["gathered"] = net[1].running_mean.tolist()
+    for part in images.split(4):
+        called(part)
+    world.unwrap(net)
+    found["unwrapped"] = [net[1].running_mean.tolist(), int(net[1].num_batches_tracked)]
+    return found
 
 
 def told(world, error):
@@ -130,14 +155,19 @@ def failure_results():
     return found
 
 
+def refusal(world, rows, parts):
+    try:
+        world.share(np.arange(rows), accumulate=parts)
+    except OptionError as error:
+        return str(error)
+
+
 def results():
     with open_world("cpu") as world:
         found = {kind: training_results(world, kind) for kind in TOWERS}
+        found["own batches"] = own_batch_results(world)
         found |= {"shared": shared_results(world), "place": [world.rank, world.size, world.is_main, str(world.device)]}
-        try:
-            world.share(np.arange(3))
-        except OptionError as error:
-            found["indivisible"] = str(error)
+        found["indivisible"] = [refusal(world, 3, 1), refusal(world, 6, 2)]
     return found | failure_results()
 
 
@@ -175,14 +205,40 @@ def test_rows_are_shared_in_the_order_of_ranks(both):
     assert [found["shared"]["rows"] for found in both] == [[5, 2], [9, 7]]
 
 
+def test_a_part_has_the_same_rows_whatever_the_number_of_processes(both):
+    shares = [np.reshape(found["shared"]["parts"], (3, 2)) for found in both]
+    assert (
+        np.concatenate(shares, axis=1).tolist()
+        == World(torch.device("cpu")).share(np.arange(12), accumulate=3).reshape(3, 4).tolist()
+    )
+
+
 def test_rows_that_do_not_divide_are_refused(both):
     for found in both:
-        assert found["indivisible"].startswith("a batch must divide among the processes: 3 by 2; choose another")
+        few, odd = found["indivisible"]
+        assert few.startswith("a batch must divide among the processes: 3 by 2; choose another --batch-size")
+        assert odd.startswith("a batch must divide among the processes: 6 by 2 x 2 parts; choose another")
+
+
+def test_gradients_are_shared_with_the_last_part_of_a_step(both):
+    (first, last), (other, other_last) = (found["own batches"]["gradients"] for found in both)
+    assert first != other
+    assert last == other_last
+
+
+def test_without_sync_each_process_keeps_its_own_statistics_until_those_of_rank_0_count(both):
+    first, second = (found["own batches"] for found in both)
+    assert first["own"] and second["own"]
+    assert first["training"] != second["training"]
+    assert first["training"] == first["gathered"] == second["gathered"]
+    assert first["unwrapped"] == second["unwrapped"]
+    assert first["unwrapped"] != [first["training"], 4]
+    assert first["unwrapped"][1] == 4
 
 
 def test_means_and_totals_are_the_same_everywhere_and_what_is_not_finite_stays_so(both):
     first, second = (found["shared"] for found in both)
-    assert first == {**second, "rows": first["rows"]}
+    assert first == {**second, "rows": first["rows"], "parts": first["parts"]}
     assert first["mean"] == pytest.approx(0.15, abs=1e-16)
     assert first["infinite"] == float("inf")
     assert len(first["totals"]) == 7
@@ -226,7 +282,10 @@ def test_a_process_alone_is_a_world_of_one(small_net):
         assert tensor.tolist() == [1, 1]
         assert world.agree({"a": tensor})["a"] is tensor
         world.barrier()
+        with world.gathered(net), world.part(0):
+            assert world.share(rows, accumulate=3).tolist() == [0, 1, 2]
         world.unwrap(net)
+        assert type(net.dropout) is nn.Dropout
 
 
 def test_an_error_of_a_process_alone_passes_through_as_it_is():
