@@ -274,6 +274,15 @@ REPORTS: dict[str, dict[str, Any]] = {
         "bundle": "sha256:" + 64 * "0",
         "versions": {"onnxruntime": "1.20.0"},
     },
+    "finetune_log_line": {
+        "event": "step",
+        "step": 1,
+        "loss": 1.5,
+        "terms": {"mask": 1.0, "dice": 0.5},
+        "lr": 1e-3,
+        "grad_norm": None,
+        "seconds": 0.1,
+    },
 }
 
 
@@ -411,6 +420,8 @@ def test_a_report_needs_every_named_field_and_may_have_more(kind: str) -> None:
         ("finetune_estimate", {"cost": None}),
         ("analyze_report", {"median_alpha": "3"}),
         ("demo_report", {"rows": {}}),
+        ("finetune_log_line", {"event": "rest"}),
+        ("finetune_log_line", {"terms": {"mask": "1"}}),
     ],
 )
 def test_wrong_values_in_reports_are_refused_in_one_line(kind: str, change: dict[str, Any]) -> None:
