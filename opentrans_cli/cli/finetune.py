@@ -102,8 +102,16 @@ def finetune(
     if estimate:
         from opentrans_cli.steps.estimate import estimate as estimate_step
 
+        known = bundle is not None or dataset is not None or images is not None
         counted = estimate_step(
-            bundle, options, accounting=accounting, dataset=name, data=data, base=base, reporter=reporter
+            bundle,
+            options,
+            accounting=accounting,
+            dataset=name if known else None,
+            data=data if known else None,
+            base=base,
+            cached=cache_features is not None,
+            reporter=reporter,
         )
         emit(counted.to_json(), partial(show.estimate, counted=counted), as_json=as_json)
         return

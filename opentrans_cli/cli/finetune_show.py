@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentrans_cli.cli.output import human_count, plain_table
+from opentrans_cli.cli.output import human_count, percent, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from opentrans_cli.steps.estimate import Estimate
     from opentrans_cli.steps.finetune import FinetuneResult
 
 
@@ -27,11 +28,53 @@ def run(console: Console, *, result: FinetuneResult) -> None:
     if result.timing is not None:
         timing = result.timing
         console.print(
-            f"beside full training, timed in turn: {timing['run']:.3f} s to {timing['full']:.3f} s a step, "
-            f"ratio {timing['ratio']:.2f}",
+            f"beside full training, timed in turn: {timing['run_seconds']:.3f} s to {timing['full_seconds']:.3f} s a "
+            f"step, ratio {timing['ratio']:.2f}",
             soft_wrap=True,
         )
     console.print(f"log {escape(str(result.log))}", soft_wrap=True)
+
+
+def estimate(console: Console, *, counted: Estimate) -> None:
+    """What a run would cost, by part and column, or the paper's settings."""
+    from rich.markup import escape
+
+    o, size = counted.options, counted.classes.crop
+    images = (o.steps - o.warmup_steps if counted.paper else o.steps) * o.batch_size
+    console.print(
+        f"[bold]{counted.framework}[/] on {escape(counted.architecture)}: {images:,} crops of {size} x {size}, "
+        f"{counted.classes.count} classes ({escape(counted.classes.origin)}), "
+        f"{len(counted.frozen.layers)} layers frozen ({escape(counted.frozen.origin)})",
+        soft_wrap=True,
+    )
+    if counted.paper is not None:
+        _show_paper(console, counted.to_json())
+    elif counted.cost is not None:
+        _show_exact(console, counted.cost.to_json())
+
+
+def _show_exact(console: Console, cost: dict[str, Any]) -> None:
+    pruned = cost["full"]["sparse"] != cost["full"]["dense"]
+    columns = {"dense": "zeros multiplied", "sparse": "zeros skipped"} if pruned else {"dense": ""}
+    table = plain_table("MACs of the run and of full training", "", "", ">run", ">full", ">saved, %")
+    for name, part in [*((part["name"], part) for part in cost["parts"]), ("all", cost)]:
+        for column, title in columns.items():
+            ours, full = part["run"][column]["total"], part["full"][column]["total"]
+            saved = percent(1 - ours / full) if full else "-"
+            table.add_row(name, title, human_count(ours), human_count(full), saved)
+    console.print(table)
+    if pruned:
+        console.print(f"against full training of the dense model: {percent(cost['saved']['all'])} % saved")
+
+
+def _show_paper(console: Console, document: dict[str, Any]) -> None:
+    table = plain_table("as the paper counts", "setting", ">PMACs", ">saved, %")
+    full = document["macs"]["full"]
+    for name, pmacs in document["pmacs"].items():
+        table.add_row(name, f"{pmacs:.1f}", percent(1 - document["macs"][name] / full))
+    console.print(table)
+    for given in document["inputs"]:
+        console.print(f"{given['name']}: {given['value']:.4g} {given['unit']}, {given['source']}", soft_wrap=True)
 
 
 def recipe(console: Console, *, document: dict[str, Any]) -> None:

@@ -8,30 +8,30 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-
+from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
-from opentrans_cli.bundle.store import open_bundle, write_bundle
-from opentrans_cli.clip.layers import candidates, convolutions, layer_weight
+from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.spectral.estimators import ESTIMATORS
-from opentrans_cli.spectral.selection import select_frozen
-from opentrans_cli.steps.alpha_record import recorded_alphas
 from opentrans_cli.steps.finetune_run import FinetuneRun
+from opentrans_cli.steps.finetune_terms import check_loss_options
+from opentrans_cli.steps.freeze_choice import check_freeze_options
 from opentrans_cli.steps.hub_source import local_bundle
-from opentrans_cli.steps.options import FinetuneOptions
-from opentrans_cli.steps.provenance import data_record, machine, step_record
+from opentrans_cli.steps.interim import Interim, check_interim_options, validation_samples
+from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.provenance import data_record, environment, machine, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.resume import discard_state, state_path, state_to_resume
-from opentrans_cli.steps.segmentors import build_segmentor, bundle_segmentor, embed_vocabulary
+from opentrans_cli.steps.segmentors import BuiltSegmentor, build_segmentor, bundle_segmentor, embed_vocabulary
 from opentrans_cli.steps.sources import Tower, bundle_tower, load_text_clip
-from opentrans_cli.steps.spectra import measure
 from opentrans_cli.steps.target import prepare_parent
-from opentrans_cli.steps.training_data import TrainingData
-from opentrans_cli.training.device import resolve_device
+from opentrans_cli.steps.training_data import TrainingData, check_data_options
+from opentrans_cli.steps.training_log import RunLog, check_log, log_path
+from opentrans_cli.training import checkpoint as state_file
+from opentrans_cli.training.distributed import World, open_world
+from opentrans_cli.training.loop import TrainLog
 
 REPORT = "reports/finetune.json"
 DEFAULT_FRAMEWORK = "deeplabv3"
@@ -44,11 +44,13 @@ class FinetuneResult:
     path: Path
     loss: float  # mean over the last tenth of the steps
     seconds_per_step: float  # measured, median
-    cost: dict[str, Any]  # the cost receipt of `artifacts.schema.json`
+    cost: dict[str, Any]  # the cost receipt of `artifacts.schema.json`, as in the bundle
+    timing: dict[str, Any] | None  # measured seconds of a step beside full training's; None if none were timed
+    log: Path  # JSON lines
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
-        return {**asdict(self), "path": str(self.path)}
+        return {**asdict(self), "path": str(self.path), "log": str(self.log)}
 
 
 def finetune(
@@ -56,6 +58,7 @@ def finetune(
     *,
     out: Path,
     options: FinetuneOptions,
+    controls: FinetuneControls | None = None,
     dataset: str = "shapes",
     data: DatasetOptions | None = None,
     base: str | None = None,
@@ -67,43 +70,132 @@ def finetune(
     """Train the bundle's segmentor on `dataset` and write trunk, masks and head as a new bundle at `out`.
 
     Layers with a small alpha are frozen, parameters and BatchNorm statistics alike (OpenTrans, Sec. 3.3.2); alphas come
-    from the bundle's own report, else they are computed. Only seen classes take part in training. Raises OptionError,
-    BundleError, SourceError, DataError or TrainingError.
+    from the bundle's own report, else they are computed, after a warm-up on the weights it left. Only seen classes take
+    part in training. With `resume` a run that was killed goes on and ends with the same bundle. Under torchrun the
+    processes share every batch, and the first writes. Raises OptionError, BundleError, SourceError, DataError or
+    TrainingError; TrainingStopped when `controls.max_minutes` are over, with a state to go on from.
     """
-    _check_options(options)
-    check_replaceable(out, force=force)
-    data, where = data or DatasetOptions(), resolve_device(device)
-    samples: SegDataset = DATASETS.load(dataset)(data)
-    parent = open_bundle(local_bundle(bundle, reporter))
-    run = _prepare(
-        bundle_tower(parent, base=base, reporter=reporter),
-        samples,
-        options,
-        device=where,
-        reporter=reporter,
-    )
-    clip = load_text_clip(parent.manifest.base, base, reporter)
-    prepare_parent(out)
-    text = embed_vocabulary(clip, run.feed.seen_vocabulary, templates=run.built.framework.templates, reporter=reporter)
-    state = state_to_resume(out, resume=resume, reporter=reporter)
-    log = run.train(text, resume_from=state, checkpoint=state_path(out), reporter=reporter)
-    receipt, loss = run.receipt(), final_loss(log.losses)
-    recorded = {**asdict(options), "dataset": dataset, **data_record(data), "base": base, **machine(where)}
-    metrics = {"loss": loss, "training_macs": receipt["total"]}
-    step = step_record(
-        "finetune", recorded, seed=options.seed, data=samples.fingerprint, parent=parent.digest, metrics=metrics
-    )
-    record = run.built.record(samples.vocabulary.classes, seen=run.feed.seen_vocabulary.names)
-    contents = run.built.contents(step, record, report=(REPORT, receipt), keep_alpha=False)
-    written = write_bundle(out, contents, force=force)
-    discard_state(out)
-    return FinetuneResult(written.path, loss, log.seconds_per_step, receipt)
+    controls, data = controls or FinetuneControls(), data or DatasetOptions()
+    with open_world(device) as world:
+        _check(options, controls, dataset, world)
+        check_replaceable(out, force=force)
+        if world.is_main:
+            check_log(out, controls)
+        parent = open_bundle(local_bundle(bundle, reporter))
+        prepare_parent(out)
+        state = state_to_resume(out, resume=resume, reporter=reporter)
+        job = _Job(parent, options, controls, dataset, data, base, world=world, reporter=reporter)
+        taken = None if state is None else int(state_file.load_meta(state)["step"])
+        with RunLog.beside(out, controls, resumed_at=taken, writes=world.is_main, reporter=reporter) as log:
+            log.start(
+                options=job.recorded,
+                data={"fingerprint": job.samples.fingerprint, "images": len(job.samples)},
+                environment=environment(world.device),
+            )
+            run, trained = job.train(log, state=state, checkpoint=state_path(out))
+            receipt, loss = run.receipt(), final_loss(trained.losses)
+            timing = None if run.timing is None else run.timing.to_json()
+            if world.is_main:
+                write_bundle(out, job.contents(receipt, loss), force=force)
+                discard_state(out)
+            world.barrier()
+            log.end(cost=receipt, seconds_per_step=trained.seconds_per_step)
+        return FinetuneResult(out, loss, trained.seconds_per_step, receipt, timing, log_path(out, controls))
 
 
-def _prepare(
-    tower: Tower, samples: SegDataset, options: FinetuneOptions, *, device: torch.device, reporter: Reporter
-) -> FinetuneRun:
-    """The bundle's own segmentor, else a fresh one, its data, and the layers to freeze."""
+class _Job:
+    """What a run works on: data, the segmentor of the bundle, and the CLIP it came from."""
+
+    def __init__(
+        self,
+        parent: Bundle,
+        options: FinetuneOptions,
+        controls: FinetuneControls,
+        dataset: str,
+        data: DatasetOptions,
+        base: str | None,
+        *,
+        world: World,
+        reporter: Reporter,
+    ) -> None:
+        self.parent, self.options, self.controls = parent, options, controls
+        self.world, self.reporter = world, reporter
+        self._dataset, self._data = dataset, data
+        self.samples: SegDataset = DATASETS.load(dataset)(data)
+        self.built = _segmentor(bundle_tower(parent, base=base, reporter=reporter), options)
+        preprocess = self.built.tower.preprocess
+        self.feed = TrainingData(self.samples, options, preprocess=preprocess, world=world, workers=controls.workers)
+        self.clip = load_text_clip(parent.manifest.base, base, reporter)
+        place = machine(world.device, processes=world.size)
+        self.recorded = {**asdict(options), "dataset": dataset, **data_record(data), "base": base, **place}
+
+    def train(self, log: RunLog, *, state: Path | None, checkpoint: Path) -> tuple[FinetuneRun, TrainLog]:
+        """Take all steps, or those that are left."""
+        try:
+            run = FinetuneRun(
+                self.built,
+                self.feed,
+                self.clip,
+                self.options,
+                self.controls,
+                world=self.world,
+                log=log,
+                reporter=self.reporter,
+            )
+            return run, run.train(resume_from=state, checkpoint=checkpoint, evaluate=self._evaluation())
+        finally:
+            self.feed.close()
+
+    def _evaluation(self) -> Interim | None:
+        """What looks at the mIoU in between; None if nobody asked."""
+        if not self.controls.eval_every:
+            return None
+        samples = validation_samples(self._dataset, self._data, self.controls)
+        text = embed_vocabulary(
+            self.clip,
+            samples.vocabulary,
+            templates=self.built.framework.templates,
+            seen=[name not in samples.unseen for name in samples.vocabulary.names],
+            reporter=self.reporter,
+        )
+        return Interim(self.built, text, samples, device=self.world.device, world=self.world)
+
+    def contents(self, receipt: dict[str, Any], loss: float) -> BundleContents:
+        """The trained bundle."""
+        step = step_record(
+            "finetune",
+            self.recorded,
+            seed=self.options.seed,
+            data=self.samples.fingerprint,
+            parent=self.parent.digest,
+            metrics={"loss": loss, "training_macs": receipt["total"]},
+        )
+        record = self.built.record(self.samples.vocabulary.classes, seen=self.feed.seen_vocabulary.names)
+        return self.built.contents(step, record, report=(REPORT, receipt), keep_alpha=False)
+
+
+def _check(options: FinetuneOptions, controls: FinetuneControls, dataset: str, world: World) -> None:
+    """What can be refused before anything is read."""
+    framework = FRAMEWORKS.load(options.framework or DEFAULT_FRAMEWORK)
+    check_freeze_options(options)
+    check_data_options(options, workers=controls.workers, processes=world.size)
+    check_interim_options(dataset, controls)
+    if options.framework is not None:
+        check_loss_options(options, framework)
+    if controls.save_every < 1:
+        raise OptionError(f"a state is saved every so many steps: --save-every {controls.save_every}; give 1 or more")
+    if controls.timing_steps < 0:
+        raise OptionError(f"not a number of steps to time: --timing-steps {controls.timing_steps}; give 0 or more")
+    if controls.cache_features is not None and not options.views:
+        raise OptionError("features are kept of fixed crops only: --cache-features; add --views, such as --views 8")
+    if controls.cache_features is not None and not (options.freeze_prefix or options.prefix_end):
+        raise OptionError("features are kept of a frozen prefix: --cache-features; add --freeze-prefix")
+    if controls.shard and world.size == 1:
+        raise OptionError("one process has nothing to share out: --shard; start several with torchrun")
+
+
+def _segmentor(tower: Tower, options: FinetuneOptions) -> BuiltSegmentor:
+    """The bundle's own segmentor, else a fresh one."""
     built = bundle_segmentor(tower)
     if built is None:
         built = build_segmentor(tower, options.framework or DEFAULT_FRAMEWORK, seed=options.seed)
@@ -112,36 +204,9 @@ def _prepare(
         raise OptionError(f"the bundle's segmentor is {name}, not {options.framework}; leave --framework out")
     if not built.framework.trainable:
         raise OptionError(f"segmentor has nothing to train: {name}; transfer the subnet to deeplabv3 instead")
-    feed = TrainingData(samples, options, preprocess=tower.preprocess)
-    if built.framework.frozen_trunk:
-        reporter.say(f"{name} keeps the whole tower frozen: --freeze {options.freeze} changes nothing")
-        frozen = tuple(layer.name for layer in candidates(tower.visual))
-    else:
-        frozen = _frozen_layers(tower, options, reporter)
-    return FinetuneRun(built, feed, frozen=frozen, options=options, device=device)
+    return built
 
 
 def final_loss(losses: Sequence[float]) -> float:
     """Mean loss of the last tenth of the steps."""
     return mean(losses[-max(1, len(losses) // 10) :])
-
-
-def _check_options(options: FinetuneOptions) -> None:
-    """What can be refused before anything is read."""
-    ESTIMATORS.load(options.estimator)
-    FRAMEWORKS.load(options.framework or DEFAULT_FRAMEWORK)
-    select_frozen({}, mode=options.freeze, ratio=options.freeze_ratio)  # type: ignore[arg-type]
-
-
-def _frozen_layers(tower: Tower, options: FinetuneOptions, reporter: Reporter) -> tuple[str, ...]:
-    """Layers of the tower to freeze, from the recorded alphas or, said aloud, from fresh ones."""
-    if options.freeze == "none":
-        return ()
-    assert tower.bundle is not None
-    alphas = recorded_alphas(tower.bundle, estimator=options.estimator)
-    if alphas is None:
-        reporter.say(f"no alpha report by {options.estimator} in {tower.bundle.path}: analyzing first")
-        names, fit = convolutions(tower.visual), ESTIMATORS.load(options.estimator)
-        spectra = measure(names, lambda name: layer_weight(tower.visual, name), fit, reporter=reporter)
-        alphas = {layer.name: layer.alpha for layer in spectra}
-    return select_frozen(alphas, mode=options.freeze, ratio=options.freeze_ratio, seed=options.seed)  # type: ignore[arg-type]

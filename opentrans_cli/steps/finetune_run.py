@@ -1,142 +1,247 @@
-"""One fine-tuning run: what is frozen, the loop, and what it cost."""
+"""One fine-tuning run: a dense warm-up if there is one, the choice of layers, and training with them frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from opentrans_cli.bundle.encode import stored_hashes
 from opentrans_cli.bundle.history import FROZEN_TENSORS
-from opentrans_cli.clip.layers import batchnorm_of
-from opentrans_cli.errors import TrainingError
-from opentrans_cli.frameworks.base import ClassText
-from opentrans_cli.frameworks.mask_loss import set_loss
+from opentrans_cli.clip.prefix import modules_until
+from opentrans_cli.clip.source import LoadedClip
+from opentrans_cli.errors import OptionError, TrainingError
 from opentrans_cli.sparsity.masking import hold
-from opentrans_cli.steps.options import FinetuneOptions
-from opentrans_cli.steps.reporter import Reporter
+from opentrans_cli.steps.feature_cache import FeatureCache
+from opentrans_cli.steps.finetune_cost import SegmentorCount, count_segmentor, run_cost
+from opentrans_cli.steps.finetune_module import SEGMENTOR
+from opentrans_cli.steps.finetune_terms import loss_identity, make_loss
+from opentrans_cli.steps.finetune_timing import StepTimer
+from opentrans_cli.steps.freeze_choice import FreezeChoice, check_choice, choose_frozen
+from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.reporter import Advance, Reporter
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, class_owners
 from opentrans_cli.steps.sources import numpy_masks
-from opentrans_cli.steps.training_data import IGNORED, TrainingData
-from opentrans_cli.training.cost import LayerCost, cost_receipt
-from opentrans_cli.training.freezing import freeze_layers, state_hash
-from opentrans_cli.training.loop import TrainLog, train
-from opentrans_cli.training.losses import pixel_cross_entropy
+from opentrans_cli.steps.training_data import TrainingData
+from opentrans_cli.steps.training_log import RunLog
+from opentrans_cli.training import checkpoint as state_file
+from opentrans_cli.training.distributed import World
+from opentrans_cli.training.freezing import state_hash
+from opentrans_cli.training.loop import Batch, StepFigures, TrainLog, train
 from opentrans_cli.training.settings import TrainSettings
+from opentrans_cli.training.step_timing import Timing
 
-_STATE_EVERY = 100  # steps between two states on disk
+_CHOICE = "choice"  # in the notes of a state; null while nothing is frozen yet
+
+Evaluate = Callable[[], Mapping[str, float]]
 
 
 class FinetuneRun:
-    """Works on the segmentor `built` in place; `frozen` are layers of the tower."""
+    """Works on the segmentor `built` in place, from its first step or from a state."""
 
     def __init__(
         self,
         built: BuiltSegmentor,
         feed: TrainingData,
-        *,
-        frozen: tuple[str, ...],
+        clip: LoadedClip,
         options: FinetuneOptions,
-        device: torch.device,
+        controls: FinetuneControls,
+        *,
+        world: World,
+        log: RunLog,
+        reporter: Reporter,
     ) -> None:
-        self.built, self.feed, self.frozen, self.options = built, feed, frozen, options
-        self.module = built.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.device = device
-        self._unfrozen_costs = self._costs()
-        partners = dict.fromkeys(_whole(self.module), None) if built.framework.frozen_trunk else self._partners()
-        self.fixed = freeze_layers(self.module, partners, batchnorm_of=partners)
-        self._hash_before = state_hash(self.module, self.fixed)
+        """clip: the base of the bundle. Raises OptionError for options that the segmentor or the data cannot follow."""
+        self.built, self.feed, self.options, self.controls = built, feed, options, controls
+        self.world, self.log, self.reporter = world, log, reporter
+        check_choice(built, options)
+        built.module.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._trained, self._loss = make_loss(built, feed, clip, options, world, reporter)
+        self.choice: FreezeChoice | None = None  # of the end of the run
+        self.timing: Timing | None = None
+        self._hash = ""  # of all that is frozen
+        self._full = self._count()
+        self._ends = None if controls.max_minutes is None else time.monotonic() + 60 * controls.max_minutes
 
-    def train(self, text: ClassText, *, resume_from: Path | None, checkpoint: Path, reporter: Reporter) -> TrainLog:
-        """Run the loop with the embeddings of the seen classes.
+    def train(self, *, resume_from: Path | None, checkpoint: Path, evaluate: Evaluate | None) -> TrainLog:
+        """Take all steps that are left.
 
-        Raises TrainingError for a loss that is not finite, or if a frozen layer changed.
+        Raises TrainingError for a loss that is not finite, for the state of another run, and if a frozen layer changed;
+        TrainingStopped when the time is up.
         """
-        loss = self._loss(text.to(self.device))
-        with reporter.bar("fine-tuning", self.options.steps) as advance:
-            log = train(
-                self.module,
-                self.feed.batch,
-                self._settings(),
-                loss=loss,
-                after_step=hold(self.module, self.built.masks(), self.built.held()),
-                state=resume_from,
-                checkpoint=checkpoint,
-                identity={"data": self.feed.fingerprint, "frozen": list(self.fixed)},
-                progress=lambda step, figures: advance(f"loss {figures['loss']:.3f}"),
-            )
-        if state_hash(self.module, self.fixed) != self._hash_before:
+        choice, narrowed = self._recorded(resume_from), False
+        with self.reporter.bar("fine-tuning", self.options.steps) as advance:
+            if choice is None and self.options.warmup_steps:
+                self._freeze(self._nothing())
+                self._phase(None, resume_from, checkpoint, evaluate, advance=advance, stop_at=self.options.warmup_steps)
+                resume_from, narrowed = checkpoint, True
+            if choice is None:
+                choice = choose_frozen(self.built, self.options, measured_now=narrowed, reporter=self.reporter)
+            timer = StepTimer(self._trained, self._loss, self._settings(), self._holder, steps=self._timed())
+            self._freeze(choice)
+            self._announce(choice)
+            self.timing = timer.time(self.feed.batch, self.world.device)
+            log = self._phase(choice, resume_from, checkpoint, evaluate, advance=advance, narrowed=narrowed)
+        if state_hash(self.built.module, choice.modules) != self._hash:
             raise TrainingError("a frozen layer changed in training; nothing was written; report this as a bug")
         return log
 
-    def _partners(self) -> dict[str, str | None]:
-        """The layers to freeze inside the module, each with the BatchNorm behind it."""
-        pairs = ((layer, batchnorm_of(self.built.tower.visual, layer)) for layer in self.frozen)
-        return {f"{BACKBONE}{layer}": norm and f"{BACKBONE}{norm}" for layer, norm in pairs}
+    def _recorded(self, state: Path | None) -> FreezeChoice | None:
+        """What the interrupted run froze; None if it had not come to that."""
+        notes = {} if state is None else state_file.load_meta(state).get("notes", {})
+        found = notes.get(_CHOICE)
+        return None if found is None else FreezeChoice.from_json(found)
 
-    def _loss(self, text: ClassText) -> Callable[[Tensor, Tensor], Tensor]:
-        module: Any = self.module
-        if self.built.framework.masks:
-            return lambda images, label_maps: set_loss(module.queries(images, text), label_maps, ignore=IGNORED)
-        return lambda images, label_maps: pixel_cross_entropy(module(images, text), label_maps, ignore_index=IGNORED)
+    def _nothing(self) -> FreezeChoice:
+        """What is frozen during the warm-up: what the framework never trains."""
+        nothing = replace(self.options, freeze="none", freeze_scope="trunk", freeze_prefix=False, prefix_end=None)
+        return choose_frozen(self.built, nothing, measured_now=False)
+
+    def _freeze(self, choice: FreezeChoice) -> None:
+        choice.apply(self.built.module)
+        self._hash = state_hash(self.built.module, choice.modules)
+        self.choice = choice
+
+    def _announce(self, choice: FreezeChoice) -> None:
+        prefix = "" if choice.prefix_end is None else f", everything up to {choice.prefix_end} among them"
+        self.reporter.say(f"frozen: {len(choice.layers)} layers{prefix} ({choice.origin})")
+        self.log.freeze(step=self.options.warmup_steps, choice=choice)
+
+    def _phase(
+        self,
+        choice: FreezeChoice | None,
+        resume_from: Path | None,
+        checkpoint: Path,
+        evaluate: Evaluate | None,
+        *,
+        advance: Advance,
+        narrowed: bool = False,
+        stop_at: int | None = None,
+    ) -> TrainLog:
+        def progress(figures: StepFigures) -> None:
+            self.log.step(figures)
+            advance(self.log.status())
+
+        with ExitStack() as stack:
+            return train(
+                self._trained,
+                self._batches(choice, stack),
+                self._settings(),
+                loss=self._loss,
+                world=self.world,
+                after_step=self._holder(self._trained),
+                state=resume_from,
+                narrowed=narrowed,
+                checkpoint=checkpoint,
+                identity={"data": self.feed.fingerprint, **loss_identity(self.options)},
+                notes={_CHOICE: None if choice is None else choice.to_json()},
+                stop_at=stop_at,
+                evaluate=evaluate,
+                on_evaluation=self.log.evaluation,
+                progress=progress,
+            )
+
+    def _batches(self, choice: FreezeChoice | None, stack: ExitStack) -> Callable[[int], Batch]:
+        """Batches, with the features of the prefix if they are kept on disk."""
+        if choice is None or self.controls.cache_features is None:
+            return self.feed.batch
+        if choice.prefix_end is None:
+            raise OptionError("no prefix is frozen, so no features to keep: --cache-features; add --prefix-end BLOCK")
+        self._trained.prefix_end = choice.prefix_end
+        cache = stack.enter_context(
+            FeatureCache(
+                self.controls.cache_features,
+                self.built.module.backbone,  # type: ignore[arg-type]
+                choice.prefix_end,
+                crop=self.feed.crop,
+                rows=self.feed.view_count,
+                identity=self._crops(),
+                device=self.world.device,
+            )
+        )
+        self.reporter.say(f"features in {cache.folder}: {cache.computed} of {cache.rows} crops are there")
+
+        def batch(step: int) -> Batch:
+            images, label_maps, draws, rows = self.feed.batch(step)
+            return (images, label_maps, draws, rows, *cache.features(images, draws))
+
+        return batch
+
+    def _crops(self) -> dict[str, Any]:
+        """What the fixed crops depend on."""
+        cut = {name: getattr(self.options, name) for name in ("views", "scale", "scale_of", "flip", "seed")}
+        pixels = {"mean": self.feed.preprocess.mean, "std": self.feed.preprocess.std}
+        return {"content": self.feed.content_fingerprint, **cut, **pixels}
+
+    def _holder(self, trained: Any) -> Callable[[], None]:
+        """What holds the masks of `trained`, the module of the run or a copy of it."""
+        return hold(trained.segmentor, self.built.masks(), self.built.held())
+
+    def _timed(self) -> int:
+        """Copies can be timed in one process alone."""
+        return self.controls.timing_steps if self.world.size == 1 else 0
 
     def _settings(self) -> TrainSettings:
-        options = self.options
+        o, c = self.options, self.controls
         return TrainSettings(
-            steps=options.steps,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            backbone_lr_factor=options.backbone_lr_factor,
-            weight_decay=options.weight_decay,
-            warmup_steps=min(20, options.steps // 10),
-            seed=options.seed,
-            checkpoint_every=_STATE_EVERY,
+            steps=o.steps,
+            batch_size=o.batch_size,
+            accumulate=o.accumulate,
+            optimizer=o.optimizer,  # type: ignore[arg-type]
+            lr=o.lr,
+            backbone_lr_factor=o.backbone_lr_factor,
+            backbone_prefix=f"{SEGMENTOR}{BACKBONE}",
+            weight_decay=o.weight_decay,
+            momentum=o.momentum,
+            schedule=o.schedule,  # type: ignore[arg-type]
+            warmup_steps=o.resolved_lr_warmup,
+            milestones=o.milestones,
+            gamma=o.gamma,
+            grad_clip=o.grad_clip,
+            ema=o.ema,
+            precision=o.precision,  # type: ignore[arg-type]
+            sync_batchnorm=o.sync_batchnorm,
+            shard=c.shard,
+            seed=o.seed,
+            checkpoint_every=c.save_every,
             log_every=1,
+            eval_every=c.eval_every,
+            max_minutes=None if self._ends is None else max(1e-6, (self._ends - time.monotonic()) / 60),
         )
 
-    def _costs(self) -> tuple[LayerCost, ...]:
-        return self.built.costs(
-            (self.feed.crop, self.feed.crop), owners=class_owners(self.feed.seen_vocabulary), training=True
-        )
+    def _count(self) -> SegmentorCount:
+        return count_segmentor(self.built, crop=self.feed.crop, owners=class_owners(self.feed.seen_vocabulary))
 
     def receipt(self) -> dict[str, Any]:
         """The cost receipt of `artifacts.schema.json`: counted MACs of the whole run, and the proof of freezing."""
-        cost = cost_receipt(
-            self._costs(),
-            resolution=(self.feed.crop, self.feed.crop),
-            images=self.options.steps * self.options.batch_size,
-            baseline=self._unfrozen_costs,
-        )
+        choice, o = self.choice, self.options
+        assert choice is not None
+        cached, distinct = tuple[str, ...](), 0
+        if self.controls.cache_features is not None and choice.prefix_end is not None:
+            cached = tuple(BACKBONE + name for name in modules_until(self.built.tower.visual, choice.prefix_end))
+            distinct = min(self.feed.view_count, (o.steps - o.warmup_steps) * o.batch_size)
+        cost = run_cost(self._full, self._count(), o, crop=self.feed.crop, cached=cached, views=distinct)
         return {
-            "unit": cost.unit,
-            "forward": cost.forward,
-            "input_gradient": cost.input_gradient,
-            "weight_gradient": cost.weight_gradient,
-            "total": cost.total,
-            "unmasked_total": cost.unmasked_total,
-            "dense_total": cost.dense_total,
-            "images": cost.images,
-            "resolution": list(cost.resolution),
-            "frozen_layers": list(self.frozen),
-            "frozen_hash": f"sha256:{self._hash_before}",
-            FROZEN_TENSORS: self._frozen_tensors(),
+            **cost.to_json(),
+            "frozen_layers": list(choice.layers),
+            "frozen_hash": f"sha256:{self._hash}",
+            FROZEN_TENSORS: self._frozen_tensors(choice),
         }
 
-    def _frozen_tensors(self) -> dict[str, str]:
-        """Hashes of what was frozen, as the bundle stores it: later it can be compared with that of the parent."""
+    def _frozen_tensors(self, choice: FreezeChoice) -> dict[str, str]:
+        """Hashes of what the whole run left as it was, as the bundle stores it, to be compared with the parent's."""
+        if self.options.warmup_steps:
+            choice = self._nothing()
         tower, bundle = self.built.tower, self.built.tower.bundle
         assert bundle is not None
-        owners = {name.removeprefix(BACKBONE) for name in self.fixed}
-        parts = {name: value for name, value in self.built.tower_tensors().items() if name.rpartition(".")[0] in owners}
+        owners = {name.removeprefix(BACKBONE) for name in choice.modules if name.startswith(BACKBONE)}
+        parts: dict[str, Any] = {
+            name: value for name, value in self.built.tower_tensors().items() if name.rpartition(".")[0] in owners
+        }
         masks = numpy_masks({layer: mask for layer, mask in tower.masks.items() if layer in owners})
         return stored_hashes(parts, masks, bundle.manifest.layers[0].dtype)
-
-
-def _whole(module: nn.Module) -> Iterator[str]:
-    """Names of all modules of the tower that hold a tensor themselves."""
-    for name, part in module.named_modules():
-        if name.startswith(BACKBONE) and (part._parameters or part._buffers):
-            yield name

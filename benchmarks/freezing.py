@@ -1,0 +1,163 @@
+"""What each way of freezing costs and what it leaves of the mIoU: full, alpha, opposite, random, prefix, model scope.
+
+    python benchmarks/freezing.py --work DIR [--msrc FOLDER] > benchmarks/results/DATE-freezing.md
+
+For each data set and seed the embedded tower is pruned to 90 % once (Fisher, label-free distillation on the data set's
+own images) and fine-tuned as DeepLabV3 in every way, all with the same crops. MACs are counted, see docs/method.md;
+seconds are the median of a run's own steps, of runs that shared the machine two by two, each on one thread. A bundle
+that is in DIR already is not made again. FOLDER holds images/, annotations/, classes.txt, train.txt and test.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from opentrans_cli.steps.provenance import environment
+
+PRUNE = ("--image-limit", "1024", "--steps-per-round", "4", "--final-steps", "128")
+WAYS: dict[str, tuple[str, ...]] = {
+    "full": ("--freeze", "none"),
+    "alpha": ("--freeze", "heavy"),
+    "opposite": ("--freeze", "light"),
+    "random": ("--freeze", "random"),
+    "alpha + prefix": ("--freeze", "heavy", "--freeze-prefix"),
+    "alpha + prefix + model": ("--freeze", "heavy", "--freeze-prefix", "--freeze-scope", "model"),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data set: what prune, finetune and eval are told about it."""
+
+    prune: tuple[str, ...]
+    finetune: tuple[str, ...]
+    evaluate: tuple[str, ...]
+    ways: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(WAYS))
+
+
+def data_sets(msrc: Path | None) -> dict[str, Data]:
+    """What is there to train on."""
+    found = {
+        "shapes": Data(("--images", "shapes"), ("--steps", "400"), ("--limit", "200")),
+    }
+    if msrc is not None:
+        folder = ("--dataset", "folder", "--images", msrc / "images", "--labels", msrc / "annotations")
+        common = tuple(map(str, (*folder, "--classes", msrc / "classes.txt", "--ignore", 255)))
+        found["msrc"] = Data(
+            ("--images", str(msrc / "images")),
+            (*common, "--split-list", str(msrc / "train.txt"), "--steps", "400", "--crop", "160", "--batch-size", "8"),
+            (*common, "--split-list", str(msrc / "test.txt")),
+        )
+    return found
+
+
+def run(*arguments: object) -> str:
+    """One command of ours in a process of its own, on one thread; its standard output. Raises if it fails."""
+    line = [sys.executable, "-m", "opentrans_cli", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(line)}: {done.stderr}")
+    return done.stdout
+
+
+def subnet(work: Path, name: str, data: Data, seed: int) -> Path:
+    """The pruned tower of one data set and seed, with its alpha report."""
+    bundle = work / f"{name}-subnet-{seed}"
+    if not bundle.exists():
+        run("prune", "tiny", "-s", "0.9", *data.prune, *PRUNE, "--seed", seed, "-o", bundle, "--quiet")
+        run("analyze", bundle, "--quiet")
+    return bundle
+
+
+def figures(work: Path, name: str, data: Data, way: str, seed: int, bundle: Path) -> dict[str, Any]:
+    """Cost, seconds and mIoU of one fine-tuning."""
+    stem = f"{name}-{way.replace(' + ', '-')}-{seed}"
+    trained, result, report = work / stem, work / f"{stem}.run.json", work / f"{stem}.json"
+    if not report.exists():
+        if not (trained.exists() and result.exists()):
+            options = (*data.finetune, *data.ways[way], "--seed", seed, "--timing-steps", 0, "--force")
+            result.write_text(run("finetune", bundle, *options, "-o", trained, "--quiet", "--json"))
+        run("eval", trained, *data.evaluate, "--quiet", "-o", report)
+    document, scored = json.loads(result.read_text()), json.loads(report.read_text())
+    cost = document["cost"]
+    return {
+        "miou": 100 * scored["miou"],
+        "total": cost["total"],
+        "unmasked": cost["unmasked_total"],
+        "dense": cost["dense_total"],
+        "frozen": len(cost["frozen_layers"]),
+        "seconds": document["seconds_per_step"],
+    }
+
+
+def table(rows: dict[tuple[str, int], dict[str, Any]], ways: tuple[str, ...], seeds: range) -> None:
+    """One data set, a line for each way."""
+    print(
+        "| way | mIoU, every seed | mean | against full | layers frozen | GMACs, zeros skipped | saved "
+        "| GMACs, zeros multiplied | saved | s a step | of full |\n|---|---|---|---|---|---|---|---|---|---|---|"
+    )
+    full = [rows["full", seed] for seed in seeds]
+    for way in ways:
+        own = [rows[way, seed] for seed in seeds]
+        lead = mean(row["miou"] for row in own) - mean(row["miou"] for row in full)
+        saved = {key: 100 * (1 - mean(row[key] / row["dense"] for row in own)) for key in ("total", "unmasked")}
+        ratio = mean(row["seconds"] / other["seconds"] for row, other in zip(own, full, strict=True))
+        cells = (
+            " ".join(f"{row['miou']:.1f}" for row in own),
+            f"{mean(row['miou'] for row in own):.1f}",
+            f"{lead:+.1f}",
+            " ".join(str(row["frozen"]) for row in own),
+            f"{mean(row['total'] for row in own) / 1e9:,.0f}",
+            f"{saved['total']:.1f} %",
+            f"{mean(row['unmasked'] for row in own) / 1e9:,.0f}",
+            f"{saved['unmasked']:.1f} %",
+            f"{mean(row['seconds'] for row in own):.3f}",
+            f"{ratio:.2f}",
+        )
+        print(f"| {way} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--msrc", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    seeds, found = range(arguments.seeds), data_sets(arguments.msrc)
+    print(f"# Ways of freezing, {time.strftime('%Y-%m-%d')}\n\n{environment(torch.device('cpu'))}\n")
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        for name, data in found.items():
+            make = [pool.submit(subnet, arguments.work, name, data, seed) for seed in seeds]
+            bundles = [job.result() for job in make]
+            jobs = {
+                (way, seed): pool.submit(figures, arguments.work, name, data, way, seed, bundles[seed])
+                for seed in seeds
+                for way in data.ways
+            }
+            rows = {}
+            for key, job in jobs.items():
+                rows[key] = job.result()
+                print(name, *key, rows[key], file=sys.stderr, flush=True)
+            print(f"\n## {name}\n\nfinetune {' '.join(Path(word).name for word in data.finetune)}\n")
+            table(rows, tuple(data.ways), seeds)
+    print("\nOptions:\n")
+    for way, options in WAYS.items():
+        print(f"- {way}: {' '.join(options)}")
+
+
+if __name__ == "__main__":
+    main()
