@@ -6,11 +6,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from opentrans_cli.clip.dense import stage_features
 from opentrans_cli.clip.layers import batchnorm_of, convolutions
+from opentrans_cli.clip.prefix import modules_until, outputs
 from opentrans_cli.errors import TrainingError
-from opentrans_cli.training.freezing import freeze_layers, state_hash
+from opentrans_cli.training.freezing import freeze_layers, freeze_modules, state_hash
 
 
 def some_steps(visual, steps=2):
@@ -104,3 +106,80 @@ def test_the_hash_sees_every_bit_of_parameters_and_buffers(tower):
     assert changed != before
     visual.bn2.num_batches_tracked += 1
     assert state_hash(visual, ["conv2", "bn2"]) not in (before, changed)
+
+
+class Attention(nn.Module):
+    """Packed attention beside a linear layer, and a BatchNorm inside a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.block = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+
+    def forward(self, x):
+        return self.block(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+PARTS = tuple(f"attention.{part}_proj" for part in "qkv")
+
+
+def train_attention(net, steps=3):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    for seed in range(steps):
+        optimizer.zero_grad()
+        net.train()(torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
+        optimizer.step()
+
+
+def test_a_packed_projection_is_frozen_by_its_three_parts_and_leaves_the_output_projection_free():
+    net = Attention()
+    assert freeze_modules(net, PARTS) == tuple(sorted(PARTS))
+    before, proof = copy.deepcopy(net.state_dict()), state_hash(net, PARTS)
+    train_attention(net)
+    assert state_hash(net, PARTS) == proof
+    still = {name for name, tensor in net.state_dict().items() if torch.equal(tensor, before[name])}
+    assert still == {"attention.in_proj_weight", "attention.in_proj_bias"}
+
+
+def test_a_part_of_a_packed_projection_is_not_frozen_alone_and_nothing_is():
+    net = Attention()
+    with pytest.raises(TrainingError, match=r"cannot be frozen alone: 'attention\.[qk]_proj'; freeze its three parts"):
+        freeze_modules(net, ["block.0", *PARTS[:2]])
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_the_hash_of_a_part_sees_its_own_rows_alone():
+    net = Attention()
+    before = [state_hash(net, [part]) for part in PARTS]
+    with torch.no_grad():
+        net.attention.in_proj_weight[9, 0] += 1  # of k: rows 8 to 15
+    after = [state_hash(net, [part]) for part in PARTS]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    with torch.no_grad():
+        net.attention.in_proj_bias[16] += 1
+    assert state_hash(net, [PARTS[2]]) != after[2]
+
+
+def test_a_whole_block_is_frozen_with_all_that_is_inside():
+    net = Attention()
+    freeze_modules(net, ["block"])
+    proof = state_hash(net, ["block"])
+    train_attention(net)
+    assert state_hash(net, ["block"]) == proof
+    assert not torch.equal(net.attention.in_proj_weight, Attention().attention.in_proj_weight)
+
+
+@pytest.mark.parametrize("end", ["stem", "layer2.1", "layer4.0"])
+def test_a_frozen_prefix_stays_to_the_bit_and_asks_for_no_gradient(tower, end):
+    visual = tower()
+    freeze_modules(visual, modules_until(visual, end))
+    before = copy.deepcopy(visual.state_dict())
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert not outputs(visual.train(), images, end)[-1].requires_grad
+    if end != "layer4.0":
+        some_steps(visual)
+    for name, tensor in visual.state_dict().items():
+        if "attnpool" not in name:
+            inside = name.rpartition(".")[0] in modules_until(visual, end)
+            assert torch.equal(tensor, before[name]) == inside, name
