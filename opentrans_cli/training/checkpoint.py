@@ -89,7 +89,7 @@ def restore_module(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: 
     """
     own = module.state_dict()
     different = sorted(own.keys() ^ tensors.keys()) or sorted(
-        name for name, tensor in own.items() if tensor.shape != tensors[name].shape
+        name for name, tensor in own.items() if _shape(tensor) != _shape(tensors[name])
     )
     if different:
         raise TrainingError(
@@ -98,6 +98,11 @@ def restore_module(module: nn.Module, tensors: Mapping[str, Tensor], *, origin: 
         )
     for name, tensor in own.items():
         put(tensor, tensors[name])
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    # Single numbers have one dimension while they are sharded.
+    return (1,) if tensor.ndim == 0 else tuple(tensor.shape)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
+from opentrans_cli.errors import OptionError, TrainingStopped
 from opentrans_cli.training.distributed import World
 from opentrans_cli.training.generators import generators_kept
 from opentrans_cli.training.run_state import Run, trained_parameters
@@ -103,18 +103,22 @@ def train(
     world = world or World(device)
     hooks = _Hooks(after_step, checkpoint, evaluate, on_evaluation, progress)
     with generators_kept(device):
-        called = world.wrap(model)
-        done = False
+        called = world.wrap(
+            model, sync_batchnorm=settings.sync_batchnorm, shard=settings.shard, accumulate=settings.accumulate
+        )
+        together = world.size == 1
         try:
             run = Run(model, settings, world, identity=identity, notes=notes)
             if state is not None:
                 run.resume(state, narrowed=narrowed)
             end = settings.steps if stop_at is None else min(stop_at, settings.steps)
             seconds = _Loop(run, called, loss(called), hooks).steps(batch_of, end, fresh=state is None)
-            done = True
+            together = True
+        except (NotFiniteError, TrainingStopped):
+            together = True
+            raise
         finally:
-            # Not all processes may be here, and only all of them can put shards together.
-            if done or not settings.shard:
+            if together:  # unwrapping takes all processes, and another error may be that of one
                 world.unwrap(model)
             model.eval()
     return TrainLog(tuple(run.losses), run.step, statistics.median(seconds) if seconds else 0.0)
@@ -123,7 +127,7 @@ def train(
 class _Loop:
     def __init__(self, run: Run, called: nn.Module, loss: Loss, hooks: _Hooks) -> None:
         self.run, self.called, self.hooks = run, called, hooks
-        self.stepper = Stepper(run, called, loss)
+        self.stepper = Stepper(run, loss)
         minutes = run.settings.max_minutes
         self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
 
@@ -154,7 +158,7 @@ class _Loop:
             kept = "" if checkpoint is None else f" (the state before it is in {checkpoint})"
             if checkpoint is not None:
                 run.save(checkpoint)
-            raise TrainingError(
+            raise NotFiniteError(
                 f"{error}{kept}; lower the learning rate (now {run.settings.lr:g}) or add warm-up steps"
             ) from None
         self._hold()
@@ -184,22 +188,14 @@ class _Loop:
     def _evaluate(self, evaluate: Callable[[], Mapping[str, float]]) -> None:
         run = self.run
         run.optimizer.zero_grad(set_to_none=True)  # room for what evaluating needs
-        with nullcontext() if run.average is None else run.average.shown():
+        with nullcontext() if run.average is None else run.average.shown(), run.world.gathered(run.model):
             run.model.eval()
             try:
                 figures = evaluate()
             finally:
-                self._gather_anew()
                 self.called.train()
         if self.hooks.on_evaluation is not None and run.world.is_main:
             self.hooks.on_evaluation(run.step, figures)
-
-    def _gather_anew(self) -> None:
-        # A forward pass without a backward pass leaves the outermost shards put together, as they were then.
-        for part in self.run.model.modules():
-            reshard = getattr(part, "reshard", None)
-            if reshard is not None:
-                reshard()
 
 
 def _due(step: int, every: int) -> bool:

@@ -91,7 +91,7 @@ class Stepper:
         self._seed()
         with torch.no_grad():
             whole = self._loss.whole(batch)
-        for number, part in enumerate(_parts(batch, run.settings.accumulate)):
+        for number, part in enumerate(parts_of(batch, run.settings.accumulate)):
             with run.world.part(number):
                 self._seed()
                 with autocast(run.device, run.settings.precision):
