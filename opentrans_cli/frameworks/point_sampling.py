@@ -18,8 +18,8 @@ from torch import Tensor
 class Corners(NamedTuple):
     """The four pixels around each point of a label map, and how much each of them counts (bilinear)."""
 
-    classes: Tensor  # int64 (..., P, 4)
-    weights: Tensor  # float32 (..., P, 4); 0 outside of the label map
+    classes: Tensor  # int64 (..., P, 4); `ignore` outside of the label map
+    weights: Tensor  # float32 (..., P, 4)
 
 
 def generator(draw: int, *, layer: int, purpose: str, device: torch.device) -> torch.Generator:
@@ -57,19 +57,19 @@ def sample_labels(label_maps: Tensor, image_of: Tensor, points: Tensor, *, ignor
     height, width = label_maps.shape[1:]
     place = points * points.new_tensor((width, height)) - 0.5
     first = place.floor()
-    part = place - first
-    x = first[..., :1].long() + label_maps.new_tensor((0, 1, 0, 1))
-    y = first[..., 1:].long() + label_maps.new_tensor((0, 0, 1, 1))
-    share_x, share_y = (torch.stack((1 - part[..., axis], part[..., axis]), -1) for axis in (0, 1))
-    weights = (share_y[..., :, None] * share_x[..., None, :]).flatten(-2)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = (image_of[:, None, None] * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
-    return Corners(label_maps.flatten()[index].masked_fill(~inside, ignore), weights * inside)
+    (x, y), (right, below) = (part.unbind(-1) for part in (first.long() + 1, place - first))
+    # With a frame around it, no corner lies outside of the label map.
+    framed = F.pad(label_maps, (1, 1, 1, 1), value=ignore)
+    index = (image_of[:, None] * (height + 2) + y) * (width + 2) + x
+    corners = index[..., None] + index.new_tensor((0, 1, width + 2, width + 3))
+    left, above = 1 - right, 1 - below
+    weights = torch.stack((above * left, above * right, below * left, below * right), -1)
+    return Corners(framed.flatten().index_select(0, corners.flatten()).view_as(corners), weights)
 
 
 def mask_values(corners: Corners, classes: Tensor) -> Tensor:
     """The masks of `classes`, int64, broadcast against the corners without their last dimension, at their points."""
-    return ((corners.classes == classes[..., None]) * corners.weights).sum(-1)
+    return corners.weights.masked_fill(corners.classes != classes[..., None], 0).sum(-1)
 
 
 @torch.no_grad()
@@ -84,5 +84,5 @@ def uncertain_points(masks: Tensor, drawn: Tensor, *, points: int, importance: f
     if not uncertain:
         return others
     doubt = -sample_masks(masks[:, None], looked_at)[:, 0].abs()
-    chosen = doubt.topk(uncertain, dim=1).indices
+    chosen = doubt.topk(uncertain, dim=1, sorted=False).indices
     return torch.cat([looked_at.gather(1, chosen[..., None].expand(-1, -1, 2)), others], 1)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from opentrans_cli.datasets.shapes.noise import Stream
 from opentrans_cli.frameworks.mask_loss import SetLossOptions, match_queries, set_divisors, set_loss
 from opentrans_cli.frameworks.matching import Matches, present_classes
 from opentrans_cli.steps.finetune_module import Found, TrainedModule
@@ -23,6 +24,8 @@ from opentrans_cli.steps.region_kd import RegionKd, Regions, RegionShare
 from opentrans_cli.steps.training_data import IGNORED
 from opentrans_cli.training.distributed import World
 from opentrans_cli.training.losses import pixel_cross_entropy
+
+_SALT = 0x6C6F7373  # keeps these draws apart from those of other users of the same seed
 
 Batch = tuple[Tensor, ...]
 """images float32 (B, 3, S, S), label maps int64 (B, S, S), draws int64 (B,), rows int64 (B,), features of a prefix."""
@@ -41,7 +44,7 @@ class Part(NamedTuple):
     """A part of a batch as the terms want it."""
 
     label_maps: Tensor
-    draws: list[int]
+    draws: list[int]  # numbers of the crops under this run's seed
     rows: list[int]
 
 
@@ -79,7 +82,7 @@ class FinetuneLoss:
 
     def whole(self, batch: Batch) -> Whole:
         """What the terms of the step are divided by, from this process's share of it; all processes call it."""
-        part = _part(batch)
+        part = _part(batch, seed=self._terms.options.seed)
         labelled = (part.label_maps != IGNORED).sum().double().cpu()
         numbers = torch.cat([torch.stack([labelled, self._captioned(part)]), self._divisors(part)])
         self._terms.world.total(numbers)
@@ -110,7 +113,7 @@ class FinetuneLoss:
 
     def __call__(self, batch: Batch, whole: Whole) -> Mapping[str, Tensor]:
         """The weighted terms of a part of the step, 0-d float32."""
-        images, part = batch[0], _part(batch)
+        images, part = batch[0], _part(batch, seed=self._terms.options.seed)
         kd, asked = self._terms.kd, dict[str, Any]()
         if kd is not None and whole.regions is not None:
             asked["regions"] = kd.regions(part.label_maps, part.draws, whole.regions)
@@ -164,8 +167,9 @@ class FinetuneLoss:
         return weight * torch.stack(parts).sum() / max(1.0, whole.captioned)
 
 
-def _part(batch: Batch) -> Part:
-    return Part(batch[1], batch[2].tolist(), batch[3].tolist())
+def _part(batch: Batch, *, seed: int) -> Part:
+    draws = [int(Stream(seed ^ _SALT, draw).words(1)[0]) >> 1 for draw in batch[2].tolist()]
+    return Part(batch[1], draws, batch[3].tolist())
 
 
 def _among(pairs: Matches, regions: Regions) -> Matches:

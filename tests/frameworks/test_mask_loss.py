@@ -1,13 +1,18 @@
-"""The loss over sets of masks: what it rewards, what it ignores, and that it draws from torch's generator alone."""
+"""The loss over sets of masks: transformers' numbers, what it rewards and ignores, and the sum of its parts."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from opentrans_cli.frameworks import mask_loss, matching
 from opentrans_cli.frameworks.base import MaskQueries
-from opentrans_cli.frameworks.mask_loss import SetLossWeights, set_loss
+from opentrans_cli.frameworks.mask_loss import SetLossOptions, layers_of, match_queries, set_divisors, set_loss
+from opentrans_cli.frameworks.matching import Matches, present_classes
 
 IGNORE = -1
 CLASSES = 3
@@ -30,9 +35,46 @@ def perfect(label_maps: Tensor, order: Tensor) -> MaskQueries:
     return MaskQueries(logits[:, order], (40 * masks[..., 2::4, 2::4] - 20)[:, order])
 
 
-def loss(queries: MaskQueries, label_maps: Tensor, **weights: float) -> Tensor:
-    torch.manual_seed(0)
-    return set_loss(queries, label_maps, ignore=IGNORE, weights=SetLossWeights(**weights))  # type: ignore[arg-type]
+def terms(
+    queries: MaskQueries,
+    label_maps: Tensor,
+    draws: Sequence[int] | None = None,
+    *,
+    divisors: Tensor | None = None,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Without `divisors` the images are the whole batch."""
+    given, draws = SetLossOptions(**options), draws or range(len(label_maps))
+    if divisors is None:
+        divisors = divisors_of(queries, label_maps, draws, given)
+    matches = match_queries(queries, label_maps, draws, given, ignore=IGNORE)
+    return set_loss(queries, matches, label_maps, draws, given, divisors=divisors, ignore=IGNORE)
+
+
+def divisors_of(queries: MaskQueries, label_maps: Tensor, draws: Sequence[int], options: SetLossOptions) -> Tensor:
+    return set_divisors(
+        label_maps,
+        draws,
+        options,
+        classes=queries.class_logits.shape[-1] - 1,
+        queries=queries.class_logits.shape[1],
+        layers=1 + len(queries.auxiliary),
+        ignore=IGNORE,
+    )
+
+
+def loss(queries: MaskQueries, label_maps: Tensor, **options: Any) -> Tensor:
+    return torch.stack([*terms(queries, label_maps, **options).values()]).sum()
+
+
+def part_of(queries: MaskQueries, images: Sequence[int]) -> MaskQueries:
+    auxiliary = tuple((classes[images], masks[images]) for classes, masks in queries.auxiliary)
+    return MaskQueries(queries.class_logits[images], queries.mask_logits[images], auxiliary)
+
+
+def random_queries(images: int, queries: int, *, layers: int = 3, classes: int = CLASSES) -> MaskQueries:
+    made = [(torch.randn(images, queries, classes + 1), 3 * torch.randn(images, queries, 4, 4)) for _ in range(layers)]
+    return MaskQueries(*made[-1], auxiliary=tuple(made[:-1]))
 
 
 def test_the_order_of_the_queries_does_not_matter(label_maps: Tensor) -> None:
@@ -51,12 +93,13 @@ def test_a_wrong_class_and_a_wrong_mask_cost_more(label_maps: Tensor) -> None:
 
 def test_every_weight_scales_its_own_term(label_maps: Tensor) -> None:
     torch.manual_seed(1)
-    queries = MaskQueries(torch.randn(2, 5, CLASSES + 1), torch.randn(2, 5, 4, 4))
-    # What is matched depends on the ratio of the weights, so each is taken alone.
-    parts = [{"classes": 0.0, "mask": 0.0, "dice": 0.0, name: 1.0} for name in ("classes", "mask", "dice")]
-    for part in parts:
-        double = {name: 2 * value for name, value in part.items()}
-        torch.testing.assert_close(loss(queries, label_maps, **double), 2 * loss(queries, label_maps, **part))
+    queries = random_queries(2, 5)
+    once = terms(queries, label_maps)
+    for name in ("classes", "mask", "dice"):
+        changed = terms(queries, label_maps, **{name: 2 * getattr(SetLossOptions(), name)})
+        assert changed.keys() == once.keys()
+        for other, value in changed.items():
+            torch.testing.assert_close(value, once[other] * (2 if other == name else 1))
 
 
 def test_auxiliary_layers_count_as_the_last(label_maps: Tensor) -> None:
@@ -77,12 +120,143 @@ def test_an_image_without_labels_teaches_no_mask_but_that_there_is_none(label_ma
     assert logits.grad is not None and logits.grad[..., CLASSES].lt(0).all()
 
 
-def test_the_same_generator_gives_the_same_loss(label_maps: Tensor) -> None:
-    queries = MaskQueries(torch.randn(2, 5, CLASSES + 1), torch.randn(2, 5, 4, 4))
-    assert loss(queries, label_maps) == loss(queries, label_maps)
+def test_nothing_is_drawn_from_torchs_own_generator(label_maps: Tensor) -> None:
+    queries = random_queries(2, 5)
+    before = torch.random.get_rng_state()
+    first, second = (loss(queries, label_maps, region_dropout=0.5) for _ in range(2))
+    assert first == second
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("region_dropout", [0.0, 0.5])
+def test_parts_in_any_order_add_up_to_the_whole(label_maps: Tensor, region_dropout: float) -> None:
+    torch.manual_seed(2)
+    label_maps = torch.cat([label_maps, torch.randint(-1, 3, (2, 16, 16))])
+    queries, draws = random_queries(4, 5), [7, 1, 4, 9]
+    options: dict[str, Any] = {"points": 40, "region_dropout": region_dropout}
+    whole = terms(queries, label_maps, draws, **options)
+    parts = [[3, 1], [2], [0]]
+    divisors = torch.stack(
+        [
+            divisors_of(queries, label_maps[part], [draws[image] for image in part], SetLossOptions(**options))
+            for part in parts
+        ]
+    ).sum(0)
+    summed = dict.fromkeys(whole, torch.zeros(()))
+    for part in parts:
+        own = [draws[image] for image in part]
+        found = terms(part_of(queries, part), label_maps[part], own, divisors=divisors, **options)
+        summed = {name: value + found[name] for name, value in summed.items()}
+    for name, value in whole.items():
+        torch.testing.assert_close(summed[name], value)
+
+
+def test_dropped_regions_learn_no_class_and_keep_their_masks(label_maps: Tensor) -> None:
+    torch.manual_seed(3)
+    queries = random_queries(2, 5, layers=1)
+    queries.class_logits.requires_grad_()
+    matches = match_queries(queries, label_maps, [0, 1], SetLossOptions(), ignore=IGNORE)[0]
+    dropped = terms(queries, label_maps, region_dropout=0.999999)
+    dropped["classes"].backward()
+    assert queries.class_logits.grad is not None
+    matched = torch.zeros(2, 5, dtype=torch.bool)
+    matched[matches.image_of, matches.query_of] = True
+    assert torch.equal(queries.class_logits.grad.abs().sum(-1) == 0, matched)
+    torch.testing.assert_close(dropped["mask"], terms(queries, label_maps)["mask"])
+
+
+def test_about_the_asked_share_of_regions_is_dropped() -> None:
+    label_maps = torch.arange(25).reshape(1, 5, 5).expand(200, -1, -1)
+    queries = MaskQueries(torch.zeros(1, 100, 26), torch.zeros(1, 100, 2, 2))
+    weights = divisors_of(queries, label_maps, range(200), SetLossOptions(region_dropout=0.3))[1]
+    assert float(weights - 0.1 * 75 * 200) == pytest.approx(0.7 * 25 * 200, rel=0.03)
+
+
+def test_gradients_reach_the_classes_and_masks_of_every_layer(label_maps: Tensor) -> None:
+    torch.manual_seed(4)
+    queries = random_queries(2, 5)
+    leaves = [part.requires_grad_() for layer in layers_of(queries) for part in layer]
+    loss(queries, label_maps, points=40).backward()
+    assert all(leaf.grad is not None and bool(leaf.grad.any()) for leaf in leaves)
+
+
+def test_more_masks_than_queries_leave_some_without() -> None:
+    torch.manual_seed(5)
+    label_maps, queries = torch.randint(0, 3, (2, 16, 16)), random_queries(2, 2)
+    matches = match_queries(queries, label_maps, [0, 1], SetLossOptions(), ignore=IGNORE)
+    assert [len(one.image_of) for one in matches] == [4, 4, 4]
+    assert torch.isfinite(loss(queries, label_maps, region_dropout=0.5))
 
 
 def test_labels_are_padded_as_images_are(label_maps: Tensor) -> None:
     queries = MaskQueries(torch.randn(2, 5, CLASSES + 1), torch.randn(2, 5, 8, 8))
     padded = torch.nn.functional.pad(label_maps, (0, 16, 0, 16), value=IGNORE)
     assert loss(queries, label_maps) == loss(queries, padded)
+
+
+class Recorded:
+    """What is drawn for the loss, by layer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.points: dict[tuple[str, int], Tensor] = {}
+        for module in (matching, mask_loss):
+            draw = module.draw_points
+
+            def drawn(*arguments: Any, _draw: Any = draw, **named: Any) -> Tensor:
+                points: Tensor = _draw(*arguments, **named)
+                self.points[named["purpose"], named["layer"]] = points
+                return points
+
+            monkeypatch.setattr(module, "draw_points", drawn)
+
+    def as_transformers_asks(self, matches: Sequence[Matches], *, looked_at: int) -> Iterator[Tensor]:
+        """The result first, then the auxiliary layers; masks of an image in the order of their queries."""
+        for layer in (len(matches) - 1, *range(len(matches) - 1)):
+            for points in self.points["match", layer]:
+                yield points[None]
+            one = matches[layer]
+            order = (one.image_of * 1000 + one.query_of).argsort()
+            points = self.points["loss", layer][order]
+            yield points[:, :looked_at].contiguous()
+            yield points[:, looked_at:]
+
+
+@pytest.mark.parametrize(("seed", "queries", "layers"), [(0, 7, 3), (1, 7, 1), (2, 2, 3), (3, 12, 2)])
+def test_the_loss_is_that_of_transformers_at_the_same_points(
+    seed: int, queries: int, layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Mask2FormerConfig
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+
+    torch.manual_seed(seed)
+    label_maps = torch.randint(-1, 3, (3, 4, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    label_maps[1] = label_maps[1, 0, 0]
+    found, points = random_queries(3, queries, layers=layers), 50
+    leaves = [part.requires_grad_() for layer in layers_of(found) for part in layer]
+    record = Recorded(monkeypatch)
+    ours = terms(found, label_maps, points=points)
+    matches = match_queries(found, label_maps, [0, 1, 2], SetLossOptions(points=points), ignore=IGNORE)
+
+    config = Mask2FormerConfig(no_object_weight=0.1, train_num_points=points)
+    config.class_weight, config.mask_weight, config.dice_weight, config.num_labels = 2.0, 5.0, 5.0, CLASSES
+    classes = [torch.arange(CLASSES)[row] for row in present_classes(label_maps, CLASSES, ignore=IGNORE)]
+    masks = [(label_map == one[:, None, None]).float() for label_map, one in zip(label_maps, classes, strict=True)]
+    given = record.as_transformers_asks(matches, looked_at=3 * points)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(given))
+    theirs = Mask2FormerLoss(config=config, weight_dict={})(
+        found.mask_logits,
+        found.class_logits,
+        masks,
+        classes,
+        [{"masks_queries_logits": mask, "class_queries_logits": logits} for logits, mask in found.auxiliary],
+    )
+    names = {"classes": ("cross_entropy", 2.0), "mask": ("mask", 5.0), "dice": ("dice", 5.0)}
+    expected = {
+        ours_: factor * sum(v for k, v in theirs.items() if k.rstrip("_0123456789") == f"loss_{name}")
+        for ours_, (name, factor) in names.items()
+    }
+    for name, value in ours.items():
+        torch.testing.assert_close(value, expected[name])
+    wanted = torch.autograd.grad(torch.stack([*expected.values()]).sum(), leaves)
+    for gradient, other in zip(torch.autograd.grad(torch.stack([*ours.values()]).sum(), leaves), wanted, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-6, rtol=1e-4)

@@ -33,3 +33,10 @@ def test_scores_of_ignored_pixels_do_not_matter():
     other = scores.clone()
     other[..., 1] = 1e4
     assert pixel_cross_entropy(scores, labels, 255) == pixel_cross_entropy(other, labels, 255)
+
+
+def test_the_parts_of_a_batch_add_up_to_the_whole():
+    scores, labels = torch.randn(3, 4, 5, 5), torch.randint(-1, 4, (3, 5, 5))
+    labels[1] = -1
+    parts = [pixel_cross_entropy(scores[i], labels[i], -1, labelled=(labels >= 0).sum()) for i in ([2], [0, 1])]
+    torch.testing.assert_close(sum(parts), pixel_cross_entropy(scores, labels, -1))
