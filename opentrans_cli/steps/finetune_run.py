@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,21 @@ class FinetuneRun:
         TrainingStopped when the time is up.
         """
         choice, narrowed = self._recorded(resume_from), False
-        with self.reporter.bar("fine-tuning", self.options.steps) as advance:
+        # The bar is one for both phases.
+        with self.reporter.bar("fine-tuning", self.options.steps) as advance, ExitStack() as stack:
+            phase = partial(self._phase, checkpoint=checkpoint, evaluate=evaluate, advance=advance)
             if choice is None and self.options.warmup_steps:
                 self._freeze(self._nothing())
-                self._phase(None, resume_from, checkpoint, evaluate, advance=advance, stop_at=self.options.warmup_steps)
+                phase(self.feed.batch, resume_from=resume_from, stop_at=self.options.warmup_steps)
                 resume_from, narrowed = checkpoint, True
             if choice is None:
                 choice = choose_frozen(self.built, self.options, measured_now=narrowed, reporter=self.reporter)
             timer = StepTimer(self._trained, self._loss, self._settings(), self._holder, steps=self._timed())
             self._freeze(choice)
             self._announce(choice)
-            self.timing = timer.time(self.feed.batch, self.world.device)
-            log = self._phase(choice, resume_from, checkpoint, evaluate, advance=advance, narrowed=narrowed)
+            batch_of = self._batches(choice, stack)
+            self.timing = timer.time(batch_of, self.feed.batch, self.world.device)
+            log = phase(batch_of, resume_from=resume_from, choice=choice, narrowed=narrowed)
         if state_hash(self.built.module, choice.modules) != self._hash:
             raise TrainingError("a frozen layer changed in training; nothing was written; report this as a bug")
         return log
@@ -114,41 +118,43 @@ class FinetuneRun:
 
     def _phase(
         self,
-        choice: FreezeChoice | None,
+        batch_of: Callable[[int], Batch],
+        *,
         resume_from: Path | None,
         checkpoint: Path,
         evaluate: Evaluate | None,
-        *,
         advance: Advance,
+        choice: FreezeChoice | None = None,
         narrowed: bool = False,
         stop_at: int | None = None,
     ) -> TrainLog:
+        """Steps with one set of layers frozen. narrowed: `resume_from` is the end of the warm-up."""
+
         def progress(figures: StepFigures) -> None:
             self.log.step(figures)
             advance(self.log.status())
 
-        with ExitStack() as stack:
-            return train(
-                self._trained,
-                self._batches(choice, stack),
-                self._settings(),
-                loss=self._loss,
-                world=self.world,
-                after_step=self._holder(self._trained),
-                state=resume_from,
-                narrowed=narrowed,
-                checkpoint=checkpoint,
-                identity={"data": self.feed.fingerprint, **loss_identity(self.options)},
-                notes={_CHOICE: None if choice is None else choice.to_json()},
-                stop_at=stop_at,
-                evaluate=evaluate,
-                on_evaluation=self.log.evaluation,
-                progress=progress,
-            )
+        return train(
+            self._trained,
+            batch_of,
+            self._settings(),
+            loss=self._loss,
+            world=self.world,
+            after_step=self._holder(self._trained),
+            state=resume_from,
+            narrowed=narrowed,
+            checkpoint=checkpoint,
+            identity={"data": self.feed.fingerprint, **loss_identity(self.options)},
+            notes={_CHOICE: None if choice is None else choice.to_json()},
+            stop_at=stop_at,
+            evaluate=evaluate,
+            on_evaluation=self.log.evaluation,
+            progress=progress,
+        )
 
-    def _batches(self, choice: FreezeChoice | None, stack: ExitStack) -> Callable[[int], Batch]:
+    def _batches(self, choice: FreezeChoice, stack: ExitStack) -> Callable[[int], Batch]:
         """Batches, with the features of the prefix if they are kept on disk."""
-        if choice is None or self.controls.cache_features is None:
+        if self.controls.cache_features is None:
             return self.feed.batch
         if choice.prefix_end is None:
             raise OptionError("no prefix is frozen, so no features to keep: --cache-features; add --prefix-end BLOCK")

@@ -37,17 +37,19 @@ class StepTimer:
         self._trained, self._loss, self._settings, self._holder, self._steps = trained, loss, settings, holder, steps
         self._full = copy.deepcopy(trained) if steps else None
 
-    def time(self, batch_of: Callable[[int], Batch], device: torch.device) -> Timing | None:
+    def time(
+        self, batch_of: Callable[[int], Batch], full_batch_of: Callable[[int], Batch], device: torch.device
+    ) -> Timing | None:
         """Seconds of steps of both on the first batches; None if nothing was to be timed."""
         if self._full is None:
             return None
-        batches = [tuple(tensor.to(device) for tensor in batch_of(step)) for step in range(_BATCHES)]
-        run, full = (self._step(module, batches) for module in (self._trained, self._full))
+        run = self._step(self._trained, batch_of, device)
+        full = self._step(self._full, full_batch_of, device)
         self._full = None
         return time_pair(run, full, steps=self._steps, device=device)
 
-    def _step(self, module: nn.Module, batches: list[Batch]) -> Callable[[], Any]:
-        turn = cycle(batches)
+    def _step(self, module: nn.Module, batch_of: Callable[[int], Batch], device: torch.device) -> Callable[[], Any]:
+        turn = cycle([tuple(tensor.to(device) for tensor in batch_of(step)) for step in range(_BATCHES)])
 
         def losses_of(copied: nn.Module) -> Callable[[], Iterator[Tensor]]:
             loss = self._loss(copied)
