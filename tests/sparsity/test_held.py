@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from opentrans_cli.sparsity.held import Held, fill, first_regrown
 
@@ -68,3 +73,32 @@ def test_of_a_packed_parameter_only_the_rows_are_touched() -> None:
     fill([Held("k_proj", attention, "in_proj_weight", torch.ones(4, 4, dtype=torch.bool), slice(4, 8))])
     after = attention.in_proj_weight.detach()
     assert not after[4:8].any() and torch.equal(after[:4], before[:4]) and torch.equal(after[8:], before[8:])
+
+
+@pytest.fixture
+def last_of_three() -> Iterator[None]:
+    """This process takes the place of one of three that never hear of each other."""
+    # Torch remembers shares by the mesh: no other place can be taken in the same process.
+    dist.init_process_group("fake", store=FakeStore(), rank=2, world_size=3)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("rows", [None, slice(5, 9)], ids=["all rows", "some rows"])
+def test_of_a_parameter_that_processes_share_out_each_fills_its_part(last_of_three: None, rows: slice | None) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 11)
+    whole, pruned = layer.weight.detach().clone(), torch.rand(11 if rows is None else 4, 5) < 0.5
+    held = Held("layer", layer, "weight", pruned, rows)
+    mesh = init_device_mesh("cpu", (3,))
+    layer.weight = nn.Parameter(distribute_tensor(layer.weight.detach(), mesh, [Shard(0)], src_data_rank=None))
+    own = slice(8, 11)  # behind four and four
+    removed = torch.zeros(11, 5, dtype=torch.bool)
+    removed[rows or slice(None)] = pruned
+    assert first_regrown([held]) == "layer"
+    fill([held])
+    assert torch.equal(layer.weight.detach().to_local(), whole.masked_fill(removed, 0)[own])
+    assert first_regrown([held]) is None
+    layer.weight = nn.Parameter(whole)
+    fill([held])
+    assert torch.equal(layer.weight.detach(), whole.masked_fill(removed, 0))

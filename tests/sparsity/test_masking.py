@@ -88,6 +88,18 @@ def test_pruned_weights_stay_zero_when_held_after_every_step(optimizer):
         assert net.get_submodule(layer).weight.requires_grad
 
 
+def test_masks_are_held_on_whatever_the_weights_become():
+    net = small_net()
+    masks = half_masks(net)
+    keep = hold(net, masks)
+    net.double()
+    for layer in LAYERS:
+        net.get_submodule(layer).weight = nn.Parameter(torch.ones_like(net.get_submodule(layer).weight))
+    keep()
+    for layer, mask in masks.items():
+        assert torch.equal(net.get_submodule(layer).weight, mask.double())
+
+
 def test_weights_that_grew_back_are_reported_by_layer():
     net = small_net()
     masks = half_masks(net)
