@@ -57,15 +57,15 @@ def time_pair(run: Step, twin: Step, *, steps: int, device: torch.device | None 
     """
     if steps < 1:
         raise ValueError(f"at least one pair is needed, got {steps}")
-    seconds: dict[Step, list[float]] = {run: [], twin: []}
+    both: tuple[tuple[Step, list[float]], ...] = ((run, []), (twin, []))
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        for step in (run, twin):
+        for step, _ in both:
             step()
         for pair in range(steps):
-            for step in (run, twin) if pair % 2 == 0 else (twin, run):
-                seconds[step].append(_seconds(step, device))
-    return Timing(tuple(seconds[run]), tuple(seconds[twin]))
+            for step, seconds in both if pair % 2 == 0 else both[::-1]:
+                seconds.append(_seconds(step, device))
+    return Timing(tuple(both[0][1]), tuple(both[1][1]))
 
 
 def training_step(

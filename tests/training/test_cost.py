@@ -206,3 +206,20 @@ def test_an_einsum_of_three_has_no_formula():
 
     with pytest.raises(TrainingError, match="no formula for the cost of einsum"):
         count_macs(Three(), (3,))
+
+
+def test_a_product_without_a_backward_pass_has_no_gradients():
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project = nn.Linear(4, 4)
+
+        def forward(self, x):
+            states = self.project(x)
+            with torch.no_grad():
+                seen = states @ states.T > 0
+            return states * seen.any()
+
+    layers = {layer.name: layer for layer in count_macs(Looks(), (3, 4))}
+    assert layers[""] == LayerCost("", 36, 0, 0)
+    assert layers["project"] == LayerCost("project", 48, 0, 48)
