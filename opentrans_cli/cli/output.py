@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,8 +23,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from opentrans_cli.cli.progress import Bars
+
 Show = Callable[["Console"], None]
 Advance = Callable[[str], None]
+
+LINE_EVERY = 60.0
+"""Seconds between two lines of progress where no bar can be shown."""
 
 _UNBROKEN = 400  # columns; a row about a tensor of FC-CLIP takes two hundred
 
@@ -76,46 +83,75 @@ class ConsoleReporter:
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet or not speaks()
+        self._bars: Bars | None = None  # while one is shown: a bar inside a bar stands below it
 
     def say(self, text: str) -> None:
         """One line; nothing with --quiet."""
-        if not self.quiet:
+        if self.quiet:
+            return
+        if self._bars is not None:  # above the bars, which would be torn else
+            self._bars.console.print(text, markup=False, soft_wrap=True)
+        else:
             typer.echo(text, err=True)
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Advance]:
-        """A live bar on a terminal, else one line when it is done."""
+    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+        """A live bar on a terminal, else a line about every minute and one when it is done.
+
+        done: units that an interrupted run has done already.
+        """
         if self.quiet:
             yield lambda status: None
             return
         console = stderr_console()
         if not console.is_terminal:
-            with self._line(title, total) as advance:
-                yield advance
+            lines = _ProgressLines(title, total, done, self.say)
+            yield lines.advance
+            lines.finish()
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-        )
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(title, total=total, status="")
-            yield lambda status: progress.update(task, advance=1, status=status)
+        with self._shown(console) as bars:
+            task = bars.add_task(title, total=total, completed=done, status="")
+            try:
+                yield lambda status: bars.update(task, advance=1, status=status)
+            finally:
+                if bars.task_ids[0] != task:
+                    bars.remove_task(task)
 
     @contextmanager
-    def _line(self, title: str, total: int) -> Iterator[Advance]:
-        last = ""
+    def _shown(self, console: Console) -> Iterator[Bars]:
+        from opentrans_cli.cli.progress import Bars
 
-        def advance(status: str) -> None:
-            nonlocal last
-            last = status
+        if self._bars is not None:
+            yield self._bars
+            return
+        with Bars(console) as self._bars:
+            try:
+                yield self._bars
+            finally:
+                self._bars = None
 
-        yield advance
-        self.say(f"{title}: {total} done{', ' + last if last else ''}")
+
+class _ProgressLines:
+    """Progress where no bar can be shown, in the log of a batch job: a line now and then."""
+
+    def __init__(self, title: str, total: int, done: int, say: Callable[[str], None]) -> None:
+        self._title, self._total, self._first, self._say = title, total, done, say
+        self._done, self._status = done, ""
+        self._started = self._told = time.monotonic()
+
+    def advance(self, status: str) -> None:
+        """One more unit."""
+        self._done, self._status = self._done + 1, status
+        now = time.monotonic()
+        if now - self._told >= LINE_EVERY and self._done < self._total:
+            self._told = now
+            seconds = (now - self._started) / (self._done - self._first) * (self._total - self._done)
+            left = f"{timedelta(seconds=round(seconds))} left"
+            self._say(f"{self._title}: {self._done} of {self._total}, {', '.join(filter(None, (status, left)))}")
+
+    def finish(self) -> None:
+        """The last line."""
+        self._say(f"{self._title}: {self._total} done{', ' + self._status if self._status else ''}")
 
 
 class StepLines:

@@ -17,8 +17,8 @@ class Reporter(Protocol):
         """One line a user should read."""
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Advance]:
-        """A progress bar over `total` units."""
+    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+        """A progress bar over `total` units, `done` of which an interrupted run has done already."""
         yield lambda status: None
 
 
@@ -29,7 +29,7 @@ class Silent:
         """Say nothing."""
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Advance]:
+    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
         """Show nothing."""
         yield lambda status: None
 
