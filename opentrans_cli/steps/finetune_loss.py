@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class FinetuneLoss:
     def whole(self, batch: Batch) -> Whole:
         """What the terms of the step are divided by, from this process's share of it; all processes call it."""
         part = _part(batch, seed=self._terms.options.seed)
-        labelled = (part.label_maps != IGNORED).sum().double().cpu()
+        labelled = (part.label_maps != IGNORED).sum().cpu().double()
         numbers = torch.cat([torch.stack([labelled, self._captioned(part)]), self._divisors(part)])
         self._terms.world.total(numbers)
         kd = self._terms.kd
@@ -113,19 +113,15 @@ class FinetuneLoss:
 
     def __call__(self, batch: Batch, whole: Whole) -> Mapping[str, Tensor]:
         """The weighted terms of a part of the step, 0-d float32."""
-        images, part = batch[0], _part(batch, seed=self._terms.options.seed)
-        kd, asked = self._terms.kd, dict[str, Any]()
+        images, features, part = batch[0], batch[4:], _part(batch, seed=self._terms.options.seed)
+        kd, regions = self._terms.kd, None
         if kd is not None and whole.regions is not None:
-            asked["regions"] = kd.regions(part.label_maps, part.draws, whole.regions)
-            if not self._trained.masks:
-                asked["label_maps"] = part.label_maps
-        regions: Regions | None = asked.get("regions")
-        found = self._module(images, *batch[4:], **(asked if not self._trained.masks else {}))
+            regions = kd.regions(part.label_maps, part.draws, whole.regions)
+        pooled = {} if self._trained.masks else {"label_maps": part.label_maps, "regions": regions}
+        found = self._module(images, *features, **pooled)
         # Terms stay exact under the caller's autocast: they are sums over many pixels.
         with torch.autocast(images.device.type, enabled=False):
-            if found.scores is not None:
-                return self._of_pixels(found, part, whole, regions)
-            return self._of_masks(found, part, whole, regions)
+            return (self._of_masks if self._trained.masks else self._of_pixels)(found, part, whole, regions)
 
     def _of_pixels(self, found: Found, part: Part, whole: Whole, regions: Regions | None) -> dict[str, Tensor]:
         assert found.scores is not None
@@ -143,7 +139,7 @@ class FinetuneLoss:
         if regions is not None:
             parts = []
             for student, pairs in zip(found.students, matches, strict=True):
-                chosen = _among(pairs, regions)
+                chosen = _among(pairs, regions, self._trained.text.classes)
                 students = student[chosen.image_of, chosen.query_of]
                 parts.append(self._taught(students, Regions(chosen.image_of, chosen.class_of), found, part, whole))
             terms["kd"] = torch.stack(parts).sum()
@@ -172,13 +168,7 @@ def _part(batch: Batch, *, seed: int) -> Part:
     return Part(batch[1], draws, batch[3].tolist())
 
 
-def _among(pairs: Matches, regions: Regions) -> Matches:
+def _among(pairs: Matches, regions: Regions, classes: int) -> Matches:
     """The matches whose regions are among `regions`."""
-    largest = (
-        1 + max(int(pairs.class_of.max()), int(regions.class_of.max()))
-        if len(pairs.class_of) and len(regions.class_of)
-        else 1
-    )
-    keys = pairs.image_of * largest + pairs.class_of
-    chosen = torch.isin(keys, regions.image_of * largest + regions.class_of)
+    chosen = torch.isin(pairs.image_of * classes + pairs.class_of, regions.image_of * classes + regions.class_of)
     return Matches(*(part[chosen] for part in pairs))

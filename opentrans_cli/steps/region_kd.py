@@ -37,7 +37,7 @@ class RegionShare(NamedTuple):
     """What is known of all regions of a step, in all processes."""
 
     limit: float  # the largest number of a region that takes part; regions are numbered at random, in [0, 1)
-    terms: float  # of the loss: one for each region and one for each pair of an image's regions
+    terms: int  # of the loss, see `_terms`
 
 
 class StudentHeads(nn.Module):
@@ -74,10 +74,9 @@ class RegionKd:
         found = self._found(label_maps)
         numbers = self._numbers(found, draws)
         limit = self._limit(numbers)
-        counts = found.image_of[numbers <= limit].bincount().double()
-        terms = (counts + counts.square()).sum()
+        terms = torch.tensor(_terms(found.image_of[numbers <= limit]))
         self._world.total(terms)
-        return RegionShare(limit, float(terms))
+        return RegionShare(limit, int(terms))
 
     def _limit(self, numbers: Tensor) -> float:
         """The largest of the MOST_REGIONS smallest numbers of all processes."""
@@ -122,5 +121,10 @@ class RegionKd:
         loss, _ = text_guided_loss(
             student, torch.cat(teacher), self._text[regions.class_of], regions.image_of, scale[0]
         )
-        counts = regions.image_of.bincount().double()
-        return loss * (float((counts + counts.square()).sum()) / max(1.0, share.terms))
+        return loss * (_terms(regions.image_of) / max(1, share.terms))
+
+
+def _terms(image_of: Tensor) -> int:
+    """How many terms the loss is the mean of: one for each region and one for each pair of an image's regions."""
+    counts = image_of.bincount()
+    return int((counts + counts.square()).sum())
