@@ -1,8 +1,16 @@
 """Training: a loop that knows no model, what it writes down, what it leaves alone, and what it costs.
 
-loop.py            AdamW with schedules; resumes bit for bit
-settings.py        what a run is asked to do; learning rates
+loop.py            steps, and what happens between them; resumes bit for bit
+step.py            one step: parts of a batch, gradients, loss terms of all processes
+settings.py        what a run is asked to do
+schedules.py       learning rates
+optimizer.py       AdamW and SGD: what decays, what learns slower, how long gradients may be
+precision.py       half precision, and the scale of a float16 loss
+ema.py             averages of the parameters
+generators.py      what is drawn, as a function of seed and step
+run_state.py       everything a run is made of, saved and restored
 checkpoint.py      the state of a run in one safetensors file
+running_statistics.py  those of BatchNorms, for the case that a step fails
 freezing.py        layers whose parameters and running statistics stay as they are
 losses.py          cross-entropy over labelled pixels
 cost.py            multiply-accumulates of training, by layer and by part

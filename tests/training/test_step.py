@@ -16,15 +16,16 @@ SETTINGS = TrainSettings(steps=6, batch_size=4, lr=0.02, log_every=1, seed=5)
 
 
 class Plain(nn.Module):
-    """Without BatchNorm and dropout, whose parts are not those of the whole batch."""
+    """Without BatchNorm, whose parts are not those of the whole batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.ModuleDict({"conv1": nn.Conv2d(3, 8, 3, padding=1), "conv2": nn.Conv2d(8, 8, 3, padding=1)})
+        self.dropout = nn.Dropout(0.3)
         self.head = nn.Conv2d(8, 4, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.backbone["conv2"](self.backbone["conv1"](images).relu()).relu())
+        return self.head(self.dropout(self.backbone["conv2"](self.backbone["conv1"](images).relu()).relu()))
 
 
 def plain():
