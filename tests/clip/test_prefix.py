@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from opentrans_cli.clip.architecture import build_clip
@@ -28,9 +31,9 @@ def visual():
     text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1}
     tower = build_clip({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}).visual
     for module in tower.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # open_clip starts with zeros in bn3
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+        if isinstance(module, nn.BatchNorm2d):  # open_clip starts with zeros in bn3
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
     return tower.eval()
 
 
@@ -105,6 +108,25 @@ def test_gradients_above_a_replayed_prefix_are_the_same_bit_for_bit(visual, end)
     assert all(torch.equal(plain[key], replayed[key]) for key in plain)
 
 
+def test_a_segmentor_called_through_ddp_replays_as_well(visual, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        module = segmentor(visual, "deeplabv3")
+        for name in modules_until(module.backbone, "layer2.0"):
+            module.backbone.get_submodule(name).requires_grad_(False)
+        wrapped = nn.parallel.DistributedDataParallel(module)
+        plain = wrapped(images(), TEXT)
+        with torch.no_grad():
+            features = outputs(module.backbone, images(), "layer2.0")
+        with replay(module.backbone, "layer2.0", features):
+            replayed = wrapped(torch.zeros_like(images()), TEXT)
+        replayed.square().mean().backward()
+        assert torch.equal(replayed, plain)
+    finally:
+        dist.destroy_process_group()
+
+
 def test_a_replayed_prefix_multiplies_nothing(visual):
     features = outputs(visual, images(), "layer2.1")
     with FlopCounterMode(display=False) as counter, replay(visual, "layer2.1", features):
@@ -138,7 +160,7 @@ def test_unknown_blocks_and_other_towers_are_refused(visual):
     with pytest.raises(SourceError, match="no such block"), replay(visual, "layer9.0", ()):
         pass
     with pytest.raises(SourceError, match="no ResNet stages"):
-        blocks(torch.nn.Sequential())
+        blocks(nn.Sequential())
 
 
 def test_another_number_of_features_is_refused(visual):

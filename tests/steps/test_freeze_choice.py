@@ -179,8 +179,11 @@ def test_packed_attention_is_frozen_whole_or_not_at_all(monkeypatch):
 
 def fixed(monkeypatch, alphas) -> None:
     """Alphas by name inside the segmentor instead of measured ones."""
-    found = lambda names, *_, **__: [SimpleNamespace(name=name, alpha=alphas[name]) for name in names]  # noqa: E731
-    monkeypatch.setattr(freeze_choice, "measure", found)
+
+    def measure(names, *_, **__):
+        return [SimpleNamespace(name=name, alpha=alphas[name]) for name in names]
+
+    monkeypatch.setattr(freeze_choice, "measure", measure)
 
 
 def prefix_of(monkeypatch, heavy, built=None, **options) -> FreezeChoice:
