@@ -33,7 +33,10 @@ WAYS: dict[str, tuple[str, ...]] = {
     "opposite": ("--freeze", "light"),
     "random": ("--freeze", "random"),
     "alpha + prefix": ("--freeze", "heavy", "--freeze-prefix"),
-    "alpha + prefix + model": ("--freeze", "heavy", "--freeze-prefix", "--freeze-scope", "model"),
+    "alpha + prefix + model": (
+        *("--freeze", "heavy", "--freeze-prefix", "--freeze-scope", "model"),
+        *("--warmup-steps", "100"),  # a fresh head has no spectra to go by
+    ),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from opentrans_cli.steps.finetune_terms import loss_identity, make_loss
 from opentrans_cli.steps.finetune_timing import StepTimer
 from opentrans_cli.steps.freeze_choice import FreezeChoice, check_choice, choose_frozen
 from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
-from opentrans_cli.steps.reporter import Advance, Reporter
+from opentrans_cli.steps.reporter import Reporter
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, class_owners
 from opentrans_cli.steps.sources import numpy_masks
 from opentrans_cli.steps.training_data import TrainingData
@@ -76,12 +76,11 @@ class FinetuneRun:
         TrainingStopped when the time is up.
         """
         choice, narrowed = self._recorded(resume_from), False
-        # The bar is one for both phases.
-        with self.reporter.bar("fine-tuning", self.options.steps) as advance, ExitStack() as stack:
-            phase = partial(self._phase, checkpoint=checkpoint, evaluate=evaluate, advance=advance)
+        phase = partial(self._phase, checkpoint=checkpoint, evaluate=evaluate)
+        with ExitStack() as stack:
             if choice is None and self.options.warmup_steps:
                 self._freeze(self._nothing())
-                phase(self.feed.batch, resume_from=resume_from, stop_at=self.options.warmup_steps)
+                phase(self.feed.batch, resume_from=resume_from, end=self.options.warmup_steps)
                 resume_from, narrowed = checkpoint, True
             if choice is None:
                 choice = choose_frozen(self.built, self.options, measured_now=narrowed, reporter=self.reporter)
@@ -90,7 +89,7 @@ class FinetuneRun:
             self._announce(choice)
             batch_of = self._batches(choice, stack)
             self.timing = timer.time(batch_of, self.feed.batch, self.world.device)
-            log = phase(batch_of, resume_from=resume_from, choice=choice, narrowed=narrowed)
+            log = phase(batch_of, resume_from=resume_from, choice=choice, narrowed=narrowed, end=self.options.steps)
         if state_hash(self.built.module, choice.modules) != self._hash:
             raise TrainingError("a frozen layer changed in training; nothing was written; report this as a bug")
         return log
@@ -123,34 +122,40 @@ class FinetuneRun:
         resume_from: Path | None,
         checkpoint: Path,
         evaluate: Evaluate | None,
-        advance: Advance,
+        end: int,
         choice: FreezeChoice | None = None,
         narrowed: bool = False,
-        stop_at: int | None = None,
     ) -> TrainLog:
-        """Steps with one set of layers frozen. narrowed: `resume_from` is the end of the warm-up."""
+        """Steps up to `end` with one set of layers frozen. narrowed: `resume_from` is the end of the warm-up."""
+        taken = 0 if resume_from is None else int(state_file.load_meta(resume_from)["step"])
+        with self.reporter.bar("warming up" if choice is None else "fine-tuning", end, done=taken) as advance:
 
-        def progress(figures: StepFigures) -> None:
-            self.log.step(figures)
-            advance(self.log.status())
+            def progress(figures: StepFigures) -> None:
+                self.log.step(figures)
+                advance(self.log.status())
 
-        return train(
-            self._trained,
-            batch_of,
-            self._settings(),
-            loss=self._loss,
-            world=self.world,
-            after_step=self._holder(self._trained),
-            state=resume_from,
-            narrowed=narrowed,
-            checkpoint=checkpoint,
-            identity={"data": self.feed.fingerprint, **loss_identity(self.options)},
-            notes={_CHOICE: None if choice is None else choice.to_json()},
-            stop_at=stop_at,
-            evaluate=evaluate,
-            on_evaluation=self.log.evaluation,
-            progress=progress,
-        )
+            return train(
+                self._trained,
+                batch_of,
+                self._settings(),
+                loss=self._loss,
+                world=self.world,
+                after_step=self._holder(self._trained),
+                state=resume_from,
+                narrowed=narrowed,
+                checkpoint=checkpoint,
+                identity=self._identity(),
+                notes={_CHOICE: None if choice is None else choice.to_json()},
+                stop_at=end,
+                evaluate=evaluate,
+                on_evaluation=self.log.evaluation,
+                progress=progress,
+            )
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same when an interrupted run goes on."""
+        options = {name: value for name, value in asdict(self.options).items() if name != "recipe"}
+        return {"options": options, "data": self.feed.fingerprint, **loss_identity(self.options)}
 
     def _batches(self, choice: FreezeChoice, stack: ExitStack) -> Callable[[int], Batch]:
         """Batches, with the features of the prefix if they are kept on disk."""
@@ -234,7 +239,7 @@ class FinetuneRun:
         cost = run_cost(self._full, self._count(), o, crop=self.feed.crop, cached=cached, views=distinct)
         return {
             **cost.to_json(),
-            "frozen_layers": list(choice.layers),
+            "frozen_layers": [name.removeprefix(BACKBONE) for name in choice.layers],
             "frozen_hash": f"sha256:{self._hash}",
             FROZEN_TENSORS: self._frozen_tensors(choice),
         }

@@ -16,7 +16,7 @@ SHORT = ("--steps", 2, "--batch-size", 2, "--crop", 64)
 def test_json_holds_the_cost_receipt_of_the_contract(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
     result = run_cli("finetune", tiny_bundle, "-o", desk / "f", *SHORT, "--limit", 2, "--json")
     document = json.loads(result.stdout)
-    assert document.keys() == {"path", "loss", "seconds_per_step", "cost"}
+    assert document.keys() == {"path", "loss", "seconds_per_step", "cost", "timing", "log"}
     assert document["path"] == str(desk / "f") and math.isfinite(document["loss"])
     check_document(document["cost"], "cost_receipt")
     assert json.loads(open_bundle(desk / "f").read("reports/finetune.json")) == document["cost"]
@@ -63,9 +63,9 @@ def test_every_option_reaches_the_bundle_s_history(run_cli: Any, desk: Path, tin
 def test_missing_alphas_are_computed_and_that_is_said(run_cli: Any, desk: Path, bundle: Path) -> None:
     line = ("finetune", bundle, *SHORT, "--limit", 2)
     fresh = run_cli(*line, "-o", desk / "a")
-    assert "no alpha report by xmin_peak" in fresh.stderr and "analyzing first" in fresh.stderr
+    assert "no alpha report by xmin_peak" in fresh.stderr and "analyzing it first" in fresh.stderr
     run_cli("analyze", bundle)
     recorded = run_cli(*line, "-o", desk / "b")
-    assert "analyzing first" not in recorded.stderr
+    assert "analyzing it first" not in recorded.stderr
     receipts = [json.loads(open_bundle(desk / name).read("reports/finetune.json")) for name in "ab"]
     assert receipts[0] == receipts[1]

@@ -151,7 +151,7 @@ def test_the_receipt_is_in_the_bundle_and_proves_the_freezing(tiny_segmentor: Pa
 def test_a_loss_that_is_not_finite_leaves_no_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="is not finite"):
         finetune(tiny_bundle, out=tmp_path / "f", options=short(lr=1e30, steps=9), data=FOUR_SCENES, device="cpu")
-    assert {path.name for path in tmp_path.iterdir()} <= {state_path(tmp_path / "f").name}
+    assert {path.name for path in tmp_path.iterdir()} == {state_path(tmp_path / "f").name, "f.log.jsonl"}
 
 
 def test_a_framework_without_a_head_has_nothing_to_train(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -182,10 +182,10 @@ def test_an_interrupted_run_ends_in_the_bytes_of_an_uninterrupted_one(
             device="cpu",
             reporter=interruption(bar=2, at=103),
         )
-    assert list(tmp_path.iterdir()) == [state_path(out)]
+    assert {*tmp_path.iterdir()} == {state_path(out), tmp_path / "f.log.jsonl"}
     for change in ({"lr": 0.1}, {"freeze": "light"}, {"seed": 1}):
         with pytest.raises(TrainingError, match="state of another run"):
             finetune(tiny_bundle, out=out, options=long(**change), data=FOUR_SCENES, device="cpu", resume=True)
     finetune(tiny_bundle, out=out, options=long(), data=FOUR_SCENES, device="cpu", resume=True)
     assert content(out) == content(whole)
-    assert list(tmp_path.iterdir()) == [out]
+    assert {*tmp_path.iterdir()} == {out, tmp_path / "f.log.jsonl"}
