@@ -63,7 +63,7 @@ class Estimate:
             "steps": options.steps,
             "warmup_steps": options.warmup_steps,
             "freeze": options.freeze,
-            "frozen_layers": list(self.frozen.layers),
+            "frozen_layers": [layer.removeprefix(BACKBONE) for layer in self.frozen.layers],
             "prefix_end": self.frozen.prefix_end,
             "alphas_from": self.frozen.origin,
         }
