@@ -5,6 +5,7 @@
     images.py          pictures and label maps on disk
     textfile.py        class lists and split lists, line by line
     crops.py           random training crops, a function of (seed, draw)
+    crop_source.py     crops of a whole data set, in this process or in workers
     sampling.py        the batch of a step, a function of (seed, step)
     folder.py          own images and label maps
     shapes/            the embedded procedural scenes
@@ -15,7 +16,7 @@ and of pictures without labels, which distillation looks at:
     shards.py          the pictures inside tar shards, and where
     view_sets.py       the square views of pictures, each a function of (seed, index)
     views.py           all views, in memory or made again for every batch
-    workers.py         processes that make them
+    workers.py         processes that make them, and training crops
 
 A new data set is one file with a function `open_NAME(options: DatasetOptions) -> SegDataset`, and one line in
 the table.

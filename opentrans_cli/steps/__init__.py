@@ -8,6 +8,7 @@ options, recipes                                                               w
 prune_plan, prune_run, prune_state, mask_choice                                parts of prune: rounds and masks
 distilling, objectives, regions, feed, pixels                                  parts of prune: losses and images
 finetune_run, training_data, demo_pictures                                     parts of finetune and demo
+interim, training_log, line_file, event_files, step_status                     parts of finetune: what it tells
 frontier                                                                       part of analyze: what freezing saves
-sources, rounds, segmentors, provenance, reporter, resume, target              what several verbs share
+sources, rounds, segmentors, scoring, provenance, reporter, resume, target     what several verbs share
 """

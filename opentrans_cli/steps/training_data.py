@@ -80,7 +80,8 @@ class TrainingData:
         workers: int = 0,
     ) -> None:
         """Raises OptionError if no class is seen, the data set is empty or an option makes no sense."""
-        check_data_options(options, workers=workers, processes=1 if world is None else world.size)
+        processes = 1 if world is None else world.size
+        check_data_options(options, workers=workers, processes=processes)
         names = samples.vocabulary.names
         seen = [index for index, name in enumerate(names) if name not in samples.unseen]
         if not seen or len(samples) == 0:
@@ -94,8 +95,9 @@ class TrainingData:
         self.crop = options.crop or samples.default_crop
         self.seen_vocabulary = Vocabulary(tuple(samples.vocabulary.classes[index] for index in seen))
         self._source = _source(samples, options, self.crop, seen)
-        self._maker = CropMaker(self._source)
-        prepare = partial(serve, self._source, KEPT // max(1, workers))
+        kept = KEPT // (max(1, workers) * processes)
+        self._maker = CropMaker(self._source, limit=kept)
+        prepare = partial(serve, self._source, kept)
         self._workers: Workers[Crop] = Workers(workers, prepare=prepare)
         self._ahead: Iterator[list[Crop]] = iter(())
         self._next = -1  # the step that `_ahead` gives next
