@@ -22,6 +22,7 @@ from opentrans_cli.bundle.schema import kinds, load_schema
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.key_tables import table_names
 from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.crops import ScaleOf
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.patterns import PATTERNS
@@ -29,10 +30,14 @@ from opentrans_cli.sparsity.schedule import SCHEDULES
 from opentrans_cli.spectral.estimators import ESTIMATORS, Window
 from opentrans_cli.spectral.selection import FreezeMode
 from opentrans_cli.steps.distilling import KINDS, PRECISIONS
+from opentrans_cli.steps.estimate import Accounting
 from opentrans_cli.steps.export import OPEN_CLIP
 from opentrans_cli.steps.export_onnx import ONNX
+from opentrans_cli.steps.finetune_recipes import FINETUNE_RECIPES
+from opentrans_cli.steps.freeze_choice import SCOPES
 from opentrans_cli.steps.prune_plan import KEEP_ROUNDS
 from opentrans_cli.steps.recipes import PRUNE_RECIPES
+from opentrans_cli.training.settings import OptimizerName, Precision, ScheduleName
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -60,9 +65,21 @@ CHOICES: dict[str, set[str]] = {
     "--precision": {*PRECISIONS},
     "--dtype": {*m.DTYPES},
 }
+OWN_CHOICES: dict[str, dict[str, set[str]]] = {
+    "finetune": {
+        "--schedule": {*get_args(ScheduleName)},
+        "--recipe": {*FINETUNE_RECIPES},
+        "--optimizer": {*get_args(OptimizerName)},
+        "--accounting": {*get_args(Accounting)},
+        "--precision": {*get_args(Precision)},
+        "--scale-of": {*get_args(ScaleOf)},
+        "--freeze-scope": {*SCOPES},
+    }
+}
 TAKES_NO_VALUE = {"--force", "--json", "--quiet", "-q", "--resume", "--quick", "--random", "--dry-run", "--curve"}
 TAKES_NO_VALUE |= {"--help", "-h", "--compact", "--compile", "--mask-only", "--skip-bad", "--dense", "--private"}
-TAKES_NO_VALUE |= {"--null", "--frontier"}
+TAKES_NO_VALUE |= {"--null", "--frontier", "--show-recipe", "--estimate", "--freeze-prefix", "--shard"}
+TAKES_NO_VALUE |= {"--flip", "--no-flip", "--sync-batchnorm", "--no-sync-batchnorm"}
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -107,14 +124,19 @@ def options_of(command: str) -> set[str]:
     return {word for entry in SURFACE[command] for word in entry.split() if word.startswith("-")}
 
 
+def choices_of(command: str) -> dict[str, set[str]]:
+    return CHOICES | OWN_CHOICES.get(command, {})
+
+
 def check_options(command: str, given: list[str]) -> None:
     """Every option is the command's own, and a choice from a table is in the table."""
+    choices = choices_of(command)
     for option, value in zip(given, [*given[1:], ""], strict=False):
         if option.startswith("-"):
             assert option in options_of(command), f"opentrans {command} has no {option}"
-        if option in CHOICES and "$" not in value:
+        if option in choices and "$" not in value:
             n_of_m = option == "--pattern" and re.fullmatch(r"\d+:\d+", value)
-            assert n_of_m or value in CHOICES[option], f"{option} does not take {value}"
+            assert n_of_m or value in choices[option], f"{option} does not take {value}"
 
 
 def test_the_documents_show_every_command() -> None:
@@ -160,11 +182,17 @@ def test_the_reference_explains_every_option(command: str) -> None:
     assert not {option for option in options_of(command) - {"--help", "-h"} if f"`{option}`" not in own + shared}
 
 
-@pytest.mark.parametrize("option", sorted(options_of("prune") & set(CHOICES)))
-def test_the_reference_of_prune_names_every_choice(option: str) -> None:
-    own = COMMANDS.split("\n## prune\n")[1].split("\n## ")[0]
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        *(("prune", option) for option in sorted(options_of("prune") & set(CHOICES))),
+        *(("finetune", option) for option in sorted(OWN_CHOICES["finetune"])),
+    ],
+)
+def test_the_reference_names_every_choice(command: str, option: str) -> None:
+    own = COMMANDS.split(f"\n## {command}\n")[1].split("\n## ")[0]
     row = next(line for line in own.splitlines() if line.startswith(f"| `{option}`"))
-    assert not {name for name in CHOICES[option] if f"`{name}`" not in row}
+    assert not {name for name in choices_of(command)[option] if f"`{name}`" not in row}
     assert option != "--pattern" or ("N:M" in row and "n_m" not in row)
 
 

@@ -28,7 +28,7 @@ from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor
 from opentrans_cli.steps.spectra import measure
 from opentrans_cli.training.freezing import freeze_modules
 
-_SCOPES = ("trunk", "model")
+SCOPES = ("trunk", "model")
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def check_freeze_options(options: FinetuneOptions) -> None:
     """What can be refused before anything is read. Raises OptionError."""
     ESTIMATORS.load(options.estimator)
     _selection(options).check()
-    if options.freeze_scope not in _SCOPES:
-        raise OptionError(f"unknown freeze scope: '{options.freeze_scope}'; choose one of {', '.join(_SCOPES)}")
+    if options.freeze_scope not in SCOPES:
+        raise OptionError(f"unknown freeze scope: '{options.freeze_scope}'; choose one of {', '.join(SCOPES)}")
     if not 0 <= options.warmup_steps <= options.steps:
         raise OptionError(
             f"warm-up steps out of range: {options.warmup_steps} of {options.steps} steps; choose 0 to {options.steps}"
