@@ -47,7 +47,18 @@ TABLES: dict[str, tuple[Catalog, str, set[str]]] = {
     "datasets": (
         DATASETS,
         "opentrans_cli.datasets",
-        {"base", "crops", "images", "picture_source", "sampling", "shards", "textfile", "view_sets", "views"}
+        {
+            "base",
+            "crops",
+            "crop_source",
+            "images",
+            "picture_source",
+            "sampling",
+            "shards",
+            "textfile",
+            "view_sets",
+            "views",
+        }
         | {"vocabulary", "workers"},
     ),
 }
