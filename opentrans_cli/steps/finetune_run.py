@@ -95,10 +95,15 @@ class FinetuneRun:
         return log
 
     def _recorded(self, state: Path | None) -> FreezeChoice | None:
-        """What the interrupted run froze; None if it had not come to that."""
+        """What the interrupted run froze, with the weights it left; None if it had not come to that."""
         notes = {} if state is None else state_file.load_meta(state).get("notes", {})
         found = notes.get(_CHOICE)
-        return None if found is None else FreezeChoice.from_json(found)
+        if found is None or state is None:
+            return None
+        # What is frozen is hashed, and its features are kept: it has to be what it was before training goes on.
+        tensors, _ = state_file.load_state(state)
+        state_file.restore_module(self._trained, state_file.under_prefix("model", tensors), origin=str(state))
+        return FreezeChoice.from_json(found)
 
     def _nothing(self) -> FreezeChoice:
         """What is frozen during the warm-up: what the framework never trains."""

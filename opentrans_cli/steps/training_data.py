@@ -154,7 +154,10 @@ class TrainingData:
             draws, rows = order, order // views
         else:
             draws, rows = np.arange(step * size, (step + 1) * size, dtype=np.int64), order
-        return (draws, rows) if self.world is None else (self.world.share(draws), self.world.share(rows))
+        if self.world is None:
+            return draws, rows
+        parts = self.options.accumulate
+        return self.world.share(draws, accumulate=parts), self.world.share(rows, accumulate=parts)
 
     def _made_ahead(self, step: int) -> list[Crop]:
         if step != self._next:
