@@ -7,6 +7,7 @@ which they have.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -101,6 +102,8 @@ class Shards:
             raise OptionError(
                 f"this torch cannot shard parameters: {torch.__version__}; install 2.6 or later, or do not shard"
             ) from error
+        # It may be written to in place, says torch, which nobody does here.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         self._module = module
         self._kept = [_keep(parameter, places) for parameter, places in _places(module).items()]
         self._units = [(unit, type(unit)) for unit in (*_units(module), module)]
