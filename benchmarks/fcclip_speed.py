@@ -81,7 +81,7 @@ def parts(model: Any, images: Tensor, text: ClassText) -> dict[str, Callable[[],
     levels, features = model.decoder.decode_pixels(maps)
     found = model.decoder.decode_queries(levels, features, all_layers=False)
     states, masks = found.states[-1], found.mask_logits[-1]
-    logits = model.classifier(states, features, masks, text)
+    logits = model.classifier(states, features, masks, text).logits
     mixed = model._mixed(logits, masks, maps[-1], text)
     size = (images.shape[-2], images.shape[-1])
     return {

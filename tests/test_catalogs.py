@@ -42,13 +42,14 @@ TABLES: dict[str, tuple[Catalog, str, set[str]]] = {
         {"base", "deeplabv3_checkpoint", "keys", "options", "readout", "renaming", "templates"}
         | {"decoder_options", "deformable", "ensemble", "mask_decoder", "mask_decoder_keys", "mask_inference"}
         | {"mask_loss", "mask2former_names", "original", "original_habits", "original_names", "query_classifier"}
-        | {"query_segmentor"},
+        | {"query_segmentor", "matching", "point_sampling"},
     ),
     "datasets": (
         DATASETS,
         "opentrans_cli.datasets",
         {
             "base",
+            "captions",
             "crops",
             "crop_source",
             "images",

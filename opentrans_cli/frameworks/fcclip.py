@@ -80,9 +80,8 @@ class FcClip(QuerySegmentor):
         """See MaskSegmentor."""
         maps = stage_maps(self.backbone, pad_images(images))
         found = self.decoder(maps)
-        classifier: Any = self.classifier
         classified = [
-            classifier.classified(states, found.mask_features, masks, text)
+            self.classifier(states, found.mask_features, masks, text)
             for states, masks in zip(found.states, found.mask_logits, strict=True)
         ]
         if self.training:

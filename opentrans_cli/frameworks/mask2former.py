@@ -46,18 +46,14 @@ class Mask2FormerOptions(DecoderOptions):
 class FixedClassifier(nn.Linear):
     """Logits of a fixed list of classes and of no object, (B, Q, C + 1), from states (B, Q, width)."""
 
-    def forward(self, states: Tensor, text: ClassText) -> Tensor:  # type: ignore[override]
+    def forward(self, states: Tensor, text: ClassText) -> Classified:  # type: ignore[override]
         """Raises DataError unless the text has as many classes as the list; what it says has no effect."""
         known = self.out_features - 1
         if text.classes != known:
             raise DataError(
                 f"the head knows a fixed list of {known} classes: {text.classes} given; name the {known} in its order"
             )
-        return super().forward(states)
-
-    def classified(self, states: Tensor, text: ClassText) -> Classified:
-        """The logits of `forward`, and where they are from."""
-        return Classified(self(states, text), states, None)
+        return Classified(super().forward(states), states, None)
 
 
 class LinearTextClassifier(nn.Module):
@@ -72,12 +68,8 @@ class LinearTextClassifier(nn.Module):
         self.no_object = nn.Parameter(torch.randn(1, dimension) * dimension**-0.5)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
-    def forward(self, states: Tensor, text: ClassText) -> Tensor:
-        """Class logits (B, Q, C + 1), the last for no object, of `states` (B, Q, width)."""
-        return self.classified(states, text).logits
-
-    def classified(self, states: Tensor, text: ClassText) -> Classified:
-        """The logits of `forward`, and where they are from."""
+    def forward(self, states: Tensor, text: ClassText) -> Classified:
+        """Of `states` (B, Q, width)."""
         embeddings, scale = F.normalize(self.projection(states), dim=-1), bounded(self.logit_scale)
         nothing = F.linear(scale * embeddings, F.normalize(self.no_object, dim=-1))
         return Classified(torch.cat([text_logits(embeddings, text, scale=scale), nothing], -1), states, embeddings)

@@ -53,12 +53,8 @@ class QueryClassifier(nn.Module):
         self.non_object_embedding = nn.Parameter(torch.randn(1, dimension) * dimension**-0.5)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
-    def forward(self, states: Tensor, text: ClassText) -> Tensor:
-        """Class logits (B, Q, C + 1), the last for no object, of `states` (B, Q, W)."""
-        return self.classified(states, text).logits
-
-    def classified(self, states: Tensor, text: ClassText) -> Classified:
-        """The logits of `forward`, and where they are from."""
+    def forward(self, states: Tensor, text: ClassText) -> Classified:
+        """Of `states` (B, Q, W)."""
         state = self.class_embed(states)
         embeddings = self.embed_proj(F.relu(state))
         embeddings = embeddings / (embeddings.norm(dim=-1, keepdim=True) + _SHORTEST)
@@ -82,15 +78,10 @@ class PooledQueryClassifier(nn.Module):
         self.void_embedding = nn.Parameter(torch.randn(1, dimension))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
-    def forward(self, states: Tensor, mask_features: Tensor, mask_logits: Tensor, text: ClassText) -> Tensor:
-        """Class logits (B, Q, C + 1), the last for no object.
-
-        `states`: (B, Q, W). `mask_features`: (B, W, h, w). `mask_logits`: (B, Q, h, w); no gradient goes into them.
+    def forward(self, states: Tensor, mask_features: Tensor, mask_logits: Tensor, text: ClassText) -> Classified:
+        """Of `states` (B, Q, W), `mask_features` (B, W, h, w), and `mask_logits` (B, Q, h, w), into which no gradient
+        goes.
         """
-        return self.classified(states, mask_features, mask_logits, text).logits
-
-    def classified(self, states: Tensor, mask_features: Tensor, mask_logits: Tensor, text: ClassText) -> Classified:
-        """The logits of `forward`, and where they are from."""
         pooled = self.pool_proj(self.pool_norm(mask_means(mask_features, mask_logits.detach() > 0)))
         state = pooled + states
         embeddings = F.normalize(self.class_embed(state), dim=-1)

@@ -6,7 +6,6 @@ Shapes: B images, Q queries, C classes, H W pixels, h w cells.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,8 +31,7 @@ class QuerySegmentor(nn.Module):
     def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
         """See MaskSegmentor."""
         found = self.decoder(stage_maps(self.backbone, pad_images(images)))
-        classifier: Any = self.classifier
-        return as_queries([classifier.classified(states, text) for states in found.states], found.mask_logits)
+        return as_queries([self.classifier(states, text) for states in found.states], found.mask_logits)
 
 
 def as_queries(classified: Sequence[Classified], masks: Sequence[Tensor]) -> MaskQueries:

@@ -78,7 +78,7 @@ def scripted(visual, masks, options=None):
 
 def learned(segmentor, words):
     found = segmentor.decoder.found
-    return segmentor.classifier(found.states[-1], found.mask_features, found.mask_logits[-1], words)
+    return segmentor.classifier(found.states[-1], found.mask_features, found.mask_logits[-1], words).logits
 
 
 def shares(probabilities):

@@ -23,7 +23,7 @@ def test_every_layer_of_the_decoder_is_classified_by_the_same_projection(tower, 
     segmentor.classifier.class_embed.register_forward_hook(lambda _m, inputs, _r: states.append(inputs[0]))
     found = segmentor.queries(images, ClassText.one_each(text))
     assert len(states) == 3
-    again = [segmentor.classifier(state, ClassText.one_each(text)) for state in states[:3]]
+    again = [segmentor.classifier(state, ClassText.one_each(text)).logits for state in states[:3]]
     logits = [*(classes for classes, _ in found.auxiliary), found.class_logits]
     assert all(torch.equal(a, b) for a, b in zip(again, logits, strict=True))
 

@@ -57,7 +57,7 @@ def compare(framework, reference, vectors):
     text = ClassText(embeddings, owners, tuple(map(bool, seen)))
     images = original_preprocess(original).normalise(torch.from_numpy(vectors["image"]).permute(1, 2, 0)[None])
     heard = {}
-    segmentor.classifier.register_forward_hook(lambda _module, _inputs, result: heard.update(logits=result))
+    segmentor.classifier.register_forward_hook(lambda _module, _inputs, result: heard.update(logits=result.logits))
     segmentor.classifier.class_embed.register_forward_hook(lambda _module, _inputs, result: heard.update(embed=result))
     with torch.no_grad():
         scores, found = segmentor(images, text), segmentor.queries(images, text)

@@ -50,7 +50,7 @@ def test_query_classifier_is_the_cosine_with_text_and_with_no_object(words, stat
     expected = torch.stack(
         [*(cosine[..., [s for s in range(6) if OWNERS[s] == c]].amax(-1) for c in range(3)), cosine[..., -1]], -1
     )
-    torch.testing.assert_close(classifier(states, words), expected, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(classifier(states, words).logits, expected, atol=1e-3, rtol=1e-4)
 
 
 def test_pooled_classifier_adds_what_is_in_the_mask_to_the_state(words, states, seen_by_masks):
@@ -58,7 +58,7 @@ def test_pooled_classifier_adds_what_is_in_the_mask_to_the_state(words, states, 
     classifier = PooledQueryClassifier(32, 16)
     features, masks = seen_by_masks
     masks[1, 2] = -1.0  # empty
-    logits = classifier(states, features, masks, words)
+    logits = classifier(states, features, masks, words).logits
     assert logits.shape == (2, 7, 4)
     for b, q in [(0, 0), (0, 5), (1, 2), (1, 6)]:
         inside = features[b][:, masks[b, q] > 0]
@@ -74,14 +74,14 @@ def test_pooled_classifier_adds_what_is_in_the_mask_to_the_state(words, states, 
 def test_the_scale_of_the_pooled_classifier_is_bounded(words, states, seen_by_masks):
     classifier = PooledQueryClassifier(32, 16)
     classifier.logit_scale.data.fill_(9.0)
-    assert classifier(states, *seen_by_masks, words).abs().max() <= 100.001
+    assert classifier(states, *seen_by_masks, words).logits.abs().max() <= 100.001
 
 
 def test_classification_teaches_the_masks_nothing(words, states, seen_by_masks):
     features, masks = seen_by_masks
     masks.requires_grad_()
     features.requires_grad_()
-    PooledQueryClassifier(32, 16)(states, features, masks, words).square().sum().backward()
+    PooledQueryClassifier(32, 16)(states, features, masks, words).logits.square().sum().backward()
     assert masks.grad is None
     assert features.grad.abs().max() > 0
 
@@ -91,7 +91,7 @@ def test_every_parameter_learns(kind, words, states, seen_by_masks):
     torch.manual_seed(0)
     classifier = kind(32, 16)
     more = seen_by_masks if kind is PooledQueryClassifier else ()
-    classifier(states, *more, words).square().sum().backward()
+    classifier(states, *more, words).logits.square().sum().backward()
     for name, parameter in classifier.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
@@ -101,4 +101,14 @@ def test_every_parameter_learns(kind, words, states, seen_by_masks):
 def test_one_class_of_one_name_is_enough(kind, states, seen_by_masks):
     words = ClassText(F.normalize(torch.ones(1, 16), dim=1), (0,), (True,))
     more = seen_by_masks if kind is PooledQueryClassifier else ()
-    assert kind(32, 16)(states, *more, words).shape == (2, 7, 2)
+    assert kind(32, 16)(states, *more, words).logits.shape == (2, 7, 2)
+
+
+@pytest.mark.parametrize("kind", [QueryClassifier, PooledQueryClassifier])
+def test_logits_are_those_of_the_embeddings_beside_the_text(kind, states, words, seen_by_masks):
+    classifier = kind(32, 16)
+    found = classifier(states, *(seen_by_masks if kind is PooledQueryClassifier else ()), words)
+    assert found.state.shape == (2, 7, 32)
+    torch.testing.assert_close(found.embedding.norm(dim=-1), torch.ones(2, 7))
+    again = text_logits(found.embedding, words, scale=classifier.logit_scale.exp())
+    torch.testing.assert_close(found.logits[..., :-1], again)
