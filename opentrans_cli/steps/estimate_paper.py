@@ -13,7 +13,6 @@ from typing import Any
 
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.steps.finetune_cost import kept_shares
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor
 from opentrans_cli.training.accounting import paper_settings
@@ -107,7 +106,7 @@ def _kept(built: BuiltSegmentor, trunk: dict[str, int]) -> dict[str, float]:
     """Kept fraction by layer: the bundle's own, without one the paper's for all of the trunk."""
     if built.tower.bundle is None:
         return dict.fromkeys(trunk, KEPT)
-    return {layer.removeprefix(BACKBONE): share for layer, share in kept_shares(built).items()}
+    return {layer.removeprefix(BACKBONE): share for layer, share in built.kept_shares().items()}
 
 
 def _inside(layers: tuple[str, ...], trunk: dict[str, int]) -> list[str]:

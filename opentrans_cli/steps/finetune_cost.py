@@ -23,12 +23,7 @@ class SegmentorCount:
 def count_segmentor(built: BuiltSegmentor, *, crop: int, owners: tuple[int, ...]) -> SegmentorCount:
     """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `owners`."""
     call = SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), owners)
-    return SegmentorCount(call.formulas(kept_shares(built)), call.counter())
-
-
-def kept_shares(built: BuiltSegmentor) -> dict[str, float]:
-    """Kept weights / all weights by masked layer inside the module, in [0, 1]."""
-    return {layer: int(mask.sum()) / mask.numel() for layer, mask in built.masks().items()}
+    return SegmentorCount(call.formulas(built.kept_shares()), call.counter())
 
 
 def run_cost(

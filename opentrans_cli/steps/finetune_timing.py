@@ -65,7 +65,13 @@ class StepTimer:
 
             return of_parts
 
-        return training_step(module, losses_of, optimizer=self._optimizer, after_step=self._holder)
+        return training_step(
+            module,
+            losses_of,
+            optimizer=self._optimizer,
+            after_step=self._holder,
+            grad_clip=self._settings.grad_clip,
+        )
 
     def _optimizer(self, copied: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(trained_parameters(copied), self._settings, embeddings=embeddings(copied))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,34 +26,14 @@ from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.steps.picture_size import Sides, at_size
 from opentrans_cli.steps.provenance import arrays, tensors
 from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.steps.segmentor_call import SegmentorCall
 from opentrans_cli.steps.sources import Tower, numpy_masks
-from opentrans_cli.training.cost import LayerCost, count_macs
+from opentrans_cli.training.cost import LayerCost
 
 BACKBONE = "backbone."
 
 TRAINING_FREE = "maskclip"
 """The framework that reads out a source without a segmentor."""
-
-
-class _Call(nn.Module):
-    """The call of a segmentor whose cost is asked for."""
-
-    INSIDE = "segmentor."
-
-    def __init__(self, segmentor: nn.Module, *, training: bool, masks: bool) -> None:
-        super().__init__()
-        self.segmentor = segmentor
-        self.queries = training and masks
-
-    def forward(self, images: Tensor, text: ClassText) -> Any:
-        segmentor: Any = self.segmentor
-        if not self.queries:
-            return segmentor(images, text)
-        was = segmentor.training
-        try:
-            return segmentor.train().queries(images, text)
-        finally:
-            segmentor.train(was)
 
 
 @dataclass(frozen=True)
@@ -102,16 +82,12 @@ class BuiltSegmentor:
         training: of what the loss is taken of, which for masks is more than the scores: the earlier layers of the
         decoder give theirs as well.
         """
-        kept = {f"{_Call.INSIDE}{layer}": int(mask.sum()) / mask.numel() for layer, mask in self.masks().items()}
-        seen = (True,) * (max(owners) + 1)
-        counted = count_macs(
-            _Call(self.module, training=training, masks=self.framework.masks),
-            (1, 3, *resolution),
-            (len(owners), self.dimension),
-            arguments=lambda images, embeddings: (images, ClassText(embeddings, owners, seen)),
-            kept=kept,
-        )
-        return tuple(replace(cost, name=cost.name.removeprefix(_Call.INSIDE)) for cost in counted)
+        call = SegmentorCall(self.module, self.framework.masks, self.dimension, resolution, owners, training)
+        return call.formulas(self.kept_shares())
+
+    def kept_shares(self) -> dict[str, float]:
+        """Kept weights / all weights by masked layer inside the module, in [0, 1]."""
+        return {layer: int(mask.sum()) / mask.numel() for layer, mask in self.masks().items()}
 
     def record(self, classes: Sequence[tuple[str, ...]] = (), *, seen: Sequence[str] = ()) -> SegmentorRecord:
         """What the manifest says about it: its classes, and the names of those with training labels."""

@@ -9,7 +9,7 @@ import pytest
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.prefix import modules_until
-from opentrans_cli.steps.finetune_cost import count_segmentor, kept_shares, run_cost
+from opentrans_cli.steps.finetune_cost import count_segmentor, run_cost
 from opentrans_cli.steps.freeze_choice import choose_frozen
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.segmentors import BACKBONE, build_segmentor
@@ -62,7 +62,7 @@ def test_kept_shares_are_those_of_the_masks_of_layers_the_segmentor_has(tiny_bun
     bundle = open_bundle(tiny_bundle)
     built = build_segmentor(bundle_tower(bundle), "han", options=SMALL)
     kept = {f"{BACKBONE}{layer.name}": layer.kept / layer.total for layer in bundle.manifest.layers}
-    assert kept_shares(built) == kept and min(kept.values()) < 1
+    assert built.kept_shares() == kept and min(kept.values()) < 1
 
 
 def test_a_framework_that_never_trains_the_trunk_is_its_own_full_twin(tiny_bundle: Path) -> None:
