@@ -19,5 +19,7 @@ accounting.py      the same as the paper counts it
 device.py          which device a run works on
 distributed.py     the processes of one run, as torchrun starts them
 batchnorm.py       BatchNorm over the batches of all processes
+dropout.py         dropout that is the same for any number of processes and parts
+sharding.py        parameters of which every process keeps a part
 failures.py        how several processes end together, and tell why once
 """

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.errors import OptionError
-
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -96,12 +94,8 @@ class Shards:
 
     def __init__(self, module: nn.Module, mesh: DeviceMesh) -> None:
         """Parameters have to be the same in all processes, and on the mesh's device."""
-        try:
-            from torch.distributed.fsdp import fully_shard
-        except ImportError as error:
-            raise OptionError(
-                f"this torch cannot shard parameters: {torch.__version__}; install 2.6 or later, or do not shard"
-            ) from error
+        from torch.distributed.fsdp import fully_shard  # loads DTensor
+
         # It may be written to in place, says torch, which nobody does here.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         self._module = module
