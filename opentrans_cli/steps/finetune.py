@@ -99,7 +99,7 @@ def finetune(
                 write_bundle(out, job.contents(receipt, loss), force=force)
                 discard_state(out)
             world.barrier()
-            log.end(cost=receipt, seconds_per_step=trained.seconds_per_step)
+            log.end(cost=receipt, seconds_per_step=trained.seconds_per_step, timing=timing)
         return FinetuneResult(out, loss, trained.seconds_per_step, receipt, timing, log_path(out, controls))
 
 

@@ -19,6 +19,7 @@ from opentrans_cli.steps.line_file import LineFile
 from opentrans_cli.steps.options import FinetuneControls
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.step_status import StepStatus
+from opentrans_cli.steps.target import check_makeable
 from opentrans_cli.training.loop import StepFigures
 
 EVENTS = ("start", "freeze", "step", "evaluation", "stop", "error", "end")
@@ -33,6 +34,7 @@ error       the run ended with an error
 end         all steps are taken: the cost receipt, and measured seconds
 """
 
+_FIRST, _LAST = ("start", "freeze"), ("stop", "error")  # before the first step, and all there is without one
 _BEGINNING = b'{"event": "start"'
 
 
@@ -63,6 +65,7 @@ def check_log(out: Path, controls: FinetuneControls) -> None:
         check_event_files(controls.tensorboard)
     try:
         if not path.is_file():
+            check_makeable(path.parent)
             return
         with path.open("rb") as file:
             found = file.read(len(_BEGINNING))
@@ -75,8 +78,9 @@ def check_log(out: Path, controls: FinetuneControls) -> None:
 class RunLog:
     """Writes the log of one run; use it in a `with` statement, so that the reason of an early end is in it.
 
-    Once the log cannot be written, the disk being full, that is said and training goes on; the lines follow when there
-    is room again. The log of another run at the same place is replaced.
+    Nothing is on the disk before the first step or score: a run that is refused leaves nothing behind, and the log of
+    the run it was to go on with stays. The log of another run at the same place is replaced. Once the log cannot be
+    written, the disk being full, that is said and training goes on; the lines follow when there is room again.
     """
 
     def __init__(
@@ -89,23 +93,15 @@ class RunLog:
     ) -> None:
         """path: None writes nothing: of several processes all but the first. resumed_at: the step of the state the run
         goes on from; what the log says of later ones is cut off, since they are taken again.
-
-        Raises OptionError if the log cannot be written.
         """
         self._path, self._reporter = path, reporter
         self._status, self._step = StepStatus(), resumed_at or 0
         self._resumed_at = resumed_at
-        self._frozen: tuple[int, list[str], str] | None = None  # the last choice in the log
+        self._frozen: tuple[Any, ...] | None = None  # the last choice in the log
+        self._tensorboard = tensorboard
+        self._early: list[dict[str, Any]] = []  # what there is to say before the first step
         self._lines: LineFile | None = None
         self._events: EventFiles | None = None
-        if path is not None:
-            try:
-                self._lines = LineFile(path, keep=self._keep, failed=self._tell("log", path))
-            except OSError as error:
-                raise _unwritable(path, error) from error
-            if tensorboard is not None:
-                failed = self._tell("event files", tensorboard)
-                self._events = EventFiles(tensorboard, first_step=self._step + 1, failed=failed)
 
     @classmethod
     def beside(
@@ -140,10 +136,7 @@ class RunLog:
 
     def freeze(self, *, step: int, choice: Choice) -> None:
         """Layers were chosen after `step` steps. A run that goes on from a later state need not say it twice."""
-        frozen = (step, list(choice.layers), choice.origin)
-        if frozen != self._frozen:
-            self._frozen = frozen
-            self._write("freeze", step=step, layers=frozen[1], origin=frozen[2])
+        self._write("freeze", step=step, layers=list(choice.layers), origin=choice.origin)
 
     def step(self, figures: StepFigures) -> None:
         """A step was taken."""
@@ -163,9 +156,11 @@ class RunLog:
         if self._events is not None:
             self._events.add(step, {f"evaluation/{name}": value for name, value in figures.items()})
 
-    def end(self, *, cost: Mapping[str, Any], seconds_per_step: float) -> None:
-        """All steps are taken. cost: the receipt. seconds_per_step: measured, median."""
-        self._write("end", time=_now(), cost=cost, seconds_per_step=seconds_per_step)
+    def end(
+        self, *, cost: Mapping[str, Any], seconds_per_step: float, timing: Mapping[str, Any] | None = None
+    ) -> None:
+        """All steps are taken. cost: the receipt. seconds_per_step: measured, median. timing: beside full training."""
+        self._write("end", time=_now(), cost=cost, seconds_per_step=seconds_per_step, timing=timing)
 
     def status(self) -> str:
         """Speed, loss with its terms, and the last mIoU, for a progress bar."""
@@ -195,15 +190,43 @@ class RunLog:
         self._events = self._lines = None
 
     def _write(self, event: str, *, step: int | None = None, **fields: Any) -> None:
-        if self._lines is not None:
-            self._lines.append({"event": event, "step": self._step if step is None else step, **fields})
+        entry = {"event": event, "step": self._step if step is None else step, **fields}
+        if self._path is None:
+            return
+        if self._lines is None and event in _FIRST:
+            self._early.append(entry)
+        elif self._lines is not None or event not in _LAST:
+            lines = self._lines or self._open(self._path)
+            self._append(lines, entry)
+
+    def _open(self, path: Path) -> LineFile:
+        """Raises OptionError if the log or the event files cannot be written."""
+        try:
+            self._lines = LineFile(path, keep=self._keep, failed=self._tell("log", path))
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        if self._tensorboard is not None:
+            failed = self._tell("event files", self._tensorboard)
+            first = (self._resumed_at or 0) + 1
+            self._events = EventFiles(self._tensorboard, first_step=first, failed=failed)
+        for entry in self._early:
+            self._append(self._lines, entry)
+        return self._lines
+
+    def _append(self, lines: LineFile, entry: dict[str, Any]) -> None:
+        if not (entry["event"] == "freeze" and _choice(entry) == self._frozen):
+            self._remember(entry)
+            lines.append(entry)
+
+    def _remember(self, entry: Mapping[str, Any]) -> None:
+        if entry.get("event") == "freeze":
+            self._frozen = _choice(entry)
 
     def _keep(self, line: dict[str, Any]) -> bool:
         step = line.get("step")
         if self._resumed_at is None or not isinstance(step, int) or step > self._resumed_at:
             return False
-        if line.get("event") == "freeze":
-            self._frozen = (step, line.get("layers", []), line.get("origin", ""))
+        self._remember(line)
         return True
 
     def _tell(self, what: str, where: Path) -> Any:
@@ -211,6 +234,10 @@ class RunLog:
             self._reporter.say(f"cannot write the {what}: {where} ({error.strerror or error}); training goes on")
 
         return failed
+
+
+def _choice(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(entry.get(field) for field in ("step", "layers", "origin"))
 
 
 def _unwritable(path: Path, error: OSError) -> OptionError:
