@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from opentrans_cli.errors import OptionError
+from opentrans_cli.steps.target import check_makeable
 
 _FLUSH_SECONDS = 10
 
@@ -28,9 +29,7 @@ class EventFiles:
         try:
             self._writer: Any = SummaryWriter(str(folder), purge_step=first_step, flush_secs=_FLUSH_SECONDS)
         except OSError as error:
-            raise OptionError(
-                f"cannot write event files: --tensorboard {folder} ({error.strerror or error}); choose another folder"
-            ) from error
+            raise _unwritable(folder, error) from error
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
         """The finite ones of `scalars` as of `step`."""
@@ -58,8 +57,18 @@ def check_event_files(folder: Path) -> None:
 
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"not a folder: --tensorboard {folder}; choose another")
+    try:
+        check_makeable(folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     if find_spec("tensorboard") is None:
         raise OptionError(
             f"event files need the package tensorboard: --tensorboard {folder}; "
             "install it with `pip install 'opentrans-cli[tensorboard]'`"
         )
+
+
+def _unwritable(folder: Path, error: OSError) -> OptionError:
+    return OptionError(
+        f"cannot write event files: --tensorboard {folder} ({error.strerror or error}); choose another folder"
+    )

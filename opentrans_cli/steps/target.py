@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -22,6 +23,17 @@ def prepare_parent(out: Path) -> None:
         raise BundleError(f"cannot write: {out} ({reason}); choose another --out") from error
     if not os.access(parent, os.W_OK | os.X_OK):
         raise BundleError(f"cannot write: {out} (no permission in {parent}); choose another --out")
+
+
+def check_makeable(folder: Path) -> None:
+    """Raises OSError unless `folder` is there, or can be made, and may be written to; makes nothing."""
+    there = Path(os.path.abspath(folder))
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 def check_folder(out: Path, ours: Collection[str], *, force: bool) -> None:

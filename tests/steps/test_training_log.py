@@ -67,9 +67,11 @@ def whole(tmp_path: Path) -> list[dict[str, Any]]:
         log.step(figures(2, grad_norm=float("inf")))
         log.evaluation(2, {"miou": 0.25, "miou_seen": 0.5})
         log.end(cost=COST, seconds_per_step=0.5)
-    with pytest.raises(TrainingStopped), RunLog(tmp_path / "stopped"):
+    with pytest.raises(TrainingStopped), RunLog(tmp_path / "stopped") as log:
+        log.step(figures(1))
         raise TrainingStopped("time is up:\n state; resume")
-    with pytest.raises(DataError), RunLog(tmp_path / "failed"):
+    with pytest.raises(DataError), RunLog(tmp_path / "failed") as log:
+        log.step(figures(1))
         raise DataError("image cannot be read: a.png; replace it")
     return [line for name in ("whole", "stopped", "failed") for line in read(tmp_path / name)]
 
@@ -91,22 +93,48 @@ def test_every_event_is_a_line_of_the_contract_with_exactly_its_fields(whole: li
 def test_the_lines_say_what_happened(whole: list[dict[str, Any]]) -> None:
     assert [(line["event"], line["step"]) for line in whole] == [
         *(("start", 0), ("step", 1), ("freeze", 1), ("step", 2), ("evaluation", 2), ("end", 2)),
-        *(("stop", 0), ("error", 0)),
+        *(("step", 1), ("stop", 1), ("step", 1), ("error", 1)),
     ]
     assert whole[0]["options"] == {"steps": 4, "captions": "a"} and whole[0]["frozen"] == []
     assert whole[1]["terms"] == {"mask": 1.0, "dice": 0.5} and whole[1]["grad_norm"] == 2.0
     assert whole[3]["grad_norm"] is None
     assert whole[5]["cost"] == COST
-    assert [line["reason"] for line in whole[6:]] == [
+    assert [line["reason"] for line in whole[7::2]] == [
         "time is up: state; resume",
         "image cannot be read: a.png; replace it",
     ]
 
 
 def test_ctrl_c_is_a_stop(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), RunLog(tmp_path / "log"):
+    with pytest.raises(KeyboardInterrupt), RunLog(tmp_path / "log") as log:
+        log.step(figures(1))
         raise KeyboardInterrupt
-    assert [(line["event"], line["reason"]) for line in read(tmp_path / "log")] == [("stop", "KeyboardInterrupt")]
+    assert [(line["event"], line["reason"]) for line in read(tmp_path / "log")[1:]] == [("stop", "KeyboardInterrupt")]
+
+
+@pytest.mark.parametrize("resumed_at", [None, 2])
+def test_a_run_that_ends_before_its_first_step_leaves_the_log_that_was_there(
+    resumed_at: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "there" / "log"
+    controls = FinetuneControls(log=path, tensorboard=tmp_path / "events")
+
+    def refused() -> None:
+        log = RunLog.beside(tmp_path / "out", controls, resumed_at=resumed_at, writes=True)
+        with pytest.raises(OptionError), log:
+            begin(log)
+            log.freeze(step=0, choice=Chosen())
+            raise OptionError("learning rate is out of range: -1; give a number above 0")
+
+    refused()
+    assert not list(tmp_path.iterdir())
+    with RunLog(path) as log:
+        begin(log)
+        for step in (1, 2, 3):
+            log.step(figures(step))
+    before = path.read_bytes()
+    refused()
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path.parent]
 
 
 def test_a_resumed_run_has_every_step_once_and_says_a_choice_once(tmp_path: Path) -> None:
@@ -145,8 +173,9 @@ from opentrans_cli.training.loop import StepFigures
 first = int(sys.argv[2])
 log = RunLog(Path(sys.argv[1]), resumed_at=first or None)
 log.start(options={}, data={}, environment={})
+log.step(StepFigures(first + 1, 1.0, {"pixels": 1.0}, 0.1, 1.0, 0.01))
 print("begun", flush=True)
-for step in range(first + 1, 10**9):
+for step in range(first + 2, 10**9):
     log.step(StepFigures(step, 1.0, {"pixels": 1.0}, 0.1, 1.0, 0.01))
 """
 
@@ -180,7 +209,7 @@ def test_the_log_lies_beside_the_bundle_unless_it_is_named(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     assert log_path(Path("."), FinetuneControls()) == tmp_path.with_name(f"{tmp_path.name}.log.jsonl")
     with RunLog.beside(tmp_path / "out", FinetuneControls(), resumed_at=None, writes=True) as log:
-        begin(log)
+        log.step(figures(1))
         assert log.path == tmp_path / "out.log.jsonl"
     assert len(read(tmp_path / "out.log.jsonl")) == 1
     assert log_path(Path("out"), FinetuneControls(log=Path("mine"))) == Path("mine")
