@@ -15,7 +15,7 @@ from opentrans_cli.steps.analyze import AnalyzeResult, analyze
 from opentrans_cli.steps.demo_pictures import draw_pictures
 from opentrans_cli.steps.evaluate import evaluate
 from opentrans_cli.steps.finetune import FinetuneResult, finetune
-from opentrans_cli.steps.options import AnalyzeOptions, FinetuneOptions, PruneOptions
+from opentrans_cli.steps.options import AnalyzeOptions, FinetuneControls, FinetuneOptions, PruneOptions
 from opentrans_cli.steps.provenance import environment
 from opentrans_cli.steps.prune import prune
 from opentrans_cli.steps.reporter import SILENT, Reporter
@@ -178,6 +178,7 @@ class _Demo:
                 self.out / tower,
                 out=target,
                 options=options,
+                controls=FinetuneControls(timing_steps=0),  # the ways are timed beside each other
                 device=self.device,
                 force=True,
                 reporter=self.reporter,
