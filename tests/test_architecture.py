@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,14 @@ def areas_imported(path: Path) -> set[str]:
 def test_every_folder_and_file_of_the_package_has_a_level() -> None:
     special = {"__init__", "__main__"}
     assert {area(path) for path in FILES} - special <= LEVELS.keys()
+
+
+@pytest.mark.parametrize("folder", ["clip", "datasets", "distill", "frameworks", "sparsity", "steps", "training"])
+def test_every_file_stands_in_the_map_of_its_folder(folder: str) -> None:
+    files = sorted((PACKAGE / folder).glob("*.py"))
+    map_of_folder = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    named = set(re.findall(r"\w+", map_of_folder))
+    assert [path.stem for path in files if path.stem not in {"__init__", *named}] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -8,6 +8,7 @@
     crop_source.py     crops of a whole data set, in this process or in workers
     sampling.py        the batch of a step, a function of (seed, step)
     folder.py          own images and label maps
+    captions.py        files with the words of images
     shapes/            the embedded procedural scenes
 
 and of pictures without labels, which distillation looks at:

@@ -17,7 +17,9 @@ mask_decoder.py, deformable.py         pixel decoder and masked attention
 decoder_options.py, templates.py       options they share, prompts of their own
 query_classifier.py, ensemble.py       queries against text embeddings, two classifications into one
 mask_inference.py, mask_loss.py        pictures from masks, and what they learn from
+matching.py, point_sampling.py         which query stands for which mask, and the points they are compared at
 renaming.py, mask_decoder_keys.py, original_names.py, mask2former_names.py    tensor names of published checkpoints
+deeplabv3_checkpoint.py                our DeepLabV3 from its state dict
 original.py                            those checkpoints as segmentors, every tensor accounted for
 original_habits.py                     how those want their pixels and read their words
 """

@@ -15,11 +15,16 @@ freezing.py        layers whose parameters and running statistics stay as they a
 losses.py          cross-entropy over labelled pixels
 cost.py            multiply-accumulates of training, by layer and by part
 attention_cost.py  the part of them that attention has
+run_cost.py        the receipt of a run: phases, a cached prefix, and its full twin
+flop_check.py      the same by torch's own counter
 accounting.py      the same as the paper counts it
+paper_figures.py   what the paper published on its costs
+step_timing.py     measured seconds of two steps, in turn
 device.py          which device a run works on
 distributed.py     the processes of one run, as torchrun starts them
 batchnorm.py       BatchNorm over the batches of all processes
 dropout.py         dropout that is the same for any number of processes and parts
 sharding.py        parameters of which every process keeps a part
+stopping.py        the signal that asks a run to end
 failures.py        how several processes end together, and tell why once
 """
