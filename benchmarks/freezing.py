@@ -26,7 +26,11 @@ import torch
 
 from opentrans_cli.steps.provenance import environment
 
-PRUNE = ("--image-limit", "1024", "--steps-per-round", "4", "--final-steps", "128")
+# As `opentrans demo` prunes.
+PRUNE = (
+    *("--image-limit", "4096", "--score-images", "256", "--steps-per-round", "16", "--final-steps", "352"),
+    *("--batch-size", "64", "--lr", "3e-3"),
+)
 WAYS: dict[str, tuple[str, ...]] = {
     "full": ("--freeze", "none"),
     "alpha": ("--freeze", "heavy"),
@@ -90,7 +94,7 @@ def figures(work: Path, name: str, data: Data, way: str, seed: int, bundle: Path
     trained, result, report = work / stem, work / f"{stem}.run.json", work / f"{stem}.json"
     if not report.exists():
         if not (trained.exists() and result.exists()):
-            options = (*data.finetune, *data.ways[way], "--seed", seed, "--timing-steps", 0, "--force")
+            options = (*data.finetune, *data.ways[way], "--seed", seed, "--timing-steps", 0)
             result.write_text(run("finetune", bundle, *options, "-o", trained, "--quiet", "--json"))
         run("eval", trained, *data.evaluate, "--quiet", "-o", report)
     document, scored = json.loads(result.read_text()), json.loads(report.read_text())
