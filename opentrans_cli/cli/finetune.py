@@ -115,6 +115,8 @@ def finetune(
         )
         emit(counted.to_json(), partial(show.estimate, counted=counted), as_json=as_json)
         return
+    if o.typed(ctx, "accounting"):
+        raise OptionError(f"only an estimate counts one way or another: --accounting {accounting}; add --estimate")
     if bundle is None or out is None:
         missing = "BUNDLE to train" if bundle is None else "--out to write to"
         raise OptionError(f"nothing to go by: {missing} is missing; `opentrans finetune BUNDLE --out FOLDER`")

@@ -67,6 +67,7 @@ class Workers(Generic[Result]):
                 self._begin(source, begun)  # before the wait, so that no worker idles at the end of a batch
                 yield [future.result() for future in futures]
         except BrokenProcessPool:
+            self._kill()
             self.close()
             raise DataError(
                 f"a worker process ended too early: one of {self.count}, killed or out of memory; use fewer --workers"
@@ -80,6 +81,11 @@ class Workers(Generic[Result]):
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+    def _kill(self) -> None:
+        """End what the executor would ask to end, and then wait for."""
+        for process in list((getattr(self._pool, "_processes", None) or {}).values()):
+            process.kill()
 
     def _begin(self, source: Iterator[Sequence[Task[Result]]], begun: deque[list[Future[Result]]]) -> None:
         if self._pool is None:
@@ -96,8 +102,11 @@ def _run(task: Task[Any]) -> Any:
 
 
 def _be_a_worker(prepare: Callable[[], None] | None) -> None:
-    """Ctrl-C reaches all processes of a terminal, but only the parent's answer counts; without it nobody is left."""
+    """Ctrl-C reaches all processes of a terminal, a batch queue's SIGTERM all of a job, but only the parent's answer
+    counts; without it nobody is left.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
         prepare()

@@ -19,10 +19,13 @@ from opentrans_cli.steps.estimate_subject import (
     segmentor_without_weights,
 )
 from opentrans_cli.steps.finetune_cost import count_segmentor, run_cost
-from opentrans_cli.steps.freeze_choice import FreezeChoice, choose_frozen
-from opentrans_cli.steps.options import FinetuneOptions
+from opentrans_cli.steps.finetune_settings import check_settings
+from opentrans_cli.steps.finetune_terms import check_loss_options
+from opentrans_cli.steps.freeze_choice import FreezeChoice, check_freeze_options, choose_frozen
+from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor
+from opentrans_cli.steps.training_data import check_data_options
 from opentrans_cli.training.run_cost import RunCost
 
 Accounting = Literal["exact", "paper"]
@@ -99,11 +102,15 @@ def estimate(
     """
     if accounting not in get_args(Accounting):
         raise OptionError(f"unknown accounting: '{accounting}'; choose exact or paper")
+    check_data_options(options)
+    check_settings(options, FinetuneControls())
+    check_freeze_options(options)
     classes = classes_of(dataset, data, options.crop)
     if bundle is None:
         built = segmentor_without_weights(options, base=base)
     else:
         built = bundle_segmentor_of(bundle, options, base=base, reporter=reporter)
+    check_loss_options(options, built.framework)
     chosen = _choose(built, options, reporter)
     cost, paper = None, None
     if accounting == "paper":

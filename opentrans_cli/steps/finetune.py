@@ -16,6 +16,7 @@ from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.steps.finetune_run import FinetuneRun
+from opentrans_cli.steps.finetune_settings import check_places, check_settings
 from opentrans_cli.steps.finetune_terms import check_loss_options
 from opentrans_cli.steps.freeze_choice import check_freeze_options
 from opentrans_cli.steps.hub_source import local_bundle
@@ -79,6 +80,7 @@ def finetune(
     with open_world(device) as world:
         _check(options, controls, dataset, world)
         check_replaceable(out, force=force)
+        check_places(out, controls)
         if world.is_main:
             check_log(out, controls)
         parent = open_bundle(local_bundle(bundle, reporter))
@@ -177,19 +179,12 @@ class _Job:
 def _check(options: FinetuneOptions, controls: FinetuneControls, dataset: str, world: World) -> None:
     """What can be refused before anything is read."""
     framework = FRAMEWORKS.load(options.framework or DEFAULT_FRAMEWORK)
-    check_freeze_options(options)
     check_data_options(options, workers=controls.workers, processes=world.size)
+    check_settings(options, controls)
+    check_freeze_options(options)
     check_interim_options(dataset, controls)
     if options.framework is not None:
         check_loss_options(options, framework)
-    if controls.save_every < 1:
-        raise OptionError(f"a state is saved every so many steps: --save-every {controls.save_every}; give 1 or more")
-    if controls.timing_steps < 0:
-        raise OptionError(f"not a number of steps to time: --timing-steps {controls.timing_steps}; give 0 or more")
-    if controls.cache_features is not None and not options.views:
-        raise OptionError("features are kept of fixed crops only: --cache-features; add --views, such as --views 8")
-    if controls.cache_features is not None and not (options.freeze_prefix or options.prefix_end):
-        raise OptionError("features are kept of a frozen prefix: --cache-features; add --freeze-prefix")
     if controls.shard and world.size == 1:
         raise OptionError("one process has nothing to share out: --shard; start several with torchrun")
 

@@ -20,7 +20,7 @@ from opentrans_cli.errors import OptionError, TrainingError
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.feature_cache import FeatureCache
 from opentrans_cli.steps.finetune_cost import SegmentorCount, count_segmentor, run_cost
-from opentrans_cli.steps.finetune_module import SEGMENTOR
+from opentrans_cli.steps.finetune_settings import train_settings
 from opentrans_cli.steps.finetune_terms import loss_identity, make_loss
 from opentrans_cli.steps.finetune_timing import StepTimer
 from opentrans_cli.steps.freeze_choice import FreezeChoice, check_choice, choose_frozen
@@ -36,6 +36,7 @@ from opentrans_cli.training.freezing import state_hash
 from opentrans_cli.training.loop import Batch, StepFigures, TrainLog, train
 from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.step_timing import Timing
+from opentrans_cli.training.stopping import told_to_stop
 
 _CHOICE = "choice"  # in the notes of a state; null while nothing is frozen yet
 
@@ -133,7 +134,8 @@ class FinetuneRun:
     ) -> TrainLog:
         """Steps up to `end` with one set of layers frozen. narrowed: `resume_from` is the end of the warm-up."""
         taken = 0 if resume_from is None else int(state_file.load_meta(resume_from)["step"])
-        with self.reporter.bar("warming up" if choice is None else "fine-tuning", end, done=taken) as advance:
+        title = "warming up" if choice is None else "fine-tuning"
+        with told_to_stop() as told, self.reporter.bar(title, end, done=taken) as advance:
 
             def progress(figures: StepFigures) -> None:
                 self.log.step(figures)
@@ -152,6 +154,7 @@ class FinetuneRun:
                 identity=self._identity(),
                 notes={_CHOICE: None if choice is None else choice.to_json()},
                 stop_at=end,
+                told_to_stop=told,
                 evaluate=evaluate,
                 on_evaluation=self.log.evaluation,
                 progress=progress,
@@ -167,7 +170,11 @@ class FinetuneRun:
         if self.controls.cache_features is None:
             return self.feed.batch
         if choice.prefix_end is None:
-            raise OptionError("no prefix is frozen, so no features to keep: --cache-features; add --prefix-end BLOCK")
+            missing = "no prefix is frozen, so there are no features to keep: --cache-features"
+            if not self.options.warmup_steps:
+                raise OptionError(f"{missing}; add --prefix-end BLOCK")
+            self.reporter.say(f"{missing}; training goes on without")  # a warm-up is not to be lost for that
+            return self.feed.batch
         self._trained.prefix_end = choice.prefix_end
         cache = stack.enter_context(
             FeatureCache(
@@ -203,32 +210,9 @@ class FinetuneRun:
         return self.controls.timing_steps if self.world.size == 1 else 0
 
     def _settings(self) -> TrainSettings:
-        o, c = self.options, self.controls
-        return TrainSettings(
-            steps=o.steps,
-            batch_size=o.batch_size,
-            accumulate=o.accumulate,
-            optimizer=o.optimizer,  # type: ignore[arg-type]
-            lr=o.lr,
-            backbone_lr_factor=o.backbone_lr_factor,
-            backbone_prefix=f"{SEGMENTOR}{BACKBONE}",
-            weight_decay=o.weight_decay,
-            momentum=o.momentum,
-            schedule=o.schedule,  # type: ignore[arg-type]
-            warmup_steps=o.resolved_lr_warmup,
-            milestones=o.milestones,
-            gamma=o.gamma,
-            grad_clip=o.grad_clip,
-            ema=o.ema,
-            precision=o.precision,  # type: ignore[arg-type]
-            sync_batchnorm=o.sync_batchnorm,
-            shard=c.shard,
-            seed=o.seed,
-            checkpoint_every=c.save_every,
-            log_every=1,
-            eval_every=c.eval_every,
-            max_minutes=None if self._ends is None else max(1e-6, (self._ends - time.monotonic()) / 60),
-        )
+        """With the minutes that are left."""
+        left = None if self._ends is None else max(1e-6, (self._ends - time.monotonic()) / 60)
+        return train_settings(self.options, replace(self.controls, max_minutes=left))
 
     def _count(self) -> SegmentorCount:
         return count_segmentor(self.built, crop=self.feed.crop, owners=class_owners(self.feed.seen_vocabulary))

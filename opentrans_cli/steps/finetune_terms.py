@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.training.distributed import World
 
 _LARGEST = 1e6  # of points: a label map of 1000 x 1000 pixels, one by one
+_HEAVIEST = 1e6  # of weights: with more a loss overflows
 
 
 def check_loss_options(options: FinetuneOptions, framework: Framework) -> None:
@@ -34,8 +34,8 @@ def check_loss_options(options: FinetuneOptions, framework: Framework) -> None:
     weights = ("class_weight", "mask_weight", "dice_weight", "no_object_weight", "kd_weight", "grounding_weight")
     for name in weights:
         value = getattr(options, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise OptionError(f"no weight of a loss: {_flag(name)} {value}; give 0 or more")
+        if not 0 <= value <= _HEAVIEST:
+            raise OptionError(f"no weight of a loss: {_flag(name)} {value}; give 0 to {_HEAVIEST:.0f}")
     if not 1 <= options.points <= _LARGEST:
         raise OptionError(f"masks cannot be compared at {options.points} points: --points; give 1 to {_LARGEST:.0f}")
     if not 1 <= options.oversample <= 100:

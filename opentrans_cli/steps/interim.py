@@ -26,7 +26,10 @@ def check_interim_options(dataset: str, controls: FinetuneControls) -> None:
     if controls.eval_limit < 1:
         raise OptionError(f"at least one image is needed: --eval-limit {controls.eval_limit}; use 1 or more")
     if dataset == "shapes" and controls.eval_split_list is not None:
-        raise OptionError("data set 'shapes' has a validation split of its own: leave --eval-split-list out")
+        raise OptionError(
+            f"data set 'shapes' has a validation split of its own: --eval-split-list {controls.eval_split_list}; "
+            "leave it out"
+        )
     if dataset != "shapes" and controls.eval_every and controls.eval_split_list is None:
         raise OptionError(
             f"data set '{dataset}' has no validation split: --eval-every {controls.eval_every}; "

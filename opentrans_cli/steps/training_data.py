@@ -27,6 +27,8 @@ IGNORED = -1
 """The id of pixels that take no part in training, whatever the data set's own ignore id."""
 
 LARGEST_SCALE = 10.0
+LARGEST_CROP = 1 << 14
+MOST_WORKERS = 1024
 MOST_VIEWS = 1 << 26
 """Fixed crops of all images together; their order takes 8 bytes each."""
 
@@ -48,10 +50,14 @@ def check_data_options(options: FinetuneOptions, *, workers: int = 0, processes:
         raise OptionError(f"no such size to scale: --scale-of {options.scale_of}; use {' or '.join(get_args(ScaleOf))}")
     if options.crop is not None and options.crop < SMALLEST_SIZE:
         raise OptionError(f"too small to see anything: --crop {options.crop}; use {SMALLEST_SIZE} or more")
+    if options.crop is not None and options.crop > LARGEST_CROP:
+        raise OptionError(f"too large for any memory: --crop {options.crop}; use {LARGEST_CROP} or less")
     if options.views < 0:
         raise OptionError(f"--views must be at least 0: {options.views}; 0 makes new crops for ever")
     if workers < 0:
         raise OptionError(f"--workers must be at least 0: {workers}; 0 makes crops in the main process")
+    if workers > MOST_WORKERS:
+        raise OptionError(f"too many processes: --workers {workers}; use {MOST_WORKERS} or fewer")
     for name, value in (("--batch-size", options.batch_size), ("--accumulate", options.accumulate)):
         if value < 1:
             raise OptionError(f"{name} must be at least 1: {value}; use 1 or more")

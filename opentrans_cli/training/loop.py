@@ -56,6 +56,7 @@ class _Hooks:
     evaluate: Callable[[], Mapping[str, float]] | None
     on_evaluation: Callable[[int, Mapping[str, float]], None] | None
     progress: Callable[[StepFigures], None] | None
+    told_to_stop: Callable[[], bool] | None
 
 
 def train(
@@ -75,6 +76,7 @@ def train(
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
     progress: Callable[[StepFigures], None] | None = None,
+    told_to_stop: Callable[[], bool] | None = None,
 ) -> TrainLog:
     """Train `model` in place and leave it in eval mode, with the averaged parameters if there are some.
 
@@ -91,17 +93,19 @@ def train(
     stop_at: end after so many steps with the last parameters, averaged or not; another call goes on from the state.
     evaluate: called in all processes, in eval mode with the averaged parameters; without effect on the training.
     on_evaluation, progress: called in rank 0 with the steps taken and figures; before the state of that step is saved.
+    told_to_stop: asked in every step; once it is true in any process, the run ends after that step as when time is up.
 
     Freeze before calling: only what requires gradients gets into the optimizer. Torch's generators are seeded for each
     part of each step, and the caller's again afterwards. Raises TrainingError if nothing can be trained, if `state` is
     from another run, or if a loss or gradient is not finite: then the model holds the last good state, and so does
-    `checkpoint`. Raises TrainingStopped when the time is up: `checkpoint` has the state to go on from.
+    `checkpoint`. Raises TrainingStopped when the time is up or it is told to stop: `checkpoint` has the state to go on
+    from.
     """
-    if settings.max_minutes is not None and checkpoint is None:
-        raise OptionError("a limit of time needs a state to go on from: max minutes; say where to keep it")
+    if (settings.max_minutes is not None or told_to_stop is not None) and checkpoint is None:
+        raise OptionError("a run that may be stopped needs a state to go on from: max minutes; say where to keep it")
     device = next(iter(trained_parameters(model).values())).device
     world = world or World(device)
-    hooks = _Hooks(after_step, checkpoint, evaluate, on_evaluation, progress)
+    hooks = _Hooks(after_step, checkpoint, evaluate, on_evaluation, progress, told_to_stop)
     with generators_kept(device):
         called = world.wrap(
             model, sync_batchnorm=settings.sync_batchnorm, shard=settings.shard, accumulate=settings.accumulate
@@ -153,18 +157,25 @@ class _Loop:
     def _step(self, batch_of: Callable[[int], Batch]) -> Outcome:
         run, checkpoint = self.run, self.hooks.checkpoint
         try:
-            outcome = self.stepper.take(batch_of(run.step), stop=time.monotonic() >= self._deadline)
+            outcome = self.stepper.take(batch_of(run.step), late=self._late(), told=self._told())
         except NotFiniteError as error:
             kept = "" if checkpoint is None else f" (the state before it is in {checkpoint})"
             if checkpoint is not None:
                 run.save(checkpoint)
             raise NotFiniteError(
-                f"{error}{kept}; lower the learning rate (now {run.settings.lr:g}) or add warm-up steps"
+                f"{error}{kept}; lower the learning rate (now {run.settings.lr:g}) or add warm-up steps and start "
+                "again, for --resume comes to the same"
             ) from None
         self._hold()
         if run.average is not None and math.isfinite(outcome.grad_norm):
             run.average.update(run.step - 1)
         return outcome
+
+    def _late(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    def _told(self) -> bool:
+        return self.hooks.told_to_stop is not None and self.hooks.told_to_stop()
 
     def _hold(self) -> None:
         if self.hooks.after_step is not None:
@@ -180,8 +191,9 @@ class _Loop:
         if hooks.checkpoint is not None and (last or outcome.stop or _due(run.step, settings.checkpoint_every)):
             run.save(hooks.checkpoint)
         if outcome.stop and run.step < settings.steps:
+            reason = "time is up" if outcome.late else "told to stop"
             raise TrainingStopped(
-                f"time is up: step {run.step} of {settings.steps}, the state is in {hooks.checkpoint}; "
+                f"{reason}: step {run.step} of {settings.steps}, the state is in {hooks.checkpoint}; "
                 "go on with --resume"
             )
 

@@ -98,7 +98,7 @@ class Run:
             if was != now:
                 raise TrainingError(
                     f"state of another run: {path} ({_difference(part, was, now)}); "
-                    "resume with the options of the interrupted run"
+                    "resume with the options of the interrupted run, or start again without --resume"
                 )
 
 

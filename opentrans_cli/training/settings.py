@@ -19,6 +19,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
+_MOST = 10**9  # steps, crops in a batch
+_LARGEST = 1e9  # rates and factors whose products are finite in float32
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """Options of one run. Raises OptionError if one is out of range."""
@@ -35,7 +39,7 @@ class TrainSettings:
     schedule: ScheduleName = "cosine"  # schedules.py
     warmup_steps: int = 0  # the learning rate rises linearly over these
     milestones: tuple[float, ...] = (0.8, 0.9)  # of schedule "steps": shares of all steps, rising
-    gamma: float = 0.1  # by this factor the rate falls at each
+    gamma: float = 0.1  # by this factor the rate falls at each, in (0, 1]
     grad_clip: float = 1.0  # largest L2 norm of all gradients together; 0: no clipping
     ema: float = 0.0  # decay of the averaged parameters, in [0, 1); 0: no averaging
     precision: Precision = "float32"  # of the forward pass (autocast); parameters stay float32
@@ -70,11 +74,9 @@ class TrainSettings:
             "log every": self.log_every,
         }
         for name, value in at_least_one.items():
-            if value < 1:
-                raise OptionError(f"{name} is out of range: {value}; give at least 1")
+            if not 1 <= value <= _MOST:
+                raise OptionError(f"{name} is out of range: {value}; give 1 to {_MOST}")
         not_negative = {
-            "backbone lr factor": self.backbone_lr_factor,
-            "weight decay": self.weight_decay,
             "warm-up": self.warmup_steps,
             "grad clip": self.grad_clip,
             "checkpoint every": self.checkpoint_every,
@@ -85,9 +87,12 @@ class TrainSettings:
                 raise OptionError(f"{name} is out of range: {amount}; give 0 or more")
 
     def _check_amounts(self) -> None:
-        for name, amount in {"learning rate": self.lr, "gamma": self.gamma}.items():
-            if not 0 < amount < math.inf:
-                raise OptionError(f"{name} is out of range: {amount}; give a number above 0")
+        for name, amount in {"backbone lr factor": self.backbone_lr_factor, "weight decay": self.weight_decay}.items():
+            if not 0 <= amount <= _LARGEST:
+                raise OptionError(f"{name} is out of range: {amount}; give 0 to {_LARGEST:g}")
+        for name, amount, most in (("learning rate", self.lr, _LARGEST), ("gamma", self.gamma, 1)):
+            if not 0 < amount <= most:
+                raise OptionError(f"{name} is out of range: {amount}; give a number above 0, up to {most:g}")
         for name, share in {"momentum": self.momentum, "ema": self.ema}.items():
             if not 0 <= share < 1:
                 raise OptionError(f"{name} is out of range: {share}; give 0 or more, below 1")

@@ -45,7 +45,13 @@ class Outcome:
     terms: dict[str, float]
     lr: float
     grad_norm: float  # before clipping; infinite if float16 overflowed, and then the step changed nothing
-    stop: bool  # rank 0 asked to stop
+    late: bool  # rank 0's time is up
+    told: bool  # a process was told to stop
+
+    @property
+    def stop(self) -> bool:
+        """Whether all processes are to end after this step."""
+        return self.late or self.told
 
     @property
     def loss(self) -> float:
@@ -60,8 +66,8 @@ class Stepper:
         self._run, self._loss = run, loss
         self._statistics = RunningStatistics(run.model)
 
-    def take(self, batch: Batch, *, stop: bool) -> Outcome:
-        """One step; `stop` is what rank 0 wants.
+    def take(self, batch: Batch, *, late: bool = False, told: bool = False) -> Outcome:
+        """One step, and whether it has to be the last: `late` is what rank 0 says, `told` what any process does.
 
         Raises NotFiniteError, and OptionError for a batch without equal parts.
         """
@@ -71,7 +77,7 @@ class Stepper:
         optimizers.set_rate(run.optimizer, rate)
         run.optimizer.zero_grad(set_to_none=True)
         sums = self._backward(tuple(tensor.to(run.device, non_blocking=True) for tensor in batch))
-        outcome = self._outcome(sums, rate, stop=stop)
+        outcome = self._outcome(sums, rate, late=late and run.world.is_main, told=told)
         if not math.isfinite(outcome.loss):
             raise self._failed("loss")
         if math.isfinite(outcome.grad_norm):
@@ -106,22 +112,19 @@ class Stepper:
         # The same in all parts and processes: dropouts draw for the whole batch and take what is theirs.
         seed_all(self._run.device, self._run.settings.seed, self._run.step)
 
-    def _outcome(self, sums: dict[str, Tensor], rate: float, *, stop: bool) -> Outcome:
+    def _outcome(self, sums: dict[str, Tensor], rate: float, *, late: bool, told: bool) -> Outcome:
         """One message to the others and one to the host, whatever the number of terms."""
         run, names = self._run, sorted(sums)
         wide = torch.float32 if run.device.type == "mps" else torch.float64
         numbers = torch.stack([sums[name].to(wide) for name in names])
+        numbers = torch.cat([numbers, numbers.new_tensor([float(late), float(told)])])
         if run.world.size > 1:
-            asked = numbers.new_full((1,), float(stop and run.world.is_main))
-            numbers = torch.cat([numbers, asked])
             run.world.total(numbers)
-        else:
-            numbers = torch.cat([numbers, numbers.new_full((1,), float(stop))])
         scaled = optimizers.total_norm(optimizers.gradients(run.trained.values())).to(numbers)
-        *values, asked_for, length = torch.cat([numbers, scaled[None]]).tolist()
+        *values, any_late, any_told, length = torch.cat([numbers, scaled[None]]).tolist()
         terms = dict(zip(names, values, strict=True))
         norm = length / run.scale.value if math.isfinite(length) else math.inf  # one infinite value makes a NaN of it
-        return Outcome(terms, rate, norm, asked_for > 0)
+        return Outcome(terms, rate, norm, any_late > 0, any_told > 0)
 
     def _update(self, norm: float) -> None:
         run = self._run

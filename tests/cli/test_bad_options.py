@@ -65,7 +65,7 @@ def test_like_without_random_and_twins_of_something_else(refused: Any, desk: Pat
         (("--dataset", "imagenet"), "unknown data set: 'imagenet'; choose one of shapes, folder"),
         (("--dataset", "folder"), "--images and --labels and --classes missing"),
         (("--steps", 0), "steps"),
-        (("--batch-size", 0), "batch size"),
+        (("--batch-size", 0), "--batch-size must be at least 1: 0"),
         (("--crop", 0), "--crop 0"),
         (("--crop", -5), "--crop -5"),
         (("--crop", 31), "--crop 31; use 32 or more"),

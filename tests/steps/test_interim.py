@@ -115,7 +115,7 @@ def test_a_folder_is_scored_on_the_images_that_are_named(labelled_folder: Any, t
     ("dataset", "controls", "message"),
     [
         ("folder", {"eval_every": 5}, "data set 'folder' has no validation split: --eval-every 5; name the images"),
-        ("shapes", {"eval_split_list": Path("a")}, "leave --eval-split-list out"),
+        ("shapes", {"eval_split_list": Path("a")}, "--eval-split-list a; leave it out"),
         ("shapes", {"eval_every": -1}, "--eval-every must be at least 0: -1"),
         ("shapes", {"eval_limit": 0}, "--eval-limit 0; use 1 or more"),
     ],

@@ -1,0 +1,84 @@
+"""What the training loop is told to do by the options of `finetune`, refused before anything is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from opentrans_cli.errors import OptionError
+from opentrans_cli.steps.finetune_module import SEGMENTOR
+from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.resume import state_path
+from opentrans_cli.steps.segmentors import BACKBONE
+from opentrans_cli.steps.target import check_makeable
+from opentrans_cli.training.settings import TrainSettings
+
+
+def train_settings(options: FinetuneOptions, controls: FinetuneControls) -> TrainSettings:
+    """Raises OptionError for a value out of range."""
+    o, c = options, controls
+    return TrainSettings(
+        steps=o.steps,
+        batch_size=o.batch_size,
+        accumulate=o.accumulate,
+        optimizer=o.optimizer,  # type: ignore[arg-type]
+        lr=o.lr,
+        backbone_lr_factor=o.backbone_lr_factor,
+        backbone_prefix=f"{SEGMENTOR}{BACKBONE}",
+        weight_decay=o.weight_decay,
+        momentum=o.momentum,
+        schedule=o.schedule,  # type: ignore[arg-type]
+        warmup_steps=o.resolved_lr_warmup,
+        milestones=o.milestones,
+        gamma=o.gamma,
+        grad_clip=o.grad_clip,
+        ema=o.ema,
+        precision=o.precision,  # type: ignore[arg-type]
+        sync_batchnorm=o.sync_batchnorm,
+        shard=c.shard,
+        seed=o.seed,
+        checkpoint_every=c.save_every,
+        log_every=1,
+        eval_every=c.eval_every,
+        max_minutes=c.max_minutes,
+    )
+
+
+def check_settings(options: FinetuneOptions, controls: FinetuneControls) -> None:
+    """Raises OptionError for options and controls of the loop that are out of range or contradict each other."""
+    train_settings(options, controls)
+    if options.resolved_lr_warmup > options.steps:
+        raise OptionError(
+            f"the learning rate would rise all the time: --lr-warmup-steps {options.lr_warmup_steps} of "
+            f"{options.steps} steps; give at most as many"
+        )
+    if controls.save_every < 1:
+        raise OptionError(f"a state is saved every so many steps: --save-every {controls.save_every}; give 1 or more")
+    if controls.timing_steps < 0:
+        raise OptionError(f"not a number of steps to time: --timing-steps {controls.timing_steps}; give 0 or more")
+    if controls.cache_features is not None and not options.views:
+        raise OptionError("features are kept of fixed crops only: --cache-features; add --views, such as --views 8")
+    if controls.cache_features is not None and not (options.freeze_prefix or options.prefix_end):
+        raise OptionError("features are kept of a frozen prefix: --cache-features; add --freeze-prefix")
+
+
+def check_places(out: Path, controls: FinetuneControls) -> None:
+    """Raises OptionError if what a run writes beside the bundle would be in its way, or cannot be written."""
+    target, state = Path(os.path.abspath(out)), state_path(out)
+    places = {
+        "--log": controls.log,
+        "--tensorboard": controls.tensorboard,
+        "--cache-features": controls.cache_features,
+    }
+    for flag, place in places.items():
+        there = None if place is None else Path(os.path.abspath(place))
+        if there is not None and (there in (target, state) or target in there.parents):
+            raise OptionError(f"the bundle and its state are to lie there: {flag} {place}; choose another place")
+    if controls.cache_features is not None:
+        try:
+            check_makeable(controls.cache_features)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OptionError(
+                f"cannot keep features: --cache-features {controls.cache_features} ({reason}); name another folder"
+            ) from error
