@@ -15,7 +15,7 @@ from rn50 import RN50
 
 from opentrans_cli.spectral.selection import Selection
 from opentrans_cli.steps.frontier import cost_of, tower_costs
-from opentrans_cli.training.accounting import paper_receipt, paper_settings
+from opentrans_cli.training.accounting import paper_costs, paper_settings
 from opentrans_cli.training.paper_figures import (
     BATCH_SIZE,
     FROZEN_LAYERS,
@@ -27,6 +27,7 @@ from opentrans_cli.training.paper_figures import (
     SIZE,
     TRUNK_MACS,
 )
+from opentrans_cli.training.run_cost import sparse, total
 
 IMAGES = ITERATIONS * BATCH_SIZE
 DRAWS = 1000
@@ -43,13 +44,12 @@ def table(layers: dict[str, int]) -> None:
         opposite=[name for name in convolutions if name not in FROZEN_LAYERS and name != MEDIAN_LAYER],
         kept=dict.fromkeys(counted, KEPT),
         head=HEAD_MACS,
-        resolution=SIZE,
         images=IMAGES,
     )
     draws = []
     for seed in range(DRAWS):
         drawn = Selection("random", ratio=0.5, seed=seed).choose(dict.fromkeys(convolutions, 2.0))
-        draws.append(paper_receipt(counted, frozen=drawn, head=HEAD_MACS, resolution=SIZE, images=IMAGES).total / PETA)
+        draws.append(total(paper_costs(counted, frozen=drawn, head=HEAD_MACS), sparse).total * IMAGES / PETA)
     rows = {
         "all trained": ("full", settings["full"].total / PETA),
         f"random, mean of {DRAWS} draws": ("random", mean(draws)),

@@ -84,9 +84,7 @@ def paper_estimate(
     kept = _kept(built, trunk)
     frozen, opposite = (_inside(choose(mode), trunk) for mode in ("heavy", "light"))
     images = (options.steps - options.warmup_steps) * options.batch_size
-    settings = paper_settings(
-        trunk, frozen=frozen, opposite=opposite, kept=kept, head=head, resolution=(crop, crop), images=images
-    )
+    settings = paper_settings(trunk, frozen=frozen, opposite=opposite, kept=kept, head=head, images=images)
     source = _PUBLISHED if published else _COUNTED
     share = sum(kept.get(name, 1.0) * macs for name, macs in trunk.items()) / sum(trunk.values())
     inputs = (
@@ -94,7 +92,7 @@ def paper_estimate(
         Input(HEAD, head, "MACs of a forward pass", source),
         Input("kept", share, "share of the trunk's MACs", "the paper" if built.tower.bundle is None else "the bundle"),
     )
-    return PaperEstimate(images, {name: receipt.total for name, receipt in settings.items()}, inputs)
+    return PaperEstimate(images, {name: columns.total for name, columns in settings.items()}, inputs)
 
 
 def _as_published(built: BuiltSegmentor, crop: int) -> bool:

@@ -18,9 +18,10 @@ from opentrans_cli.clip.dense import STAGES, stage_features
 from opentrans_cli.clip.layers import PACKED, PARTS, batchnorm_of, candidates, has_layer, locate
 from opentrans_cli.errors import OptionError
 from opentrans_cli.spectral.selection import FreezeMode, Selection
-from opentrans_cli.training.accounting import paper_receipt
-from opentrans_cli.training.cost import LayerCost, cost_receipt, count_macs
+from opentrans_cli.training.accounting import paper_costs
+from opentrans_cli.training.cost import LayerCost, count_macs
 from opentrans_cli.training.freezing import freeze_layers
+from opentrans_cli.training.run_cost import dense, sparse, total
 
 RATIOS = tuple(tenths / 10 for tenths in range(11))
 
@@ -159,14 +160,9 @@ class _Pricing:
 
     def point(self, frozen: Collection[str], *, ratio: float, chosen: bool = False) -> FrontierPoint:
         """The cost of `frozen` by both ways of counting."""
-        exact = cost_receipt(self.layers(frozen), resolution=self.resolution, images=1, baseline=self._unfrozen)
-        paper = paper_receipt(
-            self.forward,
-            frozen=[name for name in frozen if name in self.forward],
-            kept=self.kept,
-            resolution=self.resolution,
-            images=1,
-        )
+        exact = total(self.layers(frozen), sparse)
+        counted = [name for name in frozen if name in self.forward]
+        paper = total(paper_costs(self.forward, frozen=counted, kept=self.kept), sparse)
         return FrontierPoint(
             ratio=ratio,
             frozen=len(set(frozen)),
@@ -174,8 +170,8 @@ class _Pricing:
             input_gradient=exact.input_gradient,
             weight_gradient=exact.weight_gradient,
             total=exact.total,
-            saved=1 - exact.total / exact.dense_total,
-            saved_paper=1 - paper.total / paper.dense_total,
+            saved=1 - exact.total / total(self._unfrozen, dense).total,
+            saved_paper=1 - paper.total / total(paper_costs(self.forward), dense).total,
             chosen=chosen,
         )
 

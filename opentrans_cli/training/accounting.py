@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from opentrans_cli.training.cost import CostReceipt, LayerCost, cost_receipt
-
-HEAD = "head"
+from opentrans_cli.training.cost import LayerCost
+from opentrans_cli.training.run_cost import HEAD, Columns, sparse, total
 
 
 def paper_costs(
@@ -38,27 +37,6 @@ def paper_costs(
     return (*trunk, LayerCost(HEAD, head, head, head)) if head else trunk
 
 
-def paper_receipt(
-    layers: Mapping[str, int],
-    *,
-    frozen: Collection[str] = (),
-    kept: Mapping[str, float] | None = None,
-    head: int = 0,
-    resolution: tuple[int, int],
-    images: int,
-) -> CostReceipt:
-    """Cost of training on `images` images of `resolution` (height, width); arguments as for `paper_costs`.
-
-    `dense_total` is ordinary fine-tuning: nothing frozen, nothing pruned.
-    """
-    return cost_receipt(
-        paper_costs(layers, frozen=frozen, kept=kept, head=head),
-        resolution=resolution,
-        images=images,
-        baseline=paper_costs(layers, head=head),
-    )
-
-
 def paper_settings(
     layers: Mapping[str, int],
     *,
@@ -66,10 +44,9 @@ def paper_settings(
     opposite: Collection[str],
     kept: Mapping[str, float],
     head: int = 0,
-    resolution: tuple[int, int],
     images: int,
-) -> dict[str, CostReceipt]:
-    """The paper's settings side by side (Table 2); arguments as for `paper_costs`.
+) -> dict[str, Columns]:
+    """MACs of training on `images` images in the paper's settings (Table 2); other arguments as for `paper_costs`.
 
     full: everything trained. alpha: `frozen`, the heavy-tailed layers. alpha_opposite: `opposite`, the light-tailed
     ones, its alpha*. alpha_subnet: alpha with the pruned weights skipped.
@@ -81,6 +58,6 @@ def paper_settings(
         "alpha_subnet": (frozen, kept),
     }
     return {
-        name: paper_receipt(layers, frozen=fixed, kept=fractions, head=head, resolution=resolution, images=images)
+        name: total(paper_costs(layers, frozen=fixed, kept=fractions, head=head), sparse).times(images)
         for name, (fixed, fractions) in settings.items()
     }

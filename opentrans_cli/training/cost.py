@@ -35,26 +35,6 @@ class LayerCost:
     kept_fraction: float = 1.0  # kept weights / all weights, in [0, 1]
 
 
-@dataclass(frozen=True)
-class CostReceipt:
-    """MACs of a whole run, as a kernel that skips every zero weight would spend them; not a measured saving.
-
-    A zero weight costs nothing in `forward` and `weight_gradient`, input gradients are dense: the accounting
-    of the paper (OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2).
-    """
-
-    forward: int
-    input_gradient: int
-    weight_gradient: int
-    total: int  # sum of the three
-    unmasked_total: int  # the same freezing, zeros multiplied like any number: what dense kernels do
-    dense_total: int  # the baseline without masks: with the model before freezing, ordinary fine-tuning
-    per_layer: tuple[LayerCost, ...]  # dense MACs of one image
-    resolution: tuple[int, int]  # height, width in pixels
-    images: int  # images trained on: steps times batch size
-    unit: str = "MACs"
-
-
 def count_macs(
     model: nn.Module,
     *shapes: tuple[int, ...],
@@ -83,37 +63,6 @@ def count_macs(
         LayerCost(name, forward, inputs_needed, weights_needed, kept.get(name, 1.0))
         for name, (forward, inputs_needed, weights_needed) in recorder.costs.items()
     )
-
-
-def cost_receipt(
-    layers: Sequence[LayerCost],
-    *,
-    resolution: tuple[int, int],
-    images: int,
-    baseline: Sequence[LayerCost] | None = None,
-) -> CostReceipt:
-    """Cost of training on `images` images, each of the cost `layers`.
-
-    `baseline`: the same model counted before freezing, for `dense_total`; by default `layers`.
-    """
-    forward = sum(round(layer.forward * layer.kept_fraction) for layer in layers) * images
-    weights = sum(round(layer.weight_gradient * layer.kept_fraction) for layer in layers) * images
-    inputs = sum(layer.input_gradient for layer in layers) * images
-    return CostReceipt(
-        forward=forward,
-        input_gradient=inputs,
-        weight_gradient=weights,
-        total=forward + inputs + weights,
-        unmasked_total=_dense(layers) * images,
-        dense_total=_dense(layers if baseline is None else baseline) * images,
-        per_layer=tuple(layers),
-        resolution=resolution,
-        images=images,
-    )
-
-
-def _dense(layers: Sequence[LayerCost]) -> int:
-    return sum(layer.forward + layer.input_gradient + layer.weight_gradient for layer in layers)
 
 
 # How many multiply-accumulates a product takes, from its two operands and its result.

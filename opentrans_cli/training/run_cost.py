@@ -69,6 +69,12 @@ def sparse(layer: LayerCost) -> Columns:
 
 Pricing = Callable[[LayerCost], Columns]
 
+
+def total(layers: Iterable[LayerCost], price: Pricing, part: str | None = None) -> Columns:
+    """What all `layers` cost together, or those of one `part` of the model: TRUNK or HEAD."""
+    return sum((price(layer) for layer in layers if part in (None, part_of(layer))), Columns())
+
+
 _PRICINGS: Mapping[str, Pricing] = {"dense": dense, "sparse": sparse}
 
 
@@ -92,13 +98,13 @@ class Phase:
 
     def columns(self, price: Pricing, part: str | None = None) -> Columns:
         """MACs of the phase, of one part of the model or of all; filling the cache is part of it."""
-        total = Columns()
+        spent = Columns()
         for layer in self.layers:
             if part in (None, part_of(layer)):
                 cached = self.cache is not None and layer.name in self.cache.layers
                 images = self.cache.views if self.cache is not None and cached else self.images
-                total += price(layer).times(images)
-        return total
+                spent += price(layer).times(images)
+        return spent
 
     def to_json(self) -> dict[str, Any]:
         """As the receipt has it."""
@@ -120,12 +126,10 @@ class CounterCheck:
 
     def to_json(self, run: Sequence[LayerCost], full: Sequence[LayerCost]) -> dict[str, Any]:
         """As the receipt has it; a ratio is the counter's figure by the formulas', 1.0 where they agree."""
-        pairs = {"run": (self.run, run), "full": (self.full, full)}
+        pairs = {"run": (self.run, total(run, dense).total), "full": (self.full, total(full, dense).total)}
         return {
             name: {"counter": counter, "formula": formula, "ratio": counter / formula if formula else None}
-            for name, (counter, formula) in (
-                (name, (counter, _total(layers, dense).total)) for name, (counter, layers) in pairs.items()
-            )
+            for name, (counter, formula) in pairs.items()
         }
 
 
@@ -149,7 +153,7 @@ class RunCost:
 
     def twin(self, price: Pricing = sparse, part: str | None = None) -> Columns:
         """What its full twin multiplies."""
-        return _total(self.full, price, part).times(self.images)
+        return total(self.full, price, part).times(self.images)
 
     @property
     def saved(self) -> dict[str, float]:
@@ -215,10 +219,6 @@ def phases_of(
 def part_of(layer: LayerCost) -> str:
     """`trunk` for layers of the tower, `head` for all others."""
     return TRUNK if layer.name.startswith(_TRUNK_PREFIX) else HEAD
-
-
-def _total(layers: Iterable[LayerCost], price: Pricing, part: str | None = None) -> Columns:
-    return sum((price(layer) for layer in layers if part in (None, part_of(layer))), Columns())
 
 
 def _both(columns: Callable[[Pricing], Columns]) -> dict[str, dict[str, int]]:

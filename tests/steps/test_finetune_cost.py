@@ -14,8 +14,7 @@ from opentrans_cli.steps.freeze_choice import choose_frozen
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.segmentors import BACKBONE, build_segmentor
 from opentrans_cli.steps.sources import bundle_tower
-from opentrans_cli.training.cost import cost_receipt
-from opentrans_cli.training.run_cost import dense, sparse
+from opentrans_cli.training.run_cost import dense, sparse, total
 
 OWNERS = (0, 0, 1, 2)
 SMALL = {"queries": 4, "width": 32, "encoder_layers": 1, "decoder_layers": 1}
@@ -50,12 +49,10 @@ def test_without_warm_up_the_receipt_is_that_of_the_frozen_layers(tiny_bundle: P
     options = FinetuneOptions(steps=6, batch_size=2)
     _, _, full, frozen = counted(tiny_bundle, "deeplabv3", options)
     cost = run_cost(full, frozen, options, crop=64)
-    receipt = cost_receipt(frozen.layers, resolution=(64, 64), images=12, baseline=full.layers)
-    assert (cost.run(sparse).total, cost.run(dense).total, cost.twin(dense).total) == (
-        receipt.total,
-        receipt.unmasked_total,
-        receipt.dense_total,
-    )
+    assert [cost.run(price) for price in (sparse, dense)] == [
+        total(frozen.layers, price).times(12) for price in (sparse, dense)
+    ]
+    assert cost.twin(dense) == total(full.layers, dense).times(12)
 
 
 def test_kept_shares_are_those_of_the_masks_of_layers_the_segmentor_has(tiny_bundle: Path) -> None:

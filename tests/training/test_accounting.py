@@ -7,46 +7,38 @@ from pathlib import Path
 
 import pytest
 
-from opentrans_cli.training.accounting import paper_costs, paper_receipt, paper_settings
+from opentrans_cli.training.accounting import paper_costs, paper_settings
 from opentrans_cli.training.cost import LayerCost
+from opentrans_cli.training.run_cost import Columns, dense, sparse, total
 
 IMAGES = 40_000 * 28  # the last 40,000 of 50,000 iterations, 28 images each
-SIZE = (512, 512)
 LAYERS = {"a": 1000, "b": 200, "c": 30}
 
 
-def total(**changes):
-    receipt = paper_receipt(LAYERS, resolution=(8, 8), images=1, **changes)
-    assert receipt.total == receipt.forward + receipt.input_gradient + receipt.weight_gradient
-    return receipt
+def paper(**changes):
+    return total(paper_costs(LAYERS, **changes), sparse)
 
 
 def test_a_dense_layer_costs_three_forward_passes():
-    receipt = total()
-    assert (receipt.forward, receipt.input_gradient, receipt.weight_gradient) == (1230, 1230, 1230)
-    assert receipt.total == receipt.unmasked_total == receipt.dense_total
+    assert paper() == Columns(1230, 1230, 1230) == total(paper_costs(LAYERS), dense)
 
 
 def test_a_frozen_layer_saves_its_weight_gradient_and_a_frozen_prefix_no_more():
-    receipt = total(frozen=["a", "b"])
-    assert (receipt.forward, receipt.input_gradient, receipt.weight_gradient) == (1230, 1230, 30)
+    assert paper(frozen=["a", "b"]) == Columns(1230, 1230, 30)
 
 
 def test_a_sparse_layer_saves_forward_and_weight_gradient_alone():
-    receipt = total(kept={"a": 0.1})
-    assert (receipt.forward, receipt.input_gradient, receipt.weight_gradient) == (330, 1230, 330)
+    assert paper(kept={"a": 0.1}) == Columns(330, 1230, 330)
 
 
 def test_a_sparse_frozen_layer_saves_both_ways():
-    receipt = total(frozen=["a"], kept={"a": 0.1, "b": 0.5})
-    assert (receipt.forward, receipt.input_gradient, receipt.weight_gradient) == (230, 1230, 130)
-    assert receipt.dense_total == 3 * 1230
+    assert paper(frozen=["a"], kept={"a": 0.1, "b": 0.5}) == Columns(230, 1230, 130)
 
 
 def test_a_head_costs_three_forward_passes_whatever_is_frozen_or_pruned():
-    without = total(frozen=LAYERS, kept=dict.fromkeys(LAYERS, 0.0))
-    with_head = total(frozen=LAYERS, kept=dict.fromkeys(LAYERS, 0.0), head=500)
-    assert with_head.total - without.total == with_head.dense_total - without.dense_total == 1500
+    without = paper(frozen=LAYERS, kept=dict.fromkeys(LAYERS, 0.0))
+    with_head = paper(frozen=LAYERS, kept=dict.fromkeys(LAYERS, 0.0), head=500)
+    assert with_head.total - without.total == paper(head=500).total - paper().total == 1500
     assert without.total == without.input_gradient == 1230
 
 
@@ -60,13 +52,8 @@ def test_costs_come_by_layer_for_one_image():
 
 
 def test_images_multiply_everything():
-    one, many = (paper_receipt(LAYERS, frozen=["b"], head=7, resolution=SIZE, images=n) for n in (1, 1000))
-    assert (many.total, many.dense_total, many.resolution, many.images) == (
-        1000 * one.total,
-        1000 * one.dense_total,
-        SIZE,
-        1000,
-    )
+    one, many = (paper_settings(LAYERS, frozen=["b"], opposite=["c"], kept={}, head=7, images=n) for n in (1, 1000))
+    assert {name: columns.times(1000) for name, columns in one.items()} == many
 
 
 def test_a_frozen_layer_that_is_not_counted_is_a_programming_mistake():
@@ -75,10 +62,8 @@ def test_a_frozen_layer_that_is_not_counted_is_a_programming_mistake():
 
 
 def test_the_settings_differ_in_what_is_frozen_and_what_is_kept():
-    settings = paper_settings(
-        LAYERS, frozen=["a"], opposite=["c"], kept=dict.fromkeys(LAYERS, 0.5), resolution=SIZE, images=1
-    )
-    assert {name: receipt.total for name, receipt in settings.items()} == {
+    settings = paper_settings(LAYERS, frozen=["a"], opposite=["c"], kept=dict.fromkeys(LAYERS, 0.5), images=1)
+    assert {name: columns.total for name, columns in settings.items()} == {
         "full": 3 * 1230,
         "alpha": 3 * 1230 - 1000,
         "alpha_opposite": 3 * 1230 - 30,
@@ -103,7 +88,6 @@ def test_the_published_training_costs_follow_from_the_published_list(shared: Pat
         opposite=opposite,
         kept=dict.fromkeys(layers, 0.1),
         head=round(figures["C_head_G"] * 1e9),
-        resolution=SIZE,
         images=IMAGES,
     )
     published = figures["published_P"]
