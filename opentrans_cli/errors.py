@@ -67,3 +67,8 @@ class TrainingStopped(TrainingError):
     """A run that was told to stop has left a state: nothing failed, and `--resume` goes on."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: batch systems may start the same line again
+
+
+def flag(option: str) -> str:
+    """How a message names an option, as it is typed: "weight_decay" -> "--weight-decay"."""
+    return f"--{option.replace('_', '-')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from opentrans_cli.cli.output import human_count, percent, plain_table
+from opentrans_cli.errors import flag
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,8 @@ def _show_paper(console: Console, document: dict[str, Any]) -> None:
         table.add_row(name, f"{pmacs:.1f}", percent(1 - document["macs"][name] / full))
     console.print(table)
     for given in document["inputs"]:
-        console.print(f"{given['name']}: {given['value']:.4g} {given['unit']}, {given['source']}", soft_wrap=True)
+        value = human_count(given["value"]) if given["unit"].startswith("MACs") else f"{given['value']:.3g} "
+        console.print(f"{given['name']}: {value}{given['unit']}, {given['source']}", soft_wrap=True)
 
 
 def recipe(console: Console, *, document: dict[str, Any]) -> None:
@@ -83,7 +85,7 @@ def recipe(console: Console, *, document: dict[str, Any]) -> None:
     table = plain_table(title, "option", "value", "from")
     for name, row in document["options"].items():
         if name != "recipe":
-            table.add_row(f"--{name.replace('_', '-')}", _value(row["value"]), row["from"])
+            table.add_row(flag(name), _value(row["value"]), row["from"])
     console.print(table)
 
 

@@ -28,7 +28,7 @@ def train_settings(options: FinetuneOptions, controls: FinetuneControls) -> Trai
         weight_decay=o.weight_decay,
         momentum=o.momentum,
         schedule=o.schedule,  # type: ignore[arg-type]
-        warmup_steps=o.resolved_lr_warmup,
+        lr_warmup_steps=o.resolved_lr_warmup,
         milestones=o.milestones,
         gamma=o.gamma,
         grad_clip=o.grad_clip,
@@ -37,7 +37,7 @@ def train_settings(options: FinetuneOptions, controls: FinetuneControls) -> Trai
         sync_batchnorm=o.sync_batchnorm,
         shard=c.shard,
         seed=o.seed,
-        checkpoint_every=c.save_every,
+        save_every=c.save_every,
         log_every=1,
         eval_every=c.eval_every,
         max_minutes=c.max_minutes,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import text_embeddings
 from opentrans_cli.datasets.captions import read_captions
-from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.errors import DataError, OptionError, flag
 from opentrans_cli.frameworks.base import Framework
 from opentrans_cli.steps.finetune_loss import FinetuneLoss, Terms
 from opentrans_cli.steps.finetune_module import TrainedModule
@@ -35,7 +35,7 @@ def check_loss_options(options: FinetuneOptions, framework: Framework) -> None:
     for name in weights:
         value = getattr(options, name)
         if not 0 <= value <= _HEAVIEST:
-            raise OptionError(f"no weight of a loss: {_flag(name)} {value}; give 0 to {_HEAVIEST:.0f}")
+            raise OptionError(f"no weight of a loss: {flag(name)} {value}; give 0 to {_HEAVIEST:.0f}")
     if not 1 <= options.points <= _LARGEST:
         raise OptionError(f"masks cannot be compared at {options.points} points: --points; give 1 to {_LARGEST:.0f}")
     if not 1 <= options.oversample <= 100:
@@ -43,7 +43,7 @@ def check_loss_options(options: FinetuneOptions, framework: Framework) -> None:
     for name, open_end in (("importance", False), ("region_dropout", True)):
         value = getattr(options, name)
         if not (0 <= value < 1 if open_end else 0 <= value <= 1):
-            raise OptionError(f"no share: {_flag(name)} {value}; give a value in [0, 1{')' if open_end else ']'}")
+            raise OptionError(f"no share: {flag(name)} {value}; give a value in [0, 1{')' if open_end else ']'}")
     if framework.masks and not any(getattr(options, name) for name in weights if name != "no_object_weight"):
         raise OptionError("nothing would be learned: every weight of the loss is 0; give --mask-weight, say")
     _check_grounding(options, framework)
@@ -65,10 +65,6 @@ def _check_grounding(options: FinetuneOptions, framework: Framework) -> None:
             f"a caption needs others to be told from: --batch-size {options.batch_size} in {options.accumulate} parts; "
             "give at least 2 images a part"
         )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def loss_identity(options: FinetuneOptions) -> dict[str, str]:

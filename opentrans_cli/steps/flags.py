@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from opentrans_cli.errors import flag
 from opentrans_cli.steps.options import AnalyzeOptions, FinetuneOptions, PruneOptions
 
 Kind = Literal["value", "source", "path", "bundle", "base", "pairs", "commas", "fixed", "run"]
@@ -38,7 +39,7 @@ class Flag:
 
     def spelled(self, option: str) -> str:
         """The flag on the command line."""
-        return self.name or f"--{option.replace('_', '-')}"
+        return self.name or flag(option)
 
 
 _DATA = {

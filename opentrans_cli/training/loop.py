@@ -87,7 +87,7 @@ def train(
     after_step: called once before the first step, when `model` is wrapped, and after each; holds the masks.
     state: a file that an interrupted run wrote; the run goes on from there, on any number of processes.
     narrowed: the run of `state` may have trained more parameters, as before layers were frozen.
-    checkpoint: where the state goes, every `settings.checkpoint_every` steps and at the end; may be `state`.
+    checkpoint: where the state goes, every `settings.save_every` steps and at the end; may be `state`.
     identity: JSON that must be the same when resuming (masks, data).
     notes: JSON that is kept in the state and compared with nothing; `checkpoint.load_meta(path)["notes"]`.
     stop_at: end after so many steps with the last parameters, averaged or not; another call goes on from the state.
@@ -188,7 +188,7 @@ class _Loop:
         if hooks.evaluate is not None and _due(run.step, settings.eval_every):
             self._evaluate(hooks.evaluate)
         # After figures and evaluation: a log that is cut back to the state's step lacks nothing.
-        if hooks.checkpoint is not None and (last or outcome.stop or _due(run.step, settings.checkpoint_every)):
+        if hooks.checkpoint is not None and (last or outcome.stop or _due(run.step, settings.save_every)):
             run.save(hooks.checkpoint)
         if outcome.stop and run.step < settings.steps:
             reason = "time is up" if outcome.late else "told to stop"

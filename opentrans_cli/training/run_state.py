@@ -26,7 +26,7 @@ from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.sharding import put
 
 # Between an interrupted run and its resumption.
-_MAY_CHANGE = ("checkpoint_every", "log_every", "eval_every", "max_minutes", "shard")
+_MAY_CHANGE = ("save_every", "log_every", "eval_every", "max_minutes", "shard")
 
 
 class Run:

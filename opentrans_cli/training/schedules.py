@@ -15,7 +15,7 @@ def rate_at(settings: TrainSettings, step: int) -> float:
     constant: 1. cosine: half a wave, from 1 down to 0 after the last step. poly: (1 - step / steps) ** 0.9. steps:
     falls by `gamma` at round(share * steps) for each of the milestones. All times a linear rise over the warm-up.
     """
-    warmup = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    warmup = min(1.0, (step + 1) / settings.lr_warmup_steps) if settings.lr_warmup_steps else 1.0
     return warmup * _after_warmup(settings, step)
 
 

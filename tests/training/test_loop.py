@@ -16,7 +16,7 @@ from opentrans_cli.training.checkpoint import load_meta
 from opentrans_cli.training.freezing import state_hash
 from opentrans_cli.training.settings import TrainSettings
 
-SETTINGS = TrainSettings(steps=6, lr=0.02, warmup_steps=2, checkpoint_every=3, log_every=1, seed=5)
+SETTINGS = TrainSettings(steps=6, lr=0.02, lr_warmup_steps=2, save_every=3, log_every=1, seed=5)
 
 
 def changed(**values):

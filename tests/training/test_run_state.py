@@ -12,7 +12,7 @@ from opentrans_cli.training.checkpoint import load_meta, load_state, under_prefi
 from opentrans_cli.training.freezing import freeze_layers
 from opentrans_cli.training.settings import TrainSettings
 
-SETTINGS = TrainSettings(steps=6, batch_size=4, lr=0.02, warmup_steps=2, checkpoint_every=2, log_every=1, seed=5)
+SETTINGS = TrainSettings(steps=6, batch_size=4, lr=0.02, lr_warmup_steps=2, save_every=2, log_every=1, seed=5)
 KINDS = {
     "adamw": {},
     "adamw, averaged": {"ema": 0.8},
@@ -74,7 +74,7 @@ def test_pruned_weights_are_exactly_zero_in_weights_and_averages(experiment, tmp
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_in_two_phases_resumes_bit_for_bit_before_at_and_after_the_boundary(experiment, batch, tmp_path, kind):
     """Four steps with everything trained, then layers are frozen; stopped at each step in turn."""
-    settings = changed(checkpoint_every=1, **KINDS[kind])
+    settings = changed(save_every=1, **KINDS[kind])
 
     def phases(state, stop=None):
         def batches(step):
@@ -172,7 +172,7 @@ def test_the_state_of_another_run_is_refused_with_what_differs(experiment, tmp_p
 
 def test_how_often_it_is_written_or_looked_at_may_change(experiment, tmp_path):
     experiment(SETTINGS).run(checkpoint=tmp_path / "state", stop_at=3)
-    rarer = changed(checkpoint_every=100, log_every=7, eval_every=4, max_minutes=60.0)
+    rarer = changed(save_every=100, log_every=7, eval_every=4, max_minutes=60.0)
     assert experiment(rarer).run(state=tmp_path / "state", checkpoint=tmp_path / "state").steps == 6
 
 

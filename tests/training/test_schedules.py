@@ -34,6 +34,6 @@ def test_steps_fall_by_gamma_at_their_milestones():
 
 @pytest.mark.parametrize("schedule", ["cosine", "poly", "steps", "constant"])
 def test_a_warm_up_rises_linearly_to_the_schedule(schedule):
-    plain, warmed = rates(steps=100, schedule=schedule), rates(steps=100, schedule=schedule, warmup_steps=4)
+    plain, warmed = rates(steps=100, schedule=schedule), rates(steps=100, schedule=schedule, lr_warmup_steps=4)
     assert warmed == pytest.approx([rate * min(1, (step + 1) / 4) for step, rate in enumerate(plain)])
     assert warmed[4:] == plain[4:]

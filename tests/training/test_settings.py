@@ -1,4 +1,4 @@
-"""Settings out of range are refused with what to give."""
+"""Settings out of range are refused with their flag and what to give."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from opentrans_cli.training.settings import TrainSettings
         {"lr": float("nan")},
         {"weight_decay": -0.1},
         {"grad_clip": float("inf")},
-        {"warmup_steps": -1},
+        {"lr_warmup_steps": -1},
         {"schedule": "linear"},
         {"optimizer": "adam"},
         {"precision": "float8"},
@@ -34,6 +34,7 @@ from opentrans_cli.training.settings import TrainSettings
         {"max_minutes": 0.0},
     ],
 )
-def test_settings_out_of_range_are_refused_with_what_to_give(wrong):
-    with pytest.raises(OptionError, match=r"; (give|choose) "):
+def test_settings_out_of_range_are_refused_with_their_flag_and_what_to_give(wrong):
+    flag = next(iter(wrong)).replace("_", "-")
+    with pytest.raises(OptionError, match=rf"--{flag} .*; (give|choose) "):
         TrainSettings(**{"steps": 10, **wrong})
