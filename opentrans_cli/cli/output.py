@@ -185,7 +185,7 @@ def human_bytes(count: int) -> str:
 
 def human_count(count: float) -> str:
     """1234567 -> "1.23 M" (powers of 1000)."""
-    value, units = float(count), ["", " k", " M", " G", " T", " P"]
+    value, units = float(count), ["", " k", " M", " G", " T", " P", " E"]
     while abs(value) >= 1000 and len(units) > 1:
         value /= 1000
         units.pop(0)

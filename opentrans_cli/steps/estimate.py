@@ -21,7 +21,7 @@ from opentrans_cli.steps.estimate_subject import (
 from opentrans_cli.steps.finetune_cost import count_segmentor, run_cost
 from opentrans_cli.steps.finetune_settings import check_settings
 from opentrans_cli.steps.finetune_terms import check_loss_options
-from opentrans_cli.steps.freeze_choice import FreezeChoice, check_freeze_options, choose_frozen
+from opentrans_cli.steps.freeze_choice import NOTHING_RANKED, FreezeChoice, check_freeze_options, choose_frozen
 from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor
@@ -142,7 +142,8 @@ def _choose(built: BuiltSegmentor, options: FinetuneOptions, reporter: Reporter)
     if built.tower.bundle is not None:
         return choose_frozen(built, options, measured_now=False, reporter=reporter)
     given = published_alphas(built, options)
-    return choose_frozen(built, options, measured_now=False, alphas=given, origin=PUBLISHED_LIST, reporter=reporter)
+    origin = PUBLISHED_LIST if given and options.freeze in ("heavy", "light") else NOTHING_RANKED
+    return choose_frozen(built, options, measured_now=False, alphas=given, origin=origin, reporter=reporter)
 
 
 def _cache(

@@ -76,10 +76,9 @@ def bundle_segmentor_of(
     _check_here(opened, base)
     tower = bundle_tower(opened, base=base, reporter=reporter)
     built = bundle_segmentor(tower) or build_segmentor(tower, options.framework or FRAMEWORK, seed=options.seed)
-    if options.framework not in (None, built.framework.name):
-        raise OptionError(
-            f"the bundle's segmentor is {built.framework.name}, not {options.framework}; leave --framework out"
-        )
+    name = built.framework.name
+    if options.framework not in (None, name):
+        raise OptionError(f"the bundle's segmentor is {name}, not {options.framework}; say --framework {name}")
     return _trainable(built)
 
 

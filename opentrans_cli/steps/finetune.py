@@ -196,7 +196,7 @@ def _segmentor(tower: Tower, options: FinetuneOptions) -> BuiltSegmentor:
         built = build_segmentor(tower, options.framework or DEFAULT_FRAMEWORK, seed=options.seed)
     name = built.framework.name
     if options.framework not in (None, name):
-        raise OptionError(f"the bundle's segmentor is {name}, not {options.framework}; leave --framework out")
+        raise OptionError(f"the bundle's segmentor is {name}, not {options.framework}; say --framework {name}")
     if not built.framework.trainable:
         raise OptionError(f"segmentor has nothing to train: {name}; transfer the subnet to deeplabv3 instead")
     return built

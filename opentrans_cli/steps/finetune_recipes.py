@@ -74,7 +74,7 @@ FINETUNE_RECIPES: Mapping[str, Mapping[str, Any]] = {
 def finetune_options(recipe: str | None, given: Mapping[str, Any]) -> FinetuneOptions:
     """What is `given`, over the recipe's values, over the defaults.
 
-    Raises OptionError for an unknown recipe, and for a framework that is not the recipe's.
+    Raises OptionError for an unknown recipe.
     """
     if recipe is None:
         return FinetuneOptions(**given)

@@ -29,6 +29,7 @@ from opentrans_cli.steps.spectra import measure
 from opentrans_cli.training.freezing import freeze_modules
 
 SCOPES = ("trunk", "model")
+NOTHING_RANKED = "nothing was ranked"
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _rank(built: BuiltSegmentor, options: FinetuneOptions, *, measured_now: bool
     if options.freeze != "none" and options.freeze_scope == "model":
         origins.append("head: measured")
         alphas |= _measured(built, options, trunk=False, reporter=reporter)
-    return _Ranking(alphas, f"{', '.join(origins)}, by {options.estimator}" if origins else "nothing was ranked")
+    return _Ranking(alphas, f"{', '.join(origins)}, by {options.estimator}" if origins else NOTHING_RANKED)
 
 
 def _reported(built: BuiltSegmentor, estimator: str) -> dict[str, float] | None:

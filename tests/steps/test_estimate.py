@@ -11,9 +11,10 @@ import pytest
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import OptionError, SourceError
-from opentrans_cli.steps.estimate import estimate
+from opentrans_cli.steps.estimate import PUBLISHED_LIST, estimate
 from opentrans_cli.steps.finetune import finetune
 from opentrans_cli.steps.finetune_recipes import finetune_options
+from opentrans_cli.steps.freeze_choice import NOTHING_RANKED
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.training.paper_figures import FROZEN_LAYERS, MEDIAN_LAYER, PUBLISHED_PMACS
 
@@ -86,6 +87,12 @@ def frozen(base: str | None = None, **changes: Any) -> tuple[str, ...]:
 def test_light_freezes_the_complement_without_the_median_layer() -> None:
     layers = {name.removeprefix("backbone.") for name in frozen(freeze="light")}
     assert len(layers) == 27 and not layers & {*FROZEN_LAYERS, MEDIAN_LAYER}
+
+
+@pytest.mark.parametrize(("freeze", "origin"), [("heavy", PUBLISHED_LIST), ("none", NOTHING_RANKED)])
+def test_an_estimate_names_the_published_list_where_it_was_used_alone(freeze: str, origin: str) -> None:
+    options = finetune_options("deeplabv3", {"crop": 32, "freeze": freeze})
+    assert estimate(None, options, accounting="paper").frozen.origin == origin
 
 
 def test_random_freezes_as_many_by_the_seed() -> None:
