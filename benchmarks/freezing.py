@@ -31,6 +31,7 @@ PRUNE = (
     *("--image-limit", "4096", "--score-images", "256", "--steps-per-round", "16", "--final-steps", "352"),
     *("--batch-size", "64", "--lr", "3e-3"),
 )
+FEATURES = "FEATURES"  # stands for a folder of the run's own
 WAYS: dict[str, tuple[str, ...]] = {
     "full": ("--freeze", "none"),
     "alpha": ("--freeze", "heavy"),
@@ -44,25 +45,39 @@ WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
+# The trunk computed once a crop: what is left is the head, here a narrow one.
+HEAD_ALONE = ("--prefix-end", "layer4.0", "--views", "2", "--cache-features", FEATURES)
+NARROW_WAYS: dict[str, tuple[str, ...]] = {
+    "full": ("--freeze", "none"),
+    "trunk cached": ("--freeze", "none", *HEAD_ALONE),
+    "trunk cached + model": ("--freeze", "heavy", "--freeze-scope", "model", *HEAD_ALONE),
+}
+
+
 @dataclass(frozen=True)
 class Data:
-    """One data set: what prune, finetune and eval are told about it."""
+    """One comparison: what prune, transfer, finetune and eval are told."""
 
+    subnet: str  # whose subnets; equal names are pruned once
     prune: tuple[str, ...]
     finetune: tuple[str, ...]
     evaluate: tuple[str, ...]
+    transfer: tuple[str, ...] = ()
     ways: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(WAYS))
 
 
 def data_sets(msrc: Path | None) -> dict[str, Data]:
-    """What is there to train on."""
+    """What is compared on what."""
+    shapes = ("--images", "shapes"), ("--steps", "400"), ("--limit", "200")
     found = {
-        "shapes": Data(("--images", "shapes"), ("--steps", "400"), ("--limit", "200")),
+        "shapes": Data("shapes", *shapes),
+        "shapes-narrow-head": Data("shapes", *shapes, transfer=("--option", "width=16"), ways=NARROW_WAYS),
     }
     if msrc is not None:
         folder = ("--dataset", "folder", "--images", msrc / "images", "--labels", msrc / "annotations")
         common = tuple(map(str, (*folder, "--classes", msrc / "classes.txt", "--ignore", 255)))
         found["msrc"] = Data(
+            "msrc",
             ("--images", str(msrc / "images")),
             (*common, "--split-list", str(msrc / "train.txt"), "--steps", "400", "--crop", "160", "--batch-size", "8"),
             (*common, "--split-list", str(msrc / "test.txt")),
@@ -79,22 +94,28 @@ def run(*arguments: object) -> str:
     return done.stdout
 
 
-def subnet(work: Path, name: str, data: Data, seed: int) -> Path:
-    """The pruned tower of one data set and seed, with its alpha report."""
-    bundle = work / f"{name}-subnet-{seed}"
+def segmentor(work: Path, name: str, data: Data, seed: int) -> Path:
+    """The pruned tower of one comparison and seed, with its alpha report; in a framework if that has options."""
+    bundle = work / f"{data.subnet}-subnet-{seed}"
     if not bundle.exists():
         run("prune", "tiny", "-s", "0.9", *data.prune, *PRUNE, "--seed", seed, "-o", bundle, "--quiet")
         run("analyze", bundle, "--quiet")
-    return bundle
+    if not data.transfer:
+        return bundle
+    fresh = work / f"{name}-fresh-{seed}"
+    if not fresh.exists():
+        run("transfer", bundle, "--to", "deeplabv3", *data.transfer, "--seed", seed, "-o", fresh, "--quiet")
+    return fresh
 
 
 def figures(work: Path, name: str, data: Data, way: str, seed: int, bundle: Path) -> dict[str, Any]:
     """Cost, seconds and mIoU of one fine-tuning."""
-    stem = f"{name}-{way.replace(' + ', '-')}-{seed}"
+    stem = f"{name}-{way.replace(' + ', '-').replace(' ', '-')}-{seed}"
     trained, result, report = work / stem, work / f"{stem}.run.json", work / f"{stem}.json"
     if not report.exists():
         if not (trained.exists() and result.exists()):
-            options = (*data.finetune, *data.ways[way], "--seed", seed, "--timing-steps", 0)
+            chosen = [str(work / f"{stem}-features") if word == FEATURES else word for word in data.ways[way]]
+            options = (*data.finetune, *chosen, "--seed", seed, "--timing-steps", 0)
             result.write_text(run("finetune", bundle, *options, "-o", trained, "--quiet", "--json"))
         run("eval", trained, *data.evaluate, "--quiet", "-o", report)
     document, scored = json.loads(result.read_text()), json.loads(report.read_text())
@@ -140,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--msrc", type=Path)
+    parser.add_argument("--only", help="one comparison, by name; a later run without it finds what this one made")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
@@ -148,7 +170,9 @@ def main() -> None:
     print(f"# Ways of freezing, {time.strftime('%Y-%m-%d')}\n\n{environment(torch.device('cpu'))}\n")
     with ThreadPoolExecutor(arguments.processes) as pool:
         for name, data in found.items():
-            make = [pool.submit(subnet, arguments.work, name, data, seed) for seed in seeds]
+            if arguments.only not in (None, name):
+                continue
+            make = [pool.submit(segmentor, arguments.work, name, data, seed) for seed in seeds]
             bundles = [job.result() for job in make]
             jobs = {
                 (way, seed): pool.submit(figures, arguments.work, name, data, way, seed, bundles[seed])
@@ -159,10 +183,11 @@ def main() -> None:
             for key, job in jobs.items():
                 rows[key] = job.result()
                 print(name, *key, rows[key], file=sys.stderr, flush=True)
-            print(f"\n## {name}\n\nfinetune {' '.join(Path(word).name for word in data.finetune)}\n")
+            told = [*(("transfer --to deeplabv3", *data.transfer, "|") if data.transfer else ()), "finetune"]
+            print(f"\n## {name}\n\n`{' '.join([*told, *(Path(word).name for word in data.finetune)])}`\n")
             table(rows, tuple(data.ways), seeds)
     print("\nOptions:\n")
-    for way, options in WAYS.items():
+    for way, options in (WAYS | NARROW_WAYS).items():
         print(f"- {way}: {' '.join(options)}")
 
 
