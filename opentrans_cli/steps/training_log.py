@@ -6,7 +6,7 @@ The lines are `finetune_log_line` of `artifacts.schema.json`. Every line has `ev
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,7 +25,7 @@ from opentrans_cli.training.loop import StepFigures
 EVENTS = ("start", "freeze", "step", "evaluation", "stop", "error", "end")
 """What lines tell, in the order in which they first come.
 
-start       a process began, at the beginning or from a state: options, data, environment, layers frozen so far
+start       a process began, at the beginning or from a state: options, data, environment
 freeze      layers were chosen: which, and where their alphas are from
 step        an optimizer step: loss and its weighted terms, learning rate, gradient norm before clipping, seconds
 evaluation  the segmentor was scored on images it does not train on: fractions
@@ -122,17 +122,9 @@ class RunLog:
         """The file of JSON lines."""
         return self._path
 
-    def start(
-        self,
-        *,
-        options: Mapping[str, Any],
-        data: Mapping[str, Any],
-        environment: Mapping[str, Any],
-        frozen: Sequence[str] = (),
-    ) -> None:
+    def start(self, *, options: Mapping[str, Any], data: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """A process begins; the values are JSON, or paths."""
-        record: dict[str, Any] = {"options": options, "data": data, "environment": environment, "frozen": list(frozen)}
-        self._write("start", time=_now(), **record)
+        self._write("start", time=_now(), options=options, data=data, environment=environment)
 
     def freeze(self, *, step: int, choice: Choice) -> None:
         """Layers were chosen after `step` steps. A run that goes on from a later state need not say it twice."""
@@ -156,9 +148,7 @@ class RunLog:
         if self._events is not None:
             self._events.add(step, {f"evaluation/{name}": value for name, value in figures.items()})
 
-    def end(
-        self, *, cost: Mapping[str, Any], seconds_per_step: float, timing: Mapping[str, Any] | None = None
-    ) -> None:
+    def end(self, *, cost: Mapping[str, Any], seconds_per_step: float, timing: Mapping[str, Any] | None = None) -> None:
         """All steps are taken. cost: the receipt. seconds_per_step: measured, median. timing: beside full training."""
         self._write("end", time=_now(), cost=cost, seconds_per_step=seconds_per_step, timing=timing)
 

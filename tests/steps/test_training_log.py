@@ -95,7 +95,7 @@ def test_the_lines_say_what_happened(whole: list[dict[str, Any]]) -> None:
         *(("start", 0), ("step", 1), ("freeze", 1), ("step", 2), ("evaluation", 2), ("end", 2)),
         *(("step", 1), ("stop", 1), ("step", 1), ("error", 1)),
     ]
-    assert whole[0]["options"] == {"steps": 4, "captions": "a"} and whole[0]["frozen"] == []
+    assert whole[0]["options"] == {"steps": 4, "captions": "a"}
     assert whole[1]["terms"] == {"mask": 1.0, "dice": 0.5} and whole[1]["grad_norm"] == 2.0
     assert whole[3]["grad_norm"] is None
     assert whole[5]["cost"] == COST
