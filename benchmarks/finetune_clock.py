@@ -12,32 +12,38 @@ together, for a machine that others use as well.
 from __future__ import annotations
 
 import argparse
+import copy
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from finetune_overhead import CLOCKS, SPARSITY, subnet
+from torch import nn
 
 from opentrans_cli.clip.prefix import modules_until, outputs
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.frameworks.base import ClassText
+from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.estimate_subject import published_alphas
-from opentrans_cli.steps.finetune_cost import run_cost
-from opentrans_cli.steps.finetune_run import FinetuneRun
+from opentrans_cli.steps.finetune_cost import SegmentorCount, count_segmentor, run_cost
+from opentrans_cli.steps.finetune_loss import FinetuneLoss, Terms
+from opentrans_cli.steps.finetune_module import SEGMENTOR, TrainedModule
 from opentrans_cli.steps.finetune_timing import StepTimer
-from opentrans_cli.steps.freeze_choice import FreezeChoice, choose_frozen
-from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.freeze_choice import choose_frozen
+from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.provenance import environment
-from opentrans_cli.steps.reporter import SILENT
-from opentrans_cli.steps.segmentors import BACKBONE, build_segmentor
-from opentrans_cli.steps.sources import bundle_tower, load_text_clip
+from opentrans_cli.steps.segmentors import BACKBONE, build_segmentor, class_owners
+from opentrans_cli.steps.sources import Tower, bundle_tower
 from opentrans_cli.steps.training_data import TrainingData
-from opentrans_cli.steps.training_log import RunLog
 from opentrans_cli.training.distributed import World
 from opentrans_cli.training.loop import Batch
 from opentrans_cli.training.run_cost import dense
+from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.step_timing import Timing
 
 CPU = torch.device("cpu")
@@ -78,46 +84,66 @@ class Found:
     timing: Timing
 
 
-def measure(setting: Setting, framework: str, work: Path, *, crop: int, batch_size: int, pairs: int) -> Found:
+class Subject:
+    """A fresh segmentor around the subnet, and what is needed to train it."""
+
+    def __init__(self, tower: Tower, framework: str, options: FinetuneOptions) -> None:
+        self.options = options
+        self.built = build_segmentor(replace(tower, visual=copy.deepcopy(tower.visual)), framework)
+        self.built.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.feed = TrainingData(DATASETS.load("shapes")(DatasetOptions()), options, preprocess=tower.preprocess)
+        owners = class_owners(self.feed.seen_vocabulary)
+        # What the words mean costs nothing.
+        rows = torch.randn(len(owners), self.built.dimension, generator=torch.Generator().manual_seed(0))
+        text = ClassText(nn.functional.normalize(rows, dim=1), owners, (True,) * (max(owners) + 1))
+        self.trained = TrainedModule(self.built, options, text)
+
+    def timer(self, pairs: int) -> StepTimer:
+        """Made before anything is frozen."""
+        o, terms = self.options, Terms(self.options, World(CPU))
+        settings = TrainSettings(
+            steps=o.steps,
+            batch_size=o.batch_size,
+            lr=o.lr,
+            backbone_lr_factor=o.backbone_lr_factor,
+            backbone_prefix=f"{SEGMENTOR}{BACKBONE}",
+            weight_decay=o.weight_decay,
+            grad_clip=o.grad_clip,
+        )
+        return StepTimer(
+            self.trained, lambda copied: FinetuneLoss(copied, self.trained, terms), settings, self._holder, steps=pairs
+        )
+
+    def _holder(self, copied: Any) -> Callable[[], None]:
+        return hold(copied.segmentor, self.built.masks(), self.built.held())
+
+    def count(self) -> SegmentorCount:
+        """MACs as it is frozen now."""
+        owners = class_owners(self.feed.seen_vocabulary)
+        return count_segmentor(self.built, crop=self.feed.crop, owners=owners)
+
+    def with_features(self, batch: Batch, end: str) -> Batch:
+        """What the cache on disk would add to a batch."""
+        self.trained.prefix_end = end
+        with torch.no_grad():
+            return (*batch, *outputs(self.built.tower.visual.eval(), batch[0], end))
+
+
+def measure(setting: Setting, subject: Subject, pairs: int) -> Found:
     """Count and time a step."""
-    opened = subnet(work, "rn50")
-    tower = bundle_tower(opened)
-    built = build_segmentor(tower, framework)
-    options = FinetuneOptions(
-        framework=framework, batch_size=batch_size, crop=crop, freeze=setting.freeze, prefix_end=setting.prefix_end
-    )
-    feed = TrainingData(DATASETS.load("shapes")(DatasetOptions()), options, preprocess=tower.preprocess)
-    clip = load_text_clip(opened.manifest.base, None, SILENT)
-    run = FinetuneRun(
-        built, feed, clip, options, FinetuneControls(), world=World(CPU), log=RunLog(None), reporter=SILENT
-    )
-    timer = StepTimer(run._trained, run._loss, run._settings(), run._holder, steps=pairs)
+    timer, full, built, options = subject.timer(pairs), subject.count(), subject.built, subject.options
     alphas = published_alphas(built, options)
     choice = choose_frozen(built, options, measured_now=False, alphas=alphas, origin="the paper")
     choice.apply(built.module)
-    counted = _counted(run, choice, setting)
-    batches = [feed.batch(step) for step in range(2)]
-    cached = [_with_features(run, batch, choice) for batch in batches] if setting.cached else batches
-    timing = timer.time(cached.__getitem__, batches.__getitem__, CPU)
-    assert timing is not None
-    return Found(len(choice.layers), counted, timing)
-
-
-def _counted(run: FinetuneRun, choice: FreezeChoice, setting: Setting) -> float:
-    cached: tuple[str, ...] = ()
+    batches = [subject.feed.batch(step) for step in range(2)]
+    own, cached = list[Batch](batches), tuple[str, ...]()
     if setting.cached and choice.prefix_end is not None:
-        cached = tuple(BACKBONE + name for name in modules_until(run.built.tower.visual, choice.prefix_end))
-    cost = run_cost(run._full, run._count(), run.options, crop=run.feed.crop, cached=cached)
-    return cost.run(dense).total / cost.twin(dense).total
-
-
-def _with_features(run: FinetuneRun, batch: Batch, choice: FreezeChoice) -> Batch:
-    """What the cache on disk would add to a batch."""
-    assert choice.prefix_end is not None
-    run._trained.prefix_end = choice.prefix_end
-    visual = run.built.tower.visual.eval()
-    with torch.no_grad():
-        return (*batch, *outputs(visual, batch[0], choice.prefix_end))
+        own = [subject.with_features(batch, choice.prefix_end) for batch in batches]
+        cached = tuple(BACKBONE + name for name in modules_until(built.tower.visual, choice.prefix_end))
+    cost = run_cost(full, subject.count(), options, crop=subject.feed.crop, cached=cached)
+    timing = timer.time(own.__getitem__, batches.__getitem__, CPU)
+    assert timing is not None
+    return Found(len(choice.layers), cost.run(dense).total / cost.twin(dense).total, timing)
 
 
 def row(name: str, found: Found) -> str:
@@ -155,12 +181,16 @@ def main() -> None:
         f"RN50, {SPARSITY:.0%} pruned, {args.crop} x {args.crop} pixels, batch {args.batch_size}, {args.pairs} pairs, "
         f"{args.threads} threads, seconds of the {args.clock} clock. Ratios are to full training."
     )
+    tower = bundle_tower(subnet(args.work, "rn50"))
     for framework in args.frameworks:
         print(f"\n## {framework}\n\n| {' | '.join(COLUMNS)} |\n|{len(COLUMNS) * '---|'}", flush=True)
         for name in args.settings:
-            sizes = {"crop": args.crop, "batch_size": args.batch_size, "pairs": args.pairs}
+            setting = SETTINGS[name]
+            options = FinetuneOptions(
+                batch_size=args.batch_size, crop=args.crop, freeze=setting.freeze, prefix_end=setting.prefix_end
+            )
             with patch("opentrans_cli.training.step_timing.time.perf_counter", CLOCKS[args.clock]):
-                found = measure(SETTINGS[name], framework, args.work, **sizes)
+                found = measure(setting, Subject(tower, framework, options), args.pairs)
             print(row(name, found), flush=True)
 
 
