@@ -55,7 +55,7 @@ def finetune(
     kd_weight: f.KdOpt = Defaults.kd_weight,
     grounding_weight: f.GroundingOpt = Defaults.grounding_weight,
     captions: f.CaptionsOpt = None,
-    freeze: o.FreezeOpt = Defaults.freeze,
+    freeze: f.FreezeOpt = Defaults.freeze,
     freeze_ratio: f.FreezeRatioOpt = Defaults.freeze_ratio,
     freeze_scope: f.ScopeOpt = Defaults.freeze_scope,
     freeze_prefix: f.PrefixOpt = Defaults.freeze_prefix,

@@ -75,6 +75,7 @@ CaptionsOpt = Annotated[
     Path | None, Option(help="File of words: image stem, tab, words with commas.", rich_help_panel=_LOSS)
 ]
 
+FreezeOpt = Annotated[str, Option(help="heavy (small alpha), light, random or none.", rich_help_panel=_FREEZING)]
 FreezeRatioOpt = Annotated[
     float | None,
     Option(help="Share of layers to freeze (default: those beyond the median).", rich_help_panel=_FREEZING),
