@@ -61,6 +61,17 @@ def test_one_regrown_weight_is_found_and_filled(value: float) -> None:
     assert first_regrown([other, held]) is None and float(conv.weight.detach()[place]) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_kept_weights_keep_their_bits_whatever_they_are_and_removed_ones_lose_all(dtype: torch.dtype) -> None:
+    odd = torch.tensor([[math.nan, -math.nan, -0.0, math.inf, -math.inf, 1e-45, -1.0]], dtype=dtype).repeat(2, 1)
+    layer = nn.Linear(7, 2, bias=False)
+    layer.weight = nn.Parameter(odd.clone())
+    fill([Held("layer", layer, "weight", torch.tensor([[False], [True]]).expand(2, 7))])
+    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16}[odd.element_size()]
+    found = layer.weight.detach().view(bits)
+    assert torch.equal(found[0], odd[0].view(bits)) and not found[1].any()
+
+
 def test_minus_zero_has_not_regrown_and_nothing_held_is_nothing_regrown() -> None:
     conv, held, pruned = held_conv()
     conv.weight.data[pruned] = -0.0
