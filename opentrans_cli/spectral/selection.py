@@ -102,13 +102,6 @@ class Selection:
         return [layer for layer, alpha in alphas.items() if alpha < limit]
 
 
-def select_frozen(
-    alphas: Mapping[str, float], *, mode: FreezeMode, ratio: float = 0.5, seed: int = 0
-) -> tuple[str, ...]:
-    """`Selection` by ratio; at ratio 0.5 and without ties, heavy is the paper's "alpha below the median"."""
-    return Selection(mode, ratio=ratio, seed=seed).choose(alphas)
-
-
 def median_alpha(alphas: Mapping[str, float]) -> float:
     """Median over all layers, the mean of the middle two for an even number; inf counts as the largest value.
 

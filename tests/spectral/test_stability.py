@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from opentrans_cli.spectral.selection import select_frozen
+from opentrans_cli.spectral.selection import Selection
 from opentrans_cli.spectral.stability import Stability, decision_stability
 
 
 def halves(alphas):
-    return select_frozen(alphas, mode="heavy")
+    return Selection("heavy", ratio=0.5).choose(alphas)
 
 
 def resamples(**alphas: list[float]) -> dict[str, torch.Tensor]:
