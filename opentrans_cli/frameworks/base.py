@@ -76,6 +76,8 @@ class MaskQueries(NamedTuple):
 class MaskSegmentor(Segmentor, Protocol):
     """One that finds masks and classifies them."""
 
+    decoder: nn.Module  # a MaskDecoder, whose `sizes` say how many queries and layers of them there are
+
     def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
         """Masks and their classes; with the auxiliary ones in training alone."""
         ...

@@ -134,7 +134,10 @@ class FinetuneOptions:
 
 @dataclass(frozen=True)
 class FinetuneControls:
-    """How a run of `finetune` goes about it; none of this changes what it writes into the bundle."""
+    """How a run of `finetune` goes about it; none of this changes what it learns.
+
+    Kept features, and parameters in parts, are computed in another order: the weights then differ by rounding.
+    """
 
     workers: int = 0  # processes that make crops; 0: this one
     save_every: int = 100  # steps between two states on disk
@@ -144,6 +147,6 @@ class FinetuneControls:
     eval_limit: int = 50  # images of each
     eval_split_list: Path | None = None  # folder data sets: what to evaluate on
     max_minutes: float | None = None  # stop after them, with a state to go on from
-    cache_features: Path | None = None  # folder for the features of a frozen prefix; needs fixed views
+    cache_features: Path | None = None  # folder for the features, in float32, of a frozen prefix; needs fixed views
     shard: bool = False  # several processes: parameters in parts (FSDP2) instead of copies (DDP)
     timing_steps: int = 3  # paired steps of the run and of its full twin that are timed before the first; 0: none
