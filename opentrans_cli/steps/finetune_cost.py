@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from opentrans_cli.clip.prefix import modules_until
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.segmentor_call import SegmentorCall
-from opentrans_cli.steps.segmentors import BuiltSegmentor
+from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor
 from opentrans_cli.training.cost import LayerCost
 from opentrans_cli.training.run_cost import CounterCheck, RunCost, phases_of
 
@@ -24,6 +25,16 @@ def count_segmentor(built: BuiltSegmentor, *, crop: int, owners: tuple[int, ...]
     """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `owners`."""
     call = SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), owners)
     return SegmentorCount(call.formulas(built.kept_shares()), call.counter())
+
+
+def cached_part(
+    built: BuiltSegmentor, end: str, options: FinetuneOptions, *, crops: int
+) -> tuple[tuple[str, ...], int]:
+    """Modules of the prefix up to the block `end`, by their names in the segmentor, and how many of `crops` fixed
+    crops go through it after the warm-up, at most.
+    """
+    modules = tuple(f"{BACKBONE}{name}" for name in modules_until(built.tower.visual, end))
+    return modules, min(crops, (options.steps - options.warmup_steps) * options.batch_size)
 
 
 def run_cost(

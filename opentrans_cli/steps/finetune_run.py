@@ -14,12 +14,11 @@ import torch
 
 from opentrans_cli.bundle.encode import stored_hashes
 from opentrans_cli.bundle.history import FROZEN_TENSORS
-from opentrans_cli.clip.prefix import modules_until
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.errors import OptionError, TrainingError
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.feature_cache import FeatureCache
-from opentrans_cli.steps.finetune_cost import SegmentorCount, count_segmentor, run_cost
+from opentrans_cli.steps.finetune_cost import SegmentorCount, cached_part, count_segmentor, run_cost
 from opentrans_cli.steps.finetune_settings import train_settings
 from opentrans_cli.steps.finetune_terms import loss_identity, make_loss
 from opentrans_cli.steps.finetune_timing import StepTimer
@@ -34,6 +33,7 @@ from opentrans_cli.training import checkpoint as state_file
 from opentrans_cli.training.distributed import World
 from opentrans_cli.training.freezing import state_hash
 from opentrans_cli.training.loop import Batch, StepFigures, TrainLog, train
+from opentrans_cli.training.run_state import require_identity
 from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.step_timing import Timing
 from opentrans_cli.training.stopping import told_to_stop
@@ -76,6 +76,8 @@ class FinetuneRun:
         Raises TrainingError for a loss that is not finite, for the state of another run, and if a frozen layer changed;
         TrainingStopped when the time is up.
         """
+        if resume_from is not None:
+            require_identity(resume_from, self._identity())
         choice, narrowed = self._recorded(resume_from), False
         phase = partial(self._phase, checkpoint=checkpoint, evaluate=evaluate)
         with ExitStack() as stack:
@@ -163,7 +165,15 @@ class FinetuneRun:
     def _identity(self) -> dict[str, Any]:
         """What must be the same when an interrupted run goes on."""
         options = {name: value for name, value in asdict(self.options).items() if name != "recipe"}
-        return {"options": options, "data": self.feed.fingerprint, **loss_identity(self.options)}
+        bundle = self.built.tower.bundle
+        assert bundle is not None
+        # The state has weights, but no masks: those of another bundle would be held on them.
+        return {
+            "bundle": bundle.digest,
+            "options": options,
+            "data": self.feed.fingerprint,
+            **loss_identity(self.options),
+        }
 
     def _batches(self, choice: FreezeChoice, stack: ExitStack) -> Callable[[int], Batch]:
         """Batches, with the features of the prefix if they are kept on disk."""
@@ -223,8 +233,7 @@ class FinetuneRun:
         assert choice is not None
         cached, distinct = tuple[str, ...](), 0
         if self.controls.cache_features is not None and choice.prefix_end is not None:
-            cached = tuple(BACKBONE + name for name in modules_until(self.built.tower.visual, choice.prefix_end))
-            distinct = min(self.feed.view_count, (o.steps - o.warmup_steps) * o.batch_size)
+            cached, distinct = cached_part(self.built, choice.prefix_end, o, crops=self.feed.view_count)
         cost = run_cost(self._full, self._count(), o, crop=self.feed.crop, cached=cached, views=distinct)
         return {
             **cost.to_json(),

@@ -22,7 +22,7 @@ from opentrans_cli.errors import BundleError, TrainingError
 from opentrans_cli.training.sharding import put, whole
 
 _KIND = "opentrans-state"
-_VERSION = 1
+_VERSION = 2
 
 
 def save_state(path: Path, *, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], write: bool = True) -> None:
@@ -58,7 +58,7 @@ def load_meta(path: Path) -> dict[str, Any]:
     with _told(path):
         header = read_metadata(path)
     if header.get("kind") != _KIND or header.get("version") != _VERSION:
-        raise TrainingError(f"not the state of a run of this version: {path}; give the file the interrupted run wrote")
+        raise TrainingError(f"not the state of a run of this version: {path}; start the run again without --resume")
     return dict(header["meta"])
 
 

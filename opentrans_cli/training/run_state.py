@@ -95,11 +95,12 @@ class Run:
             was = found.get(part)
             if narrowed and part == "trained":
                 was = [name for name in was or () if name in self.trained]
-            if was != now:
-                raise TrainingError(
-                    f"state of another run: {path} ({_difference(part, was, now)}); "
-                    "resume with the options of the interrupted run, or start again without --resume"
-                )
+            _require_equal(path, part, was, now)
+
+
+def require_identity(path: Path, identity: Mapping[str, Any]) -> None:
+    """Raise TrainingError if the run that left the state at `path` has another `identity`; nothing is restored."""
+    _require_equal(path, "identity", state_file.load_meta(path).get("identity"), json.loads(json.dumps(identity)))
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -108,6 +109,14 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if not trained:
         raise TrainingError("nothing to train: every parameter is frozen; freeze fewer layers")
     return trained
+
+
+def _require_equal(path: Path, part: str, was: Any, now: Any) -> None:
+    if was != now:
+        raise TrainingError(
+            f"state of another run: {path} ({_difference(part, was, now)}); "
+            "resume with the options of the interrupted run, or start again without --resume"
+        )
 
 
 def _difference(part: str, was: Any, now: Any) -> str:

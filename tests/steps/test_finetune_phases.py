@@ -77,6 +77,15 @@ def test_a_run_interrupted_in_either_phase_ends_in_the_same_bytes(
     assert not state_path(tmp_path / "f").exists()
 
 
+def test_the_state_of_another_bundle_is_refused_before_anything_is_restored(
+    whole: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_bundle, tmp_path / "f", WARM, reporter=StopAt(2))
+    with pytest.raises(TrainingError, match=r"state of another run: .* \(bundle was sha256:.*--resume"):
+        run(whole, tmp_path / "f", WARM, resume=True)
+
+
 def test_the_log_of_a_resumed_run_has_every_step_once(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tiny_bundle, tmp_path / "f", WARM, reporter=StopAt(4))
