@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from opentrans_cli.clip.prefix import modules_until
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.steps.estimate_paper import PaperEstimate, paper_estimate
@@ -18,14 +17,13 @@ from opentrans_cli.steps.estimate_subject import (
     published_alphas,
     segmentor_without_weights,
 )
-from opentrans_cli.steps.finetune_cost import count_segmentor, run_cost
-from opentrans_cli.steps.finetune_settings import check_settings
+from opentrans_cli.steps.finetune_cost import cached_part, count_segmentor, run_cost
+from opentrans_cli.steps.finetune_settings import check_options
 from opentrans_cli.steps.finetune_terms import check_loss_options
-from opentrans_cli.steps.freeze_choice import NOTHING_RANKED, FreezeChoice, check_freeze_options, choose_frozen
+from opentrans_cli.steps.freeze_choice import NOTHING_RANKED, FreezeChoice, choose_frozen
 from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor
-from opentrans_cli.steps.training_data import check_data_options
 from opentrans_cli.training.run_cost import RunCost
 
 Accounting = Literal["exact", "paper"]
@@ -102,9 +100,7 @@ def estimate(
     """
     if accounting not in get_args(Accounting):
         raise OptionError(f"unknown accounting: '{accounting}'; choose exact or paper")
-    check_data_options(options)
-    check_settings(options, FinetuneControls())
-    check_freeze_options(options)
+    check_options(options, FinetuneControls())
     classes = classes_of(dataset, data, options.crop)
     if bundle is None:
         built = segmentor_without_weights(options, base=base)
@@ -153,9 +149,7 @@ def _cache(
     if chosen.prefix_end is None or options.views < 1:
         missing = "a frozen prefix" if chosen.prefix_end is None else "fixed crops"
         raise OptionError(f"a cache of features needs {missing}; give --freeze-prefix and --views, or no cache")
-    modules = tuple(f"{BACKBONE}{name}" for name in modules_until(built.tower.visual, chosen.prefix_end))
-    trained = (options.steps - options.warmup_steps) * options.batch_size
-    return modules, min(options.views * classes.images, trained)
+    return cached_part(built, chosen.prefix_end, options, crops=options.views * classes.images)
 
 
 def _as_the_paper(options: FinetuneOptions, mode: str) -> FinetuneOptions:

@@ -23,12 +23,12 @@ from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.steps.hub_source import local_bundle
 from opentrans_cli.steps.options import FinetuneOptions
 from opentrans_cli.steps.reporter import Reporter
-from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, build_segmentor, bundle_segmentor, class_owners
+from opentrans_cli.steps.segmentors import BACKBONE, BuiltSegmentor, class_owners, segmentor_to_train
 from opentrans_cli.steps.sources import Tower, bundle_tower
+from opentrans_cli.steps.training_data import seen_ids
 from opentrans_cli.training.paper_figures import CONVOLUTIONS, FROZEN_LAYERS, MEDIAN_LAYER, SIZE
 
 ARCHITECTURE = "RN50-quickgelu"
-FRAMEWORK = "deeplabv3"
 COCO = "COCO, 133 classes of its panoptic task, train2017"
 COCO_IMAGES = 118_287
 
@@ -62,9 +62,7 @@ def classes_of(dataset: str | None, data: DatasetOptions | None, crop: int | Non
         coco = Vocabulary.from_file(Path(assets.__file__).with_name("coco_panoptic.txt"))
         return Classes(COCO, class_owners(coco), COCO_IMAGES, crop or SIZE[0])
     samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions())
-    seen = tuple(words for words in samples.vocabulary.classes if words[0] not in samples.unseen)
-    if not seen or len(samples) == 0:
-        raise OptionError("nothing to train on: no image or no seen class; check --split-list and --hold-out")
+    seen = tuple(samples.vocabulary.classes[index] for index in seen_ids(samples))
     return Classes(dataset, class_owners(Vocabulary(seen)), len(samples), crop or samples.default_crop)
 
 
@@ -75,11 +73,7 @@ def bundle_segmentor_of(
     opened = open_bundle(local_bundle(bundle, reporter))
     _check_here(opened, base)
     tower = bundle_tower(opened, base=base, reporter=reporter)
-    built = bundle_segmentor(tower) or build_segmentor(tower, options.framework or FRAMEWORK, seed=options.seed)
-    name = built.framework.name
-    if options.framework not in (None, name):
-        raise OptionError(f"the bundle's segmentor is {name}, not {options.framework}; say --framework {name}")
-    return _trainable(built)
+    return segmentor_to_train(tower, options.framework, seed=options.seed)
 
 
 def segmentor_without_weights(options: FinetuneOptions, *, base: str | None) -> BuiltSegmentor:
@@ -94,7 +88,7 @@ def segmentor_without_weights(options: FinetuneOptions, *, base: str | None) -> 
     record = Base(base or ARCHITECTURE, architecture, dict(config), _NO_WEIGHTS, preprocess, "")
     with torch.device("meta"):
         tower = Tower(meta_visual(config), record, {}, None)
-        return _trainable(build_segmentor(tower, options.framework or FRAMEWORK, seed=options.seed))
+        return segmentor_to_train(tower, options.framework, seed=options.seed)
 
 
 def published_alphas(built: BuiltSegmentor, options: FinetuneOptions) -> dict[str, float]:
@@ -146,9 +140,3 @@ def _check_here(bundle: Bundle, base: str | None) -> None:
         raise SourceError(
             f"an estimate downloads nothing, and {bundle.path} holds masks alone; name a file with --base"
         )
-
-
-def _trainable(built: BuiltSegmentor) -> BuiltSegmentor:
-    if not built.framework.trainable:
-        raise OptionError(f"segmentor has nothing to train: {built.framework.name}; use deeplabv3, han or fcclip")
-    return built

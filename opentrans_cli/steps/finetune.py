@@ -14,28 +14,24 @@ from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.errors import OptionError
-from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.steps.finetune_run import FinetuneRun
-from opentrans_cli.steps.finetune_settings import check_places, check_settings
-from opentrans_cli.steps.finetune_terms import check_loss_options
-from opentrans_cli.steps.freeze_choice import check_freeze_options
+from opentrans_cli.steps.finetune_settings import check_options, check_places
 from opentrans_cli.steps.hub_source import local_bundle
 from opentrans_cli.steps.interim import Interim, check_interim_options, validation_samples
 from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.provenance import data_record, environment, machine, step_record
 from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.resume import discard_state, state_path, state_to_resume
-from opentrans_cli.steps.segmentors import BuiltSegmentor, build_segmentor, bundle_segmentor, embed_vocabulary
-from opentrans_cli.steps.sources import Tower, bundle_tower, load_text_clip
+from opentrans_cli.steps.segmentors import embed_vocabulary, segmentor_to_train
+from opentrans_cli.steps.sources import bundle_tower, load_text_clip
 from opentrans_cli.steps.target import prepare_parent
-from opentrans_cli.steps.training_data import TrainingData, check_data_options
+from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.steps.training_log import RunLog, check_log, log_path
 from opentrans_cli.training import checkpoint as state_file
 from opentrans_cli.training.distributed import World, open_world
 from opentrans_cli.training.loop import TrainLog
 
 REPORT = "reports/finetune.json"
-DEFAULT_FRAMEWORK = "deeplabv3"
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,8 @@ class _Job:
         self.world, self.reporter = world, reporter
         self._dataset, self._data = dataset, data
         self.samples: SegDataset = DATASETS.load(dataset)(data)
-        self.built = _segmentor(bundle_tower(parent, base=base, reporter=reporter), options)
+        tower = bundle_tower(parent, base=base, reporter=reporter)
+        self.built = segmentor_to_train(tower, options.framework, seed=options.seed)
         preprocess = self.built.tower.preprocess
         self.feed = TrainingData(self.samples, options, preprocess=preprocess, world=world, workers=controls.workers)
         self.clip = load_text_clip(parent.manifest.base, base, reporter)
@@ -178,28 +175,10 @@ class _Job:
 
 def _check(options: FinetuneOptions, controls: FinetuneControls, dataset: str, world: World) -> None:
     """What can be refused before anything is read."""
-    framework = FRAMEWORKS.load(options.framework or DEFAULT_FRAMEWORK)
-    check_data_options(options, workers=controls.workers, processes=world.size)
-    check_settings(options, controls)
-    check_freeze_options(options)
+    check_options(options, controls, processes=world.size)
     check_interim_options(dataset, controls)
-    if options.framework is not None:
-        check_loss_options(options, framework)
     if controls.shard and world.size == 1:
         raise OptionError("one process has nothing to share out: --shard; start several with torchrun")
-
-
-def _segmentor(tower: Tower, options: FinetuneOptions) -> BuiltSegmentor:
-    """The bundle's own segmentor, else a fresh one."""
-    built = bundle_segmentor(tower)
-    if built is None:
-        built = build_segmentor(tower, options.framework or DEFAULT_FRAMEWORK, seed=options.seed)
-    name = built.framework.name
-    if options.framework not in (None, name):
-        raise OptionError(f"the bundle's segmentor is {name}, not {options.framework}; say --framework {name}")
-    if not built.framework.trainable:
-        raise OptionError(f"segmentor has nothing to train: {name}; transfer the subnet to deeplabv3 instead")
-    return built
 
 
 def final_loss(losses: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""What the training loop is told to do by the options of `finetune`, refused before anything is read."""
+"""The options of `finetune`, refused before anything is read, and what they tell the training loop to do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.steps.finetune_module import SEGMENTOR
+from opentrans_cli.steps.finetune_terms import check_loss_options
+from opentrans_cli.steps.freeze_choice import check_freeze_options
 from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.resume import state_path
 from opentrans_cli.steps.segmentors import BACKBONE
 from opentrans_cli.steps.target import check_makeable
+from opentrans_cli.steps.training_data import check_data_options
 from opentrans_cli.training.settings import TrainSettings
 
 
@@ -44,9 +48,19 @@ def train_settings(options: FinetuneOptions, controls: FinetuneControls) -> Trai
     )
 
 
-def check_settings(options: FinetuneOptions, controls: FinetuneControls) -> None:
-    """Raises OptionError for options and controls of the loop that are out of range or contradict each other."""
+def check_options(options: FinetuneOptions, controls: FinetuneControls, *, processes: int = 1) -> None:
+    """Raises OptionError for options and controls that are out of range or contradict each other or the framework, if
+    that is named.
+    """
+    check_data_options(options, workers=controls.workers, processes=processes)
     train_settings(options, controls)
+    check_freeze_options(options)
+    if options.framework is not None:
+        check_loss_options(options, FRAMEWORKS.load(options.framework))
+    _check_controls(options, controls)
+
+
+def _check_controls(options: FinetuneOptions, controls: FinetuneControls) -> None:
     if options.resolved_lr_warmup > options.steps:
         raise OptionError(
             f"the learning rate would rise all the time: --lr-warmup-steps {options.lr_warmup_steps} of "

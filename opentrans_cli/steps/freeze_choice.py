@@ -66,10 +66,13 @@ def check_freeze_options(options: FinetuneOptions) -> None:
     ESTIMATORS.load(options.estimator)
     _selection(options).check()
     if options.freeze_scope not in SCOPES:
-        raise OptionError(f"unknown freeze scope: '{options.freeze_scope}'; choose one of {', '.join(SCOPES)}")
-    if not 0 <= options.warmup_steps <= options.steps:
         raise OptionError(
-            f"warm-up steps out of range: {options.warmup_steps} of {options.steps} steps; choose 0 to {options.steps}"
+            f"unknown freeze scope: --freeze-scope {options.freeze_scope}; choose one of {', '.join(SCOPES)}"
+        )
+    if not 0 <= options.warmup_steps < options.steps:  # at least one step is left to be taken with frozen layers
+        raise OptionError(
+            f"warm-up steps out of range: --warmup-steps {options.warmup_steps} of {options.steps} steps; "
+            f"choose 0 to {options.steps - 1}"
         )
 
 
@@ -83,11 +86,13 @@ def check_choice(built: BuiltSegmentor, options: FinetuneOptions) -> None:
     if options.prefix_end is not None:
         found = blocks(built.tower.visual)
         if options.prefix_end not in found:
-            raise OptionError(f"no such block: prefix end '{options.prefix_end}'; choose one of {', '.join(found)}")
+            raise OptionError(f"no such block: --prefix-end {options.prefix_end}; choose one of {', '.join(found)}")
     elif options.freeze_prefix:
         blocks(built.tower.visual)
         if options.freeze == "none" and not built.framework.frozen_trunk:
-            raise OptionError("no layer is chosen, so nothing ends the prefix: freeze mode 'none'; give its last block")
+            raise OptionError(
+                "no layer is chosen, so nothing ends the prefix: --freeze none; name its last block by --prefix-end"
+            )
 
 
 def choose_frozen(

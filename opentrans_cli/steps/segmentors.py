@@ -18,7 +18,7 @@ from opentrans_cli.clip.layers import has_layer
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings, unread_words
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import BundleError, DataError
+from opentrans_cli.errors import BundleError, DataError, OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText, Framework
 from opentrans_cli.frameworks.mask_inference import semantic_scores
@@ -31,6 +31,9 @@ from opentrans_cli.steps.sources import Tower, numpy_masks
 from opentrans_cli.training.cost import LayerCost
 
 BACKBONE = "backbone."
+
+DEFAULT_FRAMEWORK = "deeplabv3"
+"""The framework that is trained where neither a bundle nor the user names one."""
 
 TRAINING_FREE = "maskclip"
 """The framework that reads out a source without a segmentor."""
@@ -160,6 +163,20 @@ def bundle_segmentor(tower: Tower) -> BuiltSegmentor | None:
 def any_segmentor(tower: Tower) -> BuiltSegmentor:
     """The segmentor a bundle holds, else the tower read out without training."""
     return bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
+
+
+def segmentor_to_train(tower: Tower, framework: str | None, *, seed: int) -> BuiltSegmentor:
+    """The segmentor a bundle holds, else a fresh one of `framework`, or of DEFAULT_FRAMEWORK if that is None.
+
+    Raises OptionError if the bundle's is of another framework, or has nothing to train.
+    """
+    built = bundle_segmentor(tower) or build_segmentor(tower, framework or DEFAULT_FRAMEWORK, seed=seed)
+    name = built.framework.name
+    if framework not in (None, name):
+        raise OptionError(f"the bundle's segmentor is {name}, not {framework}; say --framework {name}")
+    if not built.framework.trainable:
+        raise OptionError(f"segmentor has nothing to train: {name}; transfer the subnet to deeplabv3, han or fcclip")
+    return built
 
 
 def class_owners(vocabulary: Vocabulary) -> tuple[int, ...]:

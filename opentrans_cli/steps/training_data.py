@@ -69,6 +69,15 @@ def check_data_options(options: FinetuneOptions, *, workers: int = 0, processes:
         )
 
 
+def seen_ids(samples: SegDataset) -> list[int]:
+    """The ids of the classes that training labels. Raises OptionError if there is none, or no image."""
+    names = samples.vocabulary.names
+    seen = [index for index, name in enumerate(names) if name not in samples.unseen]
+    if not seen or len(samples) == 0:
+        raise OptionError("nothing to train on: no image or no seen class; check --split-list and --hold-out")
+    return seen
+
+
 class TrainingData:
     """The seen part of a data set: its vocabulary, and batches in which unseen classes are ignored.
 
@@ -88,10 +97,7 @@ class TrainingData:
         """Raises OptionError if no class is seen, the data set is empty or an option makes no sense."""
         processes = 1 if world is None else world.size
         check_data_options(options, workers=workers, processes=processes)
-        names = samples.vocabulary.names
-        seen = [index for index, name in enumerate(names) if name not in samples.unseen]
-        if not seen or len(samples) == 0:
-            raise OptionError("nothing to train on: no image or no seen class; check --split-list and --hold-out")
+        seen = seen_ids(samples)
         if options.views * len(samples) > MOST_VIEWS:
             raise OptionError(
                 f"too many fixed crops: --views {options.views} of {len(samples)} images; "
@@ -138,12 +144,6 @@ class TrainingData:
             crops = [self._maker.make(int(row), int(draw)) for row, draw in zip(rows, draws, strict=True)]
         else:
             crops = self._made_ahead(step)
-        return self._stacked(crops, draws, rows)
-
-    def crops(self, draws: NDArray[np.int64]) -> TrainingBatch:
-        """The fixed crops of these numbers, each 0 to `view_count` - 1, made in this process; needs `views`."""
-        rows = draws // self.options.views
-        crops = [self._maker.make(int(row), int(draw)) for row, draw in zip(rows, draws, strict=True)]
         return self._stacked(crops, draws, rows)
 
     def close(self) -> None:

@@ -261,9 +261,11 @@ def test_a_named_end_is_taken_and_needs_no_other_switch(analyzed, mode):
 
 def test_an_unknown_end_a_prefix_nothing_ends_and_a_tower_without_blocks_are_refused():
     built = segmentor("tiny")
-    with pytest.raises(OptionError, match=r"no such block: prefix end 'layer5'; choose one of stem, layer1\.0, layer2"):
+    with pytest.raises(OptionError, match=r"no such block: --prefix-end layer5; choose one of stem, layer1\.0, layer2"):
         check_choice(built, FinetuneOptions(prefix_end="layer5"))
-    with pytest.raises(OptionError, match="nothing ends the prefix: freeze mode 'none'"):
+    with pytest.raises(
+        OptionError, match="nothing ends the prefix: --freeze none; name its last block by --prefix-end"
+    ):
         check_choice(built, FinetuneOptions(freeze="none", freeze_prefix=True))
     other = BuiltSegmentor(built.framework, None, built.module, Tower(nn.Sequential(), None, {}, None))  # type: ignore[arg-type]
     for options in (FinetuneOptions(freeze_prefix=True), FinetuneOptions(prefix_end="stem")):
@@ -327,10 +329,10 @@ def test_choosing_changes_nothing(analyzed):
     [
         ({"freeze": "heaviest"}, "unknown freeze mode: 'heaviest'; choose one of heavy, light, random, none"),
         ({"freeze_ratio": 1.5}, "freeze ratio out of range: 1.5"),
-        ({"freeze_scope": "head"}, "unknown freeze scope: 'head'; choose one of trunk, model"),
+        ({"freeze_scope": "head"}, "unknown freeze scope: --freeze-scope head; choose one of trunk, model"),
         ({"estimator": "guess"}, "guess"),
-        ({"warmup_steps": -1}, "warm-up steps out of range: -1 of 400 steps; choose 0 to 400"),
-        ({"warmup_steps": 401}, "warm-up steps out of range: 401 of 400 steps"),
+        ({"warmup_steps": -1}, "warm-up steps out of range: --warmup-steps -1 of 400 steps; choose 0 to 399"),
+        ({"warmup_steps": 400}, "warm-up steps out of range: --warmup-steps 400 of 400 steps"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_read(given, message):

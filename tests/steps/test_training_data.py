@@ -157,8 +157,6 @@ def test_fixed_views_come_once_an_epoch_and_again_in_the_next(scenes: SegDataset
         by_draw.append(images[draws.argsort()])
     assert torch.equal(*by_draw)
     assert len({image.numpy().tobytes() for image in by_draw[0]}) == 12
-    given = data.crops(np.array([7, 0, 7]))
-    assert torch.equal(given[0], by_draw[0][[7, 0, 7]]) and given[3].tolist() == [3, 0, 3]
 
 
 def test_large_scale_jitter_fits_images_of_any_size_into_the_crop(labelled_folder: Any) -> None:
