@@ -45,12 +45,12 @@ WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
-# The trunk computed once a crop: what is left is the head, here a narrow one.
-HEAD_ALONE = ("--prefix-end", "layer4.0", "--views", "2", "--cache-features", FEATURES)
+# The trunk runs once a crop: what is left is the head, here a narrow one.
+TRUNK_CACHED = ("--freeze", "none", "--prefix-end", "layer4.0", "--cache-features", FEATURES)
 NARROW_WAYS: dict[str, tuple[str, ...]] = {
     "full": ("--freeze", "none"),
-    "trunk cached": ("--freeze", "none", *HEAD_ALONE),
-    "trunk cached + model": ("--freeze", "heavy", "--freeze-scope", "model", *HEAD_ALONE),
+    "trunk cached": (*TRUNK_CACHED, "--views", "8"),
+    "trunk cached, 1024 crops": (*TRUNK_CACHED, "--views", "1", "--limit", "1024"),
 }
 
 
@@ -110,7 +110,7 @@ def segmentor(work: Path, name: str, data: Data, seed: int) -> Path:
 
 def figures(work: Path, name: str, data: Data, way: str, seed: int, bundle: Path) -> dict[str, Any]:
     """Cost, seconds and mIoU of one fine-tuning."""
-    stem = f"{name}-{way.replace(' + ', '-').replace(' ', '-')}-{seed}"
+    stem = f"{name}-{'-'.join(way.replace('+', '').replace(',', '').split())}-{seed}"
     trained, result, report = work / stem, work / f"{stem}.run.json", work / f"{stem}.json"
     if not report.exists():
         if not (trained.exists() and result.exists()):

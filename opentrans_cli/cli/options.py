@@ -50,7 +50,6 @@ SeenOpt = Annotated[
     typer.Option("--seen", help="Class file of what training labelled (default for --checkpoint: COCO's 133 names)."),
 ]
 
-FreezeOpt = Annotated[str, typer.Option("--freeze", help="heavy (small alpha), light, random or none.")]
 
 _DATA = "Data"
 DatasetOpt = Annotated[
