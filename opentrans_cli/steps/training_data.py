@@ -54,6 +54,8 @@ def check_data_options(options: FinetuneOptions, *, workers: int = 0, processes:
         raise OptionError(f"too large for any memory: --crop {options.crop}; use {LARGEST_CROP} or less")
     if options.views < 0:
         raise OptionError(f"--views must be at least 0: {options.views}; 0 makes new crops for ever")
+    if options.views > MOST_VIEWS:
+        raise OptionError(f"too many fixed crops: --views {options.views}; use fewer, or 0 for new crops for ever")
     if workers < 0:
         raise OptionError(f"--workers must be at least 0: {workers}; 0 makes crops in the main process")
     if workers > MOST_WORKERS:
