@@ -126,7 +126,16 @@ class _Job:
         self.feed = TrainingData(self.samples, options, preprocess=preprocess, world=world, workers=controls.workers)
         self.clip = load_text_clip(parent.manifest.base, base, reporter)
         place = machine(world.device, processes=world.size)
-        self.recorded = {**asdict(options), "dataset": dataset, **data_record(data), "base": base, **place}
+        # Features of single crops differ from those of batches by rounding. Where they lie says nothing of the result.
+        cached = None if controls.cache_features is None else "features"
+        self.recorded = {
+            **asdict(options),
+            "cache_features": cached,
+            "dataset": dataset,
+            **data_record(data),
+            "base": base,
+            **place,
+        }
 
     def train(self, log: RunLog, *, state: Path | None, checkpoint: Path) -> tuple[FinetuneRun, TrainLog]:
         """Take all steps, or those that are left."""

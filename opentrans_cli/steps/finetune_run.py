@@ -171,6 +171,7 @@ class FinetuneRun:
         return {
             "bundle": bundle.digest,
             "options": options,
+            "cached": self.controls.cache_features is not None,
             "data": self.feed.fingerprint,
             **loss_identity(self.options),
         }

@@ -85,6 +85,7 @@ FLAGS: Mapping[str, Mapping[str, Flag]] = {
         "scale": Flag("commas"),
         "milestones": Flag("commas"),
         "captions": Flag("path"),
+        "cache_features": Flag(),
         "flip": Flag(off="--no-flip"),
         "sync_batchnorm": Flag(off="--no-sync-batchnorm"),
     }

@@ -167,6 +167,17 @@ def test_a_resumed_run_must_be_of_the_same_options(tiny_bundle: Path, tmp_path: 
             run(tiny_bundle, tmp_path / "f", replace(WARM, **change), resume=True)
 
 
+def test_a_run_with_a_cache_is_gone_on_with_by_one_and_its_record_says_so(tiny_bundle: Path, tmp_path: Path) -> None:
+    controls = replace(EVERY_STEP, cache_features=tmp_path / "features")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_bundle, tmp_path / "f", PREFIX, controls=controls, reporter=StopAt(4))
+    with pytest.raises(TrainingError, match="state of another run"):
+        run(tiny_bundle, tmp_path / "f", PREFIX, resume=True)
+    run(tiny_bundle, tmp_path / "f", PREFIX, controls=controls, resume=True)
+    step = open_bundle(tmp_path / "f").manifest.steps[-1]
+    assert step.options["cache_features"] == "features"  # the script that repeats it makes a folder of that name
+
+
 @pytest.mark.parametrize(
     ("options", "controls", "said"),
     [
