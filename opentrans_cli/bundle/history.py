@@ -16,6 +16,9 @@ from opentrans_cli.errors import BundleError
 MEASURES = ("analyze", "eval")
 """Verbs that add a measurement and leave the digest as it is."""
 
+WARMUP_STEPS = "warmup_steps"
+"""Option of `finetune`: steps before layers were frozen, in which they still learned."""
+
 FROZEN_TENSORS = "frozen_tensors"
 """Field of the cost receipt: tensor of the tower -> SHA-256 of its bytes in `weights.safetensors`."""
 
@@ -95,6 +98,8 @@ def parent_facts(child: Bundle, parent: Bundle, own: Mapping[str, str], theirs: 
     changed = [step for step in steps if step.verb not in MEASURES]
     if not own or changed[-1].parent != digest:
         return facts
+    if changed[-1].options.get(WARMUP_STEPS):
+        return f"{facts}; layers were frozen after a warm-up that changed them"
     if not theirs:
         return f"{facts}; it holds masks alone, so frozen tensors cannot be compared"
     moved = [name for name, sha in own.items() if theirs.get(name) != sha]

@@ -30,7 +30,7 @@ def run(console: Console, *, result: FinetuneResult) -> None:
         timing = result.timing
         console.print(
             f"beside full training, timed in turn: {timing['run_seconds']:.3f} s to {timing['full_seconds']:.3f} s a "
-            f"step, ratio {timing['ratio']:.2f}",
+            f"step, {timing['ratio']:.2f} of it in the median pair",
             soft_wrap=True,
         )
     console.print(f"log {escape(str(result.log))}", soft_wrap=True)

@@ -244,9 +244,7 @@ class FinetuneRun:
         }
 
     def _frozen_tensors(self, choice: FreezeChoice) -> dict[str, str]:
-        """Hashes of what the whole run left as it was, as the bundle stores it, to be compared with the parent's."""
-        if self.options.warmup_steps:
-            choice = self._nothing()
+        """Hashes of what was frozen, as the bundle stores it; without a warm-up they are those of the parent as well."""
         tower, bundle = self.built.tower, self.built.tower.bundle
         assert bundle is not None
         owners = {name.removeprefix(BACKBONE) for name in choice.modules if name.startswith(BACKBONE)}

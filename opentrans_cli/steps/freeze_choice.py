@@ -241,9 +241,7 @@ def _prefix_end(built: BuiltSegmentor, options: FinetuneOptions, chosen: set[str
 def _fixed_end(built: BuiltSegmentor, options: FinetuneOptions, reporter: Reporter) -> str | None:
     """Of a framework that never trains the trunk: all of it is a prefix, whatever is chosen."""
     if options.freeze_scope == "trunk":
-        reporter.say(
-            f"{built.framework.name} keeps the whole tower frozen: --freeze {options.freeze} changes nothing there"
-        )
+        reporter.say(f"{built.framework.name} keeps the whole tower frozen, whatever --freeze says")
     if options.prefix_end is not None or not options.freeze_prefix:
         return options.prefix_end
     return blocks(built.tower.visual)[-1]

@@ -282,7 +282,7 @@ def test_a_framework_that_fixes_its_trunk_fixes_all_of_it_whatever_is_asked(anal
     assert {name.rpartition(".")[0] for name in trunk} <= set(choice.modules)
     assert choice.layers == in_trunk(layer.name for layer in candidates(built.tower.visual))
     assert choice.prefix_end is None and choice.alphas == {}
-    assert talk.said == ["fcclip keeps the whole tower frozen: --freeze none changes nothing there"]
+    assert talk.said == ["fcclip keeps the whole tower frozen, whatever --freeze says"]
 
 
 def test_a_fixed_trunk_is_a_prefix_of_its_own_and_the_head_is_ranked_alone(analyzed):
