@@ -130,6 +130,7 @@ REPORTS: dict[str, dict[str, Any]] = {
         "images": 8,
         "resolution": [64, 64],
     },
+    "finetune_recipe": {"recipe": "han", "options": {"steps": {"value": 300, "from": "given"}}},
     "finetune_estimate": {
         "accounting": "exact",
         "framework": "han",
@@ -416,6 +417,7 @@ def test_a_report_needs_every_named_field_and_may_have_more(kind: str) -> None:
         ("cost_receipt", {"unit": "FLOPs"}),
         ("cost_receipt", {"total": -1}),
         ("cost_receipt", {"saved": {"dense": 1.5, "sparse": 0.0, "all": 0.0}}),
+        ("finetune_recipe", {"options": {"steps": {"value": 300, "from": "guess"}}}),
         ("finetune_estimate", {"accounting": "guessed"}),
         ("finetune_estimate", {"cost": None}),
         ("analyze_report", {"median_alpha": "3"}),

@@ -159,6 +159,7 @@ def _show_recipe(ctx: typer.Context, values: dict[str, Any]) -> None:
 
     options, given = _options(ctx, values), _given(ctx, values)
     origin = sources(options, given)
-    rows = {name: {"value": value, "from": origin[name]} for name, value in asdict(options).items()}
+    values_of = {name: value for name, value in asdict(options).items() if name != "recipe"}
+    rows = {name: {"value": value, "from": origin[name]} for name, value in values_of.items()}
     document = {"recipe": options.recipe, "options": rows}
     emit(document, partial(show.recipe, document=document), as_json=values["as_json"])

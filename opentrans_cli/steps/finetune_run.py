@@ -244,7 +244,7 @@ class FinetuneRun:
         }
 
     def _frozen_tensors(self, choice: FreezeChoice) -> dict[str, str]:
-        """Hashes of what was frozen, as the bundle stores it; without a warm-up they are those of the parent as well."""
+        """Hashes of what was frozen, as the bundle stores it; without a warm-up the parent has the same."""
         tower, bundle = self.built.tower, self.built.tower.bundle
         assert bundle is not None
         owners = {name.removeprefix(BACKBONE) for name in choice.modules if name.startswith(BACKBONE)}

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.steps.finetune_recipes import FINETUNE_RECIPES
+from opentrans_cli.steps.options import FinetuneOptions
 
 SHORT = ("--steps", 2, "--batch-size", 2, "--crop", 64)
 
@@ -69,3 +74,30 @@ def test_missing_alphas_are_computed_and_that_is_said(run_cli: Any, desk: Path, 
     assert "analyzing it first" not in recorded.stderr
     receipts = [json.loads(open_bundle(desk / name).read("reports/finetune.json")) for name in "ab"]
     assert receipts[0] == receipts[1]
+
+
+@pytest.mark.parametrize("recipe", FINETUNE_RECIPES)
+def test_show_recipe_says_every_value_and_where_it_is_from(recipe: str, run_cli: Any, desk: Path) -> None:
+    document = json.loads(run_cli("finetune", "--recipe", recipe, "--show-recipe", "--steps", 300, "--json").stdout)
+    check_document(document, "finetune_recipe")
+    rows = document["options"]
+    assert rows.keys() == {field.name for field in fields(FinetuneOptions)} - {"recipe"}
+    assert rows["steps"] == {"value": 300, "from": "given"}
+    for name, value in FINETUNE_RECIPES[recipe].items():
+        if name != "steps":
+            assert rows[name] == {"value": list(value) if isinstance(value, tuple) else value, "from": "recipe"}
+    defaults = FinetuneOptions()
+    unnamed = rows.keys() - FINETUNE_RECIPES[recipe].keys() - {"steps"}
+    for name in unnamed:
+        value = getattr(defaults, name)
+        assert rows[name] == {"value": list(value) if isinstance(value, tuple) else value, "from": "default"}
+    assert not list(desk.iterdir())
+
+
+def test_the_estimate_of_the_paper_s_run_is_the_paper_s_cost(run_cli: Any, desk: Path) -> None:
+    """Tables 2 and 4 of OpenTrans, arXiv 2404.07448: within 0.3 %."""
+    line = ("finetune", "--estimate", "--recipe", "han", "--accounting", "paper", "--json")
+    document = json.loads(run_cli(*line).stdout)
+    published = {"full": 181.4, "alpha": 159.6, "alpha_opposite": 172.3, "alpha_subnet": 122.2}
+    assert document["pmacs"] == pytest.approx(published, rel=0.003)
+    assert not list(desk.iterdir())
