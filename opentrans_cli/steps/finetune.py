@@ -24,7 +24,7 @@ from opentrans_cli.steps.reporter import SILENT, Reporter
 from opentrans_cli.steps.resume import discard_state, state_path, state_to_resume
 from opentrans_cli.steps.segmentors import embed_vocabulary, segmentor_to_train
 from opentrans_cli.steps.sources import bundle_tower, load_text_clip
-from opentrans_cli.steps.target import prepare_parent
+from opentrans_cli.steps.target import check_parent, prepare_parent
 from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.steps.training_log import RunLog, check_log, log_path
 from opentrans_cli.training import checkpoint as state_file
@@ -76,6 +76,7 @@ def finetune(
     with open_world(device) as world:
         _check(options, controls, dataset, world)
         check_replaceable(out, force=force)
+        check_parent(out)
         check_places(out, controls)
         if world.is_main:
             check_log(out, controls)

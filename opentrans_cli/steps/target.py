@@ -25,6 +25,14 @@ def prepare_parent(out: Path) -> None:
         raise BundleError(f"cannot write: {out} (no permission in {parent}); choose another --out")
 
 
+def check_parent(out: Path) -> None:
+    """Raises what `prepare_parent` would, as far as it can be told without making anything."""
+    try:
+        check_makeable(Path(os.path.realpath(out)).parent)
+    except OSError as error:
+        raise BundleError(f"cannot write: {out} ({error.strerror}: {error.filename}); choose another --out") from error
+
+
 def check_makeable(folder: Path) -> None:
     """Raises OSError unless `folder` is there, or can be made, and may be written to; makes nothing."""
     there = Path(os.path.abspath(folder))
