@@ -7,7 +7,7 @@ Hugging Face name them where they are apart: `<attention>.q_proj`, `.k_proj`, `.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -132,6 +132,22 @@ def has_layer(module: nn.Module, layer: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+def whole_projections(module: nn.Module, names: Collection[str]) -> set[str]:
+    """`names` without those parts of a packed projection that stand there without the other two.
+
+    The three are one parameter with one gradient: nothing is frozen, and nothing saved, of one alone. Other names,
+    whether layers or not, stay.
+    """
+    given = set(names)
+    return {
+        name
+        for name in given
+        if not has_layer(module, name)
+        or locate(module, name)[1] == slice(None)
+        or {f"{name.rpartition('.')[0]}.{part}" for part in PARTS} <= given
+    }
 
 
 def layer_weight(module: nn.Module, layer: str) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from opentrans_cli.clip.layers import PARTS, batchnorm_of, candidates, convolutions, layer_weight, locate
+from opentrans_cli.clip.layers import batchnorm_of, candidates, convolutions, layer_weight, locate, whole_projections
 from opentrans_cli.clip.prefix import block_of, blocks, modules_until
 from opentrans_cli.clip.tower_keys import OUTPUT_HEAD
 from opentrans_cli.errors import OptionError
@@ -212,13 +212,12 @@ def _trained_layers(segmentor: nn.Module) -> Iterator[str]:
 
 
 def _whole_projections(segmentor: nn.Module, chosen: set[str], reporter: Reporter) -> set[str]:
-    """`chosen` without parts of packed projections that would be frozen without the others, see `freeze_modules`."""
-    packed = {name for name in chosen if locate(segmentor, name)[1] != slice(None)}
-    owners = {name.rpartition(".")[0] for name in packed}
-    partly = {owner for owner in owners if not {f"{owner}.{part}" for part in PARTS} <= packed}
+    """`chosen` without parts of packed projections that would be frozen without the others, which is told."""
+    whole = whole_projections(segmentor, chosen)
+    partly = {name.rpartition(".")[0] for name in chosen - whole}
     if partly:
         reporter.say(f"packed attention is frozen whole or not at all: {len(partly)} projections chosen in part train")
-    return {name for name in chosen if name not in packed or name.rpartition(".")[0] not in partly}
+    return whole
 
 
 def _prefix_end(built: BuiltSegmentor, options: FinetuneOptions, chosen: set[str], reporter: Reporter) -> str | None:

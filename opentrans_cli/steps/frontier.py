@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.architecture import meta_visual
 from opentrans_cli.clip.dense import STAGES, stage_features
-from opentrans_cli.clip.layers import PACKED, PARTS, batchnorm_of, candidates, has_layer, locate
+from opentrans_cli.clip.layers import batchnorm_of, candidates, whole_projections
 from opentrans_cli.errors import OptionError
 from opentrans_cli.spectral.selection import FreezeMode, Selection
 from opentrans_cli.training.accounting import paper_costs
@@ -177,17 +177,6 @@ class _Pricing:
 
     def _freeze(self, frozen: Collection[str]) -> None:
         self.visual.requires_grad_(True)
-        packed, whole = set(), []
-        for layer in frozen:
-            parameter = locate(self.visual, layer)[0] if has_layer(self.visual, layer) else ""
-            if parameter.rpartition(".")[2] == PACKED:
-                packed.add(parameter.removesuffix(PACKED))
-            else:
-                whole.append(layer)
-        freeze_layers(self.visual, whole, batchnorm_of={name: batchnorm_of(self.visual, name) for name in whole})
-        for owner in packed:
-            # Their weight gradient is one product, so one trained part of the three costs as much as all.
-            if all(f"{owner}{part}" in frozen for part in PARTS):
-                attention = self.visual.get_submodule(owner.removesuffix("."))
-                for name, tensor in attention.named_parameters(recurse=False):
-                    tensor.requires_grad_(not name.startswith("in_proj"))
+        # A packed projection has one weight gradient, so one trained part of the three costs as much as all.
+        names = whole_projections(self.visual, frozen)
+        freeze_layers(self.visual, names, batchnorm_of={name: batchnorm_of(self.visual, name) for name in names})

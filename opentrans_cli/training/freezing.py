@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.clip.layers import PACKED, PARTS
+from opentrans_cli.clip.layers import PACKED, PARTS, whole_projections
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.training.sharding import whole
 
@@ -41,7 +41,7 @@ def freeze_modules(module: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     wanted = tuple(sorted(set(names)))
     attentions = {name: _attention_of(module, name) for name in wanted}
     whole_modules = [_submodule(module, name) for name, attention in attentions.items() if attention is None]
-    _check_packed([name for name, attention in attentions.items() if attention is not None])
+    _check_packed(module, wanted)
     for attention in filter(None, attentions.values()):
         for key in (PACKED, _PACKED_BIAS):
             parameter = getattr(attention, key)
@@ -66,13 +66,12 @@ def _stay_in_eval(batchnorm: nn.Module, _inputs: Any) -> None:
     batchnorm.eval()
 
 
-def _check_packed(parts: Collection[str]) -> None:
-    for name in parts:
-        owner = name.rpartition(".")[0]
-        if not {f"{owner}.{part}" for part in PARTS} <= set(parts):
-            raise TrainingError(
-                f"a part of a packed projection cannot be frozen alone: '{name}'; freeze its three parts, or none"
-            )
+def _check_packed(module: nn.Module, names: Collection[str]) -> None:
+    partly = set(names) - whole_projections(module, names)
+    if partly:
+        raise TrainingError(
+            f"a part of a packed projection cannot be frozen alone: '{min(partly)}'; freeze its three parts, or none"
+        )
 
 
 def state_hash(module: nn.Module, names: Iterable[str]) -> str:

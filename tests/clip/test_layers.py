@@ -26,6 +26,7 @@ from opentrans_cli.clip.layers import (
     locate,
     prunable_layers,
     split_packed,
+    whole_projections,
 )
 from opentrans_cli.errors import OptionError, SourceError
 
@@ -270,3 +271,14 @@ def test_a_resnet_stays_as_it_is():
     assert {f"attnpool.{part}.weight" for part in PARTS} <= state.keys()
     for changed in (split_packed(state), join_packed(state)):
         assert list(changed) == list(state) and all(changed[name] is state[name] for name in state)
+
+
+def test_a_packed_projection_is_taken_with_its_three_parts_or_not_at_all() -> None:
+    visual = built(VIT)
+    attention, mlp = "transformer.resblocks.0.attn", "transformer.resblocks.0.mlp.c_fc"
+    three = {f"{attention}.{part}" for part in PARTS}
+    assert whole_projections(visual, {*three, mlp, "no.layer"}) == {*three, mlp, "no.layer"}
+    for part in three:
+        assert whole_projections(visual, {*three, mlp} - {part}) == {mlp}
+    # Of a ResNet's attention pool every projection is a layer of its own.
+    assert whole_projections(built(RESNET), {"attnpool.q_proj"}) == {"attnpool.q_proj"}
