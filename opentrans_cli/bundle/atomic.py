@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -30,6 +31,26 @@ class Written(NamedTuple):
 def temporary_beside(target: Path) -> Path:
     """A hidden name in the target's folder that no other process uses."""
     return target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def left_behind(target: Path) -> list[Path]:
+    """What is at names that `temporary_beside` gave for `target` to processes that are gone: killed while writing."""
+    half = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.tmp")
+    beside = target.parent.iterdir() if target.parent.is_dir() else ()
+    return [path for path in beside if (found := half.fullmatch(path.name)) and not _runs(int(found[1]))]
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process; on Windows, where asking would end it, always."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> Written:

@@ -1,12 +1,12 @@
-"""Where an interrupted run leaves its state: one hidden file beside the bundle it was going to write."""
+"""What a run leaves beside the bundle it is going to write: its state in one hidden file, and its log."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 
+from opentrans_cli.bundle.atomic import left_behind
 from opentrans_cli.steps.reporter import Reporter
 
 
@@ -14,6 +14,12 @@ def state_path(out: Path) -> Path:
     """The state file that belongs to the target `out`."""
     target = Path(os.path.abspath(out))  # "." has no name of its own
     return target.with_name(f".{target.name}.resume.safetensors")
+
+
+def log_beside(out: Path) -> Path:
+    """The log of JSON lines that belongs to the target `out`, where no other was named."""
+    target = Path(os.path.abspath(out))
+    return target.with_name(f"{target.name}.log.jsonl")
 
 
 def state_to_resume(out: Path, *, resume: bool, reporter: Reporter) -> Path | None:
@@ -32,30 +38,12 @@ def state_to_resume(out: Path, *, resume: bool, reporter: Reporter) -> Path | No
 
 
 def _sweep(out: Path) -> None:
-    target = Path(os.path.abspath(out))
-    names = "|".join(map(re.escape, (target.name, state_path(out).name, f"{target.name}.log.jsonl")))
-    half = re.compile(rf"\.(?:{names})\.(\d+)-[0-9a-f]{{8}}\.tmp")  # as `temporary_beside` calls them
-    for path in target.parent.iterdir() if target.parent.is_dir() else ():
-        found = half.fullmatch(path.name)
-        if found is None or _runs(int(found[1])):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    """Whether there is such a process; on Windows, where asking would end it, always."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+    for written in (Path(os.path.abspath(out)), state_path(out), log_beside(out)):
+        for path in left_behind(written):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def discard_state(out: Path) -> None:

@@ -5,7 +5,6 @@ The lines are `finetune_log_line` of `artifacts.schema.json`. Every line has `ev
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -18,6 +17,7 @@ from opentrans_cli.steps.event_files import EventFiles, check_event_files
 from opentrans_cli.steps.line_file import LineFile
 from opentrans_cli.steps.options import FinetuneControls
 from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.steps.resume import log_beside
 from opentrans_cli.steps.step_status import StepStatus
 from opentrans_cli.steps.target import check_makeable
 from opentrans_cli.training.loop import StepFigures
@@ -50,10 +50,7 @@ class Choice(Protocol):
 
 def log_path(out: Path, controls: FinetuneControls) -> Path:
     """Where the log goes: `--log`, else beside the bundle."""
-    if controls.log is not None:
-        return controls.log
-    target = Path(os.path.abspath(out))  # "." has no name of its own
-    return target.with_name(f"{target.name}.log.jsonl")
+    return controls.log or log_beside(out)
 
 
 def check_log(out: Path, controls: FinetuneControls) -> None:
