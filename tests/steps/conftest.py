@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +38,25 @@ def distilled() -> Callable[..., PruneOptions]:
         return PruneOptions(**{"source": "tiny", "sparsity": 0.3, **given, **changes})  # type: ignore[arg-type]
 
     return options
+
+
+@pytest.fixture(scope="session")
+def torchrun() -> Callable[..., None]:
+    """Runs a Python file in two processes, as a user's torchrun does, and returns when both have ended well."""
+
+    def run(file: str, *arguments: Path, timeout: float) -> None:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+        command += ["--local-addr=127.0.0.1", file, *map(str, arguments)]
+        # Otherwise gloo asks for the address of this machine's name, which need not have one.
+        environment = {
+            **os.environ,
+            "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+            "OMP_NUM_THREADS": "1",
+        }
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 class Interruption:

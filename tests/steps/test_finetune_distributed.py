@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def worker(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, torchrun: Callable[..., None]) -> Path:
     """Segmentors, and what one process makes of them in `one`, two in `two`."""
     work = tmp_path_factory.mktemp("torchrun")
     # Scores of a queryless classifier start even, and the first matching of masks is a draw: one layer, few queries.
@@ -81,16 +81,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     (work / "two").mkdir()
     for name in RUNS:
         train(work / "one", name)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    command += ["--local-addr=127.0.0.1", __file__, str(work / "two")]
-    # Otherwise gloo asks for the address of this machine's name, which need not have one.
-    environment = {
-        **os.environ,
-        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
+    torchrun(__file__, work / "two", timeout=400)
     return work
 
 
