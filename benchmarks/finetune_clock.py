@@ -24,26 +24,26 @@ import torch
 from finetune_overhead import CLOCKS, SPARSITY, subnet
 from torch import nn
 
-from opentrans_cli.clip.prefix import modules_until, outputs
+from opentrans_cli.clip.prefix import outputs
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.estimate_subject import published_alphas
-from opentrans_cli.steps.finetune_cost import SegmentorCount, count_segmentor, run_cost
+from opentrans_cli.steps.finetune_cost import SegmentorCount, cached_part, count_segmentor, run_cost
 from opentrans_cli.steps.finetune_loss import FinetuneLoss, Terms
-from opentrans_cli.steps.finetune_module import SEGMENTOR, TrainedModule
+from opentrans_cli.steps.finetune_module import TrainedModule
+from opentrans_cli.steps.finetune_settings import train_settings
 from opentrans_cli.steps.finetune_timing import StepTimer
 from opentrans_cli.steps.freeze_choice import choose_frozen
-from opentrans_cli.steps.options import FinetuneOptions
+from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.provenance import environment
-from opentrans_cli.steps.segmentors import BACKBONE, build_segmentor, class_owners
+from opentrans_cli.steps.segmentors import build_segmentor, class_owners
 from opentrans_cli.steps.sources import Tower, bundle_tower
 from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.training.distributed import World
 from opentrans_cli.training.loop import Batch
 from opentrans_cli.training.run_cost import dense
-from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.step_timing import Timing
 
 CPU = torch.device("cpu")
@@ -100,16 +100,8 @@ class Subject:
 
     def timer(self, pairs: int) -> StepTimer:
         """Made before anything is frozen."""
-        o, terms = self.options, Terms(self.options, World(CPU))
-        settings = TrainSettings(
-            steps=o.steps,
-            batch_size=o.batch_size,
-            lr=o.lr,
-            backbone_lr_factor=o.backbone_lr_factor,
-            backbone_prefix=f"{SEGMENTOR}{BACKBONE}",
-            weight_decay=o.weight_decay,
-            grad_clip=o.grad_clip,
-        )
+        terms = Terms(self.options, World(CPU))
+        settings = train_settings(self.options, FinetuneControls())
         return StepTimer(
             self.trained, lambda copied: FinetuneLoss(copied, self.trained, terms), settings, self._holder, steps=pairs
         )
@@ -139,7 +131,7 @@ def measure(setting: Setting, subject: Subject, pairs: int) -> Found:
     own, cached = list[Batch](batches), tuple[str, ...]()
     if setting.cached and choice.prefix_end is not None:
         own = [subject.with_features(batch, choice.prefix_end) for batch in batches]
-        cached = tuple(BACKBONE + name for name in modules_until(built.tower.visual, choice.prefix_end))
+        cached, _ = cached_part(built, choice.prefix_end, options, crops=0)
     cost = run_cost(full, subject.count(), options, crop=subject.feed.crop, cached=cached)
     timing = timer.time(own.__getitem__, batches.__getitem__, CPU)
     assert timing is not None

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,18 +36,18 @@ from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.steps.finetune_run import FinetuneRun
+from opentrans_cli.steps.finetune_settings import train_settings
 from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions, PruneOptions
 from opentrans_cli.steps.provenance import environment
 from opentrans_cli.steps.prune import prune
 from opentrans_cli.steps.reporter import SILENT
-from opentrans_cli.steps.segmentors import build_segmentor, embed_vocabulary
+from opentrans_cli.steps.segmentors import BACKBONE, build_segmentor, embed_vocabulary
 from opentrans_cli.steps.sources import bundle_tower, load_text_clip
 from opentrans_cli.steps.training_data import IGNORED, TrainingBatch, TrainingData
 from opentrans_cli.steps.training_log import RunLog
 from opentrans_cli.training.distributed import World
 from opentrans_cli.training.optimizer import build_optimizer
 from opentrans_cli.training.run_state import Run
-from opentrans_cli.training.settings import TrainSettings
 
 SPARSITY = 0.9
 SAVE_EVERY = FinetuneControls().save_every
@@ -144,13 +144,7 @@ def subnet(work: Path, tower: str) -> Bundle:
 def plain_step(module: nn.Module, batch: TrainingBatch, text: ClassText, o: FinetuneOptions) -> Callable[[], object]:
     """A step as one writes it by hand, with the optimizer of the run."""
     module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    settings = TrainSettings(
-        steps=o.steps,
-        batch_size=o.batch_size,
-        lr=o.lr,
-        backbone_lr_factor=o.backbone_lr_factor,
-        weight_decay=o.weight_decay,
-    )
+    settings = replace(train_settings(o, FinetuneControls()), backbone_prefix=BACKBONE)
     optimizer = build_optimizer(dict(module.named_parameters()), settings)
     images, label_maps = batch[:2]
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from own_command import run
 
 from opentrans_cli.steps.provenance import environment
 
@@ -45,15 +44,6 @@ FRAMEWORKS = {
     "han": Training(DECODER, ("--steps", "800", "--batch-size", "8", "--lr", "5e-4")),
     "fcclip": Training(DECODER, ("--steps", "400", "--batch-size", "8", "--lr", "1e-3")),
 }
-
-
-def run(*arguments: object) -> str:
-    """One command of ours in a process of its own, on one thread; its standard output. Raises if it fails."""
-    line = [sys.executable, "-m", "opentrans_cli", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(line)}: {done.stderr}")
-    return done.stdout
 
 
 def pruned(work: Path, seed: int) -> dict[str, Path]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +21,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from own_command import run
 
 from opentrans_cli.steps.provenance import environment
 
@@ -83,15 +82,6 @@ def data_sets(msrc: Path | None) -> dict[str, Data]:
             (*common, "--split-list", str(msrc / "test.txt")),
         )
     return found
-
-
-def run(*arguments: object) -> str:
-    """One command of ours in a process of its own, on one thread; its standard output. Raises if it fails."""
-    line = [sys.executable, "-m", "opentrans_cli", *map(str, arguments)]
-    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(line)}: {done.stderr}")
-    return done.stdout
 
 
 def segmentor(work: Path, name: str, data: Data, seed: int) -> Path:
