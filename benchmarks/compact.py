@@ -23,7 +23,7 @@ from opentrans_cli.clip.compact import CompactTower, compact_tower
 from opentrans_cli.clip.layers import layer_weights
 from opentrans_cli.sparsity.masking import apply_masks
 from opentrans_cli.sparsity.patterns.channel import channel
-from opentrans_cli.steps.provenance import environment, parameter_count
+from opentrans_cli.steps.step_record import environment, parameter_count
 
 WIDTHS = (48, 32, 16)
 BATCH, PAIRS = 8, 9

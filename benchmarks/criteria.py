@@ -34,14 +34,15 @@ from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.datasets.shapes.classes import CLASSES, OBJECTS
 from opentrans_cli.datasets.shapes.noise import Stream
 from opentrans_cli.datasets.shapes.scene import render_scene
+from opentrans_cli.reporter import SILENT
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
 from opentrans_cli.sparsity.criteria.fisher import fisher_scores
-from opentrans_cli.steps.evaluate import evaluate
-from opentrans_cli.steps.finetune import finetune
-from opentrans_cli.steps.options import FinetuneOptions, PruneOptions
-from opentrans_cli.steps.prune import prune
-from opentrans_cli.steps.reporter import SILENT
+from opentrans_cli.steps.eval.evaluate import evaluate
+from opentrans_cli.steps.finetune.finetune import finetune
+from opentrans_cli.steps.finetune.options import FinetuneOptions
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.sources import load_tower
 
 STEPS = 192  # of distillation, in every row but the undistilled

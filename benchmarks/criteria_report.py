@@ -18,9 +18,9 @@ from opentrans_cli.datasets.views import Views
 from opentrans_cli.sparsity.criteria.base import Evidence
 from opentrans_cli.sparsity.criteria.fisher import fisher_scores
 from opentrans_cli.sparsity.patterns.base import pattern_for
-from opentrans_cli.steps.feed import ImageFeed
-from opentrans_cli.steps.provenance import environment
-from opentrans_cli.training.distributed import World
+from opentrans_cli.steps.prune.feed import ImageFeed
+from opentrans_cli.steps.step_record import environment
+from opentrans_cli.training.processes.distributed import World
 
 Entry = dict[str, Any]
 

@@ -31,7 +31,7 @@ def run(seed: int, work: Path, extra: list[str]) -> dict[str, Any]:
 def sizes(bundle: Path) -> dict[str, int]:
     """Bytes of the subnet's bundle, of its dense prunable weights, and of all its other tensors, as float32."""
     from opentrans_cli.bundle.store import open_bundle
-    from opentrans_cli.bundle.tensorfile import tensor_headers
+    from opentrans_cli.files.tensorfile import tensor_headers
 
     opened = open_bundle(bundle)
     manifest = opened.manifest

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from opentrans_cli.datasets.base import DatasetOptions
-from opentrans_cli.steps.evaluate import evaluate
-from opentrans_cli.steps.options import PruneOptions
-from opentrans_cli.steps.provenance import environment
-from opentrans_cli.steps.prune import prune
+from opentrans_cli.steps.eval.evaluate import evaluate
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.prune import prune
+from opentrans_cli.steps.step_record import environment
 
 TOTAL = 704
 # rate of a round, rounds it takes to 90 %, steps in each round but the last

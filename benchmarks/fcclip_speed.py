@@ -27,7 +27,7 @@ from opentrans_cli.clip.stages import stage_maps
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.fcclip import FCCLIP
 from opentrans_cli.frameworks.mask_inference import semantic_scores
-from opentrans_cli.steps.provenance import environment
+from opentrans_cli.steps.step_record import environment
 
 QUERIES, CLASSES, SYNONYMS = 250, 150, 400  # ADE20K-150 in FC-CLIP's class file
 THREADS = 2

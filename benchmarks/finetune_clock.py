@@ -29,22 +29,22 @@ from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.sparsity.masking import hold
-from opentrans_cli.steps.estimate_subject import published_alphas
-from opentrans_cli.steps.finetune_cost import SegmentorCount, cached_part, count_segmentor, run_cost
-from opentrans_cli.steps.finetune_loss import FinetuneLoss, Terms
-from opentrans_cli.steps.finetune_module import TrainedModule
-from opentrans_cli.steps.finetune_settings import train_settings
-from opentrans_cli.steps.finetune_timing import StepTimer
-from opentrans_cli.steps.freeze_choice import choose_frozen
-from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
-from opentrans_cli.steps.provenance import environment
-from opentrans_cli.steps.segmentors import build_segmentor, class_owners
+from opentrans_cli.steps.estimate.subject import published_alphas
+from opentrans_cli.steps.finetune.cost import SegmentorCount, cached_part, count_segmentor, run_cost
+from opentrans_cli.steps.finetune.freezing import choose_frozen
+from opentrans_cli.steps.finetune.loss import FinetuneLoss, Terms
+from opentrans_cli.steps.finetune.module import TrainedModule
+from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.finetune.settings import train_settings
+from opentrans_cli.steps.segmentors.built import build_segmentor
+from opentrans_cli.steps.segmentors.words import class_owners
 from opentrans_cli.steps.sources import Tower, bundle_tower
-from opentrans_cli.steps.training_data import TrainingData
-from opentrans_cli.training.distributed import World
+from opentrans_cli.steps.step_record import environment
+from opentrans_cli.steps.training_data import CropOptions, TrainingData
+from opentrans_cli.training.costs.receipt import dense
+from opentrans_cli.training.costs.timing import StepTimer, Timing
 from opentrans_cli.training.loop import Batch
-from opentrans_cli.training.run_cost import dense
-from opentrans_cli.training.step_timing import Timing
+from opentrans_cli.training.processes.distributed import World
 
 CPU = torch.device("cpu")
 CLOSE = 10.0  # points
@@ -91,7 +91,9 @@ class Subject:
         self.options = options
         self.built = build_segmentor(replace(tower, visual=copy.deepcopy(tower.visual)), framework)
         self.built.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.feed = TrainingData(DATASETS.load("shapes")(DatasetOptions()), options, preprocess=tower.preprocess)
+        self.feed = TrainingData(
+            DATASETS.load("shapes")(DatasetOptions()), CropOptions.of(options), preprocess=tower.preprocess
+        )
         owners = class_owners(self.feed.seen_vocabulary)
         # What the words mean costs nothing.
         rows = torch.randn(len(owners), self.built.dimension, generator=torch.Generator().manual_seed(0))
@@ -181,7 +183,7 @@ def main() -> None:
             options = FinetuneOptions(
                 batch_size=args.batch_size, crop=args.crop, freeze=setting.freeze, prefix_end=setting.prefix_end
             )
-            with patch("opentrans_cli.training.step_timing.time.perf_counter", CLOCKS[args.clock]):
+            with patch("opentrans_cli.training.costs.timing.time.perf_counter", CLOCKS[args.clock]):
                 found = measure(setting, Subject(tower, framework, options), args.pairs)
             print(row(name, found), flush=True)
 

@@ -35,18 +35,20 @@ from opentrans_cli.cli.progress import _REFRESHES, Bars
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.frameworks.base import ClassText
-from opentrans_cli.steps.finetune_run import FinetuneRun
-from opentrans_cli.steps.finetune_settings import train_settings
-from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions, PruneOptions
-from opentrans_cli.steps.provenance import environment
-from opentrans_cli.steps.prune import prune
-from opentrans_cli.steps.reporter import SILENT
-from opentrans_cli.steps.segmentors import BACKBONE, build_segmentor, embed_vocabulary
+from opentrans_cli.reporter import SILENT
+from opentrans_cli.steps.finetune.log import RunLog
+from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.finetune.run import FinetuneRun
+from opentrans_cli.steps.finetune.settings import train_settings
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.prune import prune
+from opentrans_cli.steps.segmentors.built import BACKBONE, build_segmentor
+from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.sources import bundle_tower, load_text_clip
+from opentrans_cli.steps.step_record import environment
 from opentrans_cli.steps.training_data import IGNORED, TrainingBatch, TrainingData
-from opentrans_cli.steps.training_log import RunLog
-from opentrans_cli.training.distributed import World
 from opentrans_cli.training.optimizer import build_optimizer
+from opentrans_cli.training.processes.distributed import World
 from opentrans_cli.training.run_state import Run
 
 SPARSITY = 0.9

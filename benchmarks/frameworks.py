@@ -23,7 +23,7 @@ from statistics import mean
 import torch
 from own_command import run
 
-from opentrans_cli.steps.provenance import environment
+from opentrans_cli.steps.step_record import environment
 
 SPARSITY = "0.9"
 TOWERS = ("dense", "subnet", "random twin")

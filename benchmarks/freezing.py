@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from own_command import run
 
-from opentrans_cli.steps.provenance import environment
+from opentrans_cli.steps.step_record import environment
 
 # As `opentrans demo` prunes.
 PRUNE = (

@@ -15,16 +15,17 @@ import numpy as np
 import safetensors
 from fuzz_mutations import Files
 
-from opentrans_cli.bundle import schema, verify
+from opentrans_cli.bundle import schema
 from opentrans_cli.bundle.bitmask import kept_values, pack_mask, scatter_values, unpack_mask
 from opentrans_cli.bundle.layout import check_rounds
 from opentrans_cli.bundle.manifest import Manifest
 from opentrans_cli.bundle.nested import kept_after, last_round, masks_after, rounds_until
-from opentrans_cli.bundle.records import is_clean, json_bytes, parse_json
 from opentrans_cli.bundle.rounds import at_round, available
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.bundle.tensorfile import parse_tensors, read_metadata, tensor_headers
+from opentrans_cli.bundle.verify import verify
 from opentrans_cli.errors import OpentransError
+from opentrans_cli.files.records import is_clean, json_bytes, parse_json
+from opentrans_cli.files.tensorfile import parse_tensors, read_metadata, tensor_headers
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 MAX_MESSAGE = 4000  # characters

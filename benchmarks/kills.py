@@ -32,8 +32,8 @@ from pathlib import Path
 import torch
 
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.bundle.verify import verify_bundle
-from opentrans_cli.steps.provenance import environment
+from opentrans_cli.bundle.verify.verify import verify_bundle
+from opentrans_cli.steps.step_record import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hub"))
 from server import HubServer

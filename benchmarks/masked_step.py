@@ -25,7 +25,7 @@ from opentrans_cli.distill.image import image_loss
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.selection import Computed
-from opentrans_cli.steps.provenance import environment
+from opentrans_cli.steps.step_record import environment
 
 SPARSITY = 0.9
 

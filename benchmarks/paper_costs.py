@@ -14,9 +14,8 @@ from statistics import mean, quantiles
 from rn50 import RN50
 
 from opentrans_cli.spectral.selection import Selection
-from opentrans_cli.steps.frontier import cost_of, tower_costs
-from opentrans_cli.training.accounting import paper_costs, paper_settings
-from opentrans_cli.training.paper_figures import (
+from opentrans_cli.steps.analyze.frontier import cost_of, tower_costs
+from opentrans_cli.training.costs.paper import (
     BATCH_SIZE,
     FROZEN_LAYERS,
     HEAD_MACS,
@@ -26,8 +25,10 @@ from opentrans_cli.training.paper_figures import (
     PUBLISHED_PMACS,
     SIZE,
     TRUNK_MACS,
+    paper_costs,
+    paper_settings,
 )
-from opentrans_cli.training.run_cost import sparse, total
+from opentrans_cli.training.costs.receipt import sparse, total
 
 IMAGES = ITERATIONS * BATCH_SIZE
 DRAWS = 1000

@@ -21,8 +21,8 @@ from statistics import median
 import torch
 
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.bundle.tensorfile import tensor_headers
-from opentrans_cli.steps.provenance import environment
+from opentrans_cli.files.tensorfile import tensor_headers
+from opentrans_cli.steps.step_record import environment
 
 RUNS = 3
 ROWS: dict[str, tuple[str, ...]] = {

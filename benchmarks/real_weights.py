@@ -17,9 +17,10 @@ from statistics import median
 import torch
 
 from opentrans_cli.spectral.estimators import ESTIMATORS
-from opentrans_cli.steps.analyze import AnalyzeResult, analyze
-from opentrans_cli.steps.options import AnalyzeOptions
-from opentrans_cli.steps.provenance import environment
+from opentrans_cli.steps.analyze.analyze import analyze
+from opentrans_cli.steps.analyze.options import AnalyzeOptions
+from opentrans_cli.steps.analyze.result import AnalyzeResult
+from opentrans_cli.steps.step_record import environment
 
 RESAMPLES = 100
 

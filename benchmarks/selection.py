@@ -29,7 +29,7 @@ from opentrans_cli.clip.layers import layer_weights, prunable_layers
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.selection import Computed
-from opentrans_cli.steps.provenance import environment
+from opentrans_cli.steps.step_record import environment
 
 PAIRS = 9
 # Sparsity before and after the round that is measured: one shot, and the second and the last of the paper's rounds.

@@ -31,10 +31,10 @@ from torch import nn
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import candidates, layer_weight
 from opentrans_cli.spectral.estimators import ESTIMATORS, estimator
-from opentrans_cli.steps.analyze import analyze
-from opentrans_cli.steps.options import AnalyzeOptions
-from opentrans_cli.steps.provenance import environment
-from opentrans_cli.steps.spectra import measure
+from opentrans_cli.spectral.measure import measure
+from opentrans_cli.steps.analyze.analyze import analyze
+from opentrans_cli.steps.analyze.options import AnalyzeOptions
+from opentrans_cli.steps.step_record import environment
 
 PAIRS = 5
 THREADS = 2

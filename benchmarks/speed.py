@@ -24,9 +24,9 @@ from opentrans_cli.datasets.shapes.noise import Stream
 from opentrans_cli.datasets.shapes.scene import render_scene
 from opentrans_cli.spectral.esd import eigenvalues
 from opentrans_cli.spectral.estimators.xmin_peak import fit_xmin_peak
-from opentrans_cli.steps.options import PruneOptions
-from opentrans_cli.steps.provenance import environment
-from opentrans_cli.steps.prune import prune
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.prune import prune
+from opentrans_cli.steps.step_record import environment
 
 
 def seconds(work: Callable[[], object], *, runs: int) -> float:

@@ -31,7 +31,7 @@ COPY = (
     "    os.fsync(other.fileno())\n"
 )
 WHERE = (
-    "import torch\nfrom opentrans_cli.steps.provenance import environment\nprint(environment(torch.device('cpu')))\n"
+    "import torch\nfrom opentrans_cli.steps.step_record import environment\nprint(environment(torch.device('cpu')))\n"
 )
 
 

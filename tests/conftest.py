@@ -87,8 +87,8 @@ def run_cli() -> RunCli:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded CLIP, half pruned in one shot; read only (copy it to change it)."""
-    from opentrans_cli.steps.options import PruneOptions
-    from opentrans_cli.steps.prune import prune
+    from opentrans_cli.steps.prune.options import PruneOptions
+    from opentrans_cli.steps.prune.prune import prune
 
     out = tmp_path_factory.mktemp("tiny") / "bundle"
     return prune(PruneOptions(source="tiny", sparsity=0.5), out=out, device="cpu").path
@@ -98,8 +98,8 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_segmentor(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     """The tiny bundle after two steps of fine-tuning on four scenes; read only."""
     from opentrans_cli.datasets.base import DatasetOptions
-    from opentrans_cli.steps.finetune import finetune
-    from opentrans_cli.steps.options import FinetuneOptions
+    from opentrans_cli.steps.finetune.finetune import finetune
+    from opentrans_cli.steps.finetune.options import FinetuneOptions
 
     out = tmp_path_factory.mktemp("tiny") / "segmentor"
     options = FinetuneOptions(steps=2, batch_size=2, crop=64)
@@ -128,9 +128,11 @@ def _write_nested(path: Path, kind: str) -> Path:
     from opentrans_cli.bundle.nested import masks_after
     from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
     from opentrans_cli.bundle.store import write_bundle
+    from opentrans_cli.clip.arrays import arrays
     from opentrans_cli.clip.layers import prunable_layers
     from opentrans_cli.clip.source import load_clip
-    from opentrans_cli.steps.provenance import arrays, base_record, step_record
+    from opentrans_cli.steps.sources import base_record
+    from opentrans_cli.steps.step_record import step_record
 
     clip = load_clip("tiny")
     dense, layers = arrays(clip.model.visual.state_dict()), prunable_layers(clip.model.visual)

@@ -96,7 +96,7 @@ def test_a_library_has_one_place(module: str, owner: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["opentrans_cli.cli.app", "opentrans_cli.steps.inspect", "opentrans_cli.steps.verify"]
+    "entry", ["opentrans_cli.cli.app", "opentrans_cli.steps.look.inspect", "opentrans_cli.steps.look.verify"]
 )
 def test_a_cold_start_loads_nothing_heavy(entry: str) -> None:
     heavy = ["torch", "open_clip", "transformers", "matplotlib", "PIL", "scipy", "huggingface_hub"]

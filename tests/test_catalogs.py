@@ -27,7 +27,7 @@ from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.masking import prunable_total, sparsity_of
 from opentrans_cli.sparsity.patterns import PATTERNS
 from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
-from opentrans_cli.sparsity.random_scores import random_scores
+from opentrans_cli.sparsity.twin import random_scores
 from opentrans_cli.spectral.estimators import ESTIMATORS
 
 # Catalog -> the package of its table, and the files there that are not plug-ins. What a criterion must do is in

@@ -15,7 +15,7 @@ import pytest
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.bundle.verify import verify_bundle
+from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.datasets.images import read_label_map
 
 ROOT = Path(__file__).parents[1]

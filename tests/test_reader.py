@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.bitmask import pack_mask, unpack_mask
-from opentrans_cli.bundle.digest import tower_digest
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.bundle.tensorfile import parse_tensors, tensor_chunks, to_bfloat16_bits
+from opentrans_cli.files.digest import tower_digest
+from opentrans_cli.files.tensorfile import parse_tensors, tensor_chunks, to_bfloat16_bits
 
 ROOT = Path(__file__).parents[1]
 READER = ROOT / "docs" / "read_bundle.py"

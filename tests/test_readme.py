@@ -29,14 +29,14 @@ from opentrans_cli.sparsity.patterns import PATTERNS
 from opentrans_cli.sparsity.schedule import SCHEDULES
 from opentrans_cli.spectral.estimators import ESTIMATORS, Window
 from opentrans_cli.spectral.selection import FreezeMode
-from opentrans_cli.steps.distilling import KINDS, PRECISIONS
-from opentrans_cli.steps.estimate import Accounting
-from opentrans_cli.steps.export import OPEN_CLIP
-from opentrans_cli.steps.export_onnx import ONNX
-from opentrans_cli.steps.finetune_recipes import FINETUNE_RECIPES
-from opentrans_cli.steps.freeze_choice import SCOPES
-from opentrans_cli.steps.prune_plan import KEEP_ROUNDS
-from opentrans_cli.steps.recipes import PRUNE_RECIPES
+from opentrans_cli.steps.estimate.estimate import Accounting
+from opentrans_cli.steps.finetune.freezing import SCOPES
+from opentrans_cli.steps.finetune.options import FINETUNE_RECIPES
+from opentrans_cli.steps.prune.distillation import KINDS, PRECISIONS
+from opentrans_cli.steps.prune.options import PRUNE_RECIPES
+from opentrans_cli.steps.prune.plan import KEEP_ROUNDS
+from opentrans_cli.steps.transfer.onnx import ONNX
+from opentrans_cli.steps.transfer.open_clip import OPEN_CLIP
 from opentrans_cli.training.settings import OptimizerName, Precision, ScheduleName
 
 ROOT = Path(__file__).parents[1]

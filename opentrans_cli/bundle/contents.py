@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.bundle import layout
-from opentrans_cli.bundle.atomic import write_file
 from opentrans_cli.bundle.bitmask import Mask, pack_mask
 from opentrans_cli.bundle.encode import encode_tower, stored_dtypes
 from opentrans_cli.bundle.layout import Tensors, check_finite, check_rounds
@@ -27,9 +26,10 @@ from opentrans_cli.bundle.manifest import (
     Step,
 )
 from opentrans_cli.bundle.nested import encode_snapshots
-from opentrans_cli.bundle.records import parse_json
-from opentrans_cli.bundle.tensorfile import write_tensors
 from opentrans_cli.errors import BundleError, MaskError
+from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.records import parse_json
+from opentrans_cli.files.tensorfile import write_tensors
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 

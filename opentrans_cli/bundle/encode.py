@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from opentrans_cli.bundle.bitmask import Mask, kept_values, scatter_values
 from opentrans_cli.bundle.layout import Tensors, check_finite, weight_name
-from opentrans_cli.bundle.tensorfile import from_bfloat16_bits, to_bfloat16_bits
 from opentrans_cli.errors import BundleError, MaskError
+from opentrans_cli.files.tensorfile import from_bfloat16_bits, to_bfloat16_bits
 
 # From here on, rounding to the nearest bfloat16 gives infinity: half a step above its largest number.
 _BFLOAT16_END = np.uint32(0x7F7F8000).view(np.float32)

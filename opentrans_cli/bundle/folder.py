@@ -6,12 +6,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from opentrans_cli.bundle.atomic import replaced_copy
-from opentrans_cli.bundle.header import is_lfs_pointer
 from opentrans_cli.bundle.manifest import FILE_NAME, FORMAT, FileEntry, Manifest
-from opentrans_cli.bundle.records import parse_json
-from opentrans_cli.bundle.tensorfile import read_bytes
 from opentrans_cli.errors import BundleError
+from opentrans_cli.files.atomic import replaced_copy
+from opentrans_cli.files.header import is_lfs_pointer
+from opentrans_cli.files.records import parse_json
+from opentrans_cli.files.tensorfile import read_bytes
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 32 << 20  # bytes

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.bundle.bitmask import Mask, scatter_values, unpack_mask
-from opentrans_cli.bundle.header import Header
 from opentrans_cli.bundle.manifest import LayerEntry, Manifest
 from opentrans_cli.errors import BundleError, MaskError
+from opentrans_cli.files.header import Header
 
 MASK = "mask.safetensors"
 WEIGHTS = "weights.safetensors"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from opentrans_cli.bundle.records import Record, expect_keys, require, wrong
 from opentrans_cli.errors import BundleError
+from opentrans_cli.files.records import Record, expect_keys, require, wrong
 
 FORMAT = "opentrans-bundle"
 VERSION = 1

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import opentrans_cli
 from opentrans_cli.bundle import layout
-from opentrans_cli.bundle.atomic import write_file
 from opentrans_cli.bundle.folder import MANIFEST
 from opentrans_cli.bundle.manifest import FileEntry, Step
-from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.bundle.tensorfile import tensor_chunks
+from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.tensorfile import tensor_chunks
 
 EIGENVALUES = "eigenvalues."
 """Start of the names of whole spectra in `alpha.safetensors`, beside its columns."""

@@ -18,8 +18,8 @@ from opentrans_cli.bundle.layout import Tensors
 from opentrans_cli.bundle.manifest import Manifest, Step
 from opentrans_cli.bundle.nested import kept_after, last_round, masks_after, rounds_until
 from opentrans_cli.bundle.store import Bundle
-from opentrans_cli.bundle.tensorfile import tensor_headers
 from opentrans_cli.errors import BundleError, OptionError
+from opentrans_cli.files.tensorfile import tensor_headers
 
 KEPT_BY_ROUND = "kept_by_round"
 """Metric of a prune step: layer -> weights kept after each round."""

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.bundle import layout
-from opentrans_cli.bundle.atomic import locked, staged_folder, sync_folder, write_file
 from opentrans_cli.bundle.bitmask import Mask
 from opentrans_cli.bundle.contents import BundleContents, check_report, encode_files, write_files
 from opentrans_cli.bundle.folder import (
@@ -27,15 +26,10 @@ from opentrans_cli.bundle.folder import (
 from opentrans_cli.bundle.layout import Tensors
 from opentrans_cli.bundle.manifest import FileEntry, Manifest, Step
 from opentrans_cli.bundle.nested import decode_snapshot, last_round, saved_rounds
-from opentrans_cli.bundle.records import json_bytes
-from opentrans_cli.bundle.tensorfile import (
-    parse_tensors,
-    read_bytes,
-    read_metadata,
-    tensor_chunks,
-    tensor_headers,
-)
 from opentrans_cli.errors import BundleError
+from opentrans_cli.files.atomic import locked, staged_folder, sync_folder, write_file
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.tensorfile import parse_tensors, read_bytes, read_metadata, tensor_chunks, tensor_headers
 
 __all__ = ["Bundle", "BundleContents", "add_file", "add_files", "open_bundle", "write_bundle"]
 

@@ -10,13 +10,13 @@ from typer import Option
 
 from opentrans_cli.cli import options as o
 from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, percent, plain_table
-from opentrans_cli.steps.options import AnalyzeOptions as Defaults
+from opentrans_cli.steps.analyze.options import AnalyzeOptions as Defaults
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from opentrans_cli.steps.analyze import AnalyzeResult
+    from opentrans_cli.steps.analyze.result import AnalyzeResult
 
 _NAMED = 3  # layers named of those left out for a reason
 _FREEZE, _TRUST, _REPORT = "Which layers to freeze", "Trust", "Report"
@@ -71,8 +71,8 @@ def analyze(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Fit the spectrum of every layer: alpha, how far to trust it, and which are well trained (small alpha)."""
-    from opentrans_cli.steps.alpha_outputs import Outputs
-    from opentrans_cli.steps.analyze import analyze as step
+    from opentrans_cli.steps.analyze.analyze import analyze as step
+    from opentrans_cli.steps.analyze.outputs import Outputs
 
     values = {**locals(), "include": tuple(include or ()), "exclude": tuple(exclude or ())}
     result = step(

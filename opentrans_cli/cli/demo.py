@@ -13,7 +13,7 @@ from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_c
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.demo import DemoResult
+    from opentrans_cli.steps.demo.demo import DemoResult
 
 
 def demo(
@@ -29,8 +29,8 @@ def demo(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Run the whole pipeline on the embedded tiny CLIP and its scenes, and compare what pruning and freezing do."""
-    from opentrans_cli.steps.demo import FULL, QUICK
-    from opentrans_cli.steps.demo import demo as step
+    from opentrans_cli.steps.demo.demo import FULL, QUICK
+    from opentrans_cli.steps.demo.demo import demo as step
 
     size, say = QUICK if quick else FULL, ConsoleReporter(quiet=quiet)
     result = step(out=out, size=size, sparsity=sparsity, seed=seed, device=device, force=force, reporter=say)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from opentrans_cli.bundle.compare import Overlap
-    from opentrans_cli.bundle.compare_alphas import AlphaComparison
-    from opentrans_cli.steps.diff import DiffResult, Side, SubnetDiff
+    from opentrans_cli.spectral.report import AlphaComparison
+    from opentrans_cli.steps.look.diff import DiffResult, Side, SubnetDiff
 
 _HELP = "Bundle folder, hf://org/name@revision, alpha.safetensors, or a file that `analyze --json` wrote."
 _NESTED = {
@@ -35,7 +35,7 @@ def diff(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Compare two subnets or two alpha reports: weights both keep, values, alphas, decisions."""
-    from opentrans_cli.steps.diff import diff as step
+    from opentrans_cli.steps.look.diff import diff as step
 
     result = step(a, b, reporter=ConsoleReporter(quiet=quiet))
     for warning in result.warnings:

@@ -63,14 +63,14 @@ def evaluate(
             raise OptionError("one sparsity or all of them: --at-sparsity and --curve; give one of the two")
         if source is None or framework or vocabulary or seen or no_resize:
             raise OptionError("a curve is of a bundle as it is: --curve; leave --framework and --vocabulary out")
-        from opentrans_cli.steps.curve import curve as draw
+        from opentrans_cli.steps.eval.curve import curve as draw
 
         drawn = draw(source, **common, reporter=say)
         report, path, show = drawn.report, drawn.path, _show_curve
     else:
-        from opentrans_cli.steps.evaluate import Subject
-        from opentrans_cli.steps.evaluate import evaluate as step
-        from opentrans_cli.steps.words import Words
+        from opentrans_cli.steps.eval.evaluate import Subject
+        from opentrans_cli.steps.eval.evaluate import evaluate as step
+        from opentrans_cli.steps.segmentors.words import Words
 
         words = None if vocabulary is None else Words.from_file(vocabulary)
         subject = Subject(framework, checkpoint, words, seen, no_resize)

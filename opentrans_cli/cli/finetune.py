@@ -13,8 +13,8 @@ from opentrans_cli.cli import finetune_show as show
 from opentrans_cli.cli import options as o
 from opentrans_cli.cli.output import ConsoleReporter, emit
 from opentrans_cli.errors import OptionError
-from opentrans_cli.steps.options import FinetuneControls as Controls
-from opentrans_cli.steps.options import FinetuneOptions as Defaults
+from opentrans_cli.steps.finetune.options import FinetuneControls as Controls
+from opentrans_cli.steps.finetune.options import FinetuneOptions as Defaults
 
 
 def finetune(
@@ -100,7 +100,7 @@ def finetune(
         return
     options, (name, data) = _options(ctx, values), o.dataset_choice("train", values)
     if estimate:
-        from opentrans_cli.steps.estimate import estimate as estimate_step
+        from opentrans_cli.steps.estimate.estimate import estimate as estimate_step
 
         known = bundle is not None or dataset is not None or images is not None
         counted = estimate_step(
@@ -120,7 +120,7 @@ def finetune(
     if bundle is None or out is None:
         missing = "BUNDLE to train" if bundle is None else "--out to write to"
         raise OptionError(f"nothing to go by: {missing} is missing; `opentrans finetune BUNDLE --out FOLDER`")
-    from opentrans_cli.steps.finetune import finetune as step
+    from opentrans_cli.steps.finetune.finetune import finetune as step
 
     controls = o.chosen(Controls, values)
     go = partial(step, bundle, out=out, options=options, controls=controls, dataset=name, data=data, base=base)
@@ -149,13 +149,13 @@ def _pair(text: str) -> tuple[float, float]:
 
 
 def _options(ctx: typer.Context, values: dict[str, Any]) -> Defaults:
-    from opentrans_cli.steps.finetune_recipes import finetune_options
+    from opentrans_cli.steps.finetune.options import finetune_options
 
     return finetune_options(values["recipe"], _given(ctx, values))
 
 
 def _show_recipe(ctx: typer.Context, values: dict[str, Any]) -> None:
-    from opentrans_cli.steps.finetune_recipes import sources
+    from opentrans_cli.steps.finetune.options import sources
 
     options, given = _options(ctx, values), _given(ctx, values)
     origin = sources(options, given)

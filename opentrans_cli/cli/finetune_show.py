@@ -10,8 +10,8 @@ from opentrans_cli.errors import flag
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.estimate import Estimate
-    from opentrans_cli.steps.finetune import FinetuneResult
+    from opentrans_cli.steps.estimate.estimate import Estimate
+    from opentrans_cli.steps.finetune.finetune import FinetuneResult
 
 
 def run(console: Console, *, result: FinetuneResult) -> None:

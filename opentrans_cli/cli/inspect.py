@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from opentrans_cli.bundle.rounds import RoundInfo
-    from opentrans_cli.steps.inspect import InspectResult
+    from opentrans_cli.steps.look.inspect import InspectResult
 
 
 _PER_LINE = 7
@@ -22,7 +22,7 @@ _MARKS = {"bundle": " ", "base": "b", None: "m"}
 
 def inspect(bundle: o.BundleArg, at_sparsity: o.AtSparsityOpt = None, as_json: o.JsonOpt = False) -> None:
     """What a bundle is, from its manifest: base, sparsity by layer, rounds that can be taken out, history, files."""
-    from opentrans_cli.steps.inspect import inspect as step
+    from opentrans_cli.steps.look.inspect import inspect as step
 
     result = step(bundle, at_sparsity=at_sparsity, reporter=ConsoleReporter(quiet=as_json))
     emit(asdict(result), lambda console: _show(console, result), as_json=as_json)

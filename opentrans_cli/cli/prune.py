@@ -11,13 +11,13 @@ from typer import Option
 
 from opentrans_cli.cli import options as o
 from opentrans_cli.cli.output import ConsoleReporter, StepLines, emit, human_bytes, human_count, plain_table
-from opentrans_cli.steps.options import PruneOptions as Defaults
+from opentrans_cli.steps.prune.options import PruneOptions as Defaults
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.prune import PruneResult
-    from opentrans_cli.steps.prune_plan import Plan
+    from opentrans_cli.steps.prune.plan import Plan
+    from opentrans_cli.steps.prune.prune import PruneResult
 
 _WHICH, _WHEN, _ON, _DISTIL, _OUT = (
     "Which weights",
@@ -126,12 +126,12 @@ def prune(
     options = _options(ctx, locals(), recipe)
     reporter = ConsoleReporter(quiet=quiet)
     if dry_run:
-        from opentrans_cli.steps.prune_plan import plan
+        from opentrans_cli.steps.prune.plan import plan
 
         made = plan(options, reporter=reporter)
         emit(made.to_json(), lambda console: _show_plan(console, made), as_json=as_json)
         return
-    from opentrans_cli.steps.prune import prune as step
+    from opentrans_cli.steps.prune.prune import prune as step
 
     with StepLines(log) as lines:
         result = step(
@@ -151,7 +151,7 @@ def prune(
 
 def _options(ctx: typer.Context, values: dict[str, Any], recipe: str | None) -> Defaults:
     """What was typed, over the recipe's values, over the defaults. A pattern of one sparsity brings that along."""
-    from opentrans_cli.steps.recipes import recipe_values
+    from opentrans_cli.steps.prune.options import recipe_values
 
     given = {field.name: values[field.name] for field in fields(Defaults)}
     given |= {"include": tuple(values["include"] or ()), "exclude": tuple(values["exclude"] or ())}

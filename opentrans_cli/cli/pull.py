@@ -13,7 +13,7 @@ from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.pull import PullResult
+    from opentrans_cli.steps.hub.pull import PullResult
 
 OutOpt = Annotated[
     Path | None, typer.Option("--out", "-o", help="Bundle to write (default: the cache, whose path is printed).")
@@ -32,7 +32,7 @@ def pull(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Bring a bundle from the Hugging Face Hub, every byte checked before it appears; a killed pull goes on."""
-    from opentrans_cli.steps.pull import pull as step
+    from opentrans_cli.steps.hub.pull import pull as step
 
     result = step(repo, out=out, base=base, force=force, reporter=ConsoleReporter(quiet=quiet))
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)

@@ -12,7 +12,7 @@ from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, plain_t
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.push import PushResult
+    from opentrans_cli.steps.hub.push import PushResult
 
 
 def push(
@@ -38,7 +38,7 @@ def push(
     quiet: o.QuietOpt = False,
 ) -> None:
     """Publish a bundle on the Hugging Face Hub: one commit, a model card, and a tag to pin it by."""
-    from opentrans_cli.steps.push import push as step
+    from opentrans_cli.steps.hub.push import push as step
 
     result = step(
         bundle,

@@ -14,7 +14,7 @@ from opentrans_cli.errors import OptionError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.segment import SegmentResult
+    from opentrans_cli.steps.segment.segment import SegmentResult
 
 SourceAndImagesArg = Annotated[
     list[str] | None,
@@ -69,9 +69,9 @@ def segment(
     if not images:
         raise OptionError("segment needs images: none is named; name files or folders")
     from opentrans_cli.datasets.vocabulary import Vocabulary
-    from opentrans_cli.steps.segment import SegmentOptions
-    from opentrans_cli.steps.segment import segment as step
-    from opentrans_cli.steps.words import Words
+    from opentrans_cli.steps.segment.segment import SegmentOptions
+    from opentrans_cli.steps.segment.segment import segment as step
+    from opentrans_cli.steps.segmentors.words import Words
 
     result = step(
         source,
@@ -113,7 +113,7 @@ def _pack(source: str | None, words: str | None, given: dict[str, Any]) -> None:
     from rich.markup import escape
 
     from opentrans_cli.datasets.vocabulary import Vocabulary
-    from opentrans_cli.steps.pack_words import pack_words
+    from opentrans_cli.steps.segment.pack_words import pack_words
 
     file = given["file"]
     vocabulary = Vocabulary.from_file(file) if file else Vocabulary.from_names(o.names(words))

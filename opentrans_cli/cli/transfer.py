@@ -16,8 +16,8 @@ from opentrans_cli.errors import OptionError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.transfer import TransferResult
-    from opentrans_cli.steps.transfer_checkpoint import CheckpointTransfer
+    from opentrans_cli.steps.transfer.checkpoint import CheckpointTransfer
+    from opentrans_cli.steps.transfer.transfer import TransferResult
 
 
 def transfer(
@@ -71,7 +71,7 @@ def transfer(
     reporter = ConsoleReporter(quiet=quiet)
     if checkpoint is not None:
         _refuse("of frameworks alone: {}; leave it out beside --checkpoint", option=option, compact=compact)
-        from opentrans_cli.steps.transfer_checkpoint import transfer_checkpoint
+        from opentrans_cli.steps.transfer.checkpoint import transfer_checkpoint
 
         moved = transfer_checkpoint(
             bundle,
@@ -117,7 +117,7 @@ def _built(
     reporter: ConsoleReporter,
 ) -> TransferResult:
     """A framework around the subnet as a bundle, or an open_clip folder."""
-    from opentrans_cli.steps.export import OPEN_CLIP, export_open_clip
+    from opentrans_cli.steps.transfer.open_clip import OPEN_CLIP, export_open_clip
 
     if to == OPEN_CLIP:
         if option:
@@ -127,7 +127,7 @@ def _built(
         )
     if compact:
         raise OptionError(f"only --to {OPEN_CLIP} takes --compact: --to {to}; leave one of them out")
-    from opentrans_cli.steps.transfer import transfer as step
+    from opentrans_cli.steps.transfer.transfer import transfer as step
 
     return step(
         bundle,

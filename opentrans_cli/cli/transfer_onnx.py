@@ -14,7 +14,7 @@ from opentrans_cli.errors import OptionError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.export_onnx import OnnxExport
+    from opentrans_cli.steps.transfer.onnx import OnnxExport
 
 _PANEL = "For --to onnx"
 
@@ -50,8 +50,8 @@ def transfer_onnx(given: dict[str, Any]) -> None:
     if (words is None) == (vocabulary is None):
         raise OptionError('--to onnx needs words: --words "cat, dog, sky" or --vocabulary FILE; give exactly one')
     from opentrans_cli.datasets.vocabulary import Vocabulary
-    from opentrans_cli.steps.export_onnx import export_onnx
-    from opentrans_cli.steps.words import Words
+    from opentrans_cli.steps.segmentors.words import Words
+    from opentrans_cli.steps.transfer.onnx import export_onnx
 
     quiet = given["quiet"]
     result = export_onnx(

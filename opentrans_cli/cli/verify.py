@@ -13,7 +13,7 @@ from opentrans_cli.cli.output import ConsoleReporter, emit
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.verify import VerifyResult
+    from opentrans_cli.steps.look.verify import VerifyResult
 
 
 ParentOpt = Annotated[
@@ -24,7 +24,7 @@ ParentOpt = Annotated[
 
 def verify(bundle: o.BundleArg, parent: ParentOpt = None, as_json: o.JsonOpt = False) -> None:
     """Check a bundle completely: hashes, masks, counts, values, history. Exit code 1 if anything is wrong."""
-    from opentrans_cli.steps.verify import verify as step
+    from opentrans_cli.steps.look.verify import verify as step
 
     result = step(bundle, parents=parent or (), reporter=ConsoleReporter(quiet=as_json))
     emit(asdict(result), lambda console: _show(console, result), as_json=as_json)

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opentrans_cli.checkpoints.weight_file import Header, WeightFile
 from opentrans_cli.clip.architecture import infer_config, infer_vision
 from opentrans_cli.clip.layers import PACKED, PARTS
 from opentrans_cli.clip.tower_keys import OUTPUT_HEAD, TEXT_TOWER, TowerPlace, find_tower
-from opentrans_cli.clip.weight_file import Header, WeightFile
 from opentrans_cli.errors import SourceError
 
 EMBEDDING = "embedding table"

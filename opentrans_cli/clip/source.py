@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -26,6 +26,29 @@ from torch import Tensor
 from opentrans_cli.clip.architecture import OPENAI_MARKS, build_clip, infer_config, load_state, quiet_open_clip
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.errors import SourceError
+
+# Whether a source is one of open_clip's published weights, and where on the Hugging Face Hub those lie.
+
+
+class Published(NamedTuple):
+    """Weights in open_clip's table."""
+
+    name: str  # architecture, "RN50-quickgelu"
+    tag: str  # "openai"
+    repo: str | None  # "timm/resnet50_clip.openai"; None for weights that are not on the Hub
+
+
+def published(source: str) -> Published | None:
+    """The entry of the source NAME[:TAG]; None for any other source. Reads open_clip's table alone."""
+    name, _, tag = source.partition(":")
+    if source == "tiny" or is_local(source) or (tag and is_local(tag)):
+        return None
+    tag = tag or "openai"
+    if tag not in open_clip.list_pretrained_tags_by_model(name):
+        return None
+    repo = open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "").strip("/")
+    return Published(name, tag, repo or None)
+
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _OTHER_SOURCES = (

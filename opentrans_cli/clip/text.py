@@ -2,14 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from opentrans_cli.clip.architecture import build_clip
+from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.errors import SourceError
+
+# The text tower of a framework's checkpoint, without an image tower beside it.
+
+
+_HEAD_WIDTH = 64  # channels of an attention head in the text tower of every published CLIP
+_SMALLEST = 32  # pixels
+_SMALLEST_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+_NEEDED = ("positional_embedding", "token_embedding.weight", "ln_final.weight", "text_projection")
+
+
+def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> LoadedClip:
+    """A CLIP that reads words, and whose image tower is a stand-in that means nothing.
+
+    `state`: tensors by open_clip's names. `quick_gelu`: the activation, which they do not tell. `source` is named in
+    errors. Raises SourceError if tensors are missing or do not fit.
+    """
+    missing = [name for name in _NEEDED if name not in state]
+    if missing:
+        raise SourceError(
+            f"no text tower in the checkpoint: {source} ('{missing[0]}' is missing); give a vocabulary pack, "
+            "which holds the embeddings of the words"
+        )
+    context, vocabulary = state["positional_embedding"].shape[0], state["token_embedding.weight"].shape[0]
+    width, dimension = state["text_projection"].shape
+    model_cfg: dict[str, Any] = {
+        "embed_dim": dimension,
+        "vision_cfg": {"image_size": _SMALLEST, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+        "text_cfg": {
+            "context_length": context,
+            "vocab_size": vocabulary,
+            "width": width,
+            "heads": max(1, width // _HEAD_WIDTH),
+            "layers": len({key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")}),
+        },
+        "quick_gelu": quick_gelu,
+    }
+    # Built on the meta device: drawing values for what is replaced at once takes seconds.
+    with torch.device("meta"):
+        model: Any = build_clip(model_cfg)
+    model.visual = build_clip({**model_cfg, "text_cfg": dict(_SMALLEST_TEXT)}).visual
+    model.logit_scale = nn.Parameter(torch.zeros(()))
+    model.register_buffer("attn_mask", torch.full((context, context), float("-inf")).triu(1), persistent=False)
+    _fill(model, state, source)
+    tokenizer = open_clip.SimpleTokenizer(context_length=context)
+    preprocess = Preprocess(size=_SMALLEST)
+    return LoadedClip(model.float().eval(), tokenizer, source, "text tower", model_cfg, preprocess)
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put the tensors of `state` into the text tower of `model`, which has no others."""
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items() if value.is_meta}
+    # Older versions of open_clip saved the causal mask, which is no weight.
+    given = {key: value for key, value in state.items() if key != "attn_mask"}
+    odd = sorted(
+        key for key in wanted.keys() | given.keys() if key not in given or wanted.get(key) != tuple(given[key].shape)
+    )
+    if odd:
+        more = f" and {len(odd) - 1} others" if len(odd) > 1 else ""
+        raise SourceError(
+            f"text tower of an unknown build: '{odd[0]}'{more} in {source}; give a vocabulary pack instead"
+        )
+    model.load_state_dict(given, strict=False, assign=True)
+
 
 DEFAULT_TEMPLATES = ("{}", "the {}", "a photo of the {}")
 """Prompts whose embeddings are averaged for a class name."""

@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from opentrans_cli.clip.architecture import meta_visual
-from opentrans_cli.clip.tower_config import infer_tower
+from opentrans_cli.clip.architecture import infer_tower, meta_visual
 from opentrans_cli.errors import TransferError
 from opentrans_cli.frameworks.original import Original, build_original
 

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.clip.architecture import meta_visual
-from opentrans_cli.clip.file_kind import PLAIN_PICKLE, file_kind
-from opentrans_cli.clip.numpy_pickle import read_numpy_pickle
-from opentrans_cli.clip.tower_config import infer_tower
-from opentrans_cli.clip.weight_file import open_weight_file
+from opentrans_cli.checkpoints.file_kind import PLAIN_PICKLE, file_kind
+from opentrans_cli.checkpoints.numpy_pickle import read_numpy_pickle
+from opentrans_cli.checkpoints.weight_file import open_weight_file
+from opentrans_cli.clip.architecture import infer_tower, meta_visual
 from opentrans_cli.errors import SourceError, TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opentrans_cli.clip.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from opentrans_cli.clip.source import LoadedClip
-from opentrans_cli.clip.text_part import text_part
+from opentrans_cli.clip.text import text_part
 from opentrans_cli.frameworks.original import Original
 
 _CLIP = (OPENAI_MEAN, OPENAI_STD)

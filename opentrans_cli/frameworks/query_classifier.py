@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opentrans_cli.clip.attention_pool import mask_means
+from opentrans_cli.clip.stages import mask_means
 from opentrans_cli.frameworks.base import ClassText, class_scores
 from opentrans_cli.frameworks.readout import INITIAL_SCALE, MAX_SCALE
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opentrans_cli.bundle.atomic import write_file
 from opentrans_cli.errors import OptionError
+from opentrans_cli.files.atomic import write_file
 
 INK, MUTED, RULE = "#20242a", "#6e747c", "#d9dce0"
 KEPT, TWIN, MEAN = "#2f6fb5", "#e0802b", "#20242a"

@@ -19,18 +19,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.rounds import at_round, find_round
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import meta_visual
+from opentrans_cli.clip.arrays import tensors
 from opentrans_cli.clip.key_tables import Found, Place
+from opentrans_cli.clip.key_tables.places import find_tower_layers, laid_out, places_of, rows_of
 from opentrans_cli.errors import MaskError, OptionError, TransferError
+from opentrans_cli.reporter import SILENT
 from opentrans_cli.sparsity.held import Held, fill, first_regrown
 from opentrans_cli.sparsity.patterns.base import pattern_for
-from opentrans_cli.steps import rounds
-from opentrans_cli.steps.hub_source import local_bundle
-from opentrans_cli.steps.provenance import tensors
-from opentrans_cli.steps.reporter import SILENT
-from opentrans_cli.steps.tower_places import find_tower_layers, laid_out, places_of, rows_of
+from opentrans_cli.steps import sources as rounds
 
 KEEP, SUBNET = "keep", "subnet"
 _NEXT = "pass the model that holds the bundle's kind of CLIP tower, or say where with keys= and under="

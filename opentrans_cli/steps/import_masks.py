@@ -14,21 +14,22 @@ import torch
 from torch import Tensor
 
 from opentrans_cli.bundle.contents import BundleContents
-from opentrans_cli.bundle.digest import file_sha256
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.layout import weight_name
 from opentrans_cli.bundle.manifest import DTYPES
-from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.store import write_bundle
-from opentrans_cli.clip.foreign_masks import ZEROS, ForeignFile, open_foreign
+from opentrans_cli.checkpoints.foreign_masks import ZEROS, ForeignFile, open_foreign
+from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.key_tables import Found, Place
+from opentrans_cli.clip.key_tables.places import find_tower_layers, laid_out, places_of, rows_of
 from opentrans_cli.clip.layers import candidates, choose_layers, split_packed
 from opentrans_cli.errors import MaskError, OptionError, SourceError
-from opentrans_cli.steps.provenance import arrays, step_record
-from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.files.digest import file_sha256
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.targets import prepare_parent
+from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import Tower, load_tower
-from opentrans_cli.steps.target import prepare_parent
-from opentrans_cli.steps.tower_places import find_tower_layers, laid_out, places_of, rows_of
+from opentrans_cli.steps.step_record import step_record
 
 REPORT = "reports/import.json"
 PATTERN = "unstructured"

@@ -10,19 +10,64 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.bundle.digest import tower_digest
-from opentrans_cli.bundle.layout import WEIGHTS
+from opentrans_cli.bundle.hub.source import local_source
+from opentrans_cli.bundle.layout import WEIGHTS, Tensors
 from opentrans_cli.bundle.manifest import Base
-from opentrans_cli.bundle.rounds import with_base
+from opentrans_cli.bundle.rounds import BundleAtRound, RoundInfo, at_round, available, find_round, with_base
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import build_visual
+from opentrans_cli.clip.arrays import arrays, tensors
 from opentrans_cli.clip.layers import has_layer, join_packed, layer_weight, layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip, is_local, load_clip
 from opentrans_cli.errors import BundleError, OptionError, SourceError
-from opentrans_cli.steps.hub_source import local_source
-from opentrans_cli.steps.provenance import arrays, base_record, tensors
-from opentrans_cli.steps.reporter import SILENT, Reporter
+from opentrans_cli.files.digest import tower_digest
+from opentrans_cli.reporter import SILENT, Reporter
+
+# The tower of an earlier round: every sparsity a pruning run passed through, from one bundle.
+
+
+__all__ = ["RoundInfo", "at_sparsity", "available", "dense_tower", "took_base", "tower_at"]
+
+
+def at_sparsity(
+    bundle: Bundle, sparsity: float | None, *, base: str | None = None, reporter: Reporter = SILENT
+) -> Tower:
+    """The tower `bundle` had at `sparsity`, to within 0.0005; None: as it is.
+
+    Its `bundle` is that of this round: masks, sparsity and tensors, with the digest of the one it was read from.
+    Values come from the bundle, or from the base (its own source, or `base` where that has moved) if nothing was
+    trained. Raises OptionError, naming the sparsities there are, if there is no such round or only its masks.
+    """
+    if sparsity is None:
+        return bundle_tower(bundle, base=base, reporter=reporter)
+    info = find_round(bundle, sparsity)
+    return tower_at(bundle, info, target=sparsity, dense=dense_tower(bundle, (info,), base, reporter))
+
+
+def took_base(tower: Tower) -> bool:
+    """Whether the values of a bundle's tower were taken from its base, because the bundle does not hold them."""
+    return isinstance(tower.bundle, BundleAtRound) and tower.bundle.base is not None
+
+
+def tower_at(bundle: Bundle, info: RoundInfo, *, target: float | None = None, dense: Tensors | None = None) -> Tower:
+    """The tower after the round `info`; `dense` as `dense_tower` gives it.
+
+    target: the sparsity asked for, that of the round if left out. Raises OptionError if only its masks are there.
+    """
+    if not info.has_weights:
+        raise OptionError(
+            f"only the masks of this round are there, and its weights were trained further: sparsity "
+            f"{info.sparsity:.4f} of {bundle.path}; prune again with --keep-rounds weights"
+        )
+    return bundle_tower(at_round(bundle, info, target=target, base=dense if info.weights == "base" else None))
+
+
+def dense_tower(bundle: Bundle, rounds: tuple[RoundInfo, ...], base: str | None, reporter: Reporter) -> Tensors | None:
+    """The base's tensors, a tensor a layer, if the values of one of `rounds` come from there. Raises SourceError."""
+    if any(info.weights == "base" for info in rounds):
+        return base_tower(bundle, base, reporter)
+    return None
 
 
 @dataclass(frozen=True)
@@ -153,3 +198,22 @@ def _base_clip(base: Base, source: str, reporter: Reporter) -> LoadedClip:
 def numpy_masks(masks: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Masks as bundles hold them."""
     return {layer: mask.cpu().numpy() for layer, mask in masks.items()}
+
+
+def base_record(clip: LoadedClip) -> Base:
+    """What a bundle says about the CLIP it was cut from."""
+    p = clip.preprocess
+    return Base(
+        source=clip.source,
+        architecture=clip.architecture,
+        model_cfg=clip.model_cfg,
+        digest=tower_digest(arrays(clip.model.visual.state_dict())),
+        preprocess={
+            "size": p.size,
+            "mean": list(p.mean),
+            "std": list(p.std),
+            "interpolation": p.interpolation,
+            "resize_mode": p.resize_mode,
+        },
+        activation=clip.activation,
+    )

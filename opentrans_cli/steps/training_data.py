@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,8 +21,7 @@ from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.datasets.workers import Workers
 from opentrans_cli.errors import OptionError
-from opentrans_cli.steps.options import FinetuneOptions
-from opentrans_cli.training.distributed import World
+from opentrans_cli.training.processes.distributed import World
 
 IGNORED = -1
 """The id of pixels that take no part in training, whatever the data set's own ignore id."""
@@ -38,7 +38,27 @@ int64 (B,), the number of each crop, which seeds all that is drawn for it; rows 
 """
 
 
-def check_data_options(options: FinetuneOptions, *, workers: int = 0, processes: int = 1) -> None:
+@dataclass(frozen=True)
+class CropOptions:
+    """Which crops a run sees, and in what batches: the part of a training's options that its data depends on."""
+
+    batch_size: int = 16  # crops in a step, of all processes together
+    accumulate: int = 1  # parts of a batch, one after the other
+    crop: int | None = None  # side of a crop in pixels; None = what the data set suggests
+    scale: tuple[float, float] = (0.75, 1.5)  # range of the factor by which images are resized
+    scale_of: str = "image"  # image: the factor is of the image's own size | crop: of the size that fits into the crop
+    flip: bool = True  # mirror half of the crops
+    views: int = 0  # fixed crops of every image; 0: new ones for ever
+    steps: int = 400  # how many batches are asked for
+    seed: int = 0
+
+    @classmethod
+    def of(cls, options: Any) -> CropOptions:
+        """The part of `options` that has these names."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+
+def check_data_options(options: CropOptions, *, workers: int = 0, processes: int = 1) -> None:
     """What can be refused before anything is read. Raises OptionError."""
     lowest, highest = options.scale
     if not (0 < lowest <= highest <= LARGEST_SCALE):  # NaN is refused as well
@@ -90,7 +110,7 @@ class TrainingData:
     def __init__(
         self,
         samples: SegDataset,
-        options: FinetuneOptions,
+        options: CropOptions,
         *,
         preprocess: Preprocess,
         world: World | None = None,
@@ -190,7 +210,7 @@ class TrainingData:
         return images, label_maps, torch.from_numpy(np.array(draws)), torch.from_numpy(np.array(rows))
 
 
-def _source(samples: SegDataset, options: FinetuneOptions, crop: int, seen: list[int]) -> CropSource:
+def _source(samples: SegDataset, options: CropOptions, crop: int, seen: list[int]) -> CropSource:
     # Ids of the data set -> ids of the seen vocabulary; everything else is ignored.
     ids = np.full(
         max(len(samples.vocabulary), samples.ignore_index + 1), IGNORED, dtype=np.min_scalar_type(-len(seen) - 1)

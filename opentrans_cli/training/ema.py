@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.training.sharding import local_tensor
+from opentrans_cli.training.processes.sharding import local_tensor
 
 
 class Average:

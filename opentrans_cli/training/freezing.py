@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.layers import PACKED, PARTS, whole_projections
 from opentrans_cli.errors import TrainingError
-from opentrans_cli.training.sharding import whole
+from opentrans_cli.training.processes.sharding import whole
 
 _PACKED_BIAS = "in_proj_bias"
 

@@ -17,8 +17,8 @@ from typing import Any
 from torch import nn
 
 from opentrans_cli.errors import OptionError, TrainingStopped
-from opentrans_cli.training.distributed import World
 from opentrans_cli.training.generators import generators_kept
+from opentrans_cli.training.processes.distributed import World
 from opentrans_cli.training.run_state import Run, trained_parameters
 from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.step import Batch, Loss, NotFiniteError, Outcome, Stepper

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from opentrans_cli.errors import TrainingError
-from opentrans_cli.training import checkpoint as state_file
-from opentrans_cli.training.distributed import World
+from opentrans_cli.training import state_file
 from opentrans_cli.training.ema import Average
 from opentrans_cli.training.optimizer import build_optimizer, embeddings
 from opentrans_cli.training.precision import LossScale
+from opentrans_cli.training.processes.distributed import World
+from opentrans_cli.training.processes.sharding import put
 from opentrans_cli.training.settings import TrainSettings
-from opentrans_cli.training.sharding import put
 
 # Between an interrupted run and its resumption.
 _MAY_CHANGE = ("save_every", "log_every", "eval_every", "max_minutes", "shard")

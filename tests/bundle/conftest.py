@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opentrans_cli.bundle.digest import tower_digest
 from opentrans_cli.bundle.manifest import Base, Segmentor, Step
 from opentrans_cli.bundle.store import Bundle, BundleContents, write_bundle
+from opentrans_cli.files.digest import tower_digest
 
 
 def make_base(digest: str = "sha256:" + "0" * 64) -> Base:

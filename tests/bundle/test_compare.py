@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from opentrans_cli.bundle.compare import Overlap, compare_subnets
 from opentrans_cli.bundle.store import Bundle, BundleContents, open_bundle, write_bundle
-from opentrans_cli.bundle.tensorfile import to_bfloat16_bits
 from opentrans_cli.errors import BundleError
+from opentrans_cli.files.tensorfile import to_bfloat16_bits
 
 Write = Callable[..., Bundle]
 

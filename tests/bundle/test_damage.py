@@ -13,8 +13,8 @@ import pytest
 
 from opentrans_cli.bundle.manifest import FileEntry
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.bundle.tensorfile import read_tensors, write_tensors
 from opentrans_cli.errors import BundleError
+from opentrans_cli.files.tensorfile import read_tensors, write_tensors
 
 
 def edit_manifest(bundle: Bundle, change: Callable[[dict[str, Any]], object]) -> None:

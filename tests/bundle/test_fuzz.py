@@ -17,9 +17,9 @@ from hypothesis.extra import numpy as arrays
 from opentrans_cli.bundle.bitmask import pack_mask, unpack_mask
 from opentrans_cli.bundle.manifest import Manifest
 from opentrans_cli.bundle.nested import kept_after, last_round, masks_after
-from opentrans_cli.bundle.records import is_clean, json_bytes, parse_json
-from opentrans_cli.bundle.tensorfile import parse_tensors, read_metadata, tensor_chunks, tensor_headers
 from opentrans_cli.errors import OpentransError
+from opentrans_cli.files.records import is_clean, json_bytes, parse_json
+from opentrans_cli.files.tensorfile import parse_tensors, read_metadata, tensor_chunks, tensor_headers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1-rounds"
 DOCUMENT: dict[str, Any] = json.loads((GOLDEN / "manifest.json").read_text())

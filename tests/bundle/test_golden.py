@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.store import open_bundle, write_bundle
-from opentrans_cli.bundle.verify import verify_bundle
+from opentrans_cli.bundle.verify.verify import verify_bundle
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

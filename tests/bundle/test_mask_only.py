@@ -13,7 +13,7 @@ import pytest
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.mask_only import is_mask_only, write_mask_only
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
-from opentrans_cli.bundle.verify import verify_bundle
+from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError
 
 PICTURE = b"\x89PNG\r\n\x1a\n"

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from opentrans_cli.bundle.manifest import FileEntry
 from opentrans_cli.bundle.nested import last_round, masks_after, rounds_until, saved_rounds
-from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.store import Bundle, BundleContents, open_bundle, write_bundle
-from opentrans_cli.bundle.tensorfile import read_tensors, tensor_headers, to_bfloat16_bits, write_tensors
-from opentrans_cli.bundle.verify import verify_bundle
+from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, MaskError
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.tensorfile import read_tensors, tensor_headers, to_bfloat16_bits, write_tensors
 
 Make = Callable[..., Any]
 FILE = "round_weights.safetensors"

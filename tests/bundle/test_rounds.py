@@ -13,7 +13,6 @@ import pytest
 
 from opentrans_cli.bundle.manifest import Step
 from opentrans_cli.bundle.nested import masks_after
-from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.rounds import (
     KEPT_BY_ROUND,
     at_round,
@@ -25,8 +24,9 @@ from opentrans_cli.bundle.rounds import (
     with_base,
 )
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
-from opentrans_cli.bundle.tensorfile import read_tensors
 from opentrans_cli.errors import BundleError, OptionError
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.tensorfile import read_tensors
 
 Make = Callable[..., Any]
 Nested = Callable[[str], Path]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.store import Bundle, BundleContents, add_file, add_files, open_bundle, write_bundle
-from opentrans_cli.bundle.tensorfile import read_tensors, to_bfloat16_bits
 from opentrans_cli.errors import BundleError
+from opentrans_cli.files.tensorfile import read_tensors, to_bfloat16_bits
 
 Make = Callable[..., Any]
 
@@ -239,7 +239,7 @@ def test_size_is_the_sum_of_all_files(bundle: Bundle) -> None:
 def test_importing_the_bundle_package_leaves_torch_unloaded() -> None:
     code = (
         "import sys; import opentrans_cli.bundle.store, opentrans_cli.bundle.schema; "
-        "import opentrans_cli.steps.inspect, opentrans_cli.steps.verify; "
+        "import opentrans_cli.steps.look.inspect, opentrans_cli.steps.look.verify; "
         "heavy = ('torch', 'open_clip', 'jsonschema', 'PIL', 'huggingface_hub'); "
         "print([name for name in heavy if name in sys.modules])"
     )

@@ -158,8 +158,8 @@ def test_the_table_fits_80_columns(extra: tuple[Any, ...], bundle: Path) -> None
     from rich.console import Console
 
     from opentrans_cli.cli.analyze import _layers
-    from opentrans_cli.steps.analyze import analyze
-    from opentrans_cli.steps.options import AnalyzeOptions
+    from opentrans_cli.steps.analyze.analyze import analyze
+    from opentrans_cli.steps.analyze.options import AnalyzeOptions
 
     options = AnalyzeOptions(bootstrap=5 if "--bootstrap" in extra else 0, null="--null" in extra)
     result = analyze(str(bundle), options, against="base" if "--against" in extra else None)

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from opentrans_cli.bundle.tensorfile import read_tensors, write_tensors
 from opentrans_cli.clip.source import load_clip
+from opentrans_cli.files.tensorfile import read_tensors, write_tensors
 
 SHORT = ("--steps", 1, "--batch-size", 2, "--crop", 64, "--limit", 2)
 

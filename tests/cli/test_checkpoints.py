@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from opentrans_cli.bundle.schema import check_document
-from opentrans_cli.bundle.vocabulary_pack import read_pack
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets.images import read_image, read_label_map
+from opentrans_cli.datasets.vocabulary_pack import read_pack
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.original import Original

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.cli.diff import _show
-from opentrans_cli.steps.diff import diff
+from opentrans_cli.steps.look.diff import diff
 
 
 def test_json_is_the_diff_report(run_cli: Any, tiny_bundle: Path, nested_bundle: Callable[[str], Path]) -> None:
@@ -25,7 +25,7 @@ def test_json_is_the_diff_report(run_cli: Any, tiny_bundle: Path, nested_bundle:
 
 
 def test_the_table_names_every_layer_and_fits_80_columns(bundle: Path, nested_bundle: Callable[[str], Path]) -> None:
-    from opentrans_cli.steps.analyze import analyze
+    from opentrans_cli.steps.analyze.analyze import analyze
 
     analyze(str(bundle))
     result = diff(str(bundle), str(bundle))

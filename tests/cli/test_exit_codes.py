@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from opentrans_cli import errors
-from opentrans_cli.steps import verify
+from opentrans_cli.steps.look import verify
 
 CODES = {errors.OptionError: 2, errors.TrainingStopped: 75}
 

@@ -12,8 +12,7 @@ import pytest
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.steps.finetune_recipes import FINETUNE_RECIPES
-from opentrans_cli.steps.options import FinetuneOptions
+from opentrans_cli.steps.finetune.options import FINETUNE_RECIPES, FinetuneOptions
 
 SHORT = ("--steps", 2, "--batch-size", 2, "--crop", 64)
 

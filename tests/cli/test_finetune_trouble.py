@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from opentrans_cli.bundle import atomic
-from opentrans_cli.steps import feature_cache
-from opentrans_cli.steps.resume import state_path
+from opentrans_cli.files import atomic
+from opentrans_cli.steps.run_files import state_path
+from opentrans_cli.training import feature_cache
 from opentrans_cli.training import step as steps_of_training
-from opentrans_cli.training.checkpoint import load_meta
+from opentrans_cli.training.state_file import load_meta
 
 SMALL = (
     *("--steps", 6, "--batch-size", 2, "--crop", 32, "--limit", 2, "--device", "cpu", "--timing-steps", 0, "--quiet"),

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+from opentrans_cli.checkpoints.weight_file import Header, open_weight_file
 from opentrans_cli.clip.architecture import build_clip, meta_visual
 from opentrans_cli.clip.file_layers import FileContents, file_contents, read_layer
 from opentrans_cli.clip.layers import PARTS, candidates, convolutions, layer_weight
-from opentrans_cli.clip.weight_file import Header, open_weight_file
 from opentrans_cli.errors import SourceError
 
 TEXT = {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 1, "layers": 2}

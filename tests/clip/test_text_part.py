@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.clip.text import text_embeddings
-from opentrans_cli.clip.text_part import text_part
+from opentrans_cli.clip.text import text_embeddings, text_part
 from opentrans_cli.errors import SourceError
 
 WORDS = ("a red square", "grass")

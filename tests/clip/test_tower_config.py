@@ -6,8 +6,7 @@ import open_clip
 import pytest
 import torch
 
-from opentrans_cli.clip.architecture import meta_visual
-from opentrans_cli.clip.tower_config import infer_tower
+from opentrans_cli.clip.architecture import infer_tower, meta_visual
 from opentrans_cli.errors import SourceError
 
 

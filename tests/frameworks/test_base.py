@@ -14,7 +14,7 @@ from opentrans_cli.clip.layers import prunable_layers
 from opentrans_cli.errors import OptionError, SourceError, TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText, class_scores
-from opentrans_cli.training.cost import count_macs
+from opentrans_cli.training.costs.macs import count_macs
 
 every_framework = pytest.mark.parametrize("name", FRAMEWORKS.names())
 of_pixels = pytest.mark.parametrize("name", [name for name in FRAMEWORKS.names() if not FRAMEWORKS.load(name).masks])

@@ -9,7 +9,7 @@ from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.mask2former import MASK2FORMER
 from opentrans_cli.frameworks.mask_inference import semantic_scores
-from opentrans_cli.training.cost import count_macs
+from opentrans_cli.training.costs.macs import count_macs
 
 SMALL = {"queries": 6, "width": 32, "encoder_layers": 1, "decoder_layers": 3}
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.mask_decoder import DecoderSizes, MaskDecoder, enlarge_masks, pad_images
-from opentrans_cli.training.cost import count_macs
+from opentrans_cli.training.costs.macs import count_macs
 
 CHANNELS = (16, 32, 64, 128)
 SMALL = DecoderSizes(

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from opentrans_cli.bundle.digest import tower_digest
 from opentrans_cli.bundle.manifest import Base, Segmentor, Step
 from opentrans_cli.bundle.nested import masks_after
 from opentrans_cli.bundle.store import BundleContents, write_bundle
+from opentrans_cli.files.digest import tower_digest
 
 GOLDEN = Path(__file__).parent / "bundle-v1"
 NESTED = Path(__file__).parent / "bundle-v1-rounds"

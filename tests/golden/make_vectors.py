@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from opentrans_cli.bundle.bitmask import pack_mask
-from opentrans_cli.bundle.digest import tower_digest
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.bundle.tensorfile import tensor_chunks, to_bfloat16_bits
+from opentrans_cli.files.digest import tower_digest
+from opentrans_cli.files.tensorfile import tensor_chunks, to_bfloat16_bits
 
 GOLDEN = Path(__file__).parent
 VECTORS = GOLDEN.parents[1] / "docs" / "vectors.json"

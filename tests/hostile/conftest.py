@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from opentrans_cli.bundle.records import is_clean
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.bundle.verify import verify_bundle
+from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import OpentransError
-from opentrans_cli.steps.inspect import inspect
+from opentrans_cli.files.records import is_clean
+from opentrans_cli.steps.look.inspect import inspect
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1-rounds"
 SECONDS = 10.0  # far above what any of these takes, far below a hang

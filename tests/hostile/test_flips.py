@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from opentrans_cli.bundle.records import is_clean
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import OpentransError
+from opentrans_cli.files.records import is_clean
 
 TENSOR_FILES = ("mask", "weights", "rounds", "round_weights", "segmentor", "alpha")
 READER = dict(zip(TENSOR_FILES, ("masks", "tower", "rounds", "round towers", "head", "alpha"), strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opentrans_cli.bundle.tensorfile import read_metadata, read_tensors, tensor_chunks, tensor_headers
+from opentrans_cli.files.tensorfile import read_metadata, read_tensors, tensor_chunks, tensor_headers
 
 Tensors = dict[str, np.ndarray]
 
@@ -108,6 +108,6 @@ def test_counts_of_rounds_that_no_layer_has(victim: Any, judged: Any, count: Any
     refused = judged(victim.path)
     assert refused == {} or {"open", "inspect", "verify"} <= refused.keys()
     if not refused:
-        from opentrans_cli.steps.inspect import inspect
+        from opentrans_cli.steps.look.inspect import inspect
 
         assert [info.round for info in inspect(victim.path).rounds] == [1, 2, 3]

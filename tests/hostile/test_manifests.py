@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opentrans_cli.bundle.records import is_clean
+from opentrans_cli.files.records import is_clean
 
 TEXTS: dict[str, bytes] = {
     "empty": b"",

@@ -109,7 +109,7 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from huggingface_hub.utils import _http
 
-    from opentrans_cli.bundle import hub
+    from opentrans_cli.bundle.hub import client as hub
 
     clock = {name: getattr(time, name) for name in ("time", "monotonic", "perf_counter")}
     monkeypatch.setattr(_http, "time", SimpleNamespace(**clock, sleep=lambda seconds: None))
@@ -122,7 +122,7 @@ _drawn: dict[object, bytes] = {}
 @pytest.fixture
 def charts_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same chart of a card is drawn by one test alone: it takes longer than everything else in a push."""
-    from opentrans_cli.steps import card
+    from opentrans_cli.steps.hub import card
 
     draw = card.density_chart
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from opentrans_cli.bundle.hub import HubRef, client, hub_errors, is_transient, parse_ref, retrying
+from opentrans_cli.bundle.hub.client import HubRef, client, hub_errors, is_transient, parse_ref, retrying
 from opentrans_cli.errors import BundleError, HubError, OptionError
 
 if TYPE_CHECKING:
@@ -155,9 +155,8 @@ def test_the_endpoint_is_read_when_it_is_used(hub: Hub, monkeypatch: pytest.Monk
 
 
 def test_naming_a_repo_loads_no_client(tmp_path: Path) -> None:
-    code = (
-        "import sys; from opentrans_cli.bundle.hub import *; import opentrans_cli.steps.push, opentrans_cli.cli.push\n"
-    )
+    code = "import sys; from opentrans_cli.bundle.hub.client import *\n"
+    code += "import opentrans_cli.steps.hub.push, opentrans_cli.cli.push\n"
     code += "parse_ref('a/b@v1'); print([n for n in ('huggingface_hub', 'torch', 'matplotlib') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

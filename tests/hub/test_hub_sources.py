@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from opentrans_cli.bundle.hub.source import hub_ref, local_bundle, local_source
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import HubError, OptionError, SourceError
-from opentrans_cli.steps.export import export_open_clip
-from opentrans_cli.steps.hub_source import hub_ref, local_bundle, local_source
-from opentrans_cli.steps.inspect import inspect
-from opentrans_cli.steps.reporter import SILENT
+from opentrans_cli.reporter import SILENT
+from opentrans_cli.steps.look.inspect import inspect
+from opentrans_cli.steps.transfer.open_clip import export_open_clip
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub

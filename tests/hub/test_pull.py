@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from opentrans_cli.bundle.hub.source import local_bundle, local_source
 from opentrans_cli.bundle.layout import WEIGHTS
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.bundle.verify import verify_bundle
+from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError, OptionError, SourceError
-from opentrans_cli.steps.hub_source import local_bundle, local_source
-from opentrans_cli.steps.pull import pull
-from opentrans_cli.steps.push import push
-from opentrans_cli.steps.reporter import SILENT
+from opentrans_cli.reporter import SILENT
+from opentrans_cli.steps.hub.pull import pull
+from opentrans_cli.steps.hub.push import push
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opentrans_cli.bundle.layout import WEIGHTS
-from opentrans_cli.bundle.verify import verify_bundle
-from opentrans_cli.steps.pull import pull
+from opentrans_cli.bundle.verify.verify import verify_bundle
+from opentrans_cli.steps.hub.pull import pull
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub

@@ -13,10 +13,11 @@ import pytest
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.bundle.verify import verify_bundle
+from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError, OptionError
-from opentrans_cli.steps import card, export
-from opentrans_cli.steps.push import CHARTS, OPEN_CLIP_FILES, push
+from opentrans_cli.steps.hub import card
+from opentrans_cli.steps.hub.push import CHARTS, OPEN_CLIP_FILES, push
+from opentrans_cli.steps.transfer import open_clip as export
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub
@@ -69,7 +70,7 @@ def test_a_bundle_lies_on_the_hub_as_it_is_with_card_and_tag(hub: Hub, tiny_bund
 def test_the_repo_as_it_is_downloaded_verifies_even_after_its_card_was_edited(
     hub: Hub, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    from opentrans_cli.bundle.hub import client
+    from opentrans_cli.bundle.hub.client import client
 
     push(tiny_bundle, REPO)
     client().upload_file(path_or_fileobj=b"---\nlicense: mit\n---\nmine\n", path_in_repo="README.md", repo_id=REPO)
@@ -103,7 +104,7 @@ def test_a_tag_never_moves(hub: Hub, tiny_bundle: Path, other: Path) -> None:
 def test_a_new_version_takes_away_files_of_the_old_one_and_no_others(
     hub: Hub, tiny_bundle: Path, other: Path, tmp_path: Path
 ) -> None:
-    from opentrans_cli.bundle.hub import client
+    from opentrans_cli.bundle.hub.client import client
 
     push(other, REPO, dense=True)
     mine = {"notes.txt": b"mine", "reports/mine.json": b"{}", "card/mine.png": b"mine"}
@@ -118,7 +119,7 @@ def test_a_new_version_takes_away_files_of_the_old_one_and_no_others(
 
 
 def test_files_of_a_repo_that_is_no_bundle_are_not_overwritten(hub: Hub, tiny_bundle: Path) -> None:
-    from opentrans_cli.bundle.hub import client
+    from opentrans_cli.bundle.hub.client import client
 
     client().create_repo(REPO)
     client().upload_file(path_or_fileobj=b"{}", path_in_repo="open_clip_config.json", repo_id=REPO)
@@ -152,7 +153,7 @@ def test_a_private_repo_is_private_and_a_public_one_takes_nothing_private(hub: H
 
 
 def test_no_file_is_left_out_because_the_repo_ignores_it(hub: Hub, tiny_bundle: Path) -> None:
-    from opentrans_cli.bundle.hub import client
+    from opentrans_cli.bundle.hub.client import client
 
     client().create_repo(REPO)
     client().upload_file(path_or_fileobj=b"*.safetensors\n*.json\n", path_in_repo=".gitignore", repo_id=REPO)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opentrans_cli.bundle.hub import FIRST_WAIT, retrying
+from opentrans_cli.bundle.hub.client import FIRST_WAIT, retrying
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import HubError
-from opentrans_cli.steps.push import push
+from opentrans_cli.steps.hub.push import push
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.bundle.tensorfile import parse_tensors
-from opentrans_cli.bundle.verify import verify_bundle
-from opentrans_cli.steps.export import CONFIG, WEIGHTS
-from opentrans_cli.steps.push import push
+from opentrans_cli.bundle.verify.verify import verify_bundle
+from opentrans_cli.files.tensorfile import parse_tensors
+from opentrans_cli.steps.hub.push import push
+from opentrans_cli.steps.transfer.open_clip import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub

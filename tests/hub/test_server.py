@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opentrans_cli.bundle.hub import client
+from opentrans_cli.bundle.hub.client import client
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub

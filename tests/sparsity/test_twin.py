@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from opentrans_cli.errors import MaskError
 from opentrans_cli.sparsity.patterns.unstructured import Unstructured
-from opentrans_cli.sparsity.random_scores import random_scores
-from opentrans_cli.sparsity.twin import random_twin_masks
+from opentrans_cli.sparsity.twin import random_scores, random_twin_masks
 
 SHAPES = {"conv1": (4, 3, 3, 3), "layer1.0.conv1": (8, 4, 1, 1)}
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from opentrans_cli.steps.options import FinetuneOptions, PruneOptions
+from opentrans_cli.steps.finetune.options import FinetuneOptions
+from opentrans_cli.steps.prune.options import PruneOptions
 
 
 @pytest.fixture(scope="session")
@@ -94,11 +95,11 @@ class LossCase:
         from opentrans_cli.clip.source import load_clip
         from opentrans_cli.datasets import DATASETS
         from opentrans_cli.datasets.base import DatasetOptions
-        from opentrans_cli.steps.finetune_terms import make_loss
-        from opentrans_cli.steps.segmentors import build_segmentor
+        from opentrans_cli.steps.finetune.terms import make_loss
+        from opentrans_cli.steps.segmentors.built import build_segmentor
         from opentrans_cli.steps.sources import clip_tower
-        from opentrans_cli.steps.training_data import TrainingData
-        from opentrans_cli.training.distributed import World
+        from opentrans_cli.steps.training_data import CropOptions, TrainingData
+        from opentrans_cli.training.processes.distributed import World
 
         self.options = FinetuneOptions(batch_size=4, crop=64, points=200, **options)
         clip = load_clip("tiny")
@@ -107,7 +108,7 @@ class LossCase:
         more = {} if classes is None else {"classes": classes}
         self.built = build_segmentor(tower, framework, options={**small, **more} if framework != "deeplabv3" else None)
         samples = DATASETS.load("shapes")(DatasetOptions(limit=8, size=64))
-        self.feed = TrainingData(samples, self.options, preprocess=tower.preprocess)
+        self.feed = TrainingData(samples, CropOptions.of(self.options), preprocess=tower.preprocess)
         self.world = World(torch.device("cpu"))
         self.trained, factory = make_loss(self.built, self.feed, clip, self.options, self.world)
         self.terms = factory(self.trained)._terms
@@ -129,14 +130,14 @@ class LossCase:
 
     def kd_in(self, world: Any) -> Any:
         """The distillation of the case in another world."""
-        from opentrans_cli.steps.region_kd import RegionKd
+        from opentrans_cli.steps.finetune.region_kd import RegionKd
 
         kd = self.kd
         return kd and RegionKd(kd._teacher, kd._text, world=world, whole_cells=kd._whole_cells)
 
     def loss(self, module: torch.nn.Module, *, world: Any = None, **changes: Any) -> Any:
         """The loss that calls `module`."""
-        from opentrans_cli.steps.finetune_loss import FinetuneLoss
+        from opentrans_cli.steps.finetune.loss import FinetuneLoss
 
         world = world or self.world
         terms = replace(self.terms, options=self.options_with(**changes), world=world, kd=self.kd_in(world))

@@ -19,11 +19,11 @@ import opentrans_cli
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.store import open_bundle, write_bundle
 from opentrans_cli.clip.architecture import build_visual, meta_visual
+from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
 from opentrans_cli.errors import MaskError, OptionError, TransferError
 from opentrans_cli.steps.attach import Subnet, attach
-from opentrans_cli.steps.provenance import arrays, base_record
-from opentrans_cli.steps.sources import bundle_tower, numpy_masks
+from opentrans_cli.steps.sources import base_record, bundle_tower, numpy_masks
 
 
 class Wrapped(nn.Module):

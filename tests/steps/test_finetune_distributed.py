@@ -16,10 +16,10 @@ import pytest
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import DataError
-from opentrans_cli.steps.finetune import finetune
-from opentrans_cli.steps.options import FinetuneControls, FinetuneOptions
-from opentrans_cli.steps.transfer import transfer
-from opentrans_cli.steps.verify import verify
+from opentrans_cli.steps.finetune.finetune import finetune
+from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.look.verify import verify
+from opentrans_cli.steps.transfer.transfer import transfer
 
 # SGD: AdamW follows the sign of a gradient, and those near zero have one in one process and another in two.
 PLAIN = FinetuneOptions(

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.steps.resume import state_path
-from opentrans_cli.training.checkpoint import load_meta
+from opentrans_cli.steps.run_files import state_path
+from opentrans_cli.training.state_file import load_meta
 
 Content = Callable[[Path], dict[str, bytes]]
 

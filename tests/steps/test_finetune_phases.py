@@ -17,12 +17,13 @@ from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.prefix import modules_until
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
-from opentrans_cli.steps.analyze import analyze
-from opentrans_cli.steps.finetune import finetune
-from opentrans_cli.steps.options import AnalyzeOptions, FinetuneControls, FinetuneOptions
-from opentrans_cli.steps.resume import state_path
+from opentrans_cli.steps.analyze.analyze import analyze
+from opentrans_cli.steps.analyze.options import AnalyzeOptions
+from opentrans_cli.steps.finetune.finetune import finetune
+from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.look.verify import verify
+from opentrans_cli.steps.run_files import state_path
 from opentrans_cli.steps.sources import bundle_tower
-from opentrans_cli.steps.verify import verify
 
 Content = Callable[[Path], dict[str, bytes]]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from opentrans_cli.steps.resume import state_path
+from opentrans_cli.steps.run_files import state_path
 
 Content = Callable[[Path], dict[str, bytes]]
 

@@ -16,9 +16,9 @@ import pytest
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.distill.loop import StepLog
 from opentrans_cli.errors import DataError
-from opentrans_cli.steps import prune as step
-from opentrans_cli.steps.options import PruneOptions
-from opentrans_cli.steps.verify import verify
+from opentrans_cli.steps.look.verify import verify
+from opentrans_cli.steps.prune import prune as step
+from opentrans_cli.steps.prune.options import PruneOptions
 
 OPTIONS = PruneOptions(
     source="tiny",

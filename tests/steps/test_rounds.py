@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from opentrans_cli.bundle.records import json_bytes
 from opentrans_cli.bundle.rounds import available
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import OptionError, SourceError
-from opentrans_cli.steps.evaluate import evaluate
-from opentrans_cli.steps.export import export_open_clip
-from opentrans_cli.steps.reporter import SILENT
-from opentrans_cli.steps.rounds import at_sparsity
-from opentrans_cli.steps.sources import load_tower
-from opentrans_cli.steps.transfer import transfer
-from opentrans_cli.steps.verify import verify
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.reporter import SILENT
+from opentrans_cli.steps.eval.evaluate import evaluate
+from opentrans_cli.steps.look.verify import verify
+from opentrans_cli.steps.sources import at_sparsity, load_tower
+from opentrans_cli.steps.transfer.open_clip import export_open_clip
+from opentrans_cli.steps.transfer.transfer import transfer
 
 Nested = Callable[[str], Path]
 DATA = DatasetOptions(split="val", limit=1)

@@ -16,11 +16,11 @@ from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import layer_weights, split_packed
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.steps.options import PruneOptions
-from opentrans_cli.steps.prune import prune
-from opentrans_cli.steps.reporter import SILENT
+from opentrans_cli.reporter import SILENT
+from opentrans_cli.steps.look.verify import verify
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.sources import load_tower
-from opentrans_cli.steps.verify import verify
 
 Options = Callable[..., PruneOptions]
 

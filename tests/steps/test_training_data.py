@@ -15,15 +15,14 @@ from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.datasets.crops import training_crop
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.errors import DataError, OptionError
-from opentrans_cli.steps.options import FinetuneOptions
-from opentrans_cli.steps.training_data import IGNORED, TrainingBatch, TrainingData, check_data_options
-from opentrans_cli.training.distributed import World
+from opentrans_cli.steps.training_data import IGNORED, CropOptions, TrainingBatch, TrainingData, check_data_options
+from opentrans_cli.training.processes.distributed import World
 
 PREPROCESS = Preprocess(size=64)
 
 
 def feed(samples: SegDataset, *, world: World | None = None, workers: int = 0, **changes: Any) -> TrainingData:
-    options = FinetuneOptions(**{"batch_size": 3, "crop": 64, **changes})
+    options = CropOptions(**{"batch_size": 3, "crop": 64, **changes})
     return TrainingData(samples, options, preprocess=PREPROCESS, world=world, workers=workers)
 
 
@@ -215,5 +214,5 @@ def test_more_fixed_views_than_can_be_ordered_are_refused(scenes: SegDataset) ->
 def test_nonsense_is_refused_before_anything_is_read(changes: dict[str, Any], message: str) -> None:
     others = {name: changes.pop(name) for name in ("workers", "processes") if name in changes}
     with pytest.raises(OptionError) as caught:
-        check_data_options(FinetuneOptions(**changes), **others)
+        check_data_options(CropOptions(**changes), **others)
     assert message in str(caught.value)

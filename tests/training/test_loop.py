@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
-from opentrans_cli.training.checkpoint import load_meta
 from opentrans_cli.training.freezing import state_hash
 from opentrans_cli.training.settings import TrainSettings
+from opentrans_cli.training.state_file import load_meta
 
 SETTINGS = TrainSettings(steps=6, lr=0.02, lr_warmup_steps=2, save_every=3, log_every=1, seed=5)
 

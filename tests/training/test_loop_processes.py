@@ -16,10 +16,10 @@ from torch import nn
 
 from opentrans_cli.errors import TrainingError, TrainingStopped
 from opentrans_cli.sparsity.masking import hold
-from opentrans_cli.training.checkpoint import load_meta, load_state
-from opentrans_cli.training.distributed import World, open_world
 from opentrans_cli.training.loop import train
+from opentrans_cli.training.processes.distributed import World, open_world
 from opentrans_cli.training.settings import TrainSettings
+from opentrans_cli.training.state_file import load_meta, load_state
 
 pytestmark = pytest.mark.slow
 

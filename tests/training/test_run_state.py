@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from opentrans_cli.errors import TrainingError
-from opentrans_cli.training.checkpoint import load_meta, load_state, under_prefix
 from opentrans_cli.training.freezing import freeze_layers
 from opentrans_cli.training.settings import TrainSettings
+from opentrans_cli.training.state_file import load_meta, load_state, under_prefix
 
 SETTINGS = TrainSettings(steps=6, batch_size=4, lr=0.02, lr_warmup_steps=2, save_every=2, log_every=1, seed=5)
 KINDS = {

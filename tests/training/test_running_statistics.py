@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from opentrans_cli.training.running_statistics import RunningStatistics
+from opentrans_cli.training.step import RunningStatistics
 
 
 def test_a_forward_pass_on_nan_is_undone(small_net):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opentrans_cli.training.schedules import rate_at
+from opentrans_cli.training.optimizer import rate_at
 from opentrans_cli.training.settings import TrainSettings
 
 

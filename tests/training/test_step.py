@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from opentrans_cli.errors import TrainingError
-from opentrans_cli.training.checkpoint import load_meta
 from opentrans_cli.training.settings import TrainSettings
+from opentrans_cli.training.state_file import load_meta
 
 SETTINGS = TrainSettings(steps=6, batch_size=4, lr=0.02, log_every=1, seed=5)
 

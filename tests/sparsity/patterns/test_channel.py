@@ -21,7 +21,7 @@ from opentrans_cli.errors import MaskError, OptionError
 from opentrans_cli.sparsity.masking import apply_masks, sparsity_of
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.patterns.channel import Channel
-from opentrans_cli.sparsity.random_scores import random_scores
+from opentrans_cli.sparsity.twin import random_scores
 
 TEXT = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1}
 RESNET = {"image_size": 32, "layers": [2, 1, 1, 1], "width": 8, "patch_size": None}

@@ -1,0 +1,1 @@
+"""opentrans_cli/bundle/hub"""

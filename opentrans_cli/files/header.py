@@ -1,0 +1,153 @@
+"""The header of a safetensors file, read more strictly than the library does.
+
+The library takes the last of two tensors of one name, where another reader may take the first, and its messages quote
+the file. Here every name is there once, every tensor lies where the one before it ends, and nothing is allocated for a
+tensor before its type, its shape and its bytes agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from opentrans_cli.errors import BundleError
+from opentrans_cli.files.records import is_clean, parse_json
+
+PREFIX = 8  # bytes of the header's length
+METADATA = "__metadata__"
+MAX_HEADER = 32 << 20  # bytes; a ResNet-50 needs 20 kB, and a hostile header costs memory before anything is checked
+MAX_TENSOR_NAME = 256  # characters: a round, a layer's name and what is behind it
+MAX_TENSORS = 1 << 17  # of one file; a tower has hundreds, and there are 254 rounds of it at most
+_MAX_VALUES = 1 << 22  # commas, and so a bound on the objects made of a header
+_MAX_DIMENSIONS = 32  # as many as numpy 1 has
+_MAX_SIDE = 2**48  # far above any tensor; numpy's own bound is lower for wide types, even where another side is zero
+_LFS_POINTER = b"version https://git-lfs"
+
+# Largest alignment first is the order in which safetensors lays tensors out: code by numpy dtype.
+CODES = {
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "float32": "F32",
+    "uint32": "U32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "uint16": "U16",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+DTYPES = {code: dtype for dtype, code in CODES.items()}
+_KEYS = {"dtype", "shape", "data_offsets"}
+
+
+class Header(NamedTuple):
+    """What a file says about one tensor without its data."""
+
+    dtype: str  # numpy name, or "bfloat16"
+    shape: tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """A tensor and where it lies: its first byte and the one behind its last, counted from the end of the header."""
+
+    header: Header
+    start: int
+    end: int
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of one value of a tensor."""
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def header_length(start: bytes, size: int, where: str) -> int:
+    """Length of the header of the file `where`, of `size` bytes, that begins with `start`: 64 bytes, or all it has.
+
+    Raises BundleError before any memory is reserved.
+    """
+    if is_lfs_pointer(start):
+        raise BundleError(f"Git LFS pointer instead of the file: {where!r}; run `git lfs pull` in its folder")
+    length = int.from_bytes(start[:PREFIX], "little")
+    if len(start) < PREFIX or length > size - PREFIX:
+        raise damaged(where, "cut off or not a safetensors file")
+    if length > MAX_HEADER:
+        raise damaged(where, f"header of {length} bytes, at most {MAX_HEADER} are allowed")
+    return length
+
+
+def parse_header(text: bytes, size: int, where: str) -> dict[str, Place]:
+    """The tensors that the header `text` of the file `where`, of `size` bytes, describes, in the order of the file.
+
+    Raises BundleError unless they fill the file without a gap.
+    """
+    return parse_whole(text, size, where)[0]
+
+
+def parse_whole(text: bytes, size: int, where: str) -> tuple[dict[str, Place], dict[str, str]]:
+    """Tensors as by `parse_header`, and the metadata, text by name, {} if there is none."""
+    try:
+        if not text.startswith(b"{"):
+            raise BundleError("header is no JSON object")
+        document = parse_json(text.rstrip(b" "), "header", max_values=_MAX_VALUES)
+        metadata = document.pop(METADATA, {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise BundleError("metadata is not text by name")
+        if len(document) > MAX_TENSORS:
+            raise BundleError(f"{len(document)} tensors, at most {MAX_TENSORS} are allowed")
+        places = {name: _place(name, entry) for name, entry in document.items()}
+        places = dict(sorted(places.items(), key=lambda item: (item[1].start, item[1].end, item[0])))
+        _check_places(places, size - PREFIX - len(text))
+    except BundleError as error:
+        raise damaged(where, error) from error
+    return places, metadata
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Whether a file that starts like this is the stand-in of a Git LFS file that was not downloaded."""
+    return start.startswith(_LFS_POINTER)
+
+
+def damaged(path: Path | str, reason: object) -> BundleError:
+    """The error for a file that is not what a safetensors file has to be."""
+    detail = str(reason).removesuffix("; write or download the bundle again")
+    return BundleError(f"damaged safetensors file: {str(path)!r}, {detail}; write or download it again")
+
+
+def _place(name: str, entry: Any) -> Place:
+    if not 0 < len(name) <= MAX_TENSOR_NAME or not is_clean(name):
+        raise BundleError(f"name of a tensor is not allowed: {name[:MAX_TENSOR_NAME]!r}")
+    if not isinstance(entry, dict) or entry.keys() != _KEYS:
+        raise BundleError(f"tensor {name!r} is not described by dtype, shape and data_offsets")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in DTYPES:
+        raise BundleError(f"tensor {name!r} has the unsupported type {str(code)[:20]!r}")
+    if not _counts(shape) or len(shape) > _MAX_DIMENSIONS or prod(side for side in shape if side) > _MAX_SIDE:
+        raise BundleError(f"tensor {name!r} has a shape out of range")
+    if not _counts(offsets) or len(offsets) != 2:
+        raise BundleError(f"tensor {name!r} has offsets out of range")
+    start, end = offsets
+    if end - start != prod(shape) * item_bytes(DTYPES[code]):
+        raise BundleError(f"tensor {name!r} has bytes {start} to {end}, which its shape does not fill")
+    return Place(Header(DTYPES[code], tuple(shape)), start, end)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item <= _MAX_SIDE for item in value)
+
+
+def _check_places(places: Mapping[str, Place], data_bytes: int) -> None:
+    """No overlap, no hole, nothing behind the last."""
+    reached = 0
+    for name, place in places.items():
+        if place.start != reached:
+            raise BundleError(f"tensor {name!r} begins at byte {place.start}, the one before it ends at {reached}")
+        reached = place.end
+    if reached != data_bytes:
+        raise BundleError(f"tensors end at byte {reached} of {data_bytes}")

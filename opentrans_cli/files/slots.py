@@ -1,0 +1,178 @@
+"""Tensors where they lie in somebody's file, and copies of the file in which some of their bytes are others.
+
+A copy is made in pieces: whatever size the file has, little of it is in memory at once.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from math import prod
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from opentrans_cli.files.header import PREFIX, header_length, item_bytes, parse_whole
+from opentrans_cli.files.tensorfile import from_bfloat16_bits, to_bfloat16_bits
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+PIECE = 4 << 20
+"""Bytes that are in memory at once of what is only copied."""
+_Edit = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+class Slot(NamedTuple):
+    """A tensor in a file."""
+
+    dtype: str  # numpy name, or "bfloat16"
+    shape: tuple[int, ...]
+    start: int  # of its first value, in bytes from the beginning of the file
+    strides: tuple[int, ...]  # in values
+
+    @property
+    def end(self) -> int:
+        """First byte behind its last value."""
+        last = sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
+        return self.start + (item_bytes(self.dtype) * (last + 1) if prod(self.shape) else 0)
+
+
+class Patch(NamedTuple):
+    """Bytes of a file that its copy has differently."""
+
+    start: int
+    end: int
+    make: Callable[[bytes], bytes]  # from the old bytes, as many
+
+
+def c_order(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a tensor whose last dimension is the fastest, in values."""
+    return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
+
+
+def safetensors_slots(file: BinaryIO, size: int, where: str) -> dict[str, Slot]:
+    """The tensors of the open safetensors file `where`, of `size` bytes. Raises BundleError if it is damaged."""
+    file.seek(0)
+    length = header_length(file.read(64), size, where)
+    file.seek(PREFIX)
+    places, _ = parse_whole(file.read(length), size, where)
+    return {
+        name: Slot(place.header.dtype, place.header.shape, PREFIX + length + place.start, c_order(place.header.shape))
+        for name, place in places.items()
+    }
+
+
+def read_slot(file: BinaryIO, slot: Slot) -> NDArray[Any]:
+    """The values of a slot as they are stored, in its shape; bfloat16 as its bits (uint16)."""
+    file.seek(slot.start)
+    return _view(slot, file.read(slot.end - slot.start))
+
+
+def decoded(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Stored values as numbers: floating ones as float32 (float64 as itself)."""
+    if dtype == "bfloat16":
+        return from_bfloat16_bits(stored)
+    return stored.astype(np.float32) if stored.dtype == np.float16 else stored
+
+
+def encoded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Numbers as a slot of `dtype` stores them. Raises OverflowError where a finite one would become infinite."""
+    if dtype == "bfloat16":
+        bits = to_bfloat16_bits(values.astype(np.float32))
+        changed = from_bfloat16_bits(bits)
+    else:
+        with np.errstate(over="ignore"):
+            bits = changed = values.astype(dtype)
+    if dtype in FLOATS and bool((np.isinf(changed) & np.isfinite(values)).any()):
+        raise OverflowError(dtype)
+    return bits
+
+
+def edit_slot(slot: Slot, edit: _Edit) -> Patch:
+    """A patch that puts what `edit` makes of the stored values in their place; bytes between them stay."""
+
+    def make(old: bytes) -> bytes:
+        buffer = bytearray(old)
+        view = _view(slot, buffer)
+        view[...] = edit(view.copy())
+        return bytes(buffer)
+
+    return Patch(slot.start, slot.end, make)
+
+
+def patched(file: BinaryIO, patches: Iterable[Patch], start: int, end: int) -> Iterator[bytes]:
+    """The bytes from `start` to `end` of the file, with the patches, which have to lie inside and apart."""
+    for patch in sorted(patches, key=_place):
+        if not start <= patch.start <= patch.end <= end:
+            raise ValueError(f"patches overlap or leave the file at byte {patch.start}")
+        yield from pieces(file, start, patch.start)
+        file.seek(patch.start)
+        new = patch.make(file.read(patch.end - patch.start))
+        if len(new) != patch.end - patch.start:
+            raise ValueError(f"patch of other length at byte {patch.start}")
+        yield new
+        start = patch.end
+    yield from pieces(file, start, end)
+
+
+def checksum(file: BinaryIO, patches: Iterable[Patch], start: int, end: int) -> int:
+    """CRC-32 of what `patched` gives."""
+    value = 0
+    for piece in patched(file, patches, start, end):
+        value = zlib.crc32(piece, value)
+    return value
+
+
+def checksum_patches(
+    file: BinaryIO, patches: Iterable[Patch], records: Iterable[tuple[int, int, tuple[int, ...]]]
+) -> list[Patch]:
+    """What the tables of a zip archive need after `patches`: the new CRC-32 of every record that has one of them.
+
+    records: first byte, byte behind the last, and where the checksum is written (4 bytes each).
+    """
+    patches, found = list(patches), []
+    for start, end, places in records:
+        inside = [patch for patch in patches if start <= patch.start < end]
+        if inside:
+            value = checksum(file, inside, start, end).to_bytes(4, "little")
+            found += [Patch(place, place + 4, _constant(value)) for place in places]
+    return found
+
+
+def _constant(value: bytes) -> Callable[[bytes], bytes]:
+    return lambda old: value
+
+
+def pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    """The bytes from `start` to `end`, at most 4 MiB at a time."""
+    while start < end:
+        file.seek(start)
+        piece = file.read(min(PIECE, end - start))
+        if not piece:
+            raise OSError("the file became shorter while it was read")
+        yield piece
+        start += len(piece)
+
+
+def first_difference(one: BinaryIO, other: BinaryIO, patches: Iterable[Patch], end: int) -> int | None:
+    """First byte, about, where two files of `end` bytes differ outside the patches; None if they nowhere do."""
+    reached = 0
+    for stop, following in [*((patch.start, patch.end) for patch in sorted(patches, key=_place)), (end, end)]:
+        for mine, theirs in zip(pieces(one, reached, stop), pieces(other, reached, stop), strict=True):
+            if mine != theirs:
+                return reached
+        reached = following
+    return None
+
+
+def _place(patch: Patch) -> tuple[int, int]:
+    return patch.start, patch.end
+
+
+def _view(slot: Slot, data: bytes | bytearray) -> NDArray[Any]:
+    raw = np.dtype("uint16" if slot.dtype == "bfloat16" else slot.dtype).newbyteorder("<")
+    if not prod(slot.shape):
+        return np.empty(slot.shape, raw)
+    flat = np.frombuffer(data, raw)
+    return as_strided(flat, slot.shape, tuple(stride * raw.itemsize for stride in slot.strides))

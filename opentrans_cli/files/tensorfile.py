@@ -1,0 +1,191 @@
+"""Reading and writing safetensors files with numpy alone.
+
+Layout: 8 bytes little-endian header length, a JSON header, the tensors' bytes. We write it ourselves because
+the library's writer orders metadata at random (other bytes for the same content) and numpy has no bfloat16. We read it
+ourselves because the library lets a name occur twice and quotes the file in its messages, see `header.py`. The bytes
+written equal those of `safetensors.numpy.save` for at most one metadata key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opentrans_cli.errors import BundleError
+from opentrans_cli.files.atomic import Written, write_file
+from opentrans_cli.files.header import CODES, METADATA, PREFIX, Header, Place, damaged, header_length, parse_whole
+from opentrans_cli.files.records import parse_json, plain
+from opentrans_cli.files.regular import open_regular
+
+Tensors = Mapping[str, NDArray[Any]]
+
+METADATA_KEY = "opentrans"  # one key with sorted JSON: with several, other writers would shuffle them
+_ORDER = {dtype: place for place, dtype in enumerate(CODES)}
+
+
+def to_bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """float32 of any shape to bfloat16 bits (uint16): round to nearest, ties to even; NaN stays NaN."""
+    values = np.asarray(values, dtype=np.float32)
+    bits = values.view(np.uint32)
+    rounded = ((bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    # Rounding can carry a NaN's mantissa into the exponent, so NaNs are truncated with the quiet bit set.
+    quiet = ((bits >> 16) | 0x40).astype(np.uint16)
+    return np.where(np.isnan(values), quiet, rounded)
+
+
+def from_bfloat16_bits(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """bfloat16 bits (uint16) to the float32 with the same value."""
+    return (np.asarray(bits).astype(np.uint32) << 16).view(np.float32)
+
+
+def tensor_chunks(
+    tensors: Tensors, metadata: Mapping[str, Any] | None = None, *, dtypes: Mapping[str, str] | None = None
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, piece by piece; arguments as in `write_tensors`."""
+    stored = {name: _storable(name, array, (dtypes or {}).get(name)) for name, array in tensors.items()}
+    names = sorted(stored, key=lambda name: (_ORDER[stored[name][0]], name))
+    header: dict[str, Any] = {}
+    if metadata is not None:
+        header[METADATA] = {METADATA_KEY: _metadata_text(metadata)}
+    offset = 0
+    for name in names:
+        dtype, data = stored[name]
+        end = offset + data.nbytes
+        header[name] = {"dtype": CODES[dtype], "shape": list(data.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        yield stored[name][1].reshape(-1).view(np.uint8).data
+
+
+def write_tensors(
+    path: Path | str,
+    tensors: Tensors,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    dtypes: Mapping[str, str] | None = None,
+) -> Written:
+    """Writes a safetensors file whole or not at all, the same bytes for the same content.
+
+    tensors: numpy arrays of any shape: float64/32/16, (u)int8 to (u)int64, bool.
+    metadata: JSON-ready mapping, stored as sorted JSON under the single key "opentrans".
+    dtypes: name -> "bfloat16" for float32 tensors to be rounded to nearest even and stored as BF16.
+    Raises BundleError when metadata is not plain JSON or the disk refuses.
+    """
+    try:
+        return write_file(Path(path), tensor_chunks(tensors, metadata, dtypes=dtypes))
+    except OSError as error:
+        raise BundleError(
+            f"cannot write: {str(path)!r}, {error.strerror or error}; check free space and permissions"
+        ) from error
+
+
+def read_tensors(path: Path | str) -> dict[str, NDArray[Any]]:
+    """All tensors by name, writable; BF16 comes back as float32.
+
+    Raises BundleError for a missing or damaged file.
+    """
+    return parse_tensors(read_bytes(path), path)
+
+
+def parse_tensors(data: bytes, path: Path | str) -> dict[str, NDArray[Any]]:
+    """The tensors in the bytes of a safetensors file, writable; `path` is only named in errors."""
+    length = header_length(data[:64], len(data), str(path))
+    places, _ = parse_whole(data[PREFIX : PREFIX + length], len(data), str(path))
+    try:
+        return {name: _array(path, name, places[name], data, PREFIX + length) for name in sorted(places)}
+    except MemoryError as error:
+        raise _too_large(path) from error
+
+
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """The JSON object stored beside the tensors, {} if there is none.
+
+    Raises BundleError for a damaged file.
+    """
+    text = _read_header(path)[1].get(METADATA_KEY, "{}")
+    try:
+        value = plain(parse_json(text.encode(), "metadata"), "metadata")
+    except (ValueError, BundleError) as error:
+        raise damaged(path, "metadata is not plain JSON") from error
+    if not isinstance(value, dict):
+        raise damaged(path, "metadata is not a JSON object")
+    return value
+
+
+def tensor_headers(path: Path | str) -> dict[str, Header]:
+    """dtype and shape of every tensor by name, sorted, read from the header alone.
+
+    Raises BundleError for a damaged file.
+    """
+    places = _read_header(path)[0]
+    return {name: places[name].header for name in sorted(places)}
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The bytes of a file; BundleError when it is missing, unreadable, no regular file, or larger than memory."""
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except MemoryError as error:
+        raise _too_large(path) from error
+
+
+def _read_header(path: Path | str) -> tuple[dict[str, Place], dict[str, str]]:
+    """Tensors and metadata of a file, of which nothing else is read."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            length = header_length(file.read(64), size, str(path))
+            file.seek(PREFIX)
+            return parse_whole(file.read(length), size, str(path))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _storable(name: str, array: NDArray[Any], wanted: str | None) -> tuple[str, NDArray[Any]]:
+    """(dtype to declare, little-endian C-ordered array to write)."""
+    array = np.asarray(array, order="C")
+    if wanted == "bfloat16":
+        return wanted, np.asarray(to_bfloat16_bits(array), dtype="<u2", order="C")
+    if wanted is not None and wanted != array.dtype.name:
+        raise ValueError(f"tensor {name!r} is {array.dtype}; only bfloat16 is made on writing, not {wanted}")
+    if array.dtype.name not in CODES:
+        raise ValueError(f"tensor {name!r} is {array.dtype}, which safetensors files do not hold")
+    return array.dtype.name, array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+def _array(path: Path | str, name: str, place: Place, data: bytes, base: int) -> NDArray[Any]:
+    dtype, shape = place.header
+    raw = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+    count = (place.end - place.start) // raw.itemsize
+    # An offset behind the last byte is refused even if nothing is asked for.
+    flat = np.frombuffer(data, raw.newbyteorder("<"), count, base + place.start) if count else np.empty(0, raw)
+    if dtype == "bool" and (flat.view(np.uint8) > 1).any():
+        raise damaged(path, f"tensor {name!r} has truth values beside 0 and 1")
+    return (from_bfloat16_bits(flat) if dtype == "bfloat16" else flat.astype(raw)).reshape(shape)
+
+
+def _metadata_text(metadata: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(metadata, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"metadata is not plain JSON: {error}; use finite numbers, text, lists and dicts") from error
+
+
+def _too_large(path: Path | str) -> BundleError:
+    return BundleError(f"file does not fit into memory: {str(path)!r}; use a machine with more, or a smaller bundle")
+
+
+def _unreadable(path: Path | str, error: OSError) -> BundleError:
+    return BundleError(f"cannot read: {str(path)!r}, {error.strerror or error}; check the path and its permissions")

@@ -1,0 +1,118 @@
+"""Spectra of the layers of a source, several at a time, each weight read once and dropped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from opentrans_cli.errors import SpectrumError
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.spectral.esd import SpectrumMetrics, spectrum, spectrum_metrics
+from opentrans_cli.spectral.estimators import Estimator
+from opentrans_cli.spectral.power_law import PowerLawFit, trusted, verdict
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+Read = Callable[[str], Tensor]
+"""Layer -> its weight, (O, I, kh, kw) or (O, I); called from several threads."""
+
+
+@dataclass(frozen=True)
+class LayerSpectrum:
+    """One layer's spectrum and its fits."""
+
+    name: str
+    shape: tuple[int, ...]  # of the weight
+    scale: float  # root mean square of the weight
+    eigenvalues: Tensor  # float64 (n,), ascending
+    fit: PowerLawFit
+    others: Mapping[str, PowerLawFit]  # by further estimators, by name
+    metrics: SpectrumMetrics
+    verdict: str
+
+    @property
+    def alpha(self) -> float:
+        """Exponent as the selection takes it: inf where the verdict says that it is not to be trusted."""
+        return self.fit.alpha if trusted(self.verdict) else math.inf
+
+    def other_alpha(self, rule: str) -> float:
+        """As `alpha`, by a further estimator; a spectrum too poor for one is too poor for all."""
+        return self.others[rule].alpha if trusted(self.verdict) else math.inf
+
+
+def measure(
+    names: Sequence[str],
+    read: Read,
+    fit: Estimator,
+    *,
+    others: Mapping[str, Estimator] | None = None,
+    title: str = "spectra",
+    reporter: Reporter = SILENT,
+) -> tuple[LayerSpectrum, ...]:
+    """Spectra of the layers `names`, in their order. Raises SpectrumError, naming the layer.
+
+    Peak memory beyond the spectra: a layer's weight and Gram matrices in float64 for every thread.
+    """
+    rules = dict(others or {})
+    found = []
+    with reporter.bar(title, len(names)) as advance:
+        for layer in in_threads(lambda name: _measure(name, read, fit, rules), names):
+            found.append(layer)
+            advance(layer.name)
+    return tuple(found)
+
+
+def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimator]) -> LayerSpectrum:
+    try:
+        weight = read(name)
+        found = spectrum(weight)
+    except SpectrumError as error:
+        raise SpectrumError(f"{error}: layer {name}; repair or replace the checkpoint") from error
+    values = found.eigenvalues
+    own = fit(values)
+    return LayerSpectrum(
+        name=name,
+        shape=tuple(weight.shape),
+        scale=found.scale,
+        eigenvalues=values,
+        fit=own,
+        others={rule: other(values) for rule, other in others.items()},
+        metrics=spectrum_metrics(values),
+        verdict=verdict(values, own, found.spread, found.excess),
+    )
+
+
+def in_threads(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """Results of `work`, in the order of `items`: as many at a time as torch has threads, each on one of them.
+
+    A layer is too small for LAPACK to make good use of several threads, and every layer stands alone.
+    """
+    threads = torch.get_num_threads()
+    with _one_thread_each():
+        if threads == 1:
+            yield from map(work, items)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(work, items)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Torch and numpy compute on one thread: also so that figures do not depend on the number of threads."""
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,182 @@
+"""What freezing saves of a tower's training: MACs of one image for each share of frozen layers.
+
+Frozen is what `finetune` freezes: a layer's weight, its bias, and the BatchNorm behind it, affine parameters and
+running statistics. All the rest is trained: norms, embeddings, the BatchNorm behind every trained layer. So a frozen
+beginning of a ResNet needs no input gradients, while that of a ViT does, for its position embedding is below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from opentrans_cli.clip.architecture import meta_visual
+from opentrans_cli.clip.dense import STAGES, stage_features
+from opentrans_cli.clip.layers import batchnorm_of, candidates, whole_projections
+from opentrans_cli.errors import OptionError
+from opentrans_cli.spectral.selection import FreezeMode, Selection
+from opentrans_cli.training.costs.macs import LayerCost, count_macs
+from opentrans_cli.training.costs.paper import paper_costs
+from opentrans_cli.training.costs.receipt import dense, sparse, total
+from opentrans_cli.training.freezing import freeze_layers
+
+RATIOS = tuple(tenths / 10 for tenths in range(11))
+
+Resolution = int | tuple[int, int]  # height, width in pixels
+
+_SMALLEST = 32  # pixels, the stride of a ResNet
+_DEFAULT_SIZE = 224  # of open_clip, where a configuration has none
+_INSIDE = "visual."
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """Training cost of the tower alone, for one image, with some layers frozen."""
+
+    ratio: float  # frozen layers of all that were ranked: asked for, or had where `chosen`
+    frozen: int  # number of layers
+    forward: int  # MACs, zero weights skipped
+    input_gradient: int
+    weight_gradient: int
+    total: int  # sum of the three
+    saved: float  # of the total with nothing frozen and nothing pruned, by autograd's rules, see training/cost.py
+    saved_paper: float  # the same share as the paper counts it, see training/accounting.py
+    chosen: bool = False  # not one of the ratios, but the layers a rule or a list chose
+
+
+def tower_costs(model_cfg: Mapping[str, Any], *, resolution: Resolution | None = None) -> dict[str, LayerCost]:
+    """Cost of one image by layer, in the order of use, everything trained; `model_cfg` as open_clip has it.
+
+    A ResNet runs as in segmentation, without its attention pool, by default at its own image size; any other tower runs
+    whole and at its own size alone. Products of two activations stand under the module that makes them.
+    Needs no weights. Raises OptionError for a resolution the tower cannot have, SourceError for a wrong configuration.
+    """
+    return {layer.name: layer for layer in _Pricing(model_cfg, resolution=resolution).layers()}
+
+
+def image_size(model_cfg: Mapping[str, Any], resolution: Resolution | None = None) -> tuple[int, int]:
+    """Height and width in pixels that costs are counted for: `resolution`, or the tower's own."""
+    return _pair(model_cfg["vision_cfg"].get("image_size", _DEFAULT_SIZE) if resolution is None else resolution)
+
+
+def cost_of(
+    model_cfg: Mapping[str, Any],
+    frozen: Collection[str],
+    *,
+    kept: Mapping[str, float] | None = None,
+    resolution: Resolution | None = None,
+) -> FrontierPoint:
+    """What a list of frozen layers costs; `ratio` is its share of the layers the tower runs.
+
+    kept: kept fraction by layer, where it is not 1. Raises as `tower_costs`, TrainingError for an unknown layer.
+    """
+    pricing = _Pricing(model_cfg, resolution=resolution, kept=kept)
+    ranked = [layer for layer in candidates(pricing.visual) if layer.name in pricing.forward]
+    return pricing.point(frozen, ratio=len(set(frozen)) / len(ranked), chosen=True)
+
+
+def frontier(
+    model_cfg: Mapping[str, Any],
+    alphas: Mapping[str, float],
+    *,
+    mode: FreezeMode = "heavy",
+    ratios: Sequence[float] = RATIOS,
+    chosen: Collection[str] | None = None,
+    kept: Mapping[str, float] | None = None,
+    resolution: Resolution | None = None,
+    seed: int = 0,
+) -> tuple[FrontierPoint, ...]:
+    """A point for every ratio of `alphas` (layer -> exponent), and last, if given, one for the list `chosen`.
+
+    kept: kept fraction by layer, where it is not 1. Raises as `cost_of`, OptionError for a wrong mode or ratio.
+    """
+    selections = [Selection(mode, ratio=ratio, seed=seed) for ratio in ratios]
+    for selection in selections:
+        selection.check()
+    pricing = _Pricing(model_cfg, resolution=resolution, kept=kept)
+    points = [
+        pricing.point(selection.choose(alphas), ratio=ratio)
+        for selection, ratio in zip(selections, ratios, strict=True)
+    ]
+    if chosen is not None:
+        points.append(pricing.point(chosen, ratio=len(set(chosen)) / max(1, len(alphas)), chosen=True))
+    return tuple(points)
+
+
+class _Trunk(nn.Module):
+    """A tower as it is trained in segmentation: a ResNet up to its last stage, any other whole."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+        self.resnet = hasattr(visual, STAGES[-1])
+
+    def forward(self, images: Tensor) -> Any:
+        return stage_features(self.visual, images)[STAGES[-1]] if self.resnet else self.visual(images)
+
+    def size(self, resolution: Resolution | None) -> tuple[int, int]:
+        """Height and width of its images."""
+        own = _pair(self.visual.image_size)  # type: ignore[arg-type]
+        wanted = own if resolution is None else _pair(resolution)
+        if self.resnet and min(wanted) < _SMALLEST:
+            raise OptionError(f"resolution is too small: {min(wanted)} pixels; a ResNet needs {_SMALLEST} or more")
+        if not self.resnet and wanted != own:
+            raise OptionError(
+                f"this tower has one resolution: {own[0]} x {own[1]}, not {wanted[0]} x {wanted[1]}; leave it out"
+            )
+        return wanted
+
+
+def _pair(size: Resolution) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+class _Pricing:
+    """A tower without weights, frozen anew for every question."""
+
+    def __init__(
+        self,
+        model_cfg: Mapping[str, Any],
+        *,
+        resolution: Resolution | None = None,
+        kept: Mapping[str, float] | None = None,
+    ) -> None:
+        self.visual = meta_visual(model_cfg)
+        self.trunk = _Trunk(self.visual)
+        self.resolution = self.trunk.size(resolution)
+        self.kept = dict(kept or {})
+        self._unfrozen = self.layers()
+        self.forward = {layer.name: layer.forward for layer in self._unfrozen}
+
+    def layers(self, frozen: Collection[str] = ()) -> tuple[LayerCost, ...]:
+        """Cost by layer with `frozen` fixed, names as in the tower."""
+        self._freeze(frozen)
+        kept = {f"{_INSIDE}{name}": fraction for name, fraction in self.kept.items()}
+        counted = count_macs(self.trunk, (1, 3, *self.resolution), kept=kept)
+        return tuple(replace(layer, name=layer.name.removeprefix(_INSIDE)) for layer in counted)
+
+    def point(self, frozen: Collection[str], *, ratio: float, chosen: bool = False) -> FrontierPoint:
+        """The cost of `frozen` by both ways of counting."""
+        exact = total(self.layers(frozen), sparse)
+        counted = [name for name in frozen if name in self.forward]
+        paper = total(paper_costs(self.forward, frozen=counted, kept=self.kept), sparse)
+        return FrontierPoint(
+            ratio=ratio,
+            frozen=len(set(frozen)),
+            forward=exact.forward,
+            input_gradient=exact.input_gradient,
+            weight_gradient=exact.weight_gradient,
+            total=exact.total,
+            saved=1 - exact.total / total(self._unfrozen, dense).total,
+            saved_paper=1 - paper.total / total(paper_costs(self.forward), dense).total,
+            chosen=chosen,
+        )
+
+    def _freeze(self, frozen: Collection[str]) -> None:
+        self.visual.requires_grad_(True)
+        # A packed projection has one weight gradient, so one trained part of the three costs as much as all.
+        names = whole_projections(self.visual, frozen)
+        freeze_layers(self.visual, names, batchnorm_of={name: batchnorm_of(self.visual, name) for name in names})

@@ -1,0 +1,118 @@
+"""The alpha report outside a bundle: a folder with numbers and pictures, or a single picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opentrans_cli.bundle.layout import ALPHA
+from opentrans_cli.errors import BundleError, OptionError
+from opentrans_cli.files.atomic import staged_folder, write_file
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.targets import check_folder, prepare_parent
+from opentrans_cli.files.tensorfile import write_tensors
+from opentrans_cli.pictures.charts import AlphaDot, check_picture
+from opentrans_cli.pictures.esd import Spectrum, esd_chart
+from opentrans_cli.pictures.tower_page import tower_page
+from opentrans_cli.spectral.measure import LayerSpectrum
+from opentrans_cli.steps.sources import is_bundle
+
+if TYPE_CHECKING:
+    from opentrans_cli.steps.analyze.result import AnalyzeResult
+
+REPORT, TOWER, SPECTRA = "report.json", "tower.png", "spectra.png"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a report goes beside the bundle; nowhere by default."""
+
+    out: Path | None = None  # folder for report.json, alpha.safetensors, tower.png, and spectra.png with `esd`
+    plot: Path | None = None  # picture, .png or .svg: the page of the tower, or the spectra of `esd`
+    esd: tuple[str, ...] = ()  # globs of layers
+    force: bool = False  # replace what is there
+
+    def check(self) -> None:
+        """Raises OptionError or BundleError for what must not be written, before anything is read."""
+        if self.esd and self.plot is None and self.out is None:
+            raise OptionError(f"spectra are drawn into a picture: --esd {self.esd[0]}; say which with --plot or --out")
+        for target in filter(None, (self.out, self.plot)):
+            if any(is_bundle(str(folder)) for folder in Path(os.path.realpath(target)).parents):
+                raise BundleError(f"would lie inside a bundle: {str(target)!r}; choose a place outside of it")
+        if self.out is not None:
+            check_folder(self.out, {REPORT, ALPHA, TOWER, SPECTRA}, force=self.force)
+        if self.plot is not None:
+            check_picture(self.plot)
+            if os.path.lexists(self.plot) and not self.force:
+                raise OptionError(f"already exists: {str(self.plot)!r}; choose another --plot or pass --force")
+
+    def prepare(self) -> None:
+        """Make the folders that outputs are going to lie in. Raises BundleError where that cannot be."""
+        for target in (self.out, self.plot):
+            if target is not None:
+                prepare_parent(target)
+
+    def check_layers(self, names: Sequence[str]) -> None:
+        """Raises OptionError for a pattern of `esd` that none of the layers `names` matches."""
+        for pattern in self.esd:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise OptionError(f"no analyzed layer is called so: --esd {pattern}; see the names in the report")
+
+    def write(self, result: AnalyzeResult) -> None:
+        """Write what was asked for, each whole or not at all."""
+        if self.plot is not None:
+            (self._draw_spectra if self.esd else _draw_tower)(self.plot, result)
+        if self.out is None:
+            return
+        with staged_folder(self.out, replace=self.force) as folder:
+            write_file(folder / REPORT, [json_bytes(result.to_json())])
+            write_tensors(folder / ALPHA, *result.tensors())
+            _draw_tower(folder / TOWER, result)
+            if self.esd:
+                self._draw_spectra(folder / SPECTRA, result)
+
+    def _draw_spectra(self, path: Path, result: AnalyzeResult) -> None:
+        chosen = [layer for layer in result.layers if any(fnmatchcase(layer.name, pattern) for pattern in self.esd)]
+        esd_chart(path, [_spectrum(layer) for layer in chosen], title=f"{result.source}, {result.estimator}")
+
+
+def _draw_tower(path: Path, result: AnalyzeResult) -> None:
+    """Hollow marks are the alphas of the other source if there is one, else those of random weights if drawn."""
+    nulls = {name: trust.null_median for name, trust in result.trust.items()}
+    others: Mapping[str, float | None] = result.against or nulls
+    dots = [
+        AlphaDot(
+            name=layer.name,
+            alpha=layer.alpha,
+            decision=result.decision(layer.name),
+            interval=result.trust[layer.name].interval,
+            other=others.get(layer.name),
+            unstable=not result.trust[layer.name].stability.stable,
+        )
+        for layer in result.layers
+    ]
+    tower_page(
+        path,
+        dots,
+        [_spectrum(layer) for layer in result.layers],
+        source=result.source,
+        estimator=result.estimator,
+        median=result.median_alpha,
+        other_label=result.against_source or "random weights",
+    )
+
+
+def _spectrum(layer: LayerSpectrum) -> Spectrum:
+    return Spectrum(
+        name=layer.name,
+        eigenvalues=layer.eigenvalues.numpy(),
+        alpha=layer.alpha,
+        xmin=layer.fit.xmin,
+        ks_distance=layer.fit.ks_distance,
+        tail_size=layer.fit.tail_size,
+        verdict=layer.verdict,
+    )

@@ -1,0 +1,175 @@
+"""Where the weights of a spectrum come from: the tower of a CLIP or a bundle, or any checkpoint file.
+
+A file is read one layer at a time and no model is built, so files that no CLIP would fit can be analysed as well. In a
+file that holds a CLIP, layers have the names they have inside the image tower, as in a bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from opentrans_cli.bundle.store import Bundle
+from opentrans_cli.checkpoints.weight_file import open_weight_file
+from opentrans_cli.clip.file_layers import EMBEDDING, FileContents, file_contents, read_layer
+from opentrans_cli.clip.layers import candidates, layer_weight, locate
+from opentrans_cli.clip.source import is_local
+from opentrans_cli.clip.tower_keys import OUTPUT_HEAD
+from opentrans_cli.errors import OptionError, SourceError
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.sources import load_tower
+
+EXCLUDED = "excluded"
+
+
+@dataclass(frozen=True)
+class SpectrumLayer:
+    """A weight a spectrum can be taken of."""
+
+    name: str  # inside the image tower; in other files the tensor's without ".weight"
+    shape: tuple[int, ...]  # of its weight: (O, I, kh, kw) or (O, I)
+    kind: str  # "conv", "linear", or "attention": one part of a packed projection
+    skipped: str | None  # why it is not analysed by default; None: it is
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What is not analysed for one reason."""
+
+    reason: str
+    count: int  # layers, or tensors that can be no layer
+    names: tuple[str, ...]  # of the layers; --include takes them. Empty: tensors that can be no layer
+
+
+@dataclass(frozen=True)
+class SpectrumSource:
+    """The weights of a source, read one at a time; a context manager that lets go of the file at its end."""
+
+    source: str  # as the user gave it
+    layers: tuple[SpectrumLayer, ...]  # in module order
+    counted: Mapping[str, int]  # tensors of a file that can be no layer, by reason
+    bundle: Bundle | None  # None if the source is no bundle
+    model_cfg: dict[str, Any] | None  # open_clip's, of a CLIP, or of its image tower alone; None: not known
+    reader: Callable[[str], Tensor] = field(repr=False)
+    closer: Callable[[], None] = field(repr=False)
+
+    def read(self, name: str) -> Tensor:
+        """One layer's weight, (O, I, kh, kw) or (O, I), in its stored dtype; to be read only, it may be shared.
+
+        Several threads may read at once. Raises KeyError for an unknown layer and SourceError if the file cannot be
+        read any more.
+        """
+        return self.reader(name)
+
+    def chosen(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[str, ...]:
+        """Names of the layers to analyse: the default ones, more by `include`, fewer by `exclude`, in module order.
+
+        Both hold glob patterns over whole names (`attnpool.*`); exclude wins. A pattern takes embedding tables only
+        if it matches nothing else, so that it means the same for a file as for a bundle, which does not list them.
+        Raises OptionError for a pattern that matches no layer, and if no layer is left.
+        """
+        fewer = {layer.name for matches in self._matches("--exclude", exclude) for layer in matches}
+        more: set[str] = set()
+        for matches in self._matches("--include", include):
+            more |= {layer.name for layer in matches if layer.skipped != EMBEDDING} or {m.name for m in matches}
+        names = tuple(
+            layer.name
+            for layer in self.layers
+            if (layer.skipped is None or layer.name in more) and layer.name not in fewer
+        )
+        if not names:
+            reasons = ", ".join(group.reason for group in self.left_out(names) if group.names)
+            raise OptionError(f"no layer is left to analyse: all of {self.source} are left out ({reasons}); leave some")
+        return names
+
+    def _matches(self, option: str, patterns: Iterable[str]) -> Iterator[list[SpectrumLayer]]:
+        for pattern in patterns:
+            matches = [layer for layer in self.layers if fnmatchcase(layer.name, pattern)]
+            if not matches:
+                raise OptionError(f"no layer is called so: {option} {pattern}; analyze without it to see the names")
+            yield matches
+
+    def left_out(self, chosen: Iterable[str]) -> tuple[LeftOut, ...]:
+        """What is not among `chosen`, by reason: layers first, in module order, then what can be no layer."""
+        taken, groups = set(chosen), dict[str, list[str]]()
+        for layer in self.layers:
+            if layer.name not in taken:
+                groups.setdefault(layer.skipped or EXCLUDED, []).append(layer.name)
+        layers = [LeftOut(reason, len(names), tuple(names)) for reason, names in groups.items()]
+        return (*layers, *(LeftOut(reason, count, ()) for reason, count in sorted(self.counted.items())))
+
+    def close(self) -> None:
+        """Let go of what is held of a file."""
+        self.closer()
+
+    def __enter__(self) -> SpectrumSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_spectrum_source(source: str, *, base: str | None = None, reporter: Reporter = SILENT) -> SpectrumSource:
+    """The weights of a bundle, a CLIP or a checkpoint file.
+
+    A local file is read as it is, whatever it holds; every other source is loaded as a tower (`load_tower`), a bundle
+    of masks alone with the weights of its base, or of the source `base` where that has moved. Raises SourceError or
+    BundleError in one line.
+    """
+    return _from_file(source, reporter) if _is_file(source) else _from_tower(source, base, reporter)
+
+
+def _is_file(source: str) -> bool:
+    name, _, tag = source.partition(":")
+    built = source == "tiny" or source.startswith("hf://") or (tag and is_local(tag) and not is_local(name))
+    return not built and is_local(source) and not Path(source).is_dir()
+
+
+def _from_file(source: str, reporter: Reporter) -> SpectrumSource:
+    file = open_weight_file(Path(source))
+    contents = file_contents(file.headers)
+    if not contents.layers:
+        raise SourceError(f"no 2-D or 4-D weight in {source}; give a checkpoint with convolutions or linear layers")
+    _tell(contents, source, reporter)
+    places = {layer.name: layer for layer in contents.layers}
+    layers = tuple(SpectrumLayer(layer.name, layer.shape, layer.kind, layer.skipped) for layer in contents.layers)
+    return SpectrumSource(
+        source=source,
+        layers=layers,
+        counted=contents.counted,
+        bundle=None,
+        model_cfg=contents.model_cfg,
+        reader=lambda name: read_layer(file, places[name]),
+        closer=file.close,
+    )
+
+
+def _tell(contents: FileContents, source: str, reporter: Reporter) -> None:
+    if contents.tower is not None and contents.tower.prefix:
+        reporter.say(f"image tower of {source}: below '{contents.tower.prefix}', layers are named inside it")
+
+
+def _from_tower(source: str, base: str | None, reporter: Reporter) -> SpectrumSource:
+    tower = load_tower(source, reporter, base=base)
+    layers = []
+    for found in candidates(tower.visual):
+        packed = locate(tower.visual, found.name)[1] != slice(None)
+        kind = "attention" if packed else "conv" if len(found.shape) == 4 else "linear"
+        # The input layer is never pruned but has a spectrum like any other: the paper ranks all 55 of RN50.
+        layers.append(
+            SpectrumLayer(found.name, found.shape, kind, OUTPUT_HEAD if found.reason == OUTPUT_HEAD else None)
+        )
+    return SpectrumSource(
+        source=source,
+        layers=tuple(layers),
+        counted={},
+        bundle=tower.bundle,
+        model_cfg=tower.base.model_cfg,
+        reader=lambda name: layer_weight(tower.visual, name),
+        closer=lambda: None,
+    )

@@ -1,0 +1,144 @@
+"""eval --curve: accuracy and size at every sparsity a bundle's run passed through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from opentrans_cli.bundle.hub.cache import is_cached
+from opentrans_cli.bundle.hub.source import local_source
+from opentrans_cli.bundle.rounds import RoundInfo, available, subnet_bytes
+from opentrans_cli.bundle.store import Bundle, add_files, open_bundle
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.errors import OptionError
+from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.targets import check_file, prepare_parent
+from opentrans_cli.pictures.curve import CurvePoint, curve_chart
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.eval.evaluate import load_samples, score
+from opentrans_cli.steps.segmentors.built import TRAINING_FREE, any_segmentor
+from opentrans_cli.steps.segmentors.words import embed_vocabulary
+from opentrans_cli.steps.sources import dense_tower, is_bundle, load_text_clip, tower_at
+from opentrans_cli.steps.step_record import data_record, environment, step_record
+from opentrans_cli.training.device import resolve_device
+
+
+@dataclass(frozen=True)
+class CurveResult:
+    """One curve."""
+
+    path: Path  # the bundle the report and its chart were added to, or the file the report was written to
+    report: dict[str, Any]  # the curve report of `artifacts.schema.json`
+
+
+def curve(
+    source: str,
+    *,
+    dataset: str = "shapes",
+    data: DatasetOptions | None = None,
+    base: str | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> CurveResult:
+    """Score every round of a bundle whose weights can be had; report and chart go into the bundle.
+
+    With `out` the report goes to that file and the chart beside it, as `.png`. Rounds of masks alone are left out, and
+    that is said. The segmentor is the bundle's own, else the training-free read-out. Raises OptionError for a source
+    that is no bundle, else what `evaluate` raises.
+    """
+    source = local_source(source, reporter)
+    if not is_bundle(source):
+        raise OptionError(f"only a bundle has rounds to draw: {source}; give the folder that `opentrans prune` wrote")
+    if out is None and is_cached(Path(source)):
+        raise OptionError(f"bundles of the Hub stay as they were published: {source}; add --out for report and chart")
+    for target in () if out is None else (out, chart_path(out)):
+        check_file(target, force=force, option="--out", example="report.json")
+    data = data or DatasetOptions(split="val")
+    samples = load_samples(dataset, data)
+    where, bundle = resolve_device(device), open_bundle(source)
+    rounds = _rounds(bundle, reporter)
+    dense = dense_tower(bundle, rounds, base, reporter)
+    text = embed_vocabulary(load_text_clip(bundle.manifest.base, base, reporter), samples.vocabulary, reporter=reporter)
+    if out is not None:
+        prepare_parent(out)
+    reports = []
+    for info in rounds:
+        reporter.say(f"sparsity {info.sparsity:.4f}, round {info.round}")
+        built = any_segmentor(tower_at(bundle, info, dense=dense))
+        reports.append(score(built, samples, text, device=where, reporter=reporter))
+    report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, where)
+    return CurveResult(_write(bundle, report, out, {**data_record(data), "base": base}), report)
+
+
+def _rounds(bundle: Bundle, reporter: Reporter) -> tuple[RoundInfo, ...]:
+    rounds = available(bundle)
+    masks_only = [f"{info.sparsity:.4f}" for info in rounds if not info.has_weights]
+    if masks_only:
+        reporter.say(f"left out, only their masks are there: {', '.join(masks_only)}")
+    return tuple(info for info in rounds if info.has_weights)
+
+
+def _report(
+    bundle: Bundle,
+    scored: Iterable[tuple[RoundInfo, dict[str, Any]]],
+    dataset: str,
+    samples: SegDataset,
+    device: torch.device,
+) -> dict[str, Any]:
+    points = [
+        {
+            "round": info.round,
+            "sparsity": info.sparsity,
+            "kept": info.kept,
+            "bytes": subnet_bytes(bundle, info),
+            **{name: report[name] for name in ("miou", "miou_seen", "miou_unseen")},
+        }
+        for info, report in scored
+    ]
+    record = bundle.manifest.segmentor
+    return {
+        "framework": record.framework if record else TRAINING_FREE,
+        "dataset": dataset,
+        "data": samples.fingerprint,
+        "images": len(samples),
+        "points": points,
+        "environment": environment(device),
+    }
+
+
+def _write(bundle: Bundle, report: dict[str, Any], out: Path | None, given: dict[str, Any]) -> Path:
+    picture = _picture(report)
+    if out is not None:
+        write_file(out, [json_bytes(report)])
+        write_file(chart_path(out), [picture])
+        return out
+    options = {"dataset": report["dataset"], **given, "curve": True}
+    figures = {"miou": [point["miou"] for point in report["points"]], "images": report["images"]}
+    step = step_record("eval", options, seed=None, data=report["data"], metrics=figures)
+    name = f"reports/curve-{report['dataset']}"
+    return add_files(bundle, {f"{name}.json": json_bytes(report), f"{name}.png": picture}, step=step).path
+
+
+def chart_path(out: Path) -> Path:
+    """Where the chart goes beside a report at `out`."""
+    return out.with_suffix(".png")
+
+
+def _picture(report: dict[str, Any]) -> bytes:
+    points = [
+        CurvePoint(point["sparsity"], point["miou"], point["miou_seen"], point["miou_unseen"], point["bytes"])
+        for point in report["points"]
+    ]
+    title = f"{report['framework']} on {report['dataset']}, {report['images']} images"
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "curve.png"
+        curve_chart(path, points, title=title)
+        return path.read_bytes()

@@ -1,0 +1,219 @@
+"""eval: mIoU over all, seen and unseen classes, parameters, MACs and measured time of one segmentor on one data set."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opentrans_cli.bundle.hub.cache import is_cached
+from opentrans_cli.bundle.hub.source import local_source
+from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.targets import check_file, prepare_parent
+from opentrans_cli.frameworks.base import ClassText
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
+from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_tower
+from opentrans_cli.steps.segmentors.picture_size import Sides
+from opentrans_cli.steps.segmentors.predictor import Predictor
+from opentrans_cli.steps.segmentors.published import open_checkpoint
+from opentrans_cli.steps.segmentors.scoring import class_ious, group_miou, score_images
+from opentrans_cli.steps.segmentors.words import Words
+from opentrans_cli.steps.sources import Tower, is_bundle, load_tower
+from opentrans_cli.steps.sources import at_sparsity as tower_at_sparsity
+from opentrans_cli.steps.step_record import data_record, environment, parameter_count, step_record
+from opentrans_cli.training.device import resolve_device
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """One evaluation."""
+
+    path: Path | None  # the bundle the report was added to, or the file it was written to
+    report: dict[str, Any]  # the eval report of `artifacts.schema.json`
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored, beside a source: a framework's own checkpoint, and other words than those of the data set.
+
+    Raises OptionError for what contradicts itself.
+    """
+
+    framework: str | None = None
+    checkpoint: Path | None = None
+    words: Words | None = None  # as many classes as the data set has, in its order
+    seen: Path | None = None  # class file of what training labelled
+    own_size: bool = False  # look at pictures at their own size, whatever a checkpoint was made for
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.framework is None:
+            raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
+
+
+def evaluate(
+    source: str | None,
+    *,
+    dataset: str = "shapes",
+    data: DatasetOptions | None = None,
+    subject: Subject | None = None,
+    at_sparsity: float | None = None,
+    base: str | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> EvalResult:
+    """Score the segmentor of a bundle on a data set; the report goes into the bundle, or to the file `out`.
+
+    A source without a segmentor (a CLIP, or a bundle fresh from `prune`) is read out without training, by MaskCLIP's
+    dense embeddings, and the report says so. `at_sparsity` takes an earlier round of a bundle; its report has the
+    sparsity in its name. A bundle of the Hub stays as it was published, and so does one that is scored otherwise than
+    as it is (`subject`). With a checkpoint `source` is None. Images are scored at their own size. Raises SourceError,
+    BundleError, HubError, DataError, TransferError or OptionError.
+    """
+    if out is not None:
+        check_file(out, force=force, option="--out", example="report.json")
+    data, subject = data or DatasetOptions(split="val"), subject or Subject()
+    samples = load_samples(dataset, data)
+    words = _words(samples, subject)
+    where = resolve_device(device)
+    opened = _opened(source, subject, at_sparsity, base, reporter)
+    seen = _seen(samples, words, opened, subject)
+    text = opened.embedded(words, seen, reporter)
+    if out is not None:
+        prepare_parent(out)
+    sides = None if subject.own_size else opened.sides
+    report = score(opened.built, samples, text, device=where, seen=seen, sides=sides, reporter=reporter)
+    report = {**report, "dataset": dataset, "data": samples.fingerprint}
+    if opened.checkpoint is not None:
+        report["checkpoint"] = opened.checkpoint
+    if at_sparsity is not None:
+        report["at_sparsity"] = at_sparsity
+    if out is not None:
+        write_file(out, [json_bytes(report)])
+        return EvalResult(out, report)
+    bundle = opened.built.tower.bundle
+    if bundle is None or is_cached(bundle.path) or subject != Subject():
+        return EvalResult(None, report)
+    return EvalResult(_record(bundle, report, {**data_record(data), "base": base}), report)
+
+
+def _words(samples: SegDataset, subject: Subject) -> Words:
+    """The words to ask for. Raises DataError unless there is a class for each of the data set's."""
+    words, wanted = subject.words or Words(samples.vocabulary), len(samples.vocabulary)
+    if len(words.vocabulary) != wanted:
+        raise DataError(
+            f"vocabulary and data set disagree: {len(words.vocabulary)} classes for {wanted} of the label maps; "
+            "give one for each, in their order"
+        )
+    return words
+
+
+def _opened(
+    source: str | None, subject: Subject, at_sparsity: float | None, base: str | None, reporter: Reporter
+) -> OpenedSegmentor:
+    if subject.checkpoint is not None:
+        if at_sparsity is not None:
+            raise OptionError(f"only a bundle has earlier rounds: {subject.checkpoint}; leave --at-sparsity out")
+        assert subject.framework is not None
+        return open_checkpoint(subject.framework, subject.checkpoint, base=base, reporter=reporter)
+    assert source is not None
+    place = local_source(source, reporter)
+    if is_bundle(place):
+        tower = tower_at_sparsity(open_bundle(place), at_sparsity, base=base, reporter=reporter)
+    elif at_sparsity is None:
+        tower = load_tower(source, reporter)
+    else:
+        raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
+    return open_tower(tower, source, framework=subject.framework, base=base, reporter=reporter)
+
+
+def _seen(samples: SegDataset, words: Words, opened: OpenedSegmentor, subject: Subject) -> tuple[bool, ...]:
+    """By class: did training label it? As a class file or a pack says, as is known of a checkpoint, else as the bundle
+    records or the data set splits.
+    """
+    if subject.seen is not None:
+        return words.vocabulary.seen_by(names_of(subject.seen))
+    if words.pack is not None or opened.checkpoint is not None:
+        return words.seen_by(opened.trained_on)
+    return seen_classes(samples, opened.built.tower)
+
+
+def load_samples(dataset: str, data: DatasetOptions | None) -> SegDataset:
+    """The labelled images to score. Raises DataError if there are none."""
+    samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions(split="val"))
+    if len(samples) == 0:
+        raise DataError(f"no images to score: {dataset}; check --images and --split-list")
+    return samples
+
+
+def score(
+    built: BuiltSegmentor,
+    samples: SegDataset,
+    text: ClassText,
+    *,
+    device: torch.device,
+    seen: Sequence[bool] | None = None,
+    sides: Sides | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """The figures of one segmentor: accuracy, size, counted and measured cost, of the first image's size.
+
+    seen: by class, whether training labelled it; None for what `seen_classes` says. sides: of the pictures it looks at.
+    """
+    predictor = Predictor(built, text, device=device, sides=sides)
+    with reporter.bar("scoring", len(samples)) as advance:
+        scored = score_images(predictor, samples, range(len(samples)), advance=advance)
+    flags = seen_classes(samples, built.tower) if seen is None else seen
+    return {
+        "framework": built.framework.name,
+        "images": len(samples),
+        "classes": len(samples.vocabulary),
+        **group_miou(scored.confusion, flags),
+        "per_class": class_ious(scored.confusion, samples.vocabulary.names, flags),
+        **_cost(built, scored.resolution, owners=text.owners),
+        "seconds_per_image": statistics.median(scored.seconds[1:] or scored.seconds),
+        "resolution": list(scored.resolution),
+        "environment": environment(device),
+    }
+
+
+def seen_classes(samples: SegDataset, tower: Tower) -> tuple[bool, ...]:
+    """By class: did training label it? As the bundle's segmentor records, else as the data set splits."""
+    record = tower.bundle.manifest.segmentor if tower.bundle else None
+    if record is not None and record.seen:
+        return samples.vocabulary.seen_by(record.seen)
+    return tuple(name not in samples.unseen for name in samples.vocabulary.names)
+
+
+def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, owners: tuple[int, ...]) -> dict[str, Any]:
+    dense = parameter_count(built.module)
+    removed = sum(int((~mask).sum()) for mask in built.tower.masks.values())
+    costs = built.costs(resolution, owners=owners)
+    return {
+        "params_dense": dense,
+        "params_kept": dense - removed,
+        "macs": sum(cost.forward for cost in costs),
+        "macs_kept": round(sum(cost.forward * cost.kept_fraction for cost in costs)),
+    }
+
+
+def _record(bundle: Bundle, report: dict[str, Any], given: dict[str, Any]) -> Path:
+    options, name = {"dataset": report["dataset"], **given}, f"eval-{report['dataset']}"
+    if "at_sparsity" in report:
+        options["at_sparsity"] = report["at_sparsity"]
+        name += f"-at-{report['at_sparsity']:.4f}"
+    step = step_record(
+        "eval", options, seed=None, data=report["data"], metrics={"miou": report["miou"], "images": report["images"]}
+    )
+    return add_file(bundle, f"reports/{name}.json", json_bytes(report), step=step).path

@@ -1,0 +1,63 @@
+"""The cost receipt of a fine-tuning run: its segmentor counted before and after freezing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from opentrans_cli.clip.prefix import modules_until
+from opentrans_cli.steps.finetune.options import FinetuneOptions
+from opentrans_cli.steps.segmentors.built import BACKBONE, BuiltSegmentor
+from opentrans_cli.steps.segmentors.call import SegmentorCall
+from opentrans_cli.training.costs.macs import LayerCost
+from opentrans_cli.training.costs.receipt import CounterCheck, RunCost, phases_of
+
+
+@dataclass(frozen=True)
+class SegmentorCount:
+    """What one training image costs a segmentor as it is frozen at the moment."""
+
+    layers: tuple[LayerCost, ...]  # by formula
+    counter: int  # MACs of forward and backward pass by torch's own counter
+
+
+def count_segmentor(built: BuiltSegmentor, *, crop: int, owners: tuple[int, ...]) -> SegmentorCount:
+    """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `owners`."""
+    call = SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), owners)
+    return SegmentorCount(call.formulas(built.kept_shares()), call.counter())
+
+
+def cached_part(
+    built: BuiltSegmentor, end: str, options: FinetuneOptions, *, crops: int
+) -> tuple[tuple[str, ...], int]:
+    """Modules of the prefix up to the block `end`, by their names in the segmentor, and how many of `crops` fixed
+    crops go through it after the warm-up, at most.
+    """
+    modules = tuple(f"{BACKBONE}{name}" for name in modules_until(built.tower.visual, end))
+    return modules, min(crops, (options.steps - options.warmup_steps) * options.batch_size)
+
+
+def run_cost(
+    full: SegmentorCount,
+    frozen: SegmentorCount,
+    options: FinetuneOptions,
+    *,
+    crop: int,
+    cached: Collection[str] = (),
+    views: int = 0,
+) -> RunCost:
+    """The receipt of the run of `options`.
+
+    full: counted before anything was frozen, which the first `warmup_steps` cost; frozen: counted after. cached:
+    modules of the segmentor whose output is read from a cache once the warm-up is over; views: distinct crops it holds.
+    """
+    phases = phases_of(
+        full.layers,
+        frozen.layers,
+        steps=options.steps,
+        warmup_steps=options.warmup_steps,
+        batch_size=options.batch_size,
+        cached=cached,
+        views=views,
+    )
+    return RunCost(phases, full.layers, (crop, crop), CounterCheck(run=frozen.counter, full=full.counter))

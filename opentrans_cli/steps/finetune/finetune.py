@@ -1,0 +1,199 @@
+"""finetune: train a segmentor with the heavy-tailed layers frozen and the pruned weights held at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from opentrans_cli.bundle.contents import BundleContents
+from opentrans_cli.bundle.folder import check_replaceable
+from opentrans_cli.bundle.hub.source import local_bundle
+from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.errors import OptionError
+from opentrans_cli.files.targets import check_parent, prepare_parent
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.finetune.interim import Interim, check_interim_options, validation_samples
+from opentrans_cli.steps.finetune.log import RunLog, check_log, log_path
+from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.finetune.run import FinetuneRun
+from opentrans_cli.steps.finetune.settings import check_options, check_places
+from opentrans_cli.steps.run_files import discard_state, state_path, state_to_resume
+from opentrans_cli.steps.segmentors.built import segmentor_to_train
+from opentrans_cli.steps.segmentors.words import embed_vocabulary
+from opentrans_cli.steps.sources import bundle_tower, load_text_clip
+from opentrans_cli.steps.step_record import data_record, environment, machine, step_record
+from opentrans_cli.steps.training_data import CropOptions, TrainingData
+from opentrans_cli.training import state_file
+from opentrans_cli.training.loop import TrainLog
+from opentrans_cli.training.processes.distributed import World, open_world
+
+REPORT = "reports/finetune.json"
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What `finetune` made."""
+
+    path: Path
+    loss: float  # mean over the last tenth of the steps
+    seconds_per_step: float  # measured, median
+    cost: dict[str, Any]  # the cost receipt of `artifacts.schema.json`, as in the bundle
+    timing: dict[str, Any] | None  # measured seconds of a step beside full training's; None if none were timed
+    log: Path  # JSON lines
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {**asdict(self), "path": str(self.path), "log": str(self.log)}
+
+
+def finetune(
+    bundle: Path | str,
+    *,
+    out: Path,
+    options: FinetuneOptions,
+    controls: FinetuneControls | None = None,
+    dataset: str = "shapes",
+    data: DatasetOptions | None = None,
+    base: str | None = None,
+    device: str = "auto",
+    force: bool = False,
+    resume: bool = False,
+    reporter: Reporter = SILENT,
+) -> FinetuneResult:
+    """Train the bundle's segmentor on `dataset` and write trunk, masks and head as a new bundle at `out`.
+
+    Layers with a small alpha are frozen, parameters and BatchNorm statistics alike (OpenTrans, Sec. 3.3.2); alphas come
+    from the bundle's own report, else they are computed, after a warm-up on the weights it left. Only seen classes take
+    part in training. With `resume` a run that was killed goes on and ends with the same bundle. Under torchrun the
+    processes share every batch, and the first writes. Raises OptionError, BundleError, SourceError, DataError or
+    TrainingError; TrainingStopped when `controls.max_minutes` are over, with a state to go on from.
+    """
+    controls, data = controls or FinetuneControls(), data or DatasetOptions()
+    with open_world(device) as world:
+        _check(options, controls, dataset, world)
+        check_replaceable(out, force=force)
+        check_parent(out)
+        check_places(out, controls)
+        if world.is_main:
+            check_log(out, controls)
+        parent = open_bundle(local_bundle(bundle, reporter))
+        prepare_parent(out)
+        state = state_to_resume(out, resume=resume, reporter=reporter)
+        job = _Job(parent, options, controls, dataset, data, base, world=world, reporter=reporter)
+        taken = None if state is None else int(state_file.load_meta(state)["step"])
+        with RunLog.beside(out, controls, resumed_at=taken, writes=world.is_main, reporter=reporter) as log:
+            log.start(
+                options=job.recorded,
+                data={"fingerprint": job.samples.fingerprint, "images": len(job.samples)},
+                environment=environment(world.device),
+            )
+            run, trained = job.train(log, state=state, checkpoint=state_path(out))
+            receipt, loss = run.receipt(), final_loss(trained.losses)
+            timing = None if run.timing is None else run.timing.to_json()
+            if world.is_main:
+                write_bundle(out, job.contents(receipt, loss), force=force)
+                discard_state(out)
+            world.barrier()
+            log.end(cost=receipt, seconds_per_step=trained.seconds_per_step, timing=timing)
+        return FinetuneResult(out, loss, trained.seconds_per_step, receipt, timing, log_path(out, controls))
+
+
+class _Job:
+    """What a run works on: data, the segmentor of the bundle, and the CLIP it came from."""
+
+    def __init__(
+        self,
+        parent: Bundle,
+        options: FinetuneOptions,
+        controls: FinetuneControls,
+        dataset: str,
+        data: DatasetOptions,
+        base: str | None,
+        *,
+        world: World,
+        reporter: Reporter,
+    ) -> None:
+        self.parent, self.options, self.controls = parent, options, controls
+        self.world, self.reporter = world, reporter
+        self._dataset, self._data = dataset, data
+        self.samples: SegDataset = DATASETS.load(dataset)(data)
+        tower = bundle_tower(parent, base=base, reporter=reporter)
+        self.built = segmentor_to_train(tower, options.framework, seed=options.seed)
+        preprocess = self.built.tower.preprocess
+        self.feed = TrainingData(
+            self.samples, CropOptions.of(options), preprocess=preprocess, world=world, workers=controls.workers
+        )
+        self.clip = load_text_clip(parent.manifest.base, base, reporter)
+        place = machine(world.device, processes=world.size)
+        # Features of single crops differ from those of batches by rounding. Where they lie says nothing of the result.
+        cached = None if controls.cache_features is None else "features"
+        self.recorded = {
+            **asdict(options),
+            "cache_features": cached,
+            "dataset": dataset,
+            **data_record(data),
+            "base": base,
+            **place,
+        }
+
+    def train(self, log: RunLog, *, state: Path | None, checkpoint: Path) -> tuple[FinetuneRun, TrainLog]:
+        """Take all steps, or those that are left."""
+        try:
+            run = FinetuneRun(
+                self.built,
+                self.feed,
+                self.clip,
+                self.options,
+                self.controls,
+                world=self.world,
+                log=log,
+                reporter=self.reporter,
+            )
+            return run, run.train(resume_from=state, checkpoint=checkpoint, evaluate=self._evaluation())
+        finally:
+            self.feed.close()
+
+    def _evaluation(self) -> Interim | None:
+        """What looks at the mIoU in between; None if nobody asked."""
+        if not self.controls.eval_every:
+            return None
+        samples = validation_samples(self._dataset, self._data, self.controls)
+        text = embed_vocabulary(
+            self.clip,
+            samples.vocabulary,
+            templates=self.built.framework.templates,
+            seen=[name not in samples.unseen for name in samples.vocabulary.names],
+            reporter=self.reporter,
+        )
+        return Interim(self.built, text, samples, device=self.world.device, world=self.world)
+
+    def contents(self, receipt: dict[str, Any], loss: float) -> BundleContents:
+        """The trained bundle."""
+        step = step_record(
+            "finetune",
+            self.recorded,
+            seed=self.options.seed,
+            data=self.samples.fingerprint,
+            parent=self.parent.digest,
+            metrics={"loss": loss, "training_macs": receipt["total"]},
+        )
+        record = self.built.record(self.samples.vocabulary.classes, seen=self.feed.seen_vocabulary.names)
+        return self.built.contents(step, record, report=(REPORT, receipt), keep_alpha=False)
+
+
+def _check(options: FinetuneOptions, controls: FinetuneControls, dataset: str, world: World) -> None:
+    """What can be refused before anything is read."""
+    check_options(options, controls, processes=world.size)
+    check_interim_options(dataset, controls)
+    if controls.shard and world.size == 1:
+        raise OptionError("one process has nothing to share out: --shard; start several with torchrun")
+
+
+def final_loss(losses: Sequence[float]) -> float:
+    """Mean loss of the last tenth of the steps."""
+    return mean(losses[-max(1, len(losses) // 10) :])

@@ -1,0 +1,100 @@
+"""mIoU while training goes on: the segmentor as it is now, on images it does not train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks.base import ClassText
+from opentrans_cli.steps.finetune.options import FinetuneControls
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
+from opentrans_cli.steps.segmentors.predictor import Predictor
+from opentrans_cli.steps.segmentors.scoring import group_miou, score_images
+from opentrans_cli.training.processes.distributed import World
+
+
+def check_interim_options(dataset: str, controls: FinetuneControls) -> None:
+    """What can be refused before anything is read. Raises OptionError."""
+    if controls.eval_every < 0:
+        raise OptionError(f"--eval-every must be at least 0: {controls.eval_every}; 0 never evaluates")
+    if controls.eval_limit < 1:
+        raise OptionError(f"at least one image is needed: --eval-limit {controls.eval_limit}; use 1 or more")
+    if dataset == "shapes" and controls.eval_split_list is not None:
+        raise OptionError(
+            f"data set 'shapes' has a validation split of its own: --eval-split-list {controls.eval_split_list}; "
+            "leave it out"
+        )
+    if dataset != "shapes" and controls.eval_every and controls.eval_split_list is None:
+        raise OptionError(
+            f"data set '{dataset}' has no validation split: --eval-every {controls.eval_every}; "
+            "name the images to evaluate on with --eval-split-list"
+        )
+
+
+def validation_samples(dataset: str, data: DatasetOptions, controls: FinetuneControls) -> SegDataset:
+    """The images to evaluate on, `--eval-limit` at most: of `shapes` its own split, else what --eval-split-list names.
+
+    Raises OptionError without such a list, and DataError for a wrong one.
+    """
+    check_interim_options(dataset, controls)
+    split_list = data.split_list if dataset == "shapes" else controls.eval_split_list
+    chosen = replace(data, split="val", split_list=split_list, limit=controls.eval_limit)
+    samples: SegDataset = DATASETS.load(dataset)(chosen)
+    return samples
+
+
+class Interim:
+    """Scores `built` as `eval` does, whenever it is called; training then goes on as if nothing had been."""
+
+    def __init__(
+        self,
+        built: BuiltSegmentor,
+        text: ClassText,
+        samples: SegDataset,
+        *,
+        device: torch.device,
+        limit: int | None = None,
+        world: World | None = None,
+    ) -> None:
+        """text: all classes of the data set, those that training does not label as well, and which these are.
+
+        limit: the first so many images. world: the processes share the images, and all must call.
+        """
+        if text.classes != len(samples.vocabulary):
+            raise ValueError(f"{text.classes} classes of text for {len(samples.vocabulary)} of the data set")
+        self._built, self._text, self._samples, self._device = built, text, samples, device
+        self._world = world or World(device)
+        self.images = len(samples) if limit is None else min(limit, len(samples))
+
+    def __call__(self) -> dict[str, float]:
+        """Fractions: "miou", "miou_seen", "miou_unseen", "pixel_accuracy"; one that no image can tell is left out.
+
+        The same in every process. Raises DataError for a damaged file.
+        """
+        world = self._world
+        with _undisturbed(self._built.module):
+            predictor = Predictor(self._built, self._text, device=self._device)
+            confusion = score_images(predictor, self._samples, range(world.rank, self.images, world.size)).confusion
+        world.total(confusion.counts)
+        figures = group_miou(confusion, self._text.seen)
+        return {name: value for name, value in figures.items() if value is not None}
+
+
+@contextmanager
+def _undisturbed(module: nn.Module) -> Iterator[None]:
+    """Without autocast and gradients; every part is in training or eval mode afterwards as it was before."""
+    modes = {part: part.training for part in module.modules()}  # frozen parts stay in eval mode while others train
+    device = next(module.parameters()).device.type
+    try:
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

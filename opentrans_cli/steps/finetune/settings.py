@@ -1,0 +1,98 @@
+"""The options of `finetune`, refused before anything is read, and what they tell the training loop to do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from opentrans_cli.errors import OptionError
+from opentrans_cli.files.targets import check_makeable
+from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.steps.finetune.freezing import check_freeze_options
+from opentrans_cli.steps.finetune.module import SEGMENTOR
+from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.finetune.terms import check_loss_options
+from opentrans_cli.steps.run_files import state_path
+from opentrans_cli.steps.segmentors.built import BACKBONE
+from opentrans_cli.steps.training_data import CropOptions, check_data_options
+from opentrans_cli.training.settings import TrainSettings
+
+
+def train_settings(options: FinetuneOptions, controls: FinetuneControls) -> TrainSettings:
+    """Raises OptionError for a value out of range."""
+    o, c = options, controls
+    return TrainSettings(
+        steps=o.steps,
+        batch_size=o.batch_size,
+        accumulate=o.accumulate,
+        optimizer=o.optimizer,  # type: ignore[arg-type]
+        lr=o.lr,
+        backbone_lr_factor=o.backbone_lr_factor,
+        backbone_prefix=f"{SEGMENTOR}{BACKBONE}",
+        weight_decay=o.weight_decay,
+        momentum=o.momentum,
+        schedule=o.schedule,  # type: ignore[arg-type]
+        lr_warmup_steps=o.resolved_lr_warmup,
+        milestones=o.milestones,
+        gamma=o.gamma,
+        grad_clip=o.grad_clip,
+        ema=o.ema,
+        precision=o.precision,  # type: ignore[arg-type]
+        sync_batchnorm=o.sync_batchnorm,
+        shard=c.shard,
+        seed=o.seed,
+        save_every=c.save_every,
+        log_every=1,
+        eval_every=c.eval_every,
+        max_minutes=c.max_minutes,
+    )
+
+
+def check_options(options: FinetuneOptions, controls: FinetuneControls, *, processes: int = 1) -> None:
+    """Raises OptionError for options and controls that are out of range or contradict each other or the framework, if
+    that is named.
+    """
+    check_data_options(CropOptions.of(options), workers=controls.workers, processes=processes)
+    train_settings(options, controls)
+    check_freeze_options(options)
+    if options.framework is not None:
+        check_loss_options(options, FRAMEWORKS.load(options.framework))
+    _check_controls(options, controls)
+
+
+def _check_controls(options: FinetuneOptions, controls: FinetuneControls) -> None:
+    if options.resolved_lr_warmup > options.steps:
+        raise OptionError(
+            f"the learning rate would rise all the time: --lr-warmup-steps {options.lr_warmup_steps} of "
+            f"{options.steps} steps; give at most as many"
+        )
+    if controls.save_every < 1:
+        raise OptionError(f"a state is saved every so many steps: --save-every {controls.save_every}; give 1 or more")
+    if controls.timing_steps < 0:
+        raise OptionError(f"not a number of steps to time: --timing-steps {controls.timing_steps}; give 0 or more")
+    if controls.cache_features is not None and not options.views:
+        raise OptionError("features are kept of fixed crops only: --cache-features; add --views, such as --views 8")
+    if controls.cache_features is not None and not (options.freeze_prefix or options.prefix_end):
+        raise OptionError("features are kept of a frozen prefix: --cache-features; add --freeze-prefix")
+
+
+def check_places(out: Path, controls: FinetuneControls) -> None:
+    """Raises OptionError if what a run writes beside the bundle would be in its way, or cannot be written."""
+    target, state = Path(os.path.abspath(out)), state_path(out)
+    places = {
+        "--log": controls.log,
+        "--tensorboard": controls.tensorboard,
+        "--cache-features": controls.cache_features,
+    }
+    for flag, place in places.items():
+        there = None if place is None else Path(os.path.abspath(place))
+        if there is not None and (there in (target, state) or target in there.parents):
+            raise OptionError(f"the bundle and its state are to lie there: {flag} {place}; choose another place")
+    if controls.cache_features is not None:
+        try:
+            check_makeable(controls.cache_features)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OptionError(
+                f"cannot keep features: --cache-features {controls.cache_features} ({reason}); name another folder"
+            ) from error

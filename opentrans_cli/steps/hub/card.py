@@ -1,0 +1,128 @@
+"""The model card of a bundle for the Hub: README.md and its charts, from manifest and reports."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from opentrans_cli.bundle.card.card import CardFacts, render_card
+from opentrans_cli.bundle.card.usage import Pretrained
+from opentrans_cli.bundle.layout import ALPHA, README
+from opentrans_cli.bundle.manifest import LAYER_NAME
+from opentrans_cli.bundle.schema import check_document
+from opentrans_cli.bundle.store import Bundle
+from opentrans_cli.errors import BundleError
+from opentrans_cli.files.records import parse_json
+from opentrans_cli.pictures.charts import alpha_chart, density_chart
+
+SPARSITY_CHART, ALPHA_CHART = "card/sparsity.png", "card/alpha.png"
+COST_REPORT = "reports/finetune.json"
+MOST_LAYERS = 1000
+"""Charts with more could not be read, and would be very large."""
+
+_EVALUATION = re.compile(r"reports/eval-.*\.json")
+_HUB_SOURCE = re.compile(r"hf://([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+)(@.*)?")
+
+
+def card_files(
+    bundle: Bundle, *, repo: str, license: str, dense: bool, revision: str | None = None
+) -> dict[str, bytes]:
+    """README.md and the charts it shows, name -> bytes; the same bundle gives the same bytes.
+
+    repo: "org/name" on the Hub; license: an identifier of the Hub, such as "apache-2.0"; dense: whether the files that
+    open_clip loads lie beside the bundle; revision: tag or commit that downloads are pinned to. Raises BundleError for
+    a report that is damaged or follows no definition of `artifacts.schema.json`.
+    """
+    manifest = bundle.manifest
+    charts = dict(_charts(bundle))
+    base = _pretrained(manifest.base.source)
+    cost = _report(bundle, COST_REPORT, "cost_receipt") if bundle.has(COST_REPORT) else None
+    facts = CardFacts(
+        manifest=manifest,
+        digest=bundle.digest,
+        repo=repo,
+        license=license,
+        revision=revision,
+        dense=dense,
+        base=base,
+        base_model=_base_model(manifest.base.source, base),
+        evaluations=[
+            _report(bundle, entry.name, "eval_report")
+            for entry in sorted(manifest.files, key=lambda file: file.name)
+            if _EVALUATION.fullmatch(entry.name)
+        ],
+        cost=cost,
+        charts={title: name for title, (name, _) in charts.items()},
+    )
+    return {README: render_card(facts).encode(), **dict(charts.values())}
+
+
+def _report(bundle: Bundle, name: str, kind: str) -> dict[str, Any]:
+    document = parse_json(bundle.read(name), name)
+    try:
+        check_document(document, kind)
+    except BundleError as error:
+        raise BundleError(f"{name}: {error}") from error
+    report: dict[str, Any] = document
+    return report
+
+
+def _pretrained(source: str) -> Pretrained | None:
+    # What cannot be a name of open_clip need not load it.
+    if source == "tiny" or not re.fullmatch(r"[A-Za-z0-9_-]+(:[A-Za-z0-9_-]+)?", source):
+        return None
+    from opentrans_cli.clip.source import published
+
+    entry = published(source)
+    return None if entry is None else Pretrained(*entry)
+
+
+def _base_model(source: str, base: Pretrained | None) -> str | None:
+    """The base on the Hub, where the source says it or open_clip's table does."""
+    found = _HUB_SOURCE.fullmatch(source)
+    if found:
+        return found[1]
+    return None if base is None else base.repo
+
+
+def _charts(bundle: Bundle) -> Iterator[tuple[str, tuple[str, bytes]]]:
+    """Title -> (file name, PNG)."""
+    layers = [(layer.name, layer.kept, layer.total) for layer in bundle.manifest.layers]
+    if len(layers) > MOST_LAYERS:
+        return
+    yield "Sparsity", (SPARSITY_CHART, _png(lambda path: density_chart(path, layers, title="Weights kept by layer")))
+    dots = _alphas(bundle)
+    if 0 < len(dots) <= MOST_LAYERS:
+        median = statistics.median(alpha for _, alpha, _ in dots)
+        yield "Alpha", (ALPHA_CHART, _png(lambda path: alpha_chart(path, dots, median, title="Alpha by layer")))
+
+
+def _alphas(bundle: Bundle) -> list[tuple[str, float, str]]:
+    """Layer, alpha and decision; empty before `analyze`. Raises BundleError for a report that does not fit together."""
+    stored = bundle.alpha()
+    if stored is None:
+        return []
+    arrays, metadata = stored
+    alphas: list[float] = arrays["alpha"].tolist() if "alpha" in arrays else []
+    names, frozen = metadata.get("layers"), metadata.get("frozen", [])
+    if not isinstance(names, list) or not isinstance(frozen, list) or len(names) != len(alphas):
+        raise _alpha_error(bundle)
+    # The charts would take a name with dollar signs for a formula.
+    if not all(isinstance(name, str) and LAYER_NAME.fullmatch(name) for name in names):
+        raise _alpha_error(bundle)
+    return [(name, alpha, "frozen" if name in frozen else "trained") for name, alpha in zip(names, alphas, strict=True)]
+
+
+def _alpha_error(bundle: Bundle) -> BundleError:
+    return BundleError(f"layers and alphas disagree: {ALPHA} in {str(bundle.path)!r}; run `opentrans analyze` again")
+
+
+def _png(draw: Callable[[Path], None]) -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "chart.png"
+        draw(path)
+        return path.read_bytes()

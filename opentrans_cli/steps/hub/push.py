@@ -1,0 +1,191 @@
+"""push: put a bundle on the Hugging Face Hub, with a model card and a tag."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import opentrans_cli
+from opentrans_cli.bundle.folder import MANIFEST, read_manifest
+from opentrans_cli.bundle.hub.client import HubRef, endpoint, is_revision, parse_ref
+from opentrans_cli.bundle.hub.push import BRANCH, Outgoing, Published, publish
+from opentrans_cli.bundle.hub.source import local_bundle
+from opentrans_cli.bundle.layout import README
+from opentrans_cli.bundle.mask_only import is_mask_only, write_mask_only
+from opentrans_cli.bundle.store import Bundle, open_bundle
+from opentrans_cli.bundle.verify.verify import verify_bundle
+from opentrans_cli.errors import BundleError, OptionError
+from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.digest import file_sha256
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.reporter import SILENT, Reporter
+
+# Named here as well, so that a push without them loads neither torch nor matplotlib.
+OPEN_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+CHARTS = ("card/sparsity.png", "card/alpha.png")
+
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What is on the Hub now, or what would be sent there."""
+
+    repo: str  # "org/name"
+    revision: str | None  # the tag; None after a dry run that was given none
+    commit: str | None  # None after a dry run
+    url: str
+    digest: str  # of the bundle that was sent
+    files: dict[str, int]  # name -> bytes, all that a push of this bundle holds
+    committed: bool  # False: nothing had changed, or a dry run
+    uploaded_bytes: int  # of files that the commit added or changed; what an interrupted push had sent counts
+    deleted: tuple[str, ...]  # files of an older bundle
+    dense: bool
+    mask_only: bool
+    dry_run: bool
+
+    @property
+    def address(self) -> str:
+        """What every command takes as a source: "hf://org/name@tag"."""
+        return str(HubRef(self.repo, self.revision))
+
+    def to_json(self) -> dict[str, Any]:
+        """The push report of `artifacts.schema.json`."""
+        return {**asdict(self), "deleted": list(self.deleted)}
+
+
+def push(
+    bundle: Path | str,
+    ref: str,
+    *,
+    dense: bool = False,
+    mask_only: bool = False,
+    private: bool = False,
+    license: str = "other",
+    tag: str | None = None,
+    message: str | None = None,
+    base: str | None = None,
+    dry_run: bool = False,
+    reporter: Reporter = SILENT,
+) -> PushResult:
+    """Verify a bundle, or one on the Hub, and put it into the repo `ref`, "org/name[@tag]", in one commit with a card.
+
+    dense: with the files that open_clip loads, whose text tower is that of the base, or of the source `base`.
+    mask_only: without values. license: an identifier of the Hub, such as "apache-2.0". tag: default the next of v1, v2,
+    ... With `dry_run` the network is left alone. Raises BundleError for a bundle that is not whole, OptionError,
+    SourceError, or HubError; the repo then holds its old state, or the new one without its tag, and running it again
+    goes on from there.
+    """
+    place = _place(ref, tag)
+    if dense and mask_only:
+        raise OptionError("with and without weights at once: --dense and --mask-only; leave one of them out")
+    if not _LICENSE.fullmatch(license):
+        raise OptionError(f"not an identifier of a license: {license[:80]!r}; write for example apache-2.0 or other")
+    source = _verified(bundle, reporter)
+    with TemporaryDirectory(prefix="opentrans-push-") as scratch:
+        staged = _staged(source, Path(scratch) / "bundle", mask_only=mask_only)
+        files = {name: staged.path / name for name in (MANIFEST, *(entry.name for entry in staged.manifest.files))}
+        if dense:
+            files |= _dense_files(staged, Path(scratch) / "open_clip", base, reporter)
+        outgoing = Outgoing(
+            repo=place.repo,
+            files=files,
+            card=cache(lambda name: _card(staged, HubRef(place.repo, name), license, dense=dense)),
+            extras=OPEN_CLIP_FILES,
+            charts=CHARTS,
+            message=message or _message(staged),
+            private=private,
+        )
+        done = None if dry_run else _publish(outgoing, place.revision, reporter)
+        revision = place.revision if done is None else done.tag
+        card = outgoing.card(revision or "v1")
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        sizes |= {name: len(data) for name, data in card.items()}
+    return PushResult(
+        repo=place.repo,
+        revision=revision,
+        commit=None if done is None else done.commit,
+        url=f"{endpoint()}/{place.repo}" if done is None else done.url,
+        digest=staged.digest,
+        files=dict(sorted(sizes.items())),
+        committed=done is not None and done.committed,
+        uploaded_bytes=0 if done is None else sum(done.uploaded.values()),
+        deleted=() if done is None else done.deleted,
+        dense=dense,
+        mask_only=mask_only,
+        dry_run=dry_run,
+    )
+
+
+def _place(ref: str, tag: str | None) -> HubRef:
+    """Repo and tag. Raises OptionError for two tags, and for names that would be taken for something else."""
+    place = parse_ref(ref)
+    if tag is not None and place.revision not in (None, tag):
+        raise OptionError(f"two tags: {ref} and --revision {tag}; leave one of them out")
+    name = tag if tag is not None else place.revision
+    if name is None:
+        return place
+    if not is_revision(name) or "/" in name or name == BRANCH or _COMMIT.fullmatch(name):
+        raise OptionError(f"not a name for a tag: {name[:80]!r}; write for example v1")
+    return HubRef(place.repo, name)
+
+
+def _verified(source: Path | str, reporter: Reporter) -> Bundle:
+    """The bundle, every byte of it checked."""
+    bundle = open_bundle(local_bundle(source, reporter))
+    checks = verify_bundle(bundle.path)
+    failed = next((check for check in checks if not check.ok), None)
+    if failed is not None:
+        raise BundleError(f"bundle is not valid: {str(bundle.path)!r} ({failed.name}), {failed.detail}")
+    reporter.say(f"{source}: {len(checks)} checks passed")
+    return bundle
+
+
+def _staged(source: Bundle, folder: Path, *, mask_only: bool) -> Bundle:
+    """A copy that no other command changes while it is sent; without README.md, which on the Hub is the card."""
+    folder.mkdir()
+    if mask_only and not is_mask_only(source):
+        return write_mask_only(source, folder)
+    entries = tuple(entry for entry in source.manifest.files if entry.name != README)
+    manifest = replace(source.manifest, files=entries)
+    for entry in entries:
+        (folder / entry.name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source.file_path(entry.name), folder / entry.name)
+        if file_sha256(folder / entry.name) != entry.sha256:
+            raise BundleError(f"bundle was changed meanwhile: {str(source.path)!r}; run the command again")
+    if read_manifest(source.path) != source.manifest:
+        raise BundleError(f"bundle was changed meanwhile: {str(source.path)!r}; run the command again")
+    write_file(folder / MANIFEST, [json_bytes(manifest.to_json())])
+    return open_bundle(folder)
+
+
+def _dense_files(staged: Bundle, folder: Path, base: str | None, reporter: Reporter) -> Mapping[str, Path]:
+    from opentrans_cli.steps.transfer.open_clip import export_open_clip
+
+    export_open_clip(staged.path, out=folder, base=base, reporter=reporter)
+    return {name: folder / name for name in OPEN_CLIP_FILES}
+
+
+def _card(staged: Bundle, place: HubRef, license: str, *, dense: bool) -> dict[str, bytes]:
+    from opentrans_cli.steps.hub.card import card_files
+
+    return card_files(staged, repo=place.repo, license=license, dense=dense, revision=place.revision)
+
+
+def _message(staged: Bundle) -> str:
+    """What the commit says: the same bundle gives the same."""
+    manifest = staged.manifest
+    sparsity = f"{manifest.base.architecture} at sparsity {manifest.achieved_sparsity:.4g}"
+    return f"Subnet of {sparsity}, {staged.digest[:19]} (opentrans {opentrans_cli.__version__})"
+
+
+def _publish(outgoing: Outgoing, tag: str | None, reporter: Reporter) -> Published:
+    title = f"push to {outgoing.repo}"
+    return publish(outgoing, tag=tag, say=reporter.say, bar=lambda total: reporter.bar(title, total))

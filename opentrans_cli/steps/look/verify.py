@@ -1,0 +1,32 @@
+"""The full integrity check of a bundle: reads every byte, loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from opentrans_cli.bundle.hub.source import local_bundle
+from opentrans_cli.bundle.verify.verify import Check, verify_bundle
+from opentrans_cli.reporter import SILENT, Reporter
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """Every law of the format and whether the bundle keeps it."""
+
+    path: str
+    ok: bool  # all checks passed
+    checks: tuple[Check, ...]
+
+
+def verify(path: Path | str, *, parents: Sequence[Path | str] = (), reporter: Reporter = SILENT) -> VerifyResult:
+    """Checks the bundle at `path`; damage shows as failed checks.
+
+    parents: bundles of its history, each checked too: by its digest, and tensors that were frozen since bit by bit.
+    Any of them may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError when it is no
+    bundle at all, HubError when it cannot be pulled.
+    """
+    given = [local_bundle(parent, reporter) for parent in parents]
+    checks = verify_bundle(local_bundle(path, reporter), parents=given)
+    return VerifyResult(path=str(path), ok=all(check.ok for check in checks), checks=checks)

@@ -1,0 +1,124 @@
+"""Which weights a round keeps: by a criterion, or at random with the same counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from opentrans_cli.bundle.rounds import recorded_counts
+from opentrans_cli.bundle.store import Bundle
+from opentrans_cli.errors import OptionError
+from opentrans_cli.sparsity.criteria import CRITERIA
+from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
+from opentrans_cli.sparsity.patterns.base import Pattern
+from opentrans_cli.sparsity.twin import random_scores, random_twin_masks
+from opentrans_cli.steps.prune.feed import ImageFeed
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.sources import Tower
+from opentrans_cli.training.processes.distributed import World
+
+Masks = dict[str, Tensor]
+
+
+class Choice(Protocol):
+    """Gives the masks of one round after another."""
+
+    def masks(self, tower: Tower, number: int) -> Masks:
+        """Masks (bool, True = kept) of round `number`, counted from 0, inside those the tower has."""
+
+
+class Scorer:
+    """Scores of a tower's weights by the run's criterion."""
+
+    def __init__(self, options: PruneOptions, *, feed: ImageFeed | None, world: World) -> None:
+        """Raises OptionError for an unknown criterion, or one that needs images where there are none."""
+        name = options.resolved_criterion
+        self.criterion: Criterion = CRITERIA.load(name)
+        if self.criterion.needs_images and feed is None:
+            raise OptionError(f"criterion needs images: {name}; add --images, or choose magnitude")
+        self.options, self.feed, self.world = options, feed, world
+
+    def scores(self, tower: Tower, number: int) -> Mapping[str, Tensor]:
+        """By layer, for round `number`: every round looks with probes of its own at the same images."""
+        visual, feed, options = tower.visual, self.feed, self.options
+
+        def readout(images: Tensor) -> Tensor:
+            return F.normalize(visual(images).float(), dim=-1)[:, None]
+
+        evidence = Evidence(
+            visual,
+            tuple(tower.masks),
+            readout,
+            None if feed is None else lambda: feed.scoring(options.score_images, seed=options.seed),
+            seed=options.seed * 1009 + number,
+            probes=options.probes,
+            total=self.world.total,
+        )
+        return self.criterion.score(evidence)
+
+
+class ScoredChoice:
+    """The least important weights go, as the tower is when the round begins."""
+
+    def __init__(self, scorer: Scorer, pattern: Pattern, sparsities: Sequence[float]) -> None:
+        self.scorer, self.pattern, self.sparsities = scorer, pattern, sparsities
+
+    def masks(self, tower: Tower, number: int) -> Masks:
+        """See Choice."""
+        scores = self.scorer.scores(tower, number)
+        return self.scorer.world.agree(self.pattern.masks(scores, self.sparsities[number], inside=tower.masks))
+
+
+class RandomChoice:
+    """Nested random masks, drawn once."""
+
+    def __init__(self, rounds: Sequence[Masks]) -> None:
+        self.rounds = rounds
+
+    def masks(self, tower: Tower, number: int) -> Masks:
+        """See Choice."""
+        return self.rounds[number]
+
+
+def random_choice(
+    tower: Tower, sparsities: Sequence[float], *, pattern: Pattern, scorer: Scorer, like: Bundle | None
+) -> RandomChoice:
+    """Random positions of the pattern's form, as many in every layer and round as pruning `tower` would keep.
+
+    The counts are those of the bundle `like`, round by round; without one, those of the criterion's scores of the tower
+    as it is. Raises OptionError if `like` was pruned by another schedule.
+    """
+    shapes = {layer: tuple(mask.shape) for layer, mask in tower.masks.items()}
+    seed = scorer.options.seed
+    if like is None:
+        wanted = _scored_counts(tower, sparsities, pattern, scorer)
+    else:
+        wanted = _recorded_counts(tower, like, rounds=len(sparsities), target=scorer.options.sparsity)
+    drawn = random_scores(shapes, seed)
+    # Patterns of a fixed form have the counts whatever the scores; a global one has them only where it is told.
+    if _counts(pattern.masks(drawn, sparsities[-1])) == wanted[-1]:
+        return RandomChoice([pattern.masks(drawn, sparsity) for sparsity in sparsities])
+    return RandomChoice(random_twin_masks(wanted, shapes, seed))
+
+
+def _counts(masks: Mapping[str, Tensor]) -> dict[str, int]:
+    return {layer: int(mask.sum()) for layer, mask in masks.items()}
+
+
+def _scored_counts(tower: Tower, sparsities: Sequence[float], pattern: Pattern, scorer: Scorer) -> list[dict[str, int]]:
+    scores = scorer.scores(tower, 0)
+    return [_counts(pattern.masks(scores, sparsity)) for sparsity in sparsities]
+
+
+def _recorded_counts(tower: Tower, like: Bundle, *, rounds: int, target: float) -> list[dict[str, int]]:
+    manifest, recorded = like.manifest, recorded_counts(like.manifest)
+    same_run = manifest.base.digest == tower.base.digest and abs(manifest.target_sparsity - target) < 1e-9
+    if not same_run or recorded is None or len(recorded) != rounds or recorded[0].keys() != tower.masks.keys():
+        raise OptionError(
+            f"not the twin of this run: {like.path} has another base, sparsity or number of rounds; "
+            "repeat the options it was made with, and add --random"
+        )
+    return recorded

@@ -1,0 +1,147 @@
+"""Views of images as a tower wants them: normalised, on its device, in order, in batches, or for a criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.datasets.picture_source import list_pictures
+from opentrans_cli.datasets.sampling import batch_indices
+from opentrans_cli.datasets.view_sets import PhotoViews, SceneViews, ViewSet
+from opentrans_cli.datasets.views import IN_MEMORY, Views
+from opentrans_cli.reporter import Reporter
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.training.processes.distributed import World
+
+# The fixed square images distillation looks at: where they come from, read once with a progress bar.
+
+
+EMBEDDED = "shapes"
+
+NAMED = 8
+"""So many skipped pictures are named; the rest is counted."""
+
+
+def open_views(
+    where: str,
+    *,
+    size: int,
+    limit: int,
+    seed: int,
+    workers: int = 0,
+    skip_bad: bool = False,
+    in_memory: int = IN_MEMORY,
+    on_batch: Callable[[NDArray[np.uint8]], None] = lambda pixels: None,
+    reporter: Reporter,
+) -> Views:
+    """The views of `where` ("shapes" for the embedded scenes, else see `list_pictures`), gone through once.
+
+    Of every picture the whole view and one random crop, `size` x `size` pixels, at most `limit` views altogether; of
+    each embedded scene one. `on_batch` sees all views (B, S, S, 3) once, in order, so that the teacher need not read
+    them again. Close the result. Raises DataError for what cannot be read (pictures: unless `skip_bad`) and OptionError
+    for a limit below 1 or a negative number of workers.
+    """
+    views = Views(
+        _view_set(where, size=size, limit=limit, seed=seed), workers=workers, skip_bad=skip_bad, in_memory=in_memory
+    )
+    title = "rendering scenes" if where == EMBEDDED else "reading images"
+    try:
+        with reporter.bar(title, views.planned) as advance:
+            for pixels in views.scan():
+                on_batch(pixels)
+                for _ in pixels:
+                    advance("")
+    except BaseException:
+        views.close()
+        raise
+    for text in views.bad[:NAMED]:
+        reporter.say(f"skipped: {text}")
+    if len(views.bad) > NAMED:
+        reporter.say(f"skipped: {len(views.bad) - NAMED} more, {len(views.bad)} altogether")
+    return views
+
+
+def _view_set(where: str, *, size: int, limit: int, seed: int) -> ViewSet:
+    if where == EMBEDDED:
+        return SceneViews(size=size, limit=limit)
+    return PhotoViews(list_pictures(where), size=size, limit=limit, seed=seed)
+
+
+SCORE_BATCH = 16
+"""Images in a batch of a criterion: a batch is one draw of an estimate, so many small ones say more than few large."""
+
+_SALT = 0x73636F7265  # keeps the choice of scored images apart from the order of training
+
+
+class ImageFeed:
+    """The fixed images of a pruning run. Close it."""
+
+    def __init__(self, views: Views, preprocess: Preprocess, *, world: World) -> None:
+        self.views, self.preprocess, self.world = views, preprocess, world
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of pixels and their number."""
+        return self.views.fingerprint
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self.views.close()
+
+    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        """Normalised images (B, 3, S, S) of one array of rows after another."""
+        return (self._normalised(pixels) for pixels in self.views.stream(batches))
+
+    def _normalised(self, pixels: np.ndarray) -> Tensor:
+        return self.preprocess.normalise(torch.from_numpy(pixels).to(self.world.device))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """`function` of every image (batches of 3 x S x S -> rows of D), float32 (N, D) on the CPU.
+
+        Each process works on a part of the rows; all get the whole.
+        """
+        parts = np.array_split(np.arange(len(self)), max(self.world.size, -(-len(self) // 256)))
+        own = parts[self.world.rank :: self.world.size]
+        values = [function(images).float().cpu() for images in self.stream(own)]
+        result = torch.zeros(len(self), values[0].shape[1])
+        for rows, part in zip(own, values, strict=True):
+            result[torch.from_numpy(rows)] = part
+        self.world.total(result)
+        return result
+
+    def scoring(self, count: int, *, seed: int) -> Iterator[tuple[int, Tensor]]:
+        """This process's share of the batches that a criterion looks at: (number, images), `count` images altogether.
+
+        Which images is a function of `seed`; every one at most once.
+        """
+        size = min(SCORE_BATCH, len(self))
+        total = max(1, min(count, len(self)) // size)
+        numbers = range(self.world.rank, total, self.world.size)
+        rows = [batch_indices(number, count=len(self), batch_size=size, seed=seed ^ _SALT) for number in numbers]
+        return zip(numbers, self.stream(rows), strict=True)
+
+
+def open_feed(
+    options: PruneOptions, preprocess: Preprocess, *, world: World, workers: int, reporter: Reporter
+) -> ImageFeed | None:
+    """The images of `options`; None without any."""
+    if options.images is None:
+        return None
+    views = open_views(
+        options.images,
+        size=preprocess.size,
+        limit=options.image_limit,
+        seed=options.seed,
+        workers=0 if options.images == EMBEDDED else workers,  # scenes are drawn faster than they are handed over
+        skip_bad=options.skip_bad,
+        reporter=reporter,
+    )
+    return ImageFeed(views, preprocess, world=world)

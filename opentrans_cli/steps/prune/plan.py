@@ -1,0 +1,180 @@
+"""What a pruning run is going to do, before it does it: layers, pattern and rounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from opentrans_cli.bundle.manifest import DTYPES
+from opentrans_cli.clip.layers import candidates, choose_layers
+from opentrans_cli.errors import OptionError
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.sparsity.criteria import CRITERIA
+from opentrans_cli.sparsity.masking import sparsity_of
+from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
+from opentrans_cli.sparsity.schedule import schedule
+from opentrans_cli.steps.prune.distillation import KINDS, PRECISIONS
+from opentrans_cli.steps.prune.feed import EMBEDDED
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.sources import Tower, load_tower, with_layers
+
+MAX_ROUNDS = 255  # one byte per weight holds the round that pruned it
+KEEP_ROUNDS = ("none", "masks", "weights")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tower with the layers that are pruned, the form their masks take, and the sparsity of each round."""
+
+    tower: Tower  # its masks name the layers
+    pattern: Pattern
+    sparsities: tuple[float, ...]
+    criterion: str
+    layers: tuple[dict[str, Any], ...]  # every layer that could be: name, shape, total, pruned, reason if not
+
+    @property
+    def total(self) -> int:
+        """Prunable weights."""
+        return sum(mask.numel() for mask in self.tower.masks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The prune plan of `artifacts.schema.json`."""
+        rounds = [
+            {"round": number, "sparsity": sparsity, "kept": self.total - round(sparsity * self.total)}
+            for number, sparsity in enumerate(self.sparsities, start=1)
+        ]
+        return {
+            "pattern": self.pattern.name,
+            "criterion": self.criterion,
+            "total": self.total,
+            "layers": list(self.layers),
+            "rounds": rounds,
+        }
+
+
+def plan(options: PruneOptions, *, reporter: Reporter = SILENT) -> Plan:
+    """What `prune` would do with these options; reads the source and writes nothing.
+
+    Raises OptionError, SourceError or BundleError, as `prune` does.
+    """
+    check_options(options)
+    return make_plan(options, reporter)
+
+
+def check_options(options: PruneOptions) -> None:
+    """What can be refused before anything is read."""
+    CRITERIA.load(options.resolved_criterion)
+    _check_choices(options)
+    _check_numbers(options)
+    if options.like is not None and not options.random:
+        raise OptionError("--like names the bundle a random twin copies; add --random")
+    if options.mask_only and options.keep_rounds == "weights":
+        raise OptionError("--mask-only stores no values: --keep-rounds weights; use --keep-rounds masks")
+    _check_label_maps(options)
+    rounds = len(schedule(options.schedule, options.sparsity, rate=options.rate, rounds=options.rounds))
+    if rounds > MAX_ROUNDS:
+        raise OptionError(f"too many rounds: {rounds}, at most {MAX_ROUNDS} fit; raise --rate, or give fewer --rounds")
+
+
+def _check_label_maps(options: PruneOptions) -> None:
+    given = [name for name in ("labels", "classes", "ignore") if getattr(options, name) is not None]
+    needless = options.distill != "text-guided" or options.images == EMBEDDED
+    if given and needless:
+        raise OptionError(f"no use for label maps: --{given[0]}; add --distill text-guided, or leave it out")
+    if needless:
+        return
+    if options.images is None:
+        raise OptionError("text-guided distillation needs images: --distill text-guided; add --images and --labels")
+    if options.labels is None or options.classes is None:
+        raise OptionError(
+            "text-guided distillation needs labelled regions: --labels and --classes; add both, or use --distill image"
+        )
+
+
+def _check_choices(options: PruneOptions) -> None:
+    for name, value, known in (
+        ("dtype", options.dtype, DTYPES),
+        ("distillation", options.distill, KINDS),
+        ("precision", options.precision, tuple(PRECISIONS)),
+        ("choice of rounds to keep", options.keep_rounds, KEEP_ROUNDS),
+    ):
+        if value not in known:
+            raise OptionError(f"unknown {name}: '{value}'; choose one of {', '.join(known)}")
+
+
+def _check_numbers(options: PruneOptions) -> None:
+    if not 0 < options.lr < math.inf:
+        raise OptionError(f"learning rate out of range: {options.lr}; choose a number above 0")
+    for name, number in (("--weight-decay", options.weight_decay), ("--grad-clip", options.grad_clip)):
+        if not 0 <= number < math.inf:
+            raise OptionError(f"number out of range: {name} {number}; give 0 or more")
+    if min(options.steps_per_round, options.final_steps) < 1 or options.batch_size < 2:
+        raise OptionError(
+            "too little to distil: --steps-per-round and --final-steps must be at least 1, --batch-size at least 2; "
+            "leave them out for defaults"
+        )
+    if min(options.score_images, options.probes) < 1:
+        raise OptionError("too little to score with: --score-images and --probes must be at least 1")
+
+
+def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:
+    """Load the source, choose layers and pattern, and lay out the rounds that remove something."""
+    tower = load_tower(options.source, reporter)
+    pattern = pattern_for(options.pattern, tower.visual)
+    found = candidates(tower.visual)
+    if tower.bundle is None:
+        chosen = choose_layers(found, include=options.include, exclude=options.exclude)
+    elif options.include or options.exclude:
+        raise OptionError(f"a bundle's layers are chosen already: {options.source}; leave --include, --exclude out")
+    else:
+        chosen = tuple(tower.masks)
+    wanted = pattern.layers(chosen)
+    problems = {
+        candidate.name: problem
+        for candidate in found
+        if candidate.name in wanted and (problem := pattern.problem(candidate.name, candidate.shape)) is not None
+    }
+    kept = tuple(layer for layer in wanted if layer not in problems)
+    tower = with_layers(tower, kept)
+    for layer, problem in problems.items():
+        reporter.say(f"left dense: {layer}: {problem}")
+    reasons = {candidate.name: candidate.reason or "not chosen" for candidate in found} | problems
+    layers = tuple(
+        {
+            "name": candidate.name,
+            "shape": list(candidate.shape),
+            "total": candidate.total,
+            "pruned": candidate.name in kept,
+            "reason": None if candidate.name in kept else reasons[candidate.name],
+        }
+        for candidate in found
+    )
+    _check_reachable(tower, pattern, options)
+    sparsities = pattern.rounds(_sparsities(tower, options))
+    return Plan(tower, pattern, sparsities, options.resolved_criterion, layers)
+
+
+def _sparsities(tower: Tower, options: PruneOptions) -> tuple[float, ...]:
+    """Without images nothing is won back between rounds, so there is one, unless the others are to be kept."""
+    name = "one-shot" if options.images is None and options.keep_rounds == "none" else options.schedule
+    already = sparsity_of(tower.masks)
+    return schedule(name, options.sparsity, start=already, rate=options.rate, rounds=options.rounds)
+
+
+def _check_reachable(tower: Tower, pattern: Pattern, options: PruneOptions) -> None:
+    already = sparsity_of(tower.masks)
+    if already > options.sparsity:
+        raise OptionError(
+            f"source is sparser than the target: {options.source} has {already:.4f}, asked for {options.sparsity}; "
+            "choose a higher --sparsity"
+        )
+    if pattern.sparsity is not None and abs(pattern.sparsity - options.sparsity) > 1e-6:
+        raise OptionError(
+            f"pattern has one sparsity: {pattern.name} removes {pattern.sparsity:g}, asked for {options.sparsity:g}; "
+            f"give --sparsity {pattern.sparsity:g}"
+        )
+    if options.random and tower.bundle is not None:
+        raise OptionError(
+            f"a random twin starts from the dense tower, not from a bundle: {options.source}; give its base"
+        )

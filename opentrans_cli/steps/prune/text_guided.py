@@ -1,0 +1,190 @@
+"""Text-guided distillation on a labelled data set: the teacher's region embeddings, the student, the loss of a step."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.sampling import batch_indices
+from opentrans_cli.datasets.shapes.noise import Stream
+from opentrans_cli.distill.regions import find_regions, pool_regions
+from opentrans_cli.distill.text_guided import Mode, RegionHead, text_guided_loss
+from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.steps.region_teacher import MOST_REGIONS, EmbedNames, RegionTeacher
+from opentrans_cli.steps.segmentors.built import build_segmentor
+from opentrans_cli.steps.sources import Tower
+from opentrans_cli.steps.training_data import IGNORED, CropOptions, TrainingData
+from opentrans_cli.training.state_file import restore_module
+
+_SALT = 0x726567696F6E73  # keeps these draws apart from those of other users of the same seed
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """Raises OptionError if a value is out of range."""
+
+    batch_size: int  # images of a step
+    seed: int
+    mode: Mode = "text-guided"
+    framework: str = "deeplabv3"  # what makes embeddings of regions from the tower
+    framework_options: Mapping[str, Any] | None = None
+    crop: int | None = None  # side of training crops in pixels; None = what the data set suggests
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise OptionError(f"no such distillation loss: '{self.mode}'; choose one of {', '.join(get_args(Mode))}")
+        if FRAMEWORKS.load(self.framework).masks:
+            pixels = [name for name in FRAMEWORKS.names() if not FRAMEWORKS.load(name).masks]
+            raise OptionError(
+                f"finds masks, and has no embeddings of regions to compare: --framework {self.framework}; "
+                f"choose {' or '.join(pixels)}"
+            )
+
+
+class RegionDistillation:
+    """The loss of a step for the tower that is being pruned; a function of the step and of the weights.
+
+    The tower is moved to `device`, and stays what it is in all else. The student is a segmentor around a second module
+    tree with the same parameters and buffers: the framework dilates that one and takes the attention pool off it, while
+    every optimizer step and mask on the one tower is on both. Moving the tower, or assigning tensors to it instead of
+    copying into them, would part the two. Until `detach`, parameters that the framework holds fixed are fixed.
+    """
+
+    def __init__(
+        self, tower: Tower, samples: SegDataset, settings: RegionSettings, *, text: EmbedNames, device: torch.device
+    ) -> None:
+        """The tower as it is now, dense, is the teacher.
+
+        Raises OptionError for data or settings that give nothing to learn, DataError for images without label maps,
+        SourceError for a tower the framework cannot use.
+        """
+        self.tower, self.settings, self.device = tower, settings, device
+        options = CropOptions(batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed)
+        self.feed = TrainingData(samples, options, preprocess=tower.preprocess)
+        tower.visual.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = RegionTeacher(tower.visual, self.feed)
+        self.teacher(0)
+        self._trainable = {name: parameter.requires_grad for name, parameter in tower.visual.named_parameters()}
+        built = build_segmentor(
+            replace(tower, visual=sharing_copy(tower.visual)),
+            settings.framework,
+            options=settings.framework_options,
+            seed=settings.seed,
+        )
+        self.student: Any = built.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # The classifier comes after the embeddings: nothing of the loss reaches it.
+        parts = {name: part for name, part in self.student.named_children() if name not in ("backbone", "classifier")}
+        self.head = RegionHead(built.dimension).to(device)
+        self.learned = nn.ModuleDict({"regions": self.head, **parts})
+        self.text = text(self.feed.seen_vocabulary.names).to(device)
+
+    @property
+    def fingerprint(self) -> str:
+        """ "sha256:<hex>" of the data the loss is made of: images, label maps, seen classes, crop, and class names."""
+        return f"sha256:{hashlib.sha256(f'regions {self.feed.content_fingerprint}'.encode()).hexdigest()}"
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is learned besides the tower, on `device`; the names are those of `state_dict`."""
+        return self.learned.named_parameters()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters alone, for an optimizer."""
+        return list(self.learned.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters and buffers besides the tower's, which are the tower's own to save."""
+        return dict(self.learned.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Tensor], *, origin: str = "state") -> None:
+        """Copy `state` in; raises TrainingError naming `origin` if it is that of another framework or tower."""
+        restore_module(self.learned, state, origin=origin)
+
+    def begin(self, steps: range) -> None:
+        """Nothing to make ready for the steps that come next: each finds its own data."""
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of step `step` (from 0), and for the log its `visual` and `affinity` terms, `scale` and `regions`.
+
+        The student trains: the tower's BatchNorm statistics move. Under autocast only the student's features are of
+        lower precision. A batch without a labelled pixel gives zero and teaches nothing. Raises DataError for a
+        damaged file or an image without a label map.
+        """
+        order = batch_indices(
+            step, count=len(self.feed.samples), batch_size=self.settings.batch_size, seed=self.settings.seed
+        )
+        taught = [self.teacher(int(index)) for index in order]
+        images, label_maps, _, _ = self.feed.batch(step)
+        self.student.train()
+        with self._own_draws(step):
+            embedding = self.student.embed(images.to(self.device))
+        image_of, class_of = find_regions(label_maps, grid=embedding.shape[2:], ignored=IGNORED)
+        image_of, class_of = self._at_most(image_of, class_of, step)
+        with torch.autocast(self.device.type, enabled=False):
+            loss, terms = self._compare(embedding.float(), label_maps, taught, image_of=image_of, class_of=class_of)
+        names, values = [*terms, "scale"], [*terms.values(), self.head.scale.detach()]
+        figures = dict(zip(names, torch.stack(values).tolist(), strict=True))
+        return loss, {**figures, "regions": float(len(image_of))}
+
+    def _compare(
+        self,
+        embedding: Tensor,
+        label_maps: Tensor,
+        taught: Sequence[tuple[Tensor, Tensor]],
+        *,
+        image_of: Tensor,
+        class_of: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        teacher = [embedding.new_zeros(0, embedding.shape[1])]
+        for index in image_of.unique_consecutive().tolist():
+            classes, rows = taught[index]
+            teacher.append(rows[torch.searchsorted(classes, class_of[image_of == index])].to(self.device))
+        image_of, class_of = image_of.to(self.device), class_of.to(self.device)
+        pooled = pool_regions(embedding, label_maps.to(self.device), image_of=image_of, class_of=class_of)
+        return text_guided_loss(
+            self.head(pooled),
+            torch.cat(teacher),
+            self.text[class_of],
+            image_of,
+            self.head.scale,
+            mode=self.settings.mode,
+        )
+
+    def _at_most(self, image_of: Tensor, class_of: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """MOST_REGIONS of the regions, in their order."""
+        if len(image_of) <= MOST_REGIONS:
+            return image_of, class_of
+        words = Stream(self.settings.seed ^ _SALT, step).words(len(image_of))
+        chosen = torch.from_numpy(np.sort(np.argsort(words, kind="stable")[:MOST_REGIONS]))
+        return image_of[chosen], class_of[chosen]
+
+    @contextmanager
+    def _own_draws(self, step: int) -> Iterator[None]:
+        """Dropout as a function of seed and step, so that a resumed run drops the same; the caller's draws go on."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(Stream(self.settings.seed ^ _SALT, step).words(1)[0]) >> 1)
+            yield
+
+    def detach(self) -> nn.Module:
+        """The tower, in eval mode, with the parameters trainable that were; call it when distillation is over."""
+        for name, parameter in self.tower.visual.named_parameters():
+            parameter.requires_grad_(self._trainable[name])
+        return self.tower.visual.eval()
+
+
+def sharing_copy(visual: nn.Module) -> nn.Module:
+    """A second module tree with the very parameters and buffers of `visual`: it can be rebuilt, `visual` cannot tell.
+
+    What writes into the tensors (an optimizer, a mask, BatchNorm in training) writes into both.
+    """
+    own = {id(tensor): tensor for tensor in (*visual.parameters(), *visual.buffers())}
+    return copy.deepcopy(visual, own)

@@ -1,0 +1,243 @@
+"""segment: own words on own images; a label map and an overlay with a legend for each."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from opentrans_cli.datasets.images import list_images, read_image, write_label_map
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.files.atomic import staged_folder, write_file
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.targets import check_file, prepare_parent
+from opentrans_cli.pictures.overlay import overlay
+from opentrans_cli.pictures.palette import class_colours
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.segment.segments import find_instances, find_segments, things_of
+from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
+from opentrans_cli.steps.segmentors.predictor import Predictor
+from opentrans_cli.steps.segmentors.published import open_checkpoint
+from opentrans_cli.steps.segmentors.words import Words
+from opentrans_cli.training.device import resolve_device
+
+REPORT = "segment.json"
+_KINDS = ("label_map", "overlay", "panoptic")  # entries of the report that are names of files
+
+Task = Literal["semantic", "instance", "panoptic"]
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What is asked for beside the pictures and the words. Raises OptionError if that is nothing, or contradicts."""
+
+    out: Path | None = None  # folder of label maps and overlays
+    save_scores: Path | None = None  # file for the scores of the one image, float32 (C, H, W), by numpy.save
+    framework: str | None = None
+    checkpoint: Path | None = None  # a framework's own, instead of a source
+    seen: Path | None = None  # class file of what training labelled
+    own_size: bool = False  # look at pictures at their own size, whatever a checkpoint was made for
+    task: Task = "semantic"  # what is written beside the label map
+    stuff: tuple[str, ...] = ()  # classes that are no objects, for the other tasks
+    base: str | None = None
+    device: str = "auto"
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.out is None and self.save_scores is None:
+            raise OptionError("segment has nowhere to write: no --out; add it, or --save-scores")
+        if self.checkpoint is not None and self.framework is None:
+            raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
+        if self.task not in get_args(Task):
+            raise OptionError(f"unknown task: '{self.task}'; choose one of {', '.join(get_args(Task))}")
+        if self.task != "semantic" and self.out is None:
+            raise OptionError(f"only a folder can hold segments: --task {self.task}; add --out")
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """What `segment` wrote: the folder `path`, or the file of scores where there is no folder."""
+
+    path: Path
+    # By image: name, label_map and overlay (file names), classes (name -> share of the pixels), and what the task adds.
+    images: tuple[dict[str, Any], ...]
+    vocabulary: tuple[str, ...]
+    segmentor: dict[str, Any] = field(default_factory=dict)  # framework, and the checkpoint if it is one
+
+    def to_json(self) -> dict[str, Any]:
+        """The segment report of `artifacts.schema.json`."""
+        return {"images": list(self.images), "vocabulary": list(self.vocabulary), **self.segmentor}
+
+
+def segment(
+    source: str | None,
+    images: Sequence[Path],
+    options: SegmentOptions,
+    *,
+    vocabulary: Vocabulary | Words,
+    reporter: Reporter = SILENT,
+) -> SegmentResult:
+    """Label every pixel of `images` (files or folders) with one of the words of `vocabulary`.
+
+    Writes NAME.png (class ids) and NAME-overlay.png for each image, and segment.json, into a new folder; all or
+    nothing. A source without a segmentor is read out without training; with a checkpoint `source` is None. Raises
+    DataError, SourceError, BundleError, HubError, TransferError or OptionError.
+    """
+    words = vocabulary if isinstance(vocabulary, Words) else Words(vocabulary)
+    files = _files(images)
+    _check_targets(options, len(files))
+    things = things_of(words.vocabulary.names, options.stuff)
+    where = resolve_device(options.device)
+    opened = _opened(source, options, reporter)
+    framework = opened.built.framework
+    if options.task != "semantic" and not framework.masks:
+        raise OptionError(f"{framework.name} finds no objects: --task {options.task}; use a framework of masks")
+    reporter.say(f"segmentor: {framework.name}")
+    seen = None if options.seen is None else words.seen_by(names_of(options.seen))
+    text = opened.embedded(words, seen, reporter)
+    sides = None if options.own_size else opened.sides
+    job = _Job(Predictor(opened.built, text, device=where, sides=sides), words.vocabulary, things, options, files)
+    told = {"framework": framework.name, **({"checkpoint": opened.checkpoint} if opened.checkpoint else {})}
+    if options.out is None:
+        assert options.save_scores is not None
+        job.save_scores(job.predictor.scores(read_image(next(iter(files.values())))).numpy())
+        return SegmentResult(options.save_scores, (), words.vocabulary.names, told)
+    return job.run(options.out, told, reporter)
+
+
+def _opened(source: str | None, options: SegmentOptions, reporter: Reporter) -> OpenedSegmentor:
+    if options.checkpoint is not None:
+        assert options.framework is not None
+        return open_checkpoint(options.framework, options.checkpoint, base=options.base, reporter=reporter)
+    assert source is not None
+    return open_source(source, framework=options.framework, base=options.base, reporter=reporter)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Pictures to be labelled, and where what is found goes."""
+
+    predictor: Predictor
+    vocabulary: Vocabulary
+    things: tuple[bool, ...]
+    options: SegmentOptions
+    files: dict[str, Path]
+
+    @cached_property
+    def colours(self) -> np.ndarray:
+        """Of the classes, uint8 (C, 3)."""
+        return class_colours(len(self.vocabulary))
+
+    def run(self, out: Path, told: dict[str, Any], reporter: Reporter) -> SegmentResult:
+        """Everything into `out`, which appears at the end."""
+        entries: list[dict[str, Any]] = []
+        with staged_folder(out, replace=self.options.force) as folder:
+            with reporter.bar("segmenting", len(self.files)) as advance:
+                for name, path in self.files.items():
+                    entries.append(self._image(folder, name, read_image(path)))
+                    advance(name)
+            result = SegmentResult(out, tuple(entries), self.vocabulary.names, told)
+            (folder / REPORT).write_bytes(json_bytes(result.to_json()))
+        return result
+
+    def _image(self, folder: Path, name: str, image: np.ndarray) -> dict[str, Any]:
+        names, colours, predictor = self.vocabulary.names, self.colours, self.predictor
+        queries = None if self.options.task == "semantic" else predictor.queries(image)
+        scores = predictor.scores(image) if queries is None else predictor.scores_of(queries, image)
+        label_map = scores.argmax(0).numpy()
+        write_label_map(folder / f"{name}.png", label_map, colours)
+        overlay(image, label_map, names, colours=colours).save(folder / f"{name}-overlay.png")
+        entry = _entry(name, label_map, self.vocabulary)
+        if queries is not None and self.options.task == "instance":
+            entry["instances"] = find_instances(queries, image, names, self.things)
+        elif queries is not None:
+            entry["panoptic"] = f"{name}-panoptic.png"
+            entry["segments"] = find_segments(
+                queries, image, names, self.things, folder / entry["panoptic"], framework=predictor.framework
+            )
+        if self.options.save_scores is not None:
+            self.save_scores(scores.numpy())
+        return entry
+
+    def save_scores(self, scores: np.ndarray) -> None:
+        """Scores (C, H, W), float32, as numpy.save writes them; whole or not at all."""
+        assert self.options.save_scores is not None
+        header = io.BytesIO()
+        values = np.ascontiguousarray(scores, dtype="<f4")
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
+        try:
+            write_file(self.options.save_scores, [header.getvalue(), values.reshape(-1).view(np.uint8).data])
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"cannot write: {self.options.save_scores} ({reason}); choose another place") from error
+
+
+def _check_targets(options: SegmentOptions, count: int) -> None:
+    """DataError or OptionError unless everything that is asked for may be written where it is to go."""
+    if options.out is not None:
+        _check_folder(options.out, force=options.force)
+    scores = options.save_scores
+    if scores is None:
+        return
+    if count != 1:
+        raise OptionError(f"scores are of one image: --save-scores {scores} with {count} images; name one image")
+    check_file(scores, force=options.force, option="--save-scores", example="scores.npy")
+    prepare_parent(scores)
+
+
+def _files(images: Sequence[Path]) -> dict[str, Path]:
+    """Output name -> image; stems that occur twice get their folder's name in front."""
+    found: dict[str, Path] = {}
+    taken: set[Path] = set()
+    for given in images:
+        if not given.exists():
+            raise DataError(f"no such image or folder: {given}; check the path")
+        for path in list_images(given) if given.is_dir() else [given]:
+            if path.resolve() in taken:
+                raise DataError(f"image given twice: {path}; name it once")
+            taken.add(path.resolve())
+            name = path.stem if path.stem not in found else f"{path.parent.name}-{path.stem}"
+            if name in found:
+                raise DataError(f"two images would get the same name: {found[name]} and {path}; segment them apart")
+            found[name] = path
+    return found
+
+
+def _check_folder(out: Path, *, force: bool) -> None:
+    """DataError unless `out` is new, or with `force` holds nothing but what an earlier run left there."""
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
+    if not out.is_dir():
+        raise DataError(f"output is not a folder: {out}; choose another --out")
+    foreign = sorted({path.name for path in out.iterdir()} - _written_by_us(out))
+    if foreign:
+        raise DataError(f"would delete what segment did not write: {out / foreign[0]}; choose another --out")
+
+
+def _written_by_us(out: Path) -> set[str]:
+    try:
+        images = json.loads((out / REPORT).read_text(encoding="utf-8"))["images"]
+        return {REPORT, *(image[kind] for image in images for kind in _KINDS if kind in image)}
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+
+
+def _entry(name: str, label_map: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
+    shares = np.bincount(label_map.ravel(), minlength=len(vocabulary)) / label_map.size
+    order = np.argsort(-shares, kind="stable")
+    return {
+        "name": name,
+        "label_map": f"{name}.png",
+        "overlay": f"{name}-overlay.png",
+        "classes": {vocabulary.names[i]: round(float(shares[i]), 6) for i in order if shares[i] > 0},
+    }

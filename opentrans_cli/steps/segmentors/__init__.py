@@ -1,0 +1,1 @@
+"""opentrans_cli/steps/segmentors"""

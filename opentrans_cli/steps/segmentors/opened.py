@@ -1,0 +1,93 @@
+"""A segmentor to look at pictures with, whatever it comes from: a source, or a framework's own checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from opentrans_cli import assets
+from opentrans_cli.clip.source import LoadedClip
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.frameworks.base import ClassText, Framework
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.segmentors.built import TRAINING_FREE, BuiltSegmentor, build_segmentor, bundle_segmentor
+from opentrans_cli.steps.segmentors.picture_size import Sides
+from opentrans_cli.steps.segmentors.words import Words
+from opentrans_cli.steps.sources import Tower, load_text_clip, load_tower
+
+
+@dataclass(frozen=True)
+class OpenedSegmentor:
+    """A segmentor, and what is known of the words it was made for."""
+
+    built: BuiltSegmentor
+    text_clip: Callable[[], LoadedClip]  # loads the CLIP that reads its words
+    trained_on: tuple[str, ...] = ()  # names of the classes that training labelled; empty: not known
+    sides: Sides | None = None  # size at which pictures are looked at; None: their own
+    checkpoint: dict[str, str] | None = None  # file name and SHA-256, of a framework's own checkpoint
+    reads_words: bool = True  # else its head knows a fixed list of classes, and words are names in its order
+
+    def embedded(self, words: Words, seen: Sequence[bool] | None = None, reporter: Reporter = SILENT) -> ClassText:
+        """`words` as texts for this segmentor; `seen` by class, by default those that training labelled."""
+        flags = tuple(words.seen_by(self.trained_on) if seen is None else seen)
+        if seen is None and words.pack is None and self.checkpoint is not None and self.trained_on:
+            reporter.say(f"seen in training: {sum(flags)} of {len(flags)} classes, by COCO's names; others with --seen")
+        if not self.reads_words:
+            return replace(ClassText.one_each(torch.ones(len(flags), self.built.dimension)), seen=flags)
+        return words.embedded(
+            self.text_clip,
+            dimension=self.built.dimension,
+            templates=self.built.framework.templates,
+            seen=flags,
+            reporter=reporter,
+        )
+
+
+def open_source(
+    source: str, *, framework: str | None = None, base: str | None = None, reporter: Reporter = SILENT
+) -> OpenedSegmentor:
+    """The segmentor of a source: the one a bundle holds, else the tower read out without training.
+
+    Raises OptionError if it is not one of `framework` and training would be needed; else what `load_tower` raises.
+    """
+    if framework is not None:
+        FRAMEWORKS.load(framework)  # a wrong name is told before anything is loaded
+    return open_tower(
+        load_tower(source, reporter, base=base), source, framework=framework, base=base, reporter=reporter
+    )
+
+
+def open_tower(
+    tower: Tower, source: str, *, framework: str | None = None, base: str | None = None, reporter: Reporter = SILENT
+) -> OpenedSegmentor:
+    """`open_source` of a tower that is loaded already; `source` is how the user called it."""
+    record = tower.bundle.manifest.segmentor if tower.bundle else None
+    if record is not None and framework in (None, record.framework):
+        built = bundle_segmentor(tower)
+        assert built is not None
+    else:
+        if framework is None:
+            reporter.say(f"no segmentor in {source}: reading the tower out without training ({TRAINING_FREE})")
+        chosen: Framework = FRAMEWORKS.load(framework or TRAINING_FREE)
+        if chosen.trainable:
+            raise OptionError(
+                f"no trained {chosen.name} in the source: {source}; give --checkpoint FILE, or train one with "
+                f"`opentrans finetune --framework {chosen.name}`"
+            )
+        built, record = build_segmentor(tower, chosen.name), None
+    return OpenedSegmentor(
+        built,
+        text_clip=lambda: load_text_clip(tower.base, base, reporter),
+        trained_on=record.seen if record is not None else (),
+    )
+
+
+def names_of(classes: Path | None) -> tuple[str, ...]:
+    """All words of a class file, and of the 133 classes of COCO's panoptic task where there is none."""
+    path = classes or Path(assets.__file__).with_name("coco_panoptic.txt")
+    return tuple(word for synonyms in Vocabulary.from_file(path).classes for word in synonyms)

@@ -1,0 +1,101 @@
+"""A framework's own checkpoint as a segmentor to look at pictures with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from opentrans_cli.bundle.manifest import Base
+from opentrans_cli.clip.architecture import infer_tower
+from opentrans_cli.clip.arrays import arrays
+from opentrans_cli.clip.layers import layer_weights, prunable_layers
+from opentrans_cli.clip.source import LoadedClip, load_clip
+from opentrans_cli.files.digest import file_sha256, tower_digest
+from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.frameworks.base import Framework
+from opentrans_cli.frameworks.deeplabv3_checkpoint import build_deeplabv3, load_deeplabv3
+from opentrans_cli.frameworks.original import Original, build_original, load_original, read_original
+from opentrans_cli.frameworks.original_habits import original_preprocess, original_words
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
+from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of
+from opentrans_cli.steps.segmentors.picture_size import PUBLISHED
+from opentrans_cli.steps.sources import Tower, load_tower
+
+# What stands for no object beside the words, as long as they are.
+_BESIDE_WORDS = tuple(f"classifier.{name}" for name in ("void_embedding", "non_object_embedding", "no_object"))
+
+
+def open_checkpoint(
+    framework: str, path: Path, *, base: str | None = None, reporter: Reporter = SILENT
+) -> OpenedSegmentor:
+    """The segmentor of a checkpoint as the framework's own code saved it, or as ours did.
+
+    Weights that are zero count as pruned. Words are read by the text tower in the file, or by that of the source
+    `base`, which also gives the tower to a checkpoint without one. Raises OptionError for an unknown framework,
+    SourceError and TransferError for files that are no such checkpoint.
+    """
+    chosen: Framework = FRAMEWORKS.load(framework)
+    reporter.say(f"reading {path}")
+    original = _read(framework, path)
+    module = _built(original, base, reporter)
+    options = chosen.options(original.options)
+    tower = _tower(module.backbone, original, path)
+    published = original.lineage != "ours"  # and trained on COCO, all of them
+    fixed = getattr(options, "classes", None) is not None
+    return OpenedSegmentor(
+        BuiltSegmentor(chosen, options, module, tower),
+        text_clip=lambda: _words(original, path, base),
+        reads_words=not fixed,
+        trained_on=names_of(None) if published else (),
+        sides=PUBLISHED if published else None,
+        checkpoint={"file": path.name, "sha256": file_sha256(path)},
+    )
+
+
+def checkpoint_words(framework: str, path: Path, *, base: str | None, reporter: Reporter) -> LoadedClip:
+    """The CLIP that reads words for a checkpoint; raises as `open_checkpoint` does."""
+    reporter.say(f"reading {path}")
+    return _words(_read(framework, path), path, base)
+
+
+def _read(framework: str, path: Path) -> Original:
+    tensors = read_original(path)
+    return load_deeplabv3(tensors) if framework == "deeplabv3" else load_original(framework, tensors)
+
+
+def _built(original: Original, base: str | None, reporter: Reporter) -> Any:
+    if original.framework == "deeplabv3":
+        return build_deeplabv3(original)
+    visual = None if original.tower or base is None else load_tower(base, reporter).visual
+    return build_original(original, visual)
+
+
+def _words(original: Original, path: Path, base: str | None) -> LoadedClip:
+    return load_clip(base) if base is not None else original_words(original, source=str(path))
+
+
+def _tower(visual: nn.Module, original: Original, path: Path) -> Tower:
+    """The trunk of a checkpoint as a source's tower; `visual` may have lost its pool."""
+    pixels = original_preprocess(original)
+    state = visual.state_dict()
+    weights = layer_weights(visual, prunable_layers(visual))
+    base = Base(
+        source=str(path),
+        architecture=original.lineage,
+        model_cfg={**infer_tower(state), "embed_dim": _dimension(original)},
+        digest=tower_digest(arrays(state)),
+        preprocess={**asdict(pixels), "mean": list(pixels.mean), "std": list(pixels.std)},
+        activation="quick_gelu",
+    )
+    return Tower(visual, base, {layer: weight != 0 for layer, weight in weights.items()}, None)
+
+
+def _dimension(original: Original) -> int:
+    """Length of the embeddings of words; 1 for a head with a fixed list of classes, which compares none."""
+    if "embedding.weight" in original.tensors:
+        return original.tensors["embedding.weight"].shape[0]
+    return next((original.tensors[name].shape[1] for name in _BESIDE_WORDS if name in original.tensors), 1)

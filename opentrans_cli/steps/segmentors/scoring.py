@@ -1,0 +1,71 @@
+"""Scoring of a segmentor on labelled images: what `eval` reports, and what training looks at in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.errors import DataError
+from opentrans_cli.metrics.confusion import ConfusionMatrix
+from opentrans_cli.metrics.miou import mean_iou
+from opentrans_cli.steps.segmentors.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was predicted on some images."""
+
+    confusion: ConfusionMatrix
+    seconds: tuple[float, ...]  # of each image, reading not included
+    resolution: tuple[int, int]  # height and width at which the first one was looked at; zeros without an image
+
+
+def score_images(
+    predictor: Predictor, samples: SegDataset, rows: Iterable[int], *, advance: Callable[[str], None] = lambda _: None
+) -> Scored:
+    """Compare the predictions for samples `rows`, at their own sizes, with their label maps.
+
+    Raises DataError for a damaged file, an image without a label map, or one smaller than the tower's stride.
+    """
+    confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
+    seconds, resolution = list[float](), (0, 0)
+    for row in rows:
+        sample = samples[row]
+        if sample.label_map is None:
+            raise DataError(f"image has no label map to score against: '{sample.name}'; add it or leave the image out")
+        started = time.perf_counter()
+        prediction = predictor.label_map(sample.image)
+        seconds.append(time.perf_counter() - started)
+        confusion.update(prediction, torch.from_numpy(sample.label_map))
+        if len(seconds) == 1:
+            resolution = predictor.looks_at(sample.image.shape[0], sample.image.shape[1])
+        advance("")
+    return Scored(confusion, tuple(seconds), resolution)
+
+
+def group_miou(confusion: ConfusionMatrix, seen: Sequence[bool]) -> dict[str, float | None]:
+    """mIoU of all classes and of those that training labelled (`seen`, by class) and did not, and pixel accuracy.
+
+    Fractions; None where none of the classes occurs.
+    """
+    total = mean_iou(confusion)
+    groups = {flag: [index for index, value in enumerate(seen) if value is flag] for flag in (True, False)}
+    return {
+        "miou": total.miou,
+        "miou_seen": mean_iou(confusion, classes=groups[True]).miou,
+        "miou_unseen": mean_iou(confusion, classes=groups[False]).miou,
+        "pixel_accuracy": total.pixel_accuracy,
+    }
+
+
+def class_ious(confusion: ConfusionMatrix, names: Sequence[str], seen: Sequence[bool]) -> list[dict[str, Any]]:
+    """By class its name, IoU (None if it does not occur) and whether training labelled it."""
+    return [
+        {"name": name, "iou": iou, "seen": flag}
+        for name, iou, flag in zip(names, mean_iou(confusion).per_class, seen, strict=True)
+    ]

@@ -1,0 +1,112 @@
+"""The words a segmentor is asked for: with a text tower to read them, or with their embeddings in a pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from opentrans_cli.clip.source import LoadedClip
+from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings, unread_words
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.datasets.vocabulary_pack import PackedClass, VocabularyPack, is_pack, read_pack
+from opentrans_cli.errors import DataError
+from opentrans_cli.frameworks.base import ClassText
+from opentrans_cli.reporter import SILENT, Reporter
+
+
+@dataclass(frozen=True)
+class Words:
+    """Classes, and the pack they came in, if they did."""
+
+    vocabulary: Vocabulary
+    pack: VocabularyPack | None = None
+
+    @classmethod
+    def from_file(cls, path: Path) -> Words:
+        """A vocabulary pack (`.safetensors`) or a class file. Raises DataError or BundleError."""
+        if not is_pack(path):
+            return cls(Vocabulary.from_file(path))
+        pack = read_pack(path)
+        return cls(Vocabulary(tuple(_named(packed) for packed in pack.classes)), pack)
+
+    def seen_by(self, names: Sequence[str]) -> tuple[bool, ...]:
+        """By class: did training label it? As a pack says, else as `names` do, of which none means all."""
+        if self.pack is not None:
+            return tuple(packed.seen for packed in self.pack.classes)
+        return self.vocabulary.seen_by(names) if names else (True,) * len(self.vocabulary)
+
+    def embedded(
+        self,
+        clip: Callable[[], LoadedClip],
+        *,
+        dimension: int,
+        templates: Sequence[str],
+        seen: Sequence[bool],
+        reporter: Reporter = SILENT,
+    ) -> ClassText:
+        """The words as text embeddings of length `dimension`; `clip` is only called where there is no pack.
+
+        templates: prompts, those of the framework. seen: by class. Raises DataError if the embeddings have another
+        length, and what `clip` raises.
+        """
+        if self.pack is not None:
+            text = ClassText(torch.from_numpy(self.pack.embeddings), self.pack.owners, tuple(seen))
+            origin = "the vocabulary pack"
+        else:
+            loaded = clip()
+            text = embed_vocabulary(loaded, self.vocabulary, templates=templates, seen=seen, reporter=reporter)
+            origin = f"the text tower {loaded.source}"
+        given = text.embeddings.shape[1]
+        if given != dimension:
+            raise DataError(
+                f"texts and segmentor do not fit: {origin} gives embeddings of length {given}, the segmentor wants "
+                f"{dimension}; take both from the same kind of CLIP"
+            )
+        return text
+
+
+def packed(vocabulary: Vocabulary, text: ClassText) -> VocabularyPack:
+    """`vocabulary` with its embeddings, to be written; `text` has a row for each synonym, class by class."""
+    classes = zip(vocabulary.classes, text.seen, strict=True)
+    return VocabularyPack(
+        tuple(PackedClass(synonyms[0], synonyms, seen) for synonyms, seen in classes),
+        text.embeddings.cpu().numpy(),
+    )
+
+
+def _named(given: PackedClass) -> tuple[str, ...]:
+    """The name of a class and its other texts: what a Vocabulary calls its synonyms."""
+    return (given.name, *(text for text in given.texts if text != given.name))
+
+
+def class_owners(vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The class of each synonym, class by class."""
+    return tuple(index for index, synonyms in enumerate(vocabulary.classes) for _ in synonyms)
+
+
+def embed_vocabulary(
+    clip: LoadedClip,
+    vocabulary: Vocabulary,
+    *,
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
+    seen: Sequence[bool] | None = None,
+    reporter: Reporter = SILENT,
+) -> ClassText:
+    """Text embeddings of every synonym of every class; words the text tower never read are told.
+
+    templates: prompts, those of the framework. seen: by class, whether training labelled it; all if None.
+    """
+    names = [name for synonyms in vocabulary.classes for name in synonyms]
+    if clip.read_tokens is not None:
+        _tell_unread(unread_words(clip.tokenizer, names, read_tokens=clip.read_tokens), clip, reporter)
+    embeddings = text_embeddings(clip.model, clip.tokenizer, names, templates=templates)
+    return ClassText(embeddings, class_owners(vocabulary), tuple(seen or (True,) * len(vocabulary)))
+
+
+def _tell_unread(words: Sequence[str], clip: LoadedClip, reporter: Reporter) -> None:
+    if words:
+        shown = ", ".join(words[:8]) + (", ..." if len(words) > 8 else "")
+        reporter.say(f"words that {clip.source} never read in training, so without meaning to it: {shown}")

@@ -1,0 +1,203 @@
+"""transfer --checkpoint: put a subnet into somebody's checkpoint, which keeps its format and its own key names."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import opentrans_cli
+from opentrans_cli.bundle.hub.source import local_bundle
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.checkpoints.edit import (
+    CheckpointFile,
+    Edits,
+    check_apart,
+    check_written,
+    converted_chunks,
+    copy_chunks,
+    copy_patches,
+    file_digest,
+    open_checkpoint,
+)
+from opentrans_cli.errors import BundleError, OptionError, TransferError
+from opentrans_cli.files.atomic import Written, sync_folder, temporary_beside, write_file
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.targets import prepare_parent
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.transfer.checkpoint_plan import MASK, WEIGHTS, Plan, edits_of, make_plan
+from opentrans_cli.steps.transfer.parity import trunk_parity
+from opentrans_cli.steps.transfer.subnet import Subnet, load_subnet
+
+RECEIPT = ".receipt.json"
+"""Ending of the receipt, which lies beside the checkpoint it is about."""
+
+
+@dataclass(frozen=True)
+class CheckpointTransfer:
+    """What was done to a checkpoint; `path` is None after a dry run."""
+
+    path: Path | None
+    framework: str  # name of the key table
+    prefix: str  # of the tower's keys
+    what: str  # "mask" or "weights"
+    keys: tuple[dict[str, Any], ...]  # by tensor of the tower: source, target, rule, shapes, kept, verdict
+    unmatched: tuple[str, ...]  # layers without a place; empty where something was written
+    bundle: str  # digest
+    at_sparsity: float | None
+    checkpoint: dict[str, Any]  # of the input: name, bytes, tensors, the entries that were left out
+    output: dict[str, Any] | None = None  # name, bytes, sha256, tensors changed and left as they were
+    parity: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The transfer receipt of `artifacts.schema.json`."""
+        names = ("framework", "prefix", "what", "bundle", "at_sparsity", "checkpoint", "output", "parity")
+        versions = {
+            "opentrans": opentrans_cli.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        }
+        return {
+            **{name: getattr(self, name) for name in names},
+            "keys": list(self.keys),
+            "unmatched": list(self.unmatched),
+            "versions": versions,
+        }
+
+    def check_matched(self) -> None:
+        """Raises TransferError if a layer has no place."""
+        if self.unmatched:
+            first = self.unmatched[0]
+            others = f" and {len(self.unmatched) - 1} others" if len(self.unmatched) > 1 else ""
+            raise TransferError(
+                f"layers without a place in the checkpoint: '{first}'{others}; look at --dry-run, and leave them out "
+                f"by name with --allow-missing {first}"
+            )
+
+
+def transfer_checkpoint(
+    bundle: Path | str,
+    checkpoint: Path,
+    *,
+    to: str | None = None,
+    what: str = MASK,
+    out: Path | None,
+    under: str | None = None,
+    allow_missing: Iterable[str] = (),
+    at_sparsity: float | None = None,
+    base: str | None = None,
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> CheckpointTransfer:
+    """Write a copy of `checkpoint` with the subnet of `bundle` in it at `out`, and the receipt beside it.
+
+    With `what` "mask" the checkpoint's own values stay and pruned ones become zero, which needs the bundle's masks
+    alone; with "weights" every tensor of the tower that has a place gets the bundle's values. The checkpoint's types
+    stay. `to` names the key table (else it is recognised), `under` the prefix of the tower's keys where there are
+    several. `allow_missing`: globs over names of layers that need no place. `out` has the format of the checkpoint, or
+    is .safetensors. With `out` None nothing is written (dry run) and layers without a place are only told.
+
+    What was written is read again before it gets its name: changed tensors are what they should be, all other bytes
+    what they were. Raises OptionError, BundleError, SourceError, HubError or TransferError.
+    """
+    if what not in (MASK, WEIGHTS):
+        raise OptionError(f"unknown part of a subnet: --what {what}; choose {MASK} or {WEIGHTS}")
+    if out is not None:
+        _check_out(out, checkpoint, force=force)
+    parent = open_bundle(local_bundle(bundle, reporter))
+    opened = open_checkpoint(checkpoint)
+    same_format = out is None or opened.copies_to(out.suffix.lower())
+    subnet = load_subnet(parent, values=what == WEIGHTS, at_sparsity=at_sparsity, base=base, reporter=reporter)
+    plan = make_plan(subnet, opened, what=what, to=to, under=under, allow_missing=allow_missing)
+    result = CheckpointTransfer(
+        path=None,
+        framework=plan.found.table.name,
+        prefix=plan.found.prefix,
+        what=what,
+        keys=plan.keys(subnet),
+        unmatched=plan.unmatched,
+        bundle=parent.digest,
+        at_sparsity=at_sparsity,
+        checkpoint=_described(opened, same_format=same_format),
+    )
+    if out is None:
+        return result
+    result.check_matched()
+    edits = edits_of(plan, subnet, opened)
+    check_apart(opened, edits)
+    reporter.say(f"{result.framework} under '{result.prefix}': {len(edits)} of {len(opened.slots)} tensors change")
+    return _write(result, plan, subnet, opened, edits, out, parent.manifest.base.model_cfg, same_format=same_format)
+
+
+def _check_out(out: Path, checkpoint: Path, *, force: bool) -> None:
+    for path in (out, _receipt_path(out)):
+        if os.path.lexists(path) and not force:
+            raise BundleError(f"already exists: {str(path)!r}; choose another --out or pass --force")
+        if path.is_dir():
+            raise BundleError(f"not a file: {str(path)!r}; choose another --out")
+    if os.path.realpath(out) == os.path.realpath(checkpoint):
+        raise OptionError(f"would replace the checkpoint it reads: --out {out}; choose another --out")
+    prepare_parent(out)
+
+
+def _receipt_path(out: Path) -> Path:
+    return out.with_name(out.name + RECEIPT)
+
+
+def _described(opened: CheckpointFile, *, same_format: bool) -> dict[str, Any]:
+    return {
+        "name": opened.path.name,
+        "bytes": opened.size,
+        "sha256": file_digest(opened.path),
+        "tensors": len(opened.slots),
+        "left_out": [] if same_format else list(opened.others),
+    }
+
+
+def _write(
+    result: CheckpointTransfer,
+    plan: Plan,
+    subnet: Subnet,
+    opened: CheckpointFile,
+    edits: Edits,
+    out: Path,
+    model_cfg: dict[str, Any],
+    *,
+    same_format: bool,
+) -> CheckpointTransfer:
+    """Write under a hidden name, read again, and only then give both files their names, the receipt first."""
+    hidden = temporary_beside(out)
+    try:
+        with opened.path.open("rb") as file:
+            patches = copy_patches(opened, edits, file) if same_format else None
+            chunks = converted_chunks(opened, edits, file) if patches is None else copy_chunks(opened, patches, file)
+            written = write_file(hidden, chunks)
+        reread = check_written(opened, edits, patches, hidden)
+        with opened.path.open("rb") as old, hidden.open("rb") as new:
+            parity = trunk_parity(plan, subnet, (opened, old), (reread, new), model_cfg)
+        result = replace(result, path=out, output=_output(out, written, opened, edits), parity=parity)
+        write_file(_receipt_path(out), [json_bytes(result.to_json())])
+        os.replace(hidden, out)
+        sync_folder(out.parent)
+    except OSError as error:
+        raise BundleError(
+            f"cannot write: {str(out)!r}, {error.strerror or error}; check free space and permissions"
+        ) from error
+    finally:
+        hidden.unlink(missing_ok=True)
+    return result
+
+
+def _output(out: Path, written: Written, opened: CheckpointFile, edits: Edits) -> dict[str, Any]:
+    return {
+        "name": out.name,
+        "bytes": written.bytes,
+        "sha256": written.sha256,
+        "changed": len(edits),
+        "unchanged": len(opened.slots) - len(edits),
+    }

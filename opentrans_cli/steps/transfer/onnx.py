@@ -1,0 +1,241 @@
+"""transfer --to onnx: a segmentor and its words as one graph, compared with torch before the file is kept.
+
+Input `image`: float32 (1, 3, H, W), RGB in [0, 255]; normalisation is inside. Outputs `scores`: float32 (1, C, H, W),
+larger = better, and `label_map`: int64 (1, H, W). Frameworks that classify pixels take any H and W of at least 32;
+those with masks only the size they were exported for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from opentrans_cli.bundle.hub.source import local_source
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.errors import OptionError, TransferError
+from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.targets import prepare_parent
+from opentrans_cli.frameworks.base import ClassText
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
+from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, open_source, open_tower
+from opentrans_cli.steps.segmentors.predictor import Predictor
+from opentrans_cli.steps.segmentors.words import Words
+from opentrans_cli.steps.sources import at_sparsity as tower_at_sparsity
+from opentrans_cli.steps.sources import is_bundle
+from opentrans_cli.steps.step_record import versions
+from opentrans_cli.steps.transfer.onnx_graph import (
+    OPSET,
+    SMALLEST,
+    Outputs,
+    export_graph,
+    load_graph,
+    one_line,
+    package_versions,
+    require_packages,
+)
+
+ONNX = "onnx"
+"""The target's name on the command line."""
+
+SUFFIX = ".onnx"
+TOLERANCE = 1e-4  # largest difference of a score, in parts of the largest score
+
+Image = NDArray[np.uint8]  # (H, W, 3) RGB
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """What was written, and how near it is to torch."""
+
+    path: Path | None  # None after a dry run
+    framework: str
+    classes: tuple[str, ...]
+    resolution: tuple[int, int] | None  # (H, W), the only size it takes; None: any
+    compared: tuple[tuple[int, int], ...]  # sizes (H, W) of the pictures that both looked at
+    difference: float  # largest of a score, in parts of the largest score
+    agreement: float  # share of pixels with the same class, in [0, 1]
+    bytes: int
+    opset: int
+    bundle: str | None  # digest of the bundle; None if the source is none
+
+    def to_json(self) -> dict[str, Any]:
+        """The ONNX report of `artifacts.schema.json`."""
+        sizes = {"resolution": self.resolution and list(self.resolution), "compared": [*map(list, self.compared)]}
+        path = None if self.path is None else str(self.path)
+        told = {"path": path, "classes": list(self.classes), "versions": {**versions(), **package_versions()}}
+        return {**asdict(self), **sizes, **told}
+
+
+def export_onnx(
+    source: str,
+    *,
+    words: Words,
+    out: Path | None,
+    framework: str | None = None,
+    resolution: int | None = None,
+    at_sparsity: float | None = None,
+    base: str | None = None,
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> OnnxExport:
+    """Write the segmentor of `source`, with `words` inside, as the ONNX file `out`; with None only compare.
+
+    A source without a segmentor is read out without training, as by `segment`. `resolution`: side in pixels of the
+    square picture it is exported with, by default that of the tower's training; frameworks with masks take no other
+    size afterwards. `at_sparsity` takes an earlier round of a bundle, `base` is the source of the text tower where the
+    bundle's own has moved. onnxruntime's scores on fixed pictures are within `TOLERANCE` of torch's, or nothing is
+    written. Raises TransferError, OptionError, SourceError, BundleError, HubError or DataError.
+    """
+    require_packages()
+    _check_target(out, resolution, force=force)
+    opened = _opened(source, framework, at_sparsity, base, reporter)
+    built, text = opened.built, opened.embedded(words, reporter=reporter)
+    side = resolution or max(SMALLEST, built.tower.preprocess.size)
+    fixed = (side, side) if built.framework.masks else None
+    if fixed:
+        reporter.say(f"{built.framework.name} is exported for pictures of {side} x {side} alone; see --resolution")
+    sizes = ((side, side),) if fixed else ((side, side), (max(SMALLEST, side * 3 // 4), side + 37))
+    pictures = [_picture(*size, seed=seed) for seed, size in enumerate(sizes)]
+    expected = _by_torch(built, text, pictures)
+    graph = export_graph(_Pixels(built, text), side, dynamic=fixed is None, name=built.framework.name)
+    for key, value in _metadata(built, words, text).items():
+        graph.metadata_props.add(key=f"opentrans.{key}", value=value)
+    content = graph.SerializeToString(deterministic=True)
+    difference, agreement = _compared(expected, _by_runtime(content, pictures), built.framework.name)
+    bundle = built.tower.bundle
+    if out is not None:
+        _write(out, content)
+    return OnnxExport(
+        path=out,
+        framework=built.framework.name,
+        classes=words.vocabulary.names,
+        resolution=fixed,
+        compared=sizes,
+        difference=difference,
+        agreement=agreement,
+        bytes=len(content),
+        opset=OPSET,
+        bundle=None if bundle is None else bundle.digest,
+    )
+
+
+class _Pixels(nn.Module):
+    """A segmentor from pixels to classes, with its words and its normalisation inside."""
+
+    def __init__(self, built: BuiltSegmentor, text: ClassText) -> None:
+        super().__init__()
+        preprocess = built.tower.preprocess
+        self.segmentor = built.module
+        self.owners, self.seen = text.owners, text.seen
+        self.register_buffer("text", text.embeddings)
+        self.register_buffer("mean", torch.tensor(preprocess.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(preprocess.std)[:, None, None])
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (1, C, H, W) and label map (1, H, W) of `image` (1, 3, H, W), in [0, 255]."""
+        inside: Any = self
+        normalised = (image / 255 - inside.mean) / inside.std
+        scores = self.segmentor(normalised, ClassText(inside.text, self.owners, self.seen))
+        return scores, scores.argmax(1)
+
+
+def _check_target(out: Path | None, resolution: int | None, *, force: bool) -> None:
+    if resolution is not None and resolution < SMALLEST:
+        raise OptionError(f"pictures are smaller than the tower's stride: --resolution {resolution}; give at least 32")
+    if out is None:
+        return
+    if out.suffix != SUFFIX:
+        raise OptionError(f"files of ONNX end in {SUFFIX}: --out {out}; add it")
+    if out.is_dir():
+        raise TransferError(f"output is a folder: {out}; name a file, such as segmentor{SUFFIX}")
+    if os.path.lexists(out) and not force:
+        raise TransferError(f"output exists: {out}; choose another --out, or --force to replace it")
+    prepare_parent(out)
+
+
+def _opened(
+    source: str, framework: str | None, at_sparsity: float | None, base: str | None, reporter: Reporter
+) -> OpenedSegmentor:
+    if at_sparsity is None:
+        return open_source(source, framework=framework, base=base, reporter=reporter)
+    place = local_source(source, reporter)
+    if not is_bundle(place):
+        raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
+    tower = tower_at_sparsity(open_bundle(place), at_sparsity, base=base, reporter=reporter)
+    return open_tower(tower, source, framework=framework, base=base, reporter=reporter)
+
+
+def _picture(height: int, width: int, *, seed: int) -> Image:
+    """Spots of random colours with random grain, the same on every machine: a picture of noise alone has no areas."""
+    rng = np.random.default_rng(seed)
+    spots = rng.integers(0, 224, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8)
+    large = spots.repeat(16, 0).repeat(16, 1)[:height, :width]
+    return large + rng.integers(0, 32, large.shape, dtype=np.uint8)
+
+
+def _by_torch(built: BuiltSegmentor, text: ClassText, pictures: list[Image]) -> list[NDArray[np.float32]]:
+    """Scores (C, H, W) as `segment` finds them."""
+    predictor = Predictor(built, text, device=torch.device("cpu"))
+    return [predictor.scores(picture).numpy() for picture in pictures]
+
+
+def _metadata(built: BuiltSegmentor, words: Words, text: ClassText) -> dict[str, str]:
+    """What a program needs to know beside the graph; lists and objects as JSON."""
+    preprocess, base, bundle = built.tower.preprocess, built.tower.base, built.tower.bundle
+    documents = {
+        "classes": words.vocabulary.names,
+        "synonyms": words.vocabulary.classes,
+        "seen": text.seen,
+        "normalisation": {"mean": preprocess.mean, "std": preprocess.std, "inside": True, "input": "RGB, 0 to 255"},
+        "base": {"source": base.source, "digest": base.digest},
+    }
+    found = {name: json.dumps(document, ensure_ascii=False) for name, document in documents.items()}
+    found |= {"framework": built.framework.name, "version": versions()["opentrans"]}
+    return found if bundle is None else {**found, "bundle": bundle.digest}
+
+
+def _by_runtime(content: bytes, pictures: list[Image]) -> list[Outputs]:
+    """Scores (C, H, W) and label map (H, W) as onnxruntime finds them."""
+    try:
+        run = load_graph(content)
+        return [run(picture.transpose(2, 0, 1)[None].astype(np.float32)) for picture in pictures]
+    except Exception as error:  # the runtime's own have no class in common
+        raise TransferError(f"onnxruntime cannot run the graph: {one_line(error)}; report this as a bug") from error
+
+
+def _compared(expected: list[NDArray[np.float32]], found: list[Outputs], name: str) -> tuple[float, float]:
+    """Largest difference of a score in parts of the largest, and the share of pixels with the same class.
+
+    Raises TransferError if the former is beyond `TOLERANCE` or no number, or if a label map does not go with its
+    scores.
+    """
+    worst, equal, pixels = 0.0, 0, 0
+    for scores, (others, label_map) in zip(expected, found, strict=True):
+        difference = np.abs(scores - others).max() / np.abs(scores).max() if scores.shape == others.shape else np.inf
+        if not difference <= TOLERANCE:
+            raise TransferError(
+                f"the graph does not say what torch says: {name}, scores differ by {difference:.1e} of the largest "
+                f"and may by {TOLERANCE:.0e}; nothing was written, report this as a bug"
+            )
+        if not np.array_equal(label_map, others.argmax(0)):
+            raise TransferError(f"the graph's label map is not that of its scores: {name}; report this as a bug")
+        worst = max(worst, float(difference))
+        equal += int((scores.argmax(0) == label_map).sum())
+        pixels += label_map.size
+    return worst, equal / pixels
+
+
+def _write(out: Path, content: bytes) -> None:
+    try:
+        write_file(out, [content])
+    except OSError as error:
+        raise TransferError(f"cannot write: {out} ({error.strerror or error}); choose another --out") from error

@@ -1,0 +1,137 @@
+"""eval: figures against slow and obvious counts of the label maps that segment writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.images import read_label_map
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import DataError
+from opentrans_cli.steps.eval.evaluate import evaluate
+from opentrans_cli.steps.look.verify import verify
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.prune import prune
+from opentrans_cli.steps.segment.segment import SegmentOptions, segment
+from opentrans_cli.steps.transfer.transfer import transfer
+
+
+def options(folder: Any, **changes: Any) -> DatasetOptions:
+    given = {"images": folder.images, "labels": folder.labels, "classes": folder.classes}
+    return DatasetOptions(split="val", **{**given, **changes})
+
+
+def predictions(source: Path | str, folder: Any, out: Path) -> dict[str, np.ndarray]:
+    """Label maps by name, as segment writes them."""
+    vocabulary = Vocabulary.from_file(folder.classes)
+    result = segment(str(source), [folder.images], SegmentOptions(out=out, device="cpu"), vocabulary=vocabulary)
+    return {image["name"]: read_label_map(out / image["label_map"]) for image in result.images}
+
+
+def accuracy(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: report[name] for name in ("miou", "miou_seen", "miou_unseen", "pixel_accuracy", "per_class")}
+
+
+def test_a_segmentor_agrees_perfectly_with_its_own_predictions(
+    tiny_segmentor: Path, labelled_folder: Any, tmp_path: Path
+) -> None:
+    found = predictions(tiny_segmentor, labelled_folder, tmp_path / "s")
+    for name in found:
+        shutil.copy(tmp_path / "s" / f"{name}.png", labelled_folder.labels / f"{name}.png")
+    report = evaluate(
+        str(tiny_segmentor), dataset="folder", data=options(labelled_folder), out=tmp_path / "r.json", device="cpu"
+    ).report
+    assert report["miou"] == report["pixel_accuracy"] == 1
+    occurring = {int(index) for label_map in found.values() for index in np.unique(label_map)}
+    assert [entry["iou"] for entry in report["per_class"]] == [1 if index in occurring else None for index in range(3)]
+
+
+def test_iou_is_intersection_over_union_of_the_written_label_maps(
+    tiny_segmentor: Path, labelled_folder: Any, tmp_path: Path
+) -> None:
+    found = predictions(tiny_segmentor, labelled_folder, tmp_path / "s")
+    truth = {name: read_label_map(labelled_folder.labels / f"{name}.png") for name in found}
+    report = evaluate(
+        str(tiny_segmentor), dataset="folder", data=options(labelled_folder), out=tmp_path / "r.json", device="cpu"
+    ).report
+    labelled = {name: label_map != 255 for name, label_map in truth.items()}
+    for index, entry in enumerate(report["per_class"]):
+        both = sum(int(((truth[n] == index) & (found[n] == index) & labelled[n]).sum()) for n in found)
+        either = sum(int((((truth[n] == index) | (found[n] == index)) & labelled[n]).sum()) for n in found)
+        assert entry["iou"] == pytest.approx(both / either)
+    right = sum(int(((truth[n] == found[n]) & labelled[n]).sum()) for n in found)
+    assert report["pixel_accuracy"] == pytest.approx(right / sum(int(mask.sum()) for mask in labelled.values()))
+    assert report["miou"] == pytest.approx(np.mean([entry["iou"] for entry in report["per_class"]]))
+
+
+def test_seen_and_unseen_are_means_over_their_own_classes(labelled_folder: Any, tmp_path: Path) -> None:
+    data = options(labelled_folder, hold_out=("red square", "blue square"))
+    report = evaluate("tiny", dataset="folder", data=data, device="cpu").report
+    values = {entry["name"]: entry["iou"] for entry in report["per_class"]}
+    assert report["miou_seen"] == pytest.approx(values["grass"])
+    assert report["miou_unseen"] == pytest.approx((values["red square"] + values["blue square"]) / 2)
+
+
+def test_what_training_saw_is_read_from_the_bundle(tiny_segmentor: Path, tmp_path: Path) -> None:
+    data = DatasetOptions(split="val", limit=1)
+    report = evaluate(str(tiny_segmentor), data=data, out=tmp_path / "r.json", device="cpu").report
+    record = open_bundle(tiny_segmentor).manifest.segmentor
+    assert record is not None
+    assert {entry["name"] for entry in report["per_class"] if entry["seen"]} == set(record.seen)
+
+
+def test_a_measurement_adds_a_report_and_keeps_the_digest(
+    tiny_segmentor: Path, labelled_folder: Any, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_segmentor, tmp_path / "b"))
+    digest = open_bundle(copy).digest
+    reports = [
+        evaluate(str(copy), dataset="folder", data=options(labelled_folder), device="cpu").report for _ in range(2)
+    ]
+    bundle = open_bundle(copy)
+    assert accuracy(reports[0]) == accuracy(reports[1])
+    assert json.loads(bundle.read("reports/eval-folder.json")) == reports[1]
+    assert bundle.digest == digest
+    assert [step.verb for step in bundle.manifest.steps] == ["prune", "finetune", "eval", "eval"]
+    assert bundle.manifest.steps[-1].data == reports[1]["data"] and verify(copy).ok
+
+
+def test_a_bundle_that_prunes_nothing_scores_as_its_base(labelled_folder: Any, tmp_path: Path) -> None:
+    path = prune(PruneOptions(source="tiny", sparsity=0.0), out=tmp_path / "b", device="cpu").path
+    reports = [
+        evaluate(source, dataset="folder", data=options(labelled_folder), device="cpu").report
+        for source in ("tiny", str(path))
+    ]
+    same = ("macs", "macs_kept", "params_dense", "params_kept", "framework", "resolution")
+    assert accuracy(reports[0]) == accuracy(reports[1])
+    assert {name: reports[0][name] for name in same} == {name: reports[1][name] for name in same}
+
+
+def test_a_bundle_scores_alike_before_and_after_transfer_to_the_training_free_readout(
+    tiny_bundle: Path, labelled_folder: Any, tmp_path: Path
+) -> None:
+    before = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
+    transfer(before, to="maskclip", out=tmp_path / "t")
+    reports = [
+        evaluate(str(source), dataset="folder", data=options(labelled_folder), device="cpu").report
+        for source in (before, tmp_path / "t")
+    ]
+    assert accuracy(reports[0]) == accuracy(reports[1])
+
+
+def test_an_existing_report_is_kept_without_force(labelled_folder: Any, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    out.write_text("mine")
+    arguments = {"dataset": "folder", "data": options(labelled_folder, limit=1), "out": out, "device": "cpu"}
+    with pytest.raises(DataError, match="output exists"):
+        evaluate("tiny", **arguments)  # type: ignore[arg-type]
+    assert out.read_text() == "mine"
+    assert evaluate("tiny", **arguments, force=True).path == out  # type: ignore[arg-type]
+    assert json.loads(out.read_text())["images"] == 1

@@ -1,0 +1,266 @@
+"""The log of a run: every event a line of the public contract, every step exactly once, whatever killed the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opentrans_cli.bundle.schema import check_document, load_schema
+from opentrans_cli.errors import BundleError, DataError, OptionError, TrainingStopped
+from opentrans_cli.steps.finetune.log import EVENTS, RunLog, check_log, log_path
+from opentrans_cli.steps.finetune.options import FinetuneControls
+from opentrans_cli.training.loop import StepFigures
+
+COST = {
+    **{"unit": "MACs", "forward": 10, "input_gradient": 9, "weight_gradient": 5, "total": 24, "dense_total": 29},
+    **{"frozen_layers": ["backbone.conv1"], "images": 8, "resolution": [64, 64]},
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    layers: tuple[str, ...] = ("backbone.conv1",)
+    origin: str = "measured"
+
+
+class Talk:
+    """A reporter that remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def figures(step: int, **changes: Any) -> StepFigures:
+    given = {"loss": 1.5, "terms": {"mask": 1.0, "dice": 0.5}, "lr": 0.1, "grad_norm": 2.0, "seconds": 0.5}
+    return StepFigures(**{"step": step, **given, **changes})
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        check_document(line, "finetune_log_line")
+    return lines
+
+
+def begin(log: RunLog) -> None:
+    log.start(options={"steps": 4, "captions": Path("a")}, data={"dataset": "shapes"}, environment={"torch": "2"})
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> list[dict[str, Any]]:
+    """The log of a run with every event."""
+    with RunLog(tmp_path / "whole") as log:
+        begin(log)
+        log.step(figures(1))
+        log.freeze(step=1, choice=Chosen())
+        log.step(figures(2, grad_norm=float("inf")))
+        log.evaluation(2, {"miou": 0.25, "miou_seen": 0.5})
+        log.end(cost=COST, seconds_per_step=0.5)
+    with pytest.raises(TrainingStopped), RunLog(tmp_path / "stopped") as log:
+        log.step(figures(1))
+        raise TrainingStopped("time is up:\n state; resume")
+    with pytest.raises(DataError), RunLog(tmp_path / "failed") as log:
+        log.step(figures(1))
+        raise DataError("image cannot be read: a.png; replace it")
+    return [line for name in ("whole", "stopped", "failed") for line in read(tmp_path / name)]
+
+
+def test_every_event_is_a_line_of_the_contract_with_exactly_its_fields(whole: list[dict[str, Any]]) -> None:
+    rules = load_schema()["$defs"]["finetune_log_line"]
+    assert rules["properties"]["event"]["enum"] == list(EVENTS)
+    required = {rule["if"]["properties"]["event"]["const"]: rule["then"] for rule in rules["allOf"]}
+    assert list(required) == list(EVENTS) and {line["event"] for line in whole} == set(EVENTS)
+    for line in whole:
+        rule = required[line["event"]]
+        fields = line.keys() - {"event", "step"}
+        assert set(rule["required"]) <= fields <= set(rule["properties"])
+        for field in rule["required"]:
+            with pytest.raises(BundleError, match=f"'{field}' is a required"):
+                check_document({key: value for key, value in line.items() if key != field}, "finetune_log_line")
+
+
+def test_the_lines_say_what_happened(whole: list[dict[str, Any]]) -> None:
+    assert [(line["event"], line["step"]) for line in whole] == [
+        *(("start", 0), ("step", 1), ("freeze", 1), ("step", 2), ("evaluation", 2), ("end", 2)),
+        *(("step", 1), ("stop", 1), ("step", 1), ("error", 1)),
+    ]
+    assert whole[0]["options"] == {"steps": 4, "captions": "a"}
+    assert whole[1]["terms"] == {"mask": 1.0, "dice": 0.5} and whole[1]["grad_norm"] == 2.0
+    assert whole[3]["grad_norm"] is None
+    assert whole[5]["cost"] == COST
+    assert [line["reason"] for line in whole[7::2]] == [
+        "time is up: state; resume",
+        "image cannot be read: a.png; replace it",
+    ]
+
+
+def test_ctrl_c_is_a_stop(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), RunLog(tmp_path / "log") as log:
+        log.step(figures(1))
+        raise KeyboardInterrupt
+    assert [(line["event"], line["reason"]) for line in read(tmp_path / "log")[1:]] == [("stop", "KeyboardInterrupt")]
+
+
+@pytest.mark.parametrize("resumed_at", [None, 2])
+def test_a_run_that_ends_before_its_first_step_leaves_the_log_that_was_there(
+    resumed_at: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "there" / "log"
+    controls = FinetuneControls(log=path, tensorboard=tmp_path / "events")
+
+    def refused() -> None:
+        log = RunLog.beside(tmp_path / "out", controls, resumed_at=resumed_at, writes=True)
+        with pytest.raises(OptionError), log:
+            begin(log)
+            log.freeze(step=0, choice=Chosen())
+            raise OptionError("learning rate is out of range: -1; give a number above 0")
+
+    refused()
+    assert not list(tmp_path.iterdir())
+    with RunLog(path) as log:
+        begin(log)
+        for step in (1, 2, 3):
+            log.step(figures(step))
+    before = path.read_bytes()
+    refused()
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path.parent]
+
+
+def test_a_resumed_run_has_every_step_once_and_says_a_choice_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with RunLog(path) as log:
+        begin(log)
+        log.freeze(step=0, choice=Chosen())
+        for step in range(1, 6):
+            log.step(figures(step))
+        log.evaluation(5, {"miou": 0.5})
+    with RunLog(path, resumed_at=3) as log:
+        begin(log)
+        log.freeze(step=0, choice=Chosen())
+        log.step(figures(4, loss=9.0))
+        log.freeze(step=4, choice=Chosen(("backbone.layer1",)))
+    assert [(line["event"], line["step"]) for line in read(path)] == [
+        *(("start", 0), ("freeze", 0), ("step", 1), ("step", 2), ("step", 3)),
+        *(("start", 3), ("step", 4), ("freeze", 4)),
+    ]
+
+
+def test_a_run_from_the_beginning_replaces_the_log_of_another(tmp_path: Path) -> None:
+    for steps in (3, 1):
+        with RunLog(tmp_path / "log") as log:
+            begin(log)
+            for step in range(1, steps + 1):
+                log.step(figures(step))
+    assert [line["event"] for line in read(tmp_path / "log")] == ["start", "step"]
+
+
+RUN = """
+import sys
+from pathlib import Path
+from opentrans_cli.steps.training_log import RunLog
+from opentrans_cli.training.loop import StepFigures
+first = int(sys.argv[2])
+log = RunLog(Path(sys.argv[1]), resumed_at=first or None)
+log.start(options={}, data={}, environment={})
+log.step(StepFigures(first + 1, 1.0, {"pixels": 1.0}, 0.1, 1.0, 0.01))
+print("begun", flush=True)
+for step in range(first + 2, 10**9):
+    log.step(StepFigures(step, 1.0, {"pixels": 1.0}, 0.1, 1.0, 0.01))
+"""
+
+
+def test_after_kills_every_step_is_there_exactly_once(tmp_path: Path) -> None:
+    path, reached = tmp_path / "log", 0
+    for _ in range(2):
+        with subprocess.Popen([sys.executable, "-c", RUN, str(path), str(reached)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+            before = path.stat().st_size
+            while path.stat().st_size < before + 20_000:
+                pass
+            os.kill(process.pid, signal.SIGKILL)
+        reached = max(json.loads(line)["step"] for line in path.read_bytes().splitlines() if line.endswith(b"}")) - 7
+    with RunLog(path, resumed_at=reached) as log:
+        log.step(figures(reached + 1))
+    steps = [line["step"] for line in read(path) if line["event"] == "step"]
+    assert steps == list(range(1, reached + 2)) and reached > 200
+
+
+def test_other_processes_write_nothing(tmp_path: Path) -> None:
+    controls = FinetuneControls(log=tmp_path / "log", tensorboard=tmp_path / "events")
+    with RunLog.beside(tmp_path / "out", controls, resumed_at=None, writes=False) as log:
+        begin(log)
+        log.step(figures(1))
+        assert log.path is None and log.status() == "2 steps/s, loss 1.5 (mask 1, dice 0.5)"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_log_lies_beside_the_bundle_unless_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert log_path(Path("."), FinetuneControls()) == tmp_path.with_name(f"{tmp_path.name}.log.jsonl")
+    with RunLog.beside(tmp_path / "out", FinetuneControls(), resumed_at=None, writes=True) as log:
+        log.step(figures(1))
+        assert log.path == tmp_path / "out.log.jsonl"
+    assert len(read(tmp_path / "out.log.jsonl")) == 1
+    assert log_path(Path("out"), FinetuneControls(log=Path("mine"))) == Path("mine")
+
+
+def test_what_is_no_log_is_left_alone(tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("years of work\n")
+    for controls, message in (
+        (FinetuneControls(log=thesis), "another file is where the log goes: --log .*thesis.tex"),
+        (FinetuneControls(log=tmp_path), "a folder is where the log goes"),
+        (FinetuneControls(tensorboard=thesis), "not a folder: --tensorboard"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            check_log(tmp_path / "out", controls)
+        with pytest.raises(OptionError, match=message):
+            RunLog.beside(tmp_path / "out", controls, resumed_at=2, writes=True)
+    assert thesis.read_text() == "years of work\n"
+    (tmp_path / "out.log.jsonl").write_text('{"event": "st')
+    check_log(tmp_path / "out", FinetuneControls())
+
+
+def test_a_place_that_takes_no_file_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match=r"cannot write the log: .* \(.+\); choose another --log"):
+        RunLog.beside(tmp_path / "out", FinetuneControls(log=tmp_path / "file" / "a"), resumed_at=None, writes=True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_full_disk_is_said_and_training_goes_on() -> None:
+    talk: Any = Talk()
+    with RunLog(Path("/dev/full"), reporter=talk) as log:
+        begin(log)
+        log.step(figures(1))
+    assert talk.said == [
+        "cannot write the log: /dev/full (No space left on device); training goes on",
+        "lines of the log were lost: 2 in /dev/full",
+    ]
+
+
+def test_tensorboard_gets_the_figures_and_forgets_what_is_done_again(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for resumed_at, steps in ((None, range(1, 6)), (2, range(3, 5))):
+        with RunLog(tmp_path / "log", resumed_at=resumed_at, tensorboard=tmp_path / "events") as log:
+            for step in steps:
+                log.step(figures(step, loss=float(step) if resumed_at is None else 10.0 * step))
+            log.evaluation(4, {"miou": 0.25})
+    found = accumulator.EventAccumulator(str(tmp_path / "events"))
+    found.Reload()
+    tags = ["loss", "terms/mask", "terms/dice", "lr", "grad_norm", "steps_per_second", "evaluation/miou"]
+    assert sorted(found.Tags()["scalars"]) == sorted(tags)
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(1, 1), (2, 2), (3, 30), (4, 40)]
+    assert [(event.step, event.value) for event in found.Scalars("evaluation/miou")] == [(4, 0.25)]
+    assert found.Scalars("steps_per_second")[0].value == 2

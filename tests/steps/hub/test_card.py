@@ -1,0 +1,352 @@
+"""The model card: what the Hub reads in it, code that runs, and a stranger's text that stays text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from safetensors.torch import save_file
+
+from opentrans_cli.bundle.mask_only import write_mask_only
+from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
+from opentrans_cli.clip.architecture import build_clip, build_visual
+from opentrans_cli.clip.arrays import tensors
+from opentrans_cli.clip.layers import join_packed
+from opentrans_cli.clip.source import load_clip
+from opentrans_cli.errors import BundleError
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.steps.eval.evaluate import evaluate
+from opentrans_cli.steps.hub.card import card_files
+from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.prune import prune
+from opentrans_cli.steps.step_record import step_record
+from opentrans_cli.steps.transfer.open_clip import export_open_clip
+
+PNG = b"\x89PNG\r\n\x1a\n"
+VIT = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
+}
+
+
+def card(bundle: Bundle, *, dense: bool = False, revision: str | None = None) -> str:
+    return card_files(bundle, repo="org/tiny-half", license="apache-2.0", dense=dense, revision=revision)[
+        "README.md"
+    ].decode()
+
+
+def blocks(text: str, language: str = "python") -> list[str]:
+    return re.findall(rf"^````{language}\n(.*?)^````$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Executes code of a card beside the bundle, which is what a download gives; returns the names it defined."""
+
+    def execute(code: str, downloaded: Path, **names: Any) -> dict[str, Any]:
+        asked: dict[str, Any] = {}
+
+        def snapshot_download(repo: str, revision: str | None = None) -> str:
+            asked.update(repo=repo, revision=revision)
+            return str(downloaded)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        monkeypatch.chdir(tmp_path)
+        exec(compile(code, "card", "exec"), names)
+        return {**names, "asked": asked}
+
+    return execute
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, tiny_segmentor: Path, run_cli: Any) -> Bundle:
+    """The fine-tuned tiny bundle with exponents, and evaluations of it."""
+    from opentrans_cli.datasets.base import DatasetOptions
+
+    path = Path(shutil.copytree(tiny_segmentor, tmp_path_factory.mktemp("card") / "bundle"))
+    evaluate(str(path), data=DatasetOptions(split="val", limit=2), device="cpu")
+    assert run_cli("analyze", path, "--quiet").exit_code == 0
+    return open_bundle(path)
+
+
+def test_the_hub_reads_library_task_license_tags_and_every_metric(measured: Bundle) -> None:
+    data = ModelCard(card(measured)).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("opentrans", "image-segmentation", "apache-2.0")
+    assert {"clip", "pruning", "sparse", "open-vocabulary", "segmentation", "opentrans", "unstructured"} == set(
+        data.tags
+    )
+    assert data.base_model is None  # the embedded model is not on the Hub
+    report = json.loads(measured.read("reports/eval-shapes.json"))
+    found = {result.metric_name: (result.metric_type, result.metric_value) for result in data.eval_results}
+    assert found == {
+        "mIoU": ("mean_iou", report["miou"]),
+        "mIoU, seen classes": ("mean_iou", report["miou_seen"]),
+        "mIoU, unseen classes": ("mean_iou", report["miou_unseen"]),
+        "pixel accuracy": ("accuracy", report["pixel_accuracy"]),
+    }
+    assert {(result.task_type, result.dataset_type) for result in data.eval_results} == {
+        ("image-segmentation", "shapes")
+    }
+
+
+def test_the_card_has_a_section_for_all_that_is_known(measured: Bundle) -> None:
+    text = card(measured)
+    headings = re.findall(r"^##+ (.*)$", text, re.MULTILINE)
+    assert headings == [
+        "Use", "open_clip", "Plain torch", "FC-CLIP, detectron2", "Sparsity", "Alpha", "Evaluation",
+        "Cost of fine-tuning", "Provenance", "Limits",
+    ]  # fmt: skip
+    manifest = measured.manifest
+    assert f"{manifest.kept:,} of {manifest.total:,}" in text and measured.digest in text
+    receipt = json.loads(measured.read("reports/finetune.json"))
+    assert f"| {receipt['dense_total'] / 1e9:,.3f} G | 100.0 % |" in text
+    assert f"| {receipt['total'] / 1e9:,.3f} G |" in text and manifest.base.digest in text
+
+
+def test_what_is_not_known_is_not_in_the_card(tiny_bundle: Path) -> None:
+    files = card_files(open_bundle(tiny_bundle), repo="org/x", license="mit", dense=False)
+    text = files["README.md"].decode()
+    assert files.keys() == {"README.md", "card/sparsity.png"}
+    assert not {"## Alpha", "## Evaluation", "## Cost of fine-tuning"} & set(text.splitlines())
+    assert "model-index" not in text and ModelCard(text).data.eval_results is None
+
+
+def test_the_same_bundle_gives_the_same_bytes(measured: Bundle, tmp_path: Path) -> None:
+    copy = open_bundle(shutil.copytree(measured.path, tmp_path / "elsewhere"))
+    one, two = (card_files(each, repo="org/x", license="mit", dense=True, revision="v1") for each in (measured, copy))
+    assert one == two and one.keys() == {"README.md", "card/sparsity.png", "card/alpha.png"}
+    assert all(data.startswith(PNG) for name, data in one.items() if name.endswith(".png"))
+    assert set(re.findall(r"!\[.*?\]\((.*?)\)", one["README.md"].decode())) == one.keys() - {"README.md"}
+
+
+@pytest.mark.parametrize(
+    ("source", "base_model"),
+    [
+        ("RN50-quickgelu:openai", "timm/resnet50_clip.openai"),
+        ("RN50-quickgelu", "timm/resnet50_clip.openai"),
+        ("hf://org/clip@main", "org/clip"),
+        ("hf://org/clip", "org/clip"),
+        ("RN50-quickgelu:no-such-tag", None),
+        ("no-such-model:openai", None),
+        ("hf://org/clip/../x", None),
+        ("clips/RN50.pt", None),
+    ],
+)
+def test_the_base_is_named_where_the_hub_has_it(
+    tiny_bundle: Path, tmp_path: Path, source: str, base_model: str | None
+) -> None:
+    bundle = altered(tiny_bundle, tmp_path, lambda document: document["base"].update(source=source))
+    assert ModelCard(card(bundle)).data.base_model == base_model
+
+
+# Its code.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_plain_torch_reads_the_tower_bit_for_bit(dtype: str, tmp_path: Path, run: Run) -> None:
+    bundle = open_bundle(
+        prune(PruneOptions(source="tiny", sparsity=0.7, dtype=dtype), out=tmp_path / "b", device="cpu").path
+    )
+    names = run(blocks(card(bundle, revision="v1"))[1], bundle.path)
+    assert names["asked"] == {"repo": "org/tiny-half", "revision": "v1"}
+    assert_same(names["state"], tensors(bundle.tower()))
+    assert_same(names["masks"], {f"{layer}.weight": torch.from_numpy(mask) for layer, mask in bundle.masks().items()})
+    build_visual(bundle.manifest.base.model_cfg, names["state"])
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A pruned ViT, of whose packed projections one part is not pruned."""
+    root = tmp_path_factory.mktemp("vit")
+    (root / "clip").mkdir()
+    torch.manual_seed(0)
+    save_file(
+        {name: value.contiguous() for name, value in build_clip(VIT).state_dict().items()},
+        root / "clip" / "open_clip_model.safetensors",
+    )
+    (root / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": VIT}))
+    options = PruneOptions(source=str(root / "clip"), sparsity=0.7, exclude=("*.k_proj",))
+    return open_bundle(prune(options, out=root / "b", device="cpu").path)
+
+
+def test_plain_torch_packs_the_attention_of_a_vit(vit: Bundle, run: Run) -> None:
+    names = run(blocks(card(vit))[1], vit.path)
+    assert_same(names["state"], dict(join_packed(tensors(vit.tower()))))
+    tower = build_visual(VIT, {name: torch.zeros_like(value) for name, value in names["state"].items()})
+    load, after = blocks(card(vit))[2].split("# Where")
+    run(load, vit.path, model=SimpleNamespace(visual=tower), state=names["state"])
+    assert_same(tower.state_dict(), names["state"])
+    with torch.no_grad():
+        for weight in tower.parameters():
+            weight += 1
+    run("#" + after, vit.path, torch=torch, tower=tower, masks=names["masks"])
+    moved = dict(tower.named_parameters())
+    for name, mask in names["masks"].items():
+        assert not moved[name][~mask].any() and moved[name][mask].all()
+    assert names["masks"]["transformer.resblocks.0.attn.in_proj_weight"][64:128].all()
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_plain_torch_applies_masks_alone_to_the_base(
+    kind: str, tiny_bundle: Path, vit: Bundle, tmp_path: Path, run: Run
+) -> None:
+    source = open_bundle(tiny_bundle) if kind == "resnet" else vit
+    (tmp_path / "masks").mkdir()
+    bundle = write_mask_only(source, tmp_path / "masks")
+    text = card(bundle)
+    pull = f"opentrans pull org/tiny-half --base {bundle.manifest.base.source} --out subnet"
+    assert pull in blocks(text, "bash")[0]
+    assert (
+        "**Masks alone.**" in text and source.manifest.base.digest in text and "mask-only" in ModelCard(text).data.tags
+    )
+    assert_same(run(blocks(text)[1], bundle.path)["state"], dict(join_packed(tensors(source.tower()))))
+
+
+def test_figures_of_values_that_were_left_out_are_said_to_be_that(measured: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    masks = write_mask_only(measured, tmp_path / "masks")
+    said = f"left out in step {len(masks.manifest.steps)} of the history: figures from before hold for those values"
+    assert "## Evaluation" in card(masks) and said in card(masks) and "left out in step" not in card(measured)
+
+
+def test_masks_alone_name_the_base_as_open_clip_does(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    masks = write_mask_only(open_bundle(tiny_bundle), tmp_path / "masks").path
+    bundle = altered(masks, tmp_path, lambda document: document["base"].update(source="RN50-quickgelu"))
+    assert "open_clip.create_model('RN50-quickgelu', pretrained='openai').visual.state_dict()" in card(bundle)
+
+
+def test_open_clip_loads_the_exported_folder_and_the_hub_s_where_it_is_dense(
+    tiny_bundle: Path, tmp_path: Path, run: Run
+) -> None:
+    bundle = open_bundle(tiny_bundle)
+    shell, code = blocks(card(bundle), "bash")[1], blocks(card(bundle))[0]
+    assert shell == "opentrans transfer subnet --to open-clip --out subnet-open-clip\n"
+    export_open_clip(tiny_bundle, out=tmp_path / "subnet-open-clip")
+    names = run(code, tiny_bundle)
+    assert_same(names["model"].visual.state_dict(), tensors(bundle.tower()))
+    own = load_clip("tiny")
+    assert torch.equal(names["tokenizer"](["red square"]), own.tokenizer(["red square"]))
+    assert torch.equal(
+        names["model"].encode_text(names["tokenizer"](["red square"])),
+        own.model.encode_text(own.tokenizer(["red square"])),
+    )
+    dense = blocks(card(bundle, dense=True))[0]
+    assert dense == code.replace("local-dir:subnet-open-clip", "hf-hub:org/tiny-half")
+    assert "transfer subnet --to open-clip" not in card(bundle, dense=True)
+
+
+def test_frameworks_take_the_state_and_keep_the_zeros(tiny_bundle: Path, run: Run) -> None:
+    """Stand-ins with the names of FC-CLIP, whole, and of a detectron2 backbone, without the attention pool."""
+    bundle = open_bundle(tiny_bundle)
+    visual, backbone = (load_clip("tiny").model.visual for _ in range(2))
+    del backbone.attnpool
+    names = run(blocks(card(bundle))[1], tiny_bundle)
+    code = blocks(card(bundle))[2]
+    fc_clip, detectron2 = code.split("# detectron2")
+    detectron2, after = detectron2.split("# Either way")
+    model: Any = SimpleNamespace(backbone=SimpleNamespace(clip_model=SimpleNamespace(visual=visual)))
+    for part, tower in ((fc_clip, visual), ("#" + detectron2, backbone)):
+        run(part, tiny_bundle, model=model, **{name: names[name] for name in ("state", "masks")})
+        assert all(torch.equal(value, names["state"][name]) for name, value in tower.state_dict().items())
+        with torch.no_grad():
+            for weight in tower.parameters():
+                weight += 1
+        run("#" + after, tiny_bundle, torch=torch, tower=tower, masks=names["masks"])
+        moved = dict(tower.named_parameters())
+        assert all(not moved[name][~mask].any() and moved[name][mask].all() for name, mask in names["masks"].items())
+        model = SimpleNamespace(backbone=backbone)
+
+
+# Strangers' text.
+
+HOSTILE = (
+    "[x](http://evil.org) ![x](http://evil.org/x.png) <script>x</script> http://evil.org www.evil.org",
+    "`x` ``[y](http://evil.org)`` ```",
+    "a | b |\\| c",
+    "# h * _ ~~ &lt; <!-- --> ---",
+    '"; rm -rf / "\' #: {x: [',
+)
+
+
+def altered(path: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], Any]) -> Bundle:
+    """A copy of a bundle with another manifest."""
+    copy = Path(shutil.copytree(path, tmp_path / "altered"))
+    document = json.loads((copy / "manifest.json").read_text())
+    edit(document)
+    (copy / "manifest.json").write_text(json.dumps(document))
+    return open_bundle(copy)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_names_in_manifest_and_reports_make_no_links_no_html_and_no_yaml(
+    text: str, measured: Bundle, tmp_path: Path
+) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        document["base"] |= {"source": text, "architecture": text}
+        document["segmentor"]["framework"] = "www.evil.org"
+        document["steps"][0] |= {"versions": {text: text}, "data": text, "verb": "www.evil.org"}
+
+    bundle = altered(measured.path, tmp_path, edit)
+    report = json.loads(bundle.read("reports/eval-shapes.json"))
+    report |= {"dataset": text, "framework": text, "environment": {"device": "cpu", "processor": text}}
+    step = step_record("eval", {}, seed=None)
+    bundle = add_file(bundle, "reports/eval-shapes.json", json_bytes(report), step=step)
+    page = card(bundle, revision="v1\n# x")
+    assert ModelCard(page).data.eval_results[0].dataset_type == text
+    assert outline(page) == outline(card(measured, revision="v1"))
+    for code in blocks(page):
+        compile(code, "card", "exec")
+
+
+def outline(page: str) -> list[tuple[str, str]]:
+    """Every element of a page but its texts and rows."""
+    body = page.split("\n---\n", 1)[1]
+    found = MarkdownIt("commonmark").enable("table").parse(body)
+    every = [token for outer in found for token in (outer, *(outer.children or ()))]
+    assert not any(token.type in ("html_block", "html_inline", "link_open") for token in every)
+    plain = " ".join(token.content for token in every if token.type == "text")
+    assert "evil" not in plain and "rm -rf" not in plain
+    left_out = ("inline", "text", "tr_open", "tr_close", "td_open", "td_close", "code_inline", "softbreak")
+    return [(token.type, token.tag) for token in every if token.type not in left_out]
+
+
+@pytest.mark.parametrize("change", [{"miou": "x"}, {"macs": None}, {"dataset": 1}])
+def test_a_report_that_follows_no_definition_is_refused_by_name(
+    measured: Bundle, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    copy = open_bundle(shutil.copytree(measured.path, tmp_path / "b"))
+    report = {**json.loads(copy.read("reports/eval-shapes.json")), **change}
+    bundle = add_file(copy, "reports/eval-shapes.json", json_bytes(report), step=step_record("eval", {}, seed=None))
+    with pytest.raises(BundleError, match=r"reports/eval-shapes\.json: not a valid eval report") as caught:
+        card(bundle)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layers", [["$\\frac$"], ["a b"], [], "a", [1]])
+def test_alphas_of_no_layer_are_refused(tiny_bundle: Path, tmp_path: Path, layers: Any) -> None:
+    copy = open_bundle(shutil.copytree(tiny_bundle, tmp_path / "b"))
+    content = ({"alpha": np.array([2.0])}, {"estimator": "xmin_peak", "layers": layers, "frozen": []})
+    bundle = add_file(copy, "alpha.safetensors", content, step=step_record("analyze", {}, seed=0))
+    with pytest.raises(BundleError, match=r"layers and alphas disagree: alpha\.safetensors"):
+        card(bundle)

@@ -1,0 +1,77 @@
+"""Values of a record become shell words, and nothing that a terminal would act on."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+
+import pytest
+
+from opentrans_cli.bundle.manifest import Step
+from opentrans_cli.errors import OptionError
+from opentrans_cli.steps.provenance.command_line import Inputs, command, quoted, text
+
+
+@pytest.mark.parametrize(
+    "value", ["a\nb", "a\rb", "\x1b[2J", "\x00", "\x85", "a\u202eb", "a\u2028b", "\u200b", "\ud800"]
+)
+def test_characters_that_cannot_be_seen_are_refused(value: str) -> None:
+    with pytest.raises(OptionError, match="characters that cannot be seen: 'images'"):
+        text("images", value)
+
+
+@pytest.mark.parametrize("value", [None, True, [], {}, object()])
+def test_only_text_and_numbers_become_words(value: object) -> None:
+    with pytest.raises(OptionError, match="neither text nor a number: 'images'"):
+        text("images", value)
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", "'", "a'b", "$x", "`x`", "\\", "*", "é ü 図", "#", "~", "!", "-x", 1, 0.1, 1e-05, -3]
+)
+def test_the_shell_reads_back_what_was_quoted(value: str | int | float) -> None:
+    word = quoted("images", value)
+    assert shlex.split(word) == [str(value)]
+    done = subprocess.run(["sh", "-c", f"printf '%s' {word}"], capture_output=True, check=True)
+    assert done.stdout.decode() == str(value)
+
+
+def step(verb: str, **options: object) -> Step:
+    return Step(verb, options, 1, {}, None, None, {})
+
+
+def line(made: Step, inputs: Inputs | None = None) -> str:
+    return command(made, source='"$BASE"', out='"$out/1"', inputs=inputs or Inputs(), base="tiny")
+
+
+def test_an_option_is_a_flag_and_a_null_is_none() -> None:
+    made = step("prune", sparsity=0.5, include=["a.*", "b c"], exclude=[], random=True, mask_only=False, ignore=None)
+    words = ["opentrans prune", "--include='a.*'", "--include='b c'", "--random", "--sparsity=0.5", "--seed=1"]
+    assert line(made) == " \\\n    ".join([*words, '--out="$out/1"', '-- "$BASE"'])
+
+
+def test_options_of_a_framework_are_pairs_as_transfer_reads_them() -> None:
+    made = step("transfer", options={"clip_residual": False, "width": None, "output_stride": 8})
+    assert "--option=clip_residual=false" in line(made)
+    assert "--option=width=none" in line(made) and "--option=output_stride=8" in line(made)
+
+
+def test_equal_paths_share_a_variable_and_others_have_their_own() -> None:
+    inputs = Inputs()
+    for images in ("p", "q", "p", "shapes"):
+        made = line(step("prune", images=images), inputs)
+    assert "--images=shapes" in made
+    assert [(entry.name, entry.value) for entry in inputs] == [("IMAGES", "p"), ("IMAGES_2", "q")]
+
+
+def test_a_base_that_had_moved_is_the_base_of_the_script() -> None:
+    inputs = Inputs()
+    assert '--base="$BASE"' in line(step("eval", base="/elsewhere/clip.pt"), inputs)
+    assert [(entry.name, entry.value) for entry in inputs] == [("BASE", "tiny")]
+
+
+@pytest.mark.parametrize("name", ["threads", "processes"])
+@pytest.mark.parametrize("count", [0, -1, 2.0, True, "2", 10**5])
+def test_a_number_of_threads_or_processes_is_a_number(name: str, count: object) -> None:
+    with pytest.raises(OptionError, match=f"not a number of {name}"):
+        line(step("prune", **{name: count}))

@@ -1,0 +1,130 @@
+"""segment: a label for every pixel of any picture, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opentrans_cli.datasets.images import read_label_map
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import DataError
+from opentrans_cli.steps.segment.segment import SegmentOptions, segment
+
+Content = Callable[[Path], dict[str, bytes]]
+WORDS = Vocabulary.from_names(["grass", "red square,red box", "blue square"])
+
+
+def test_every_pixel_of_any_size_gets_one_of_the_words(tiny_segmentor: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [(32, 32), (50, 77), (64, 200), (97, 33)]
+    for height, width in sizes:
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        image.save(tmp_path / f"{height}x{width}.png")
+    result = segment(
+        str(tiny_segmentor),
+        sorted(tmp_path.glob("*.png")),
+        SegmentOptions(out=tmp_path / "s", device="cpu"),
+        vocabulary=WORDS,
+    )
+    for height, width in sizes:
+        label_map = read_label_map(tmp_path / "s" / f"{height}x{width}.png")
+        assert label_map.shape == (height, width)
+        assert 0 <= label_map.min() <= label_map.max() < 3
+    for image in result.images:
+        assert sum(image["classes"].values()) == pytest.approx(1, abs=1e-5)
+        assert list(image["classes"].values()) == sorted(image["classes"].values(), reverse=True)
+
+
+def test_grey_deep_transparent_and_turned_pictures_are_read_as_they_look(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 60), dtype=np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray(rng.integers(0, 65536, (40, 60)).astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(rng.integers(0, 256, (40, 60, 4), dtype=np.uint8)).save(tmp_path / "clear.png")
+    turned = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    segment("tiny", [tmp_path], SegmentOptions(out=tmp_path / "s", device="cpu"), vocabulary=WORDS)
+    shapes = {
+        name: read_label_map(tmp_path / "s" / f"{name}.png").shape for name in ("grey", "deep", "clear", "turned")
+    }
+    assert shapes == {"grey": (40, 60), "deep": (40, 60), "clear": (40, 60), "turned": (60, 40)}
+
+
+def test_the_same_run_writes_the_same_bytes(
+    tiny_segmentor: Path, labelled_folder: Any, tmp_path: Path, content: Content
+) -> None:
+    for name in ("one", "two"):
+        segment(
+            str(tiny_segmentor),
+            [labelled_folder.images],
+            SegmentOptions(out=tmp_path / name, device="cpu"),
+            vocabulary=WORDS,
+        )
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_the_order_of_words_only_renumbers_the_label_map(labelled_folder: Any, tmp_path: Path) -> None:
+    order = [2, 0, 1]
+    turned = Vocabulary(tuple(WORDS.classes[index] for index in order))
+    for name, vocabulary in {"a": WORDS, "b": turned}.items():
+        segment(
+            "tiny", [labelled_folder.images], SegmentOptions(out=tmp_path / name, device="cpu"), vocabulary=vocabulary
+        )
+    for path in sorted(labelled_folder.images.iterdir()):
+        straight, renumbered = (read_label_map(tmp_path / name / path.name) for name in "ab")
+        assert (np.array(order)[renumbered] == straight).mean() > 0.999  # ties of rounding aside
+
+
+def test_words_are_found_where_they_are_painted(tmp_path: Path) -> None:
+    """The embedded CLIP knows colours; what it was not trained on at all would be no test of the plumbing."""
+    from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+
+    scenes = ShapesDataset("val", size=96, count=8)
+    names = scenes.vocabulary.names
+    right, by_chance = 0, 0.0
+    for index in range(8):
+        sample = scenes[index]
+        assert sample.label_map is not None
+        present = [int(i) for i in np.unique(sample.label_map)]
+        Image.fromarray(sample.image).save(tmp_path / "scene.png")
+        vocabulary = Vocabulary.from_names([names[i] for i in present])
+        segment(
+            "tiny",
+            [tmp_path / "scene.png"],
+            SegmentOptions(out=tmp_path / f"s{index}", device="cpu"),
+            vocabulary=vocabulary,
+        )
+        found = np.array(present)[read_label_map(tmp_path / f"s{index}" / "scene.png")]
+        right += int((found == sample.label_map).sum())
+        by_chance += found.size / len(present)
+    assert right > by_chance
+
+
+def test_one_bad_picture_and_nothing_is_written(labelled_folder: Any, tmp_path: Path) -> None:
+    (labelled_folder.images / "9.png").write_bytes(b"no picture")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match="image cannot be read"):
+        segment("tiny", [labelled_folder.images], SegmentOptions(out=tmp_path / "s", device="cpu"), vocabulary=WORDS)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_force_replaces_an_earlier_run_but_no_other_file(labelled_folder: Any, tmp_path: Path) -> None:
+    def run(count: int, *, force: bool = False) -> None:
+        photos = sorted(labelled_folder.images.iterdir())[:count]
+        segment("tiny", photos, SegmentOptions(out=tmp_path / "s", device="cpu", force=force), vocabulary=WORDS)
+
+    run(2)
+    with pytest.raises(DataError, match="output exists"):
+        run(1)
+    run(1, force=True)
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["0-overlay.png", "0.png", "segment.json"]
+    (tmp_path / "s" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"would delete what segment did not write: .*notes\.txt"):
+        run(1, force=True)
+    assert (tmp_path / "s" / "notes.txt").read_text() == "mine"
