@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from opentrans_cli.version import __version__
+
 if TYPE_CHECKING:
     from opentrans_cli.steps.attach import attach
 
-__version__ = "0.1.0"
+
 __all__ = ["__version__", "attach"]
 
 

@@ -1,9 +1,8 @@
-"""The shape of the package: who may import whom, what stays unloaded, how long things may get."""
+"""The shape of the package: who may import whom, and what stays unloaded."""
 
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,85 +13,99 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "opentrans_cli"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-MIDDLE = ["sparsity", "spectral", "distill", "frameworks", "datasets", "metrics", "training", "kernels", "pictures"]
-LEVELS = {"errors": 0, "catalog": 1, "bundle": 2, "clip": 2, "assets": 2} | dict.fromkeys(MIDDLE, 3)
-LEVELS |= {"steps": 4, "cli": 5}
-NEIGHBOURS_ALLOWED = {("clip", "assets")}
-
-MAX_FILE_LINES = 300
-MAX_BODY_LINES = 40
+PARTS = ["sparsity", "spectral", "distill", "frameworks", "datasets", "metrics", "training", "pictures"]
+FLOORS = {"errors": 0, "version": 0, "assets": 0, "catalog": 1, "reporter": 1, "files": 2, "checkpoints": 3}
+FLOORS |= {"bundle": 4, "clip": 5} | dict.fromkeys(PARTS, 6)
+FLOORS |= {"steps": 7, "cli": 8, "__init__": 9, "__main__": 9}
+"""Rooms by floor: a room may import what is below it, and nothing beside or above it."""
 
 
-def area(path: Path) -> str:
-    """opentrans_cli/clip/text.py -> "clip"; errors.py -> "errors"."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room(module: str) -> str:
+    """opentrans_cli.clip.text -> "clip"; opentrans_cli itself, the public face -> "__init__"."""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(PACKAGE.parent).as_posix()
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported_modules(path: Path) -> Iterator[str]:
-    """Every module a file imports, wherever in the file; `from x import y` counts as x and as x.y."""
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module a file imports, wherever in the file; of ours the file itself, else what stands in the import."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)}:{node.lineno} imports relatively"
-            assert node.module
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0 and node.module, f"{path}:{node.lineno} imports relatively"
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in whole)
 
 
-def areas_imported(path: Path) -> set[str]:
-    ours = (module.split(".") for module in imported_modules(path) if module.split(".")[0] == "opentrans_cli")
-    return {parts[1] for parts in ours if len(parts) > 1 and parts[1] in LEVELS}
-
-
-def test_every_folder_and_file_of_the_package_has_a_level() -> None:
-    special = {"__init__", "__main__"}
-    assert {area(path) for path in FILES} - special <= LEVELS.keys()
-
-
-@pytest.mark.parametrize("folder", ["clip", "datasets", "distill", "frameworks", "sparsity", "steps", "training"])
-def test_every_file_stands_in_the_map_of_its_folder(folder: str) -> None:
-    files = sorted((PACKAGE / folder).glob("*.py"))
-    map_of_folder = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text(encoding="utf-8"))) or ""
-    named = set(re.findall(r"\w+", map_of_folder))
-    assert [path.stem for path in files if path.stem not in {"__init__", *named}] == []
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_go_down(path: Path) -> None:
-    own = area(path)
-    if own == "__main__":
-        assert areas_imported(path) == {"cli"}
-        return
-    if own == "__init__":  # the one function for people who write training loops
-        assert {name for name in imported_modules(path) if name.startswith("opentrans_cli")} == {
-            "opentrans_cli.steps.attach",
-            "opentrans_cli.steps.attach.attach",
-        }
-        return
-    level = LEVELS[own]
-    wrong = {
-        other
-        for other in areas_imported(path) - {own}
-        if LEVELS[other] >= level and (own, other) not in NEIGHBOURS_ALLOWED
+def rooms_with(library: str) -> set[str]:
+    """The rooms that import a library."""
+    return {
+        room(name) for name, path in MODULES.items() if library in {found.split(".")[0] for found in imported(path)}
     }
-    assert not wrong, f"{own} may not import {', '.join(sorted(wrong))}"
 
 
-@pytest.mark.parametrize(
-    ("module", "owner"), [("open_clip", "clip"), ("typer", "cli"), ("rich", "cli"), ("torch", "bundle")]
-)
+OWN = {module: {name for name in imported(path) if name in MODULES} - {module} for module, path in MODULES.items()}
+
+
+def test_every_room_has_a_floor() -> None:
+    assert len(FILES) > 100
+    assert {room(module) for module in MODULES} == set(FLOORS)
+
+
+def test_imports_go_down_and_neighbours_do_not_know_each_other() -> None:
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in OWN.items()
+        for other in others
+        if room(module) != room(other) and FLOORS[room(other)] >= FLOORS[room(module)]
+    ]
+    assert wrong == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    left = dict(OWN)
+    while done := [module for module, others in left.items() if not others & left.keys()]:
+        for module in done:
+            del left[module]
+    assert sorted(left) == []
+
+
+def test_no_verb_knows_the_verb_that_comes_after_it() -> None:
+    """Rooms of steps/ in an order: each may use those before it, and the foyer, which is no room, none of them."""
+    known: dict[str, set[str]] = {}
+    for module, others in OWN.items():
+        parts = module.split(".")
+        if parts[:2] == ["opentrans_cli", "steps"]:
+            own = parts[2] if MODULES[module].parent != PACKAGE / "steps" else "the foyer"
+            rooms = {o.split(".")[2] for o in others if o.startswith("opentrans_cli.steps.") and len(o.split(".")) > 3}
+            known.setdefault(own, set()).update(rooms - {own})
+    assert known["the foyer"] == set()
+    while done := [verb for verb, others in known.items() if not others & known.keys()]:
+        for verb in done:
+            del known[verb]
+    assert known == {}
+
+
+@pytest.mark.parametrize(("module", "owner"), [("open_clip", "clip"), ("typer", "cli"), ("rich", "cli")])
 def test_a_library_has_one_place(module: str, owner: str) -> None:
-    """open_clip is imported by clip/ alone, typer and rich by cli/ alone; bundle/ does without torch."""
-    users = {area(path) for path in FILES if module in {name.split(".")[0] for name in imported_modules(path)}}
-    if module == "torch":
-        assert owner not in users
-    else:
-        assert users == {owner}
+    users = {
+        room(name) for name, path in MODULES.items() if module in {found.split(".")[0] for found in imported(path)}
+    }
+    assert users == {owner}
+
+
+def test_bundles_and_bytes_do_without_torch() -> None:
+    """So that a bundle can be inspected, verified, pushed and pulled in the time of numpy's import."""
+    users = {
+        room(name) for name, path in MODULES.items() if "torch" in {found.split(".")[0] for found in imported(path)}
+    }
+    assert not users & {"bundle", "files"}
 
 
 @pytest.mark.parametrize(
@@ -118,21 +131,3 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_no_file_is_called_utils() -> None:
     assert not [path for path in FILES if path.stem in ("utils", "util", "helpers", "misc", "common")]
-
-
-def test_files_stay_short() -> None:
-    lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
-    assert not {name: length for name, length in lengths.items() if length > MAX_FILE_LINES}
-
-
-def test_functions_stay_short() -> None:
-    """The lines of the body count, not those of the signature and the docstring."""
-    long = {}
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
-                lines = (node.end_lineno or 0) - body[0].lineno + 1
-                if lines > MAX_BODY_LINES:
-                    long[f"{name_of(path)}:{node.name}"] = lines
-    assert not long

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import opentrans_cli
 from opentrans_cli.bundle import layout
 from opentrans_cli.bundle.folder import MANIFEST
 from opentrans_cli.bundle.manifest import FileEntry, Step
@@ -14,6 +13,7 @@ from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.tensorfile import tensor_chunks
+from opentrans_cli.version import __version__
 
 EIGENVALUES = "eigenvalues."
 """Start of the names of whole spectra in `alpha.safetensors`, beside its columns."""
@@ -32,7 +32,7 @@ def write_mask_only(bundle: Bundle, folder: Path) -> Bundle:
         verb="push",
         options={"mask_only": True},
         seed=None,
-        versions={"opentrans": opentrans_cli.__version__},
+        versions={"opentrans": __version__},
         data=None,
         parent=bundle.digest,
         metrics={},

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from opentrans_cli import __version__
 from opentrans_cli.cli import (
     analyze,
     demo,
@@ -26,6 +25,7 @@ from opentrans_cli.cli import (
     verify,
 )
 from opentrans_cli.errors import OpentransError
+from opentrans_cli.version import __version__
 
 
 class _Group(TyperGroup):

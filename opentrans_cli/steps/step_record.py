@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-import opentrans_cli
 from opentrans_cli.bundle.manifest import Step
 from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.version import __version__
 
 
 def versions() -> dict[str, str]:
     """Versions that decide the numbers: ours, Python's and torch's."""
     return {
-        "opentrans": opentrans_cli.__version__,
+        "opentrans": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

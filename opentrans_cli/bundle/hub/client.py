@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import opentrans_cli
 from opentrans_cli.errors import HubError, OptionError
+from opentrans_cli.version import __version__
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -79,7 +79,7 @@ def client() -> HfApi:
     from huggingface_hub import HfApi
 
     # The token is left to the client, which looks it up when it asks, so that it lies in no object of ours.
-    return HfApi(endpoint=endpoint(), library_name="opentrans", library_version=opentrans_cli.__version__)
+    return HfApi(endpoint=endpoint(), library_name="opentrans", library_version=__version__)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import opentrans_cli
 from opentrans_cli.bundle.folder import MANIFEST, read_manifest
 from opentrans_cli.bundle.hub.client import HubRef, endpoint, is_revision, parse_ref
 from opentrans_cli.bundle.hub.push import BRANCH, Outgoing, Published, publish
@@ -25,6 +24,7 @@ from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.version import __version__
 
 # Named here as well, so that a push without them loads neither torch nor matplotlib.
 OPEN_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
@@ -183,7 +183,7 @@ def _message(staged: Bundle) -> str:
     """What the commit says: the same bundle gives the same."""
     manifest = staged.manifest
     sparsity = f"{manifest.base.architecture} at sparsity {manifest.achieved_sparsity:.4g}"
-    return f"Subnet of {sparsity}, {staged.digest[:19]} (opentrans {opentrans_cli.__version__})"
+    return f"Subnet of {sparsity}, {staged.digest[:19]} (opentrans {__version__})"
 
 
 def _publish(outgoing: Outgoing, tag: str | None, reporter: Reporter) -> Published:

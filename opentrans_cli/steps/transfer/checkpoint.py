@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-import opentrans_cli
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.checkpoints.edit import (
@@ -33,6 +32,7 @@ from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.transfer.checkpoint_plan import MASK, WEIGHTS, Plan, edits_of, make_plan
 from opentrans_cli.steps.transfer.parity import trunk_parity
 from opentrans_cli.steps.transfer.subnet import Subnet, load_subnet
+from opentrans_cli.version import __version__
 
 RECEIPT = ".receipt.json"
 """Ending of the receipt, which lies beside the checkpoint it is about."""
@@ -58,7 +58,7 @@ class CheckpointTransfer:
         """The transfer receipt of `artifacts.schema.json`."""
         names = ("framework", "prefix", "what", "bundle", "at_sparsity", "checkpoint", "output", "parity")
         versions = {
-            "opentrans": opentrans_cli.__version__,
+            "opentrans": __version__,
             "python": platform.python_version(),
             "numpy": np.__version__,
         }

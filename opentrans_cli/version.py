@@ -1,0 +1,3 @@
+"""The version of the package, apart from its public face so that every room may read it."""
+
+__version__ = "0.1.0"
