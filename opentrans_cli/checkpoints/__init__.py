@@ -1,1 +1,1 @@
-"""opentrans_cli/checkpoints"""
+"""Checkpoint files of other programs, read as data: nothing in them is imported or called."""

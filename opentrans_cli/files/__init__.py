@@ -1,1 +1,1 @@
-"""opentrans_cli/files"""
+"""Bytes on disk: written whole or not at all, read by pieces, hashed, and checked before they are believed."""

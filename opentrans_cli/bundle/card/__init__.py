@@ -1,1 +1,1 @@
-"""opentrans_cli/bundle/card"""
+"""Model cards of bundles, as text."""

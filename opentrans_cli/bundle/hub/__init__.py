@@ -1,1 +1,1 @@
-"""opentrans_cli/bundle/hub"""
+"""Bundles on the Hugging Face Hub: found, fetched, checked, cached and published."""

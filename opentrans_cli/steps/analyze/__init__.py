@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/analyze"""
+"""analyze: the spectrum of every layer, its alpha, and which layers a fine-tuning freezes."""

@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/demo"""
+"""demo: the whole method on the embedded CLIP and drawn scenes, with its controls and pictures."""

@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/estimate"""
+"""finetune --estimate: what a training would cost, counted without training."""

@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/finetune"""
+"""finetune: train a segmentor whose pruned weights stay zero and whose heavy-tailed layers stay as they are."""

@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/hub"""
+"""push and pull: a bundle on the Hugging Face Hub, with its model card."""

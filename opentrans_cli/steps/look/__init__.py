@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/look"""
+"""inspect, verify and diff: what is in a bundle, whether it is whole, and what two of them differ in."""

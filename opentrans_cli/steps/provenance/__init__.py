@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/provenance"""
+"""provenance: the recorded steps of a bundle, and a script that goes through them again."""

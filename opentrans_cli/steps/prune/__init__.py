@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/prune"""
+"""prune: remove the least important weights in rounds, and distil the dense tower into what is left."""

@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/segment"""
+"""segment: own words on own pictures, as label maps, masks and overlays."""

@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/segmentors"""
+"""Segmentors around a tower: built from a bundle, read from a published checkpoint, given words, asked for scores."""

@@ -1,1 +1,1 @@
-"""opentrans_cli/steps/transfer"""
+"""transfer: the subnet in another framework, in somebody's checkpoint, in open_clip's form or as an ONNX graph."""

@@ -1,1 +1,1 @@
-"""opentrans_cli/training/processes"""
+"""One run in several processes: what they share, and how they end together."""
