@@ -75,13 +75,19 @@ CaptionsOpt = Annotated[
     Path | None, Option(help="File of words: image stem, tab, words with commas.", rich_help_panel=_LOSS)
 ]
 
-FreezeOpt = Annotated[str, Option(help="heavy (small alpha), light, random or none.", rich_help_panel=_FREEZING)]
+FreezeOpt = Annotated[
+    str | None,
+    Option(
+        help="heavy (small alpha), light, random or none (default: what `analyze` stored, else heavy).",
+        rich_help_panel=_FREEZING,
+    ),
+]
 FreezeRatioOpt = Annotated[
     float | None,
     Option(help="Share of layers to freeze (default: those beyond the median).", rich_help_panel=_FREEZING),
 ]
 ScopeOpt = Annotated[
-    str, Option(help="Layers that are ranked: trunk, or with the head's: model.", rich_help_panel=_FREEZING)
+    str | None, Option(help="Layers that are ranked: trunk, or with the head's: model.", rich_help_panel=_FREEZING)
 ]
 PrefixOpt = Annotated[
     bool,
@@ -98,7 +104,9 @@ CacheOpt = Annotated[
 WarmupOpt = Annotated[
     int, Option(help="First steps with nothing frozen; the layers are chosen then.", rich_help_panel=_FREEZING)
 ]
-EstimatorOpt = Annotated[str, Option(help="Whose alphas decide what is frozen.", rich_help_panel=_FREEZING)]
+EstimatorOpt = Annotated[
+    str | None, Option(help="Whose alphas decide what is frozen (default: xmin_peak).", rich_help_panel=_FREEZING)
+]
 
 EstimateOpt = Annotated[
     bool, Option("--estimate", help="Count what training would cost; train nothing.", rich_help_panel=_COST)

@@ -63,7 +63,7 @@ class Estimate:
             "batch_size": options.batch_size,
             "steps": options.steps,
             "warmup_steps": options.warmup_steps,
-            "freeze": options.freeze,
+            "freeze": options.resolved_freeze,
             "frozen_layers": [layer.removeprefix(BACKBONE) for layer in self.frozen.layers],
             "prefix_end": self.frozen.prefix_end,
             "alphas_from": self.frozen.origin,
@@ -138,7 +138,7 @@ def _choose(built: BuiltSegmentor, options: FinetuneOptions, reporter: Reporter)
     if built.tower.bundle is not None:
         return choose_frozen(built, options, measured_now=False, reporter=reporter)
     given = published_alphas(built, options)
-    origin = PUBLISHED_LIST if given and options.freeze in ("heavy", "light") else NOTHING_RANKED
+    origin = PUBLISHED_LIST if given and options.resolved_freeze in ("heavy", "light") else NOTHING_RANKED
     return choose_frozen(built, options, measured_now=False, alphas=given, origin=origin, reporter=reporter)
 
 

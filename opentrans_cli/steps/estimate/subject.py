@@ -105,15 +105,15 @@ def published_alphas(built: BuiltSegmentor, options: FinetuneOptions) -> dict[st
         unknown = f"the layers of {built.tower.base.architecture}"
     elif layers and options.freeze_ratio is not None:
         unknown = f"a share of {options.freeze_ratio:g}"
-    elif options.freeze_scope != "trunk":
+    elif options.resolved_scope != "trunk":
         unknown = "the head's layers"
     if unknown is None:
         ranks = dict.fromkeys(layers, _LIGHT) | dict.fromkeys(FROZEN_LAYERS, _HEAVY) | {MEDIAN_LAYER: _MEDIAN}
         return {f"{BACKBONE}{layer}": ranks[layer] for layer in layers}
-    if options.freeze in ("heavy", "light"):
+    if options.resolved_freeze in ("heavy", "light"):
         raise OptionError(f"no alphas without weights: {unknown}; give a bundle, or --freeze random, or none")
     names = [f"{BACKBONE}{layer}" for layer in layers]
-    if options.freeze_scope != "trunk":
+    if options.resolved_scope != "trunk":
         names += [layer.name for layer in candidates(built.module) if not layer.name.startswith(BACKBONE)]
     return {name: _HEAVY + place for place, name in enumerate(names)}
 

@@ -63,9 +63,9 @@ class FreezeChoice:
 
 def check_freeze_options(options: FinetuneOptions) -> None:
     """What can be refused before anything is read. Raises OptionError."""
-    ESTIMATORS.load(options.estimator)
+    ESTIMATORS.load(options.resolved_estimator)
     _selection(options).check()
-    if options.freeze_scope not in SCOPES:
+    if options.resolved_scope not in SCOPES:
         raise OptionError(
             f"unknown freeze scope: --freeze-scope {options.freeze_scope}; choose one of {', '.join(SCOPES)}"
         )
@@ -89,7 +89,7 @@ def check_choice(built: BuiltSegmentor, options: FinetuneOptions) -> None:
             raise OptionError(f"no such block: --prefix-end {options.prefix_end}; choose one of {', '.join(found)}")
     elif options.freeze_prefix:
         blocks(built.tower.visual)
-        if options.freeze == "none" and not built.framework.frozen_trunk:
+        if options.resolved_freeze == "none" and not built.framework.frozen_trunk:
             raise OptionError(
                 "no layer is chosen, so nothing ends the prefix: --freeze none; name its last block by --prefix-end"
             )
@@ -163,14 +163,14 @@ class _Ranking:
 def _rank(built: BuiltSegmentor, options: FinetuneOptions, *, measured_now: bool, reporter: Reporter) -> _Ranking:
     alphas: dict[str, float] = {}
     origins = []
-    if options.freeze != "none" and not built.framework.frozen_trunk:
-        found = None if measured_now else _reported(built, options.estimator)
+    if options.resolved_freeze != "none" and not built.framework.frozen_trunk:
+        found = None if measured_now else _reported(built, options.resolved_estimator)
         origins.append("trunk: measured" if found is None else "trunk: alpha report of the bundle")
         alphas |= _measured(built, options, trunk=True, reporter=reporter) if found is None else found
-    if options.freeze != "none" and options.freeze_scope == "model":
+    if options.resolved_freeze != "none" and options.resolved_scope == "model":
         origins.append("head: measured")
         alphas |= _measured(built, options, trunk=False, reporter=reporter)
-    return _Ranking(alphas, f"{', '.join(origins)}, by {options.estimator}" if origins else NOTHING_RANKED)
+    return _Ranking(alphas, f"{', '.join(origins)}, by {options.resolved_estimator}" if origins else NOTHING_RANKED)
 
 
 def _reported(built: BuiltSegmentor, estimator: str) -> dict[str, float] | None:
@@ -184,7 +184,7 @@ def _reported(built: BuiltSegmentor, estimator: str) -> dict[str, float] | None:
 
 def _measured(built: BuiltSegmentor, options: FinetuneOptions, *, trunk: bool, reporter: Reporter) -> dict[str, float]:
     part = "trunk" if trunk else "head"
-    reporter.say(f"no alpha report by {options.estimator} of the {part} as it is now: analyzing it first")
+    reporter.say(f"no alpha report by {options.resolved_estimator} of the {part} as it is now: analyzing it first")
     bundle = built.tower.bundle
     if not trunk and options.warmup_steps == 0 and (bundle is None or bundle.manifest.segmentor is None):
         reporter.say("the head is fresh, so its alphas are those of random weights: train it first by --warmup-steps")
@@ -192,7 +192,7 @@ def _measured(built: BuiltSegmentor, options: FinetuneOptions, *, trunk: bool, r
     spectra = measure(
         names,
         lambda name: layer_weight(built.module, name).cpu(),
-        ESTIMATORS.load(options.estimator),
+        ESTIMATORS.load(options.resolved_estimator),
         title=f"spectra of the {part}",
         reporter=reporter,
     )
@@ -239,7 +239,7 @@ def _prefix_end(built: BuiltSegmentor, options: FinetuneOptions, chosen: set[str
 
 def _fixed_end(built: BuiltSegmentor, options: FinetuneOptions, reporter: Reporter) -> str | None:
     """Of a framework that never trains the trunk: all of it is a prefix, whatever is chosen."""
-    if options.freeze_scope == "trunk":
+    if options.resolved_scope == "trunk":
         reporter.say(f"{built.framework.name} keeps the whole tower frozen, whatever --freeze says")
     if options.prefix_end is not None or not options.freeze_prefix:
         return options.prefix_end
@@ -258,5 +258,5 @@ def _in_trunk(name: str) -> bool:
 
 
 def _selection(options: FinetuneOptions) -> Selection:
-    mode: FreezeMode = options.freeze  # type: ignore[assignment]
+    mode: FreezeMode = options.resolved_freeze  # type: ignore[assignment]
     return Selection(mode, ratio=options.freeze_ratio, seed=options.seed)

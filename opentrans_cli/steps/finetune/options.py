@@ -93,6 +93,18 @@ def sources(options: FinetuneOptions, given: Collection[str]) -> dict[str, str]:
     return {name: "given" if name in given else "recipe" if name in recipe else "default" for name in names}
 
 
+FREEZE_OPTIONS = (
+    "freeze",
+    "freeze_ratio",
+    "freeze_scope",
+    "freeze_prefix",
+    "prefix_end",
+    "warmup_steps",
+    "estimator",
+)
+"""Options of `finetune` that choose the frozen layers."""
+
+
 @dataclass(frozen=True)
 class FinetuneOptions:
     """Everything that decides the result of `finetune`, besides bundle and data set; recorded in the bundle."""
@@ -133,14 +145,14 @@ class FinetuneOptions:
     kd_weight: float = 0.0  # distillation of regions from the dense CLIP
     grounding_weight: float = 0.0  # words of captions against queries; frameworks of masks
     captions: str | None = None  # file with the words of each image: its stem, a tab, words with commas
-    # which layers are frozen
-    freeze: str = "heavy"  # heavy | light | random | none
+    # Which layers are frozen. As long as none of these is given: those that `analyze` stored in the bundle.
+    freeze: str | None = None  # heavy | light | random | none; None: heavy, where another one is given
     freeze_ratio: float | None = None  # share of the layers; None: those beyond the median
-    freeze_scope: str = "trunk"  # trunk | model: whether the head's layers are ranked as well
+    freeze_scope: str | None = None  # trunk | model: whether the head's layers are ranked as well; None: trunk
     freeze_prefix: bool = False  # freeze whole blocks from the input on, so that nothing is computed backward there
     prefix_end: str | None = None  # the last block of the prefix; None: as far as most layers are to be frozen
     warmup_steps: int = 0  # of `steps`: first ones with nothing frozen; the layers are chosen after them
-    estimator: str = "xmin_peak"
+    estimator: str | None = None  # whose alphas decide; None: xmin_peak
     # what else
     sync_batchnorm: bool = True  # statistics of the whole batch in several processes; else each its own
     seed: int = 0
@@ -149,6 +161,26 @@ class FinetuneOptions:
     def resolved_lr_warmup(self) -> int:
         """Steps in which the learning rate rises."""
         return min(20, self.steps // 10) if self.lr_warmup_steps is None else self.lr_warmup_steps
+
+    @property
+    def given_freezing(self) -> tuple[str, ...]:
+        """Names of the freeze options that were given, by hand or by a recipe: they overrule `analyze`."""
+        return tuple(name for name in FREEZE_OPTIONS if getattr(self, name) != getattr(FinetuneOptions, name))
+
+    @property
+    def resolved_freeze(self) -> str:
+        """The freeze mode, where layers are chosen here."""
+        return self.freeze or "heavy"
+
+    @property
+    def resolved_scope(self) -> str:
+        """Whose layers are ranked, where layers are chosen here."""
+        return self.freeze_scope or "trunk"
+
+    @property
+    def resolved_estimator(self) -> str:
+        """The estimator of alphas, where layers are chosen here."""
+        return self.estimator or "xmin_peak"
 
 
 @dataclass(frozen=True)
