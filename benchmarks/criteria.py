@@ -140,7 +140,7 @@ def run(job: Job, work: Path) -> Job:
     folder = work / job["key"].replace("/", "_")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    result = prune(options_of(job), out=folder / "b", device="cpu")
+    result = prune(**vars(options_of(job)), out=folder / "b", device="cpu")
     figures: Job = {"zero_shot": zero_shot(folder / "b"), "loss": result.distillation_loss, "sparsity": result.sparsity}
     data = DatasetOptions(split="val", limit=SCENES)
     if not job["finetune"]:

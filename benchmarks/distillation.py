@@ -45,7 +45,7 @@ def main() -> None:
                     lr=lr,
                 )
                 out = Path(folder) / f"{rate}-{steps}-{lr}"
-                result = prune(options, out=out, device="cpu")
+                result = prune(**vars(options), out=out, device="cpu")
                 assert result.rounds == rounds
                 report = evaluate(str(out), data=DatasetOptions(split="val", limit=100), device="cpu").report
                 print(

@@ -40,7 +40,6 @@ from opentrans_cli.steps.finetune.log import RunLog
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.run import FinetuneRun
 from opentrans_cli.steps.finetune.settings import train_settings
-from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.segmentors.built import BACKBONE, build_segmentor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
@@ -139,7 +138,7 @@ def subnet(work: Path, tower: str) -> Bundle:
         random_rn50.main(Path(source))
     bundle = work / f"{tower}-subnet"
     if not bundle.exists():
-        prune(PruneOptions(source=source, sparsity=SPARSITY), out=bundle)
+        prune(source, sparsity=SPARSITY, out=bundle)
     return open_bundle(bundle)
 
 

@@ -24,7 +24,6 @@ from opentrans_cli.datasets.shapes.noise import Stream
 from opentrans_cli.datasets.shapes.scene import render_scene
 from opentrans_cli.spectral.esd import eigenvalues
 from opentrans_cli.spectral.estimators.xmin_peak import fit_xmin_peak
-from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.step_record import environment
 
@@ -62,7 +61,7 @@ def main() -> None:
     for size in (64, 96):
         print(f"| scenes of {size} x {size}, one core | {scenes_per_second(size):.0f} a second |")
     with tempfile.TemporaryDirectory() as folder:
-        bundle = prune(PruneOptions("tiny"), out=Path(folder) / "b").path
+        bundle = prune("tiny", out=Path(folder) / "b").path
         print(f"| `opentrans --help` | {command_seconds('--help'):.2f} s |")
         print(f"| `opentrans inspect BUNDLE` | {command_seconds('inspect', str(bundle)):.2f} s |")
         print(f"| `opentrans verify BUNDLE` | {command_seconds('verify', str(bundle)):.2f} s |")

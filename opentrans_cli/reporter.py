@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -34,4 +35,12 @@ class Silent:
         yield lambda status: None
 
 
-SILENT = Silent()
+class Logged(Silent):
+    """The reporter of a verb that is given none: lines go to the logger "opentrans_cli", level INFO."""
+
+    def say(self, text: str) -> None:
+        """Log the line."""
+        logging.getLogger("opentrans_cli").info(text)
+
+
+SILENT, LOGGED = Silent(), Logged()

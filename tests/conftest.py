@@ -87,11 +87,10 @@ def run_cli() -> RunCli:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded CLIP, half pruned in one shot; read only (copy it to change it)."""
-    from opentrans_cli.steps.prune.options import PruneOptions
     from opentrans_cli.steps.prune.prune import prune
 
     out = tmp_path_factory.mktemp("tiny") / "bundle"
-    return prune(PruneOptions(source="tiny", sparsity=0.5), out=out, device="cpu").path
+    return prune("tiny", sparsity=0.5, out=out, device="cpu").path
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typer import Option
 from opentrans_cli.cli import options as o
 from opentrans_cli.cli.output import ConsoleReporter, StepLines, emit, human_bytes, human_count, plain_table
 from opentrans_cli.steps.prune.options import PruneOptions as Defaults
+from opentrans_cli.steps.prune.options import prune_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,8 +136,8 @@ def prune(
 
     with StepLines(log) as lines:
         result = step(
-            options,
-            out=out or default_out(options),
+            **vars(options),
+            out=out,
             device=device,
             workers=workers,
             compiled=compiled,
@@ -150,25 +151,8 @@ def prune(
 
 
 def _options(ctx: typer.Context, values: dict[str, Any], recipe: str | None) -> Defaults:
-    """What was typed, over the recipe's values, over the defaults. A pattern of one sparsity brings that along."""
-    from opentrans_cli.steps.prune.options import recipe_values
-
-    given = {field.name: values[field.name] for field in fields(Defaults)}
-    given |= {"include": tuple(values["include"] or ()), "exclude": tuple(values["exclude"] or ())}
-    for name, value in (recipe_values(recipe) if recipe else {}).items():
-        if not o.typed(ctx, name):
-            given[name] = value
-    kept, _, group = str(given["pattern"]).partition(":")
-    if not o.typed(ctx, "sparsity") and kept.isdigit() and group.isdigit() and int(group) > 0:
-        given["sparsity"] = 1 - int(kept) / int(group)
-    return Defaults(**given)
-
-
-def default_out(options: Defaults) -> Path:
-    """Name of the bundle when none is given: "rn50-quickgelu-openai-s90", with "-random" for a twin."""
-    stem = Path(options.source.removeprefix("hf://").rstrip("/")).name.lower()
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)
-    return Path(f"{safe}-s{100 * options.sparsity:g}{'-random' if options.random else ''}")
+    given = {field.name: values[field.name] for field in fields(Defaults) if o.typed(ctx, field.name)}
+    return prune_options(given.pop("source", Defaults.source), recipe, given)
 
 
 def _show(console: Console, result: PruneResult) -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.cli.prune import default_out
-from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.options import PruneOptions, default_out
 
 
 def test_json_tells_what_was_written(run_cli: Any, desk: Path) -> None:

@@ -19,7 +19,6 @@ from opentrans_cli.steps.analyze.analyze import analyze
 from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.analyze.result import AnalyzeResult
 from opentrans_cli.steps.finetune.options import FinetuneOptions
-from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.step_record import step_record
 
@@ -94,7 +93,7 @@ def test_no_report_and_one_by_another_rule_are_none(bundle: Path) -> None:
 
 def test_a_layer_whose_verdict_names_a_problem_is_infinite_though_the_file_keeps_its_alpha(tmp_path: Path) -> None:
     """At 99.9 % nearly every layer has fewer than ten eigenvalues; a few of those have a finite exponent."""
-    path = prune(PruneOptions(source="tiny", sparsity=0.999), out=tmp_path / "b", device="cpu").path
+    path = prune("tiny", sparsity=0.999, out=tmp_path / "b", device="cpu").path
     result = analyze(str(path))
     doubtful = [x.name for x in result.layers if not trusted(x.verdict) and math.isfinite(x.fit.alpha)]
     assert doubtful

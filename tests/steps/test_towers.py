@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 @every_tower
 def test_one_shot_keeps_exact_counts_and_every_other_tensor(kind: str, folder: Any, tmp_path: Path) -> None:
     options = PruneOptions(source=folder(kind), sparsity=0.7)
-    bundle = open_bundle(prune(options, out=tmp_path / "b", device="cpu").path)
+    bundle = open_bundle(prune(**vars(options), out=tmp_path / "b", device="cpu").path)
     assert verify(bundle.path).ok
     assert bundle.manifest.total - bundle.manifest.kept == round(0.7 * bundle.manifest.total)
     dense = split_packed(load_clip(folder(kind)).model.visual.state_dict())
@@ -74,7 +74,7 @@ def test_one_shot_keeps_exact_counts_and_every_other_tensor(kind: str, folder: A
 
 @every_tower
 def test_the_bundle_s_tower_is_the_masked_tower(kind: str, folder: Any, tmp_path: Path) -> None:
-    prune(PruneOptions(source=folder(kind), sparsity=0.7), out=tmp_path / "b", device="cpu")
+    prune(folder(kind), sparsity=0.7, out=tmp_path / "b", device="cpu")
     tower, masked = load_tower(str(tmp_path / "b"), SILENT), load_clip(folder(kind)).model.visual
     for layer, weight in layer_weights(masked, tower.masks).items():
         weight.masked_fill_(~tower.masks[layer], 0.0)
@@ -89,7 +89,7 @@ def test_rounds_with_distillation_hold_the_masks(
     kind: str, criterion: str, folder: Any, tmp_path: Path, distilled: Options
 ) -> None:
     options = distilled(source=folder(kind), criterion=criterion, schedule="linear", rounds=2, score_images=8)
-    result = prune(options, out=tmp_path / "b", device="cpu")
+    result = prune(**vars(options), out=tmp_path / "b", device="cpu")
     assert verify(result.path).ok and result.rounds == 2
     bundle = open_bundle(result.path)
     for layer, mask in bundle.masks().items():
@@ -101,7 +101,7 @@ def test_patterns_work_on_towers_without_resnet_stages(
     kind: str, pattern: str, folder: Any, tmp_path: Path, distilled: Options
 ) -> None:
     options = distilled(source=folder(kind), pattern=pattern, sparsity=0.5)
-    result = prune(options, out=tmp_path / "b", device="cpu")
+    result = prune(**vars(options), out=tmp_path / "b", device="cpu")
     assert result.sparsity == pytest.approx(0.5, abs=0.05) and verify(result.path).ok
     if pattern == "2:4":
         for mask in open_bundle(result.path).masks().values():

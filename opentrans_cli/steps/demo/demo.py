@@ -168,7 +168,7 @@ class _Demo:
         chosen = PruneOptions(
             "tiny", sparsity=self.sparsity if sparsity is None else sparsity, seed=self.seed, **options
         )
-        prune(chosen, out=self.out / name, device=self.device, force=True, reporter=self.reporter)
+        prune(**vars(chosen), out=self.out / name, device=self.device, force=True, reporter=self.reporter)
 
     def _finetune(self, tower: str, freeze: str) -> str:
         """Fine-tune and score once per tower and freezing; returns the key of the figures."""

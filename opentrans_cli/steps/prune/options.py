@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from opentrans_cli.errors import OptionError
+from opentrans_cli.steps.by_name import by_name
 
 # Recipes of `prune`: named sets of option values; what a user says beside one wins.
 
@@ -85,3 +88,24 @@ class PruneOptions:
     def resolved_criterion(self) -> str:
         """The criterion by name."""
         return self.criterion or ("magnitude" if self.images is None else "fisher")
+
+
+def prune_options(source: str | Path, recipe: str | None, given: Mapping[str, Any]) -> PruneOptions:
+    """What is `given`, over the recipe's values, over the defaults. A pattern of one sparsity brings that along.
+
+    Raises OptionError for an unknown recipe or name, or a value of the wrong kind.
+    """
+    values = {**(recipe_values(recipe) if recipe else {}), **given}
+    kept, _, group = str(values.get("pattern", "")).partition(":")
+    if "sparsity" not in values and kept.isdigit() and group.isdigit() and int(group) > 0:
+        values["sparsity"] = 1 - int(kept) / int(group)
+    options: PruneOptions
+    (options,) = by_name("prune", {"source": source, **values}, PruneOptions)
+    return options
+
+
+def default_out(options: PruneOptions) -> Path:
+    """Name of the bundle when none is given: "rn50-quickgelu-openai-s90", with "-random" for the random control."""
+    stem = Path(options.source.removeprefix("hf://").rstrip("/")).name.lower()
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)
+    return Path(f"{safe}-s{100 * options.sparsity:g}{'-random' if options.random else ''}")

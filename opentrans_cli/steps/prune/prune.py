@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
@@ -16,11 +17,12 @@ from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.distill.loop import StepLog
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import prepare_parent
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, SILENT, Reporter
+from opentrans_cli.steps.by_name import takes
 from opentrans_cli.steps.prune.choice import Choice, RandomChoice, ScoredChoice, Scorer, random_choice
 from opentrans_cli.steps.prune.distillation import Distillation, make_distillation
 from opentrans_cli.steps.prune.feed import ImageFeed, open_feed
-from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.options import PruneOptions, default_out, prune_options
 from opentrans_cli.steps.prune.plan import Plan, check_options, make_plan
 from opentrans_cli.steps.prune.run import PruneRun
 from opentrans_cli.steps.run_files import state_to_resume
@@ -47,30 +49,46 @@ class PruneResult:
     bytes: int  # of the whole bundle
 
 
+@takes(PruneOptions)
 def prune(
-    options: PruneOptions,
+    source: str | Path = PruneOptions.source,
     *,
-    out: Path,
+    out: str | Path | None = None,
     device: str = "auto",
+    force: bool = False,
+    reporter: Reporter | None = None,
+    recipe: str | None = None,
+    resume: bool = False,
     workers: int = 0,
     compiled: bool = False,
-    force: bool = False,
-    resume: bool = False,
     on_step: Callable[[StepLog], None] = lambda log: None,
-    reporter: Reporter = SILENT,
+    **given: Any,
 ) -> PruneResult:
-    """Prune the tower of `options.source` and write the subnet as a new bundle at `out`.
+    """Prune the image tower of `source` and write the subnet as a new bundle at `out`.
 
     Rounds remove the least important weights to the schedule's sparsities; each is followed by `steps_per_round` steps
-    of distillation from the source's tower as it was, the last by `final_steps`; no rewinding. With `resume` a run that
-    was killed goes on at its round and ends with the same bundle. `workers` processes decode images; `on_step` hears of
-    every distillation step. Under torchrun the processes share every batch, and the first writes. Raises OptionError,
-    SourceError, DataError, BundleError, MaskError or TrainingError.
+    of distillation from the source's tower as it was, the last by `final_steps`; no rewinding (OpenTrans, Alg. 1).
+    Without `images` there is one round, and nothing is distilled.
+
+    source: open_clip's NAME[:TAG], "tiny" (embedded), a bundle, a checkpoint, or hf://org/name[@revision].
+    out: a new folder; None names it after source and sparsity, in the working directory.
+    recipe: "paper" or "fast", values of options that are not given. resume: go on with a run that was killed, to the
+    same bundle. workers: processes that decode images. compiled: compile the tower for image distillation.
+    on_step: hears of every distillation step. Options: the fields of `PruneOptions`; `sparsity` is removed / prunable
+    weights, in [0, 1).
+
+    Under torchrun the processes share every batch, and the first writes. Raises OptionError, SourceError, DataError,
+    BundleError, MaskError, HubError or TrainingError; nothing is at `out` then.
     """
+    reporter = reporter or LOGGED
+    options = prune_options(source, recipe, given)
+    out = Path(out or default_out(options))
     with open_world(device) as world:
         check_options(options)
         check_replaceable(out, force=force)
         plan = make_plan(options, reporter)
+        if options.images is None:
+            reporter.say(f"no images were given: one round by {plan.criterion}, nothing is distilled")
         prepare_parent(out)
         plan.tower.visual.to(world.device)
         feed = open_feed(options, plan.tower.preprocess, world=world, workers=workers, reporter=reporter)

@@ -291,8 +291,8 @@ def test_measuring_a_bundle_records_the_options_and_keeps_its_digest(bundle: Pat
 def test_masks_alone_are_analyzed_with_the_weights_of_their_base(tmp_path: Path) -> None:
     """Beside the base, whose name is `tiny` or whatever `base` says."""
     options = PruneOptions(source="tiny", sparsity=0.5, mask_only=True)
-    masks = prune(options, out=tmp_path / "masks", device="cpu").path
-    full = prune(PruneOptions(source="tiny", sparsity=0.5), out=tmp_path / "full", device="cpu").path
+    masks = prune(**vars(options), out=tmp_path / "masks", device="cpu").path
+    full = prune("tiny", sparsity=0.5, out=tmp_path / "full", device="cpu").path
     assert alphas(analyze(str(masks), base="tiny")) == alphas(analyze(str(full)))
 
 

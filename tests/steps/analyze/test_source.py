@@ -21,7 +21,6 @@ from opentrans_cli.clip.layers import convolutions
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.steps.analyze.source import LeftOut, SpectrumSource, open_spectrum_source
-from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
 
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None}
@@ -111,7 +110,7 @@ def test_a_file_of_a_clip_reads_as_its_folder_does(folder, vision, monkeypatch):
 
 def test_a_bundle_of_masks_alone_takes_the_weights_of_its_base(folder, tmp_path):
     base = folder(RESNET)
-    bundle = prune(PruneOptions(source=str(base), sparsity=0.5, mask_only=True), out=tmp_path / "masks", device="cpu")
+    bundle = prune(str(base), sparsity=0.5, mask_only=True, out=tmp_path / "masks", device="cpu")
     assert not open_bundle(bundle.path).has(WEIGHTS)
     moved = tmp_path / "moved"
     shutil.move(base, moved)

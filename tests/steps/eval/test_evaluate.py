@@ -17,7 +17,6 @@ from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.look.verify import verify
-from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.segment.segment import SegmentOptions, segment
 from opentrans_cli.steps.transfer.transfer import transfer
@@ -104,7 +103,7 @@ def test_a_measurement_adds_a_report_and_keeps_the_digest(
 
 
 def test_a_bundle_that_prunes_nothing_scores_as_its_base(labelled_folder: Any, tmp_path: Path) -> None:
-    path = prune(PruneOptions(source="tiny", sparsity=0.0), out=tmp_path / "b", device="cpu").path
+    path = prune("tiny", sparsity=0.0, out=tmp_path / "b", device="cpu").path
     reports = [
         evaluate(source, dataset="folder", data=options(labelled_folder), device="cpu").report
         for source in ("tiny", str(path))

@@ -158,9 +158,7 @@ def test_the_base_is_named_where_the_hub_has_it(
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_plain_torch_reads_the_tower_bit_for_bit(dtype: str, tmp_path: Path, run: Run) -> None:
-    bundle = open_bundle(
-        prune(PruneOptions(source="tiny", sparsity=0.7, dtype=dtype), out=tmp_path / "b", device="cpu").path
-    )
+    bundle = open_bundle(prune("tiny", sparsity=0.7, dtype=dtype, out=tmp_path / "b", device="cpu").path)
     names = run(blocks(card(bundle, revision="v1"))[1], bundle.path)
     assert names["asked"] == {"repo": "org/tiny-half", "revision": "v1"}
     assert_same(names["state"], tensors(bundle.tower()))
@@ -186,7 +184,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     )
     (root / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": VIT}))
     options = PruneOptions(source=str(root / "clip"), sparsity=0.7, exclude=("*.k_proj",))
-    return open_bundle(prune(options, out=root / "b", device="cpu").path)
+    return open_bundle(prune(**vars(options), out=root / "b", device="cpu").path)
 
 
 def test_plain_torch_packs_the_attention_of_a_vit(vit: Bundle, run: Run) -> None:

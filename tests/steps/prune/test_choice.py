@@ -32,14 +32,14 @@ def kept_by_round(bundle: Bundle) -> dict[str, list[int]]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, distilled: Options) -> Bundle:
-    return open_bundle(prune(distilled(), out=tmp_path_factory.mktemp("model") / "b", device="cpu").path)
+    return open_bundle(prune(**vars(distilled()), out=tmp_path_factory.mktemp("model") / "b", device="cpu").path)
 
 
 def test_a_twin_copies_the_counts_of_its_model_in_every_round(
     model: Bundle, tmp_path: Path, distilled: Options
 ) -> None:
     options = distilled(random=True, like=str(model.path), keep_rounds="masks")
-    twin = open_bundle(prune(options, out=tmp_path / "twin", device="cpu").path)
+    twin = open_bundle(prune(**vars(options), out=tmp_path / "twin", device="cpu").path)
     assert kept_by_round(twin) == kept_by_round(model)
     assert kept(twin) == kept(model) and twin.digest != model.digest
     rounds = twin.rounds()
@@ -52,7 +52,7 @@ def test_a_twin_copies_the_counts_of_its_model_in_every_round(
 def test_a_twin_s_places_are_chance(model: Bundle, tmp_path: Path, distilled: Options) -> None:
     """In a large layer the share of the twin's kept weights that the model keeps too is the layer's density."""
     options = distilled(random=True, like=str(model.path))
-    twin = open_bundle(prune(options, out=tmp_path / "twin", device="cpu").path)
+    twin = open_bundle(prune(**vars(options), out=tmp_path / "twin", device="cpu").path)
     layer = max(model.manifest.layers, key=lambda layer: layer.total)
     ours, theirs = model.masks()[layer.name], twin.masks()[layer.name]
     density = layer.kept / layer.total
@@ -63,13 +63,7 @@ def test_a_twin_s_places_are_chance(model: Bundle, tmp_path: Path, distilled: Op
 
 def test_without_a_model_the_counts_are_those_of_one_shot_magnitude(tiny_bundle: Path, tmp_path: Path) -> None:
     twins = [
-        open_bundle(
-            prune(
-                PruneOptions(source="tiny", sparsity=0.5, random=True, seed=seed),
-                out=tmp_path / str(seed),
-                device="cpu",
-            ).path
-        )
+        open_bundle(prune("tiny", sparsity=0.5, random=True, seed=seed, out=tmp_path / str(seed), device="cpu").path)
         for seed in (0, 1)
     ]
     model = open_bundle(tiny_bundle)
@@ -79,7 +73,7 @@ def test_without_a_model_the_counts_are_those_of_one_shot_magnitude(tiny_bundle:
 
 def test_a_twin_of_one_shot_keeps_the_dense_values_at_its_own_places(tiny_bundle: Path, tmp_path: Path) -> None:
     options = PruneOptions(source="tiny", sparsity=0.5, random=True, like=str(tiny_bundle))
-    twin = open_bundle(prune(options, out=tmp_path / "twin", device="cpu").path)
+    twin = open_bundle(prune(**vars(options), out=tmp_path / "twin", device="cpu").path)
     model = open_bundle(tiny_bundle)
     for layer, mask in twin.masks().items():
         both = mask & model.masks()[layer]
@@ -89,9 +83,9 @@ def test_a_twin_of_one_shot_keeps_the_dense_values_at_its_own_places(tiny_bundle
 @pytest.mark.parametrize("pattern", ["channel", "2:4", "layerwise"])
 def test_a_twin_has_the_form_of_its_model_s_pattern(pattern: str, tmp_path: Path) -> None:
     options = PruneOptions(source="tiny", sparsity=0.5, pattern=pattern)
-    model = open_bundle(prune(options, out=tmp_path / "model", device="cpu").path)
+    model = open_bundle(prune(**vars(options), out=tmp_path / "model", device="cpu").path)
     like = replace(options, random=True, like=str(model.path))
-    twin = open_bundle(prune(like, out=tmp_path / "twin", device="cpu").path)
+    twin = open_bundle(prune(**vars(like), out=tmp_path / "twin", device="cpu").path)
     assert kept(twin) == kept(model) and twin.manifest.pattern == pattern
     tower = bundle_tower(twin)
     chosen = pattern_for(pattern, tower.visual)
@@ -105,5 +99,5 @@ def test_a_model_of_another_schedule_is_refused(
 ) -> None:
     options = distilled(**{"random": True, "like": str(model.path), **change})
     with pytest.raises(OptionError, match="not the twin of this run"):
-        prune(options, out=tmp_path / "twin", device="cpu")
+        prune(**vars(options), out=tmp_path / "twin", device="cpu")
     assert list(tmp_path.iterdir()) == []

@@ -29,7 +29,7 @@ def report_of(bundle: Bundle) -> dict[str, Any]:
 
 def test_every_step_is_heard_and_recorded(tmp_path: Path, distilled: Options) -> None:
     heard: list[StepLog] = []
-    result = prune(distilled(), out=tmp_path / "b", device="cpu", on_step=heard.append)
+    result = prune(**vars(distilled()), out=tmp_path / "b", device="cpu", on_step=heard.append)
     report = report_of(open_bundle(result.path))
     assert [step["step"] for step in report["steps"]] == [log.step for log in heard] == list(range(8))
     assert [step["loss"] for step in report["steps"]] == [log.loss for log in heard]
@@ -39,7 +39,7 @@ def test_every_step_is_heard_and_recorded(tmp_path: Path, distilled: Options) ->
 
 
 def test_text_guided_distillation_logs_its_terms_and_keeps_the_whole_tower(tmp_path: Path, distilled: Options) -> None:
-    bundle = open_bundle(prune(distilled(distill="text-guided"), out=tmp_path / "b", device="cpu").path)
+    bundle = open_bundle(prune(**vars(distilled(distill="text-guided")), out=tmp_path / "b", device="cpu").path)
     steps = report_of(bundle)["steps"]
     assert all(set(step) == {"step", "loss", "lr", "visual", "affinity", "scale", "regions"} for step in steps)
     assert len({step["scale"] for step in steps}) > 1 and min(step["regions"] for step in steps) > 0
@@ -51,7 +51,7 @@ def test_text_guided_distillation_learns_from_own_label_maps(
 ) -> None:
     where = {key: str(getattr(labelled_folder, key)) for key in ("images", "labels", "classes")}
     options = distilled(distill="text-guided", framework="maskclip", **where)
-    bundle = open_bundle(prune(options, out=tmp_path / "b", device="cpu").path)
+    bundle = open_bundle(prune(**vars(options), out=tmp_path / "b", device="cpu").path)
     assert len(report_of(bundle)["steps"]) == 8
 
 
@@ -60,13 +60,13 @@ def test_text_guided_distillation_without_label_maps_names_what_is_missing(
 ) -> None:
     options = distilled(distill="text-guided", images=str(labelled_folder.images))
     with pytest.raises(OptionError, match="needs labelled regions: --labels and --classes"):
-        prune(options, out=tmp_path / "b", device="cpu")
+        prune(**vars(options), out=tmp_path / "b", device="cpu")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("b")] == []
 
 
 def test_images_without_distillation_choose_weights_and_train_none(tmp_path: Path, distilled: Options) -> None:
-    bundle = open_bundle(prune(distilled(distill="none"), out=tmp_path / "b", device="cpu").path)
-    dense = open_bundle(prune(PruneOptions("tiny", sparsity=0.0), out=tmp_path / "dense", device="cpu").path).tower()
+    bundle = open_bundle(prune(**vars(distilled(distill="none")), out=tmp_path / "b", device="cpu").path)
+    dense = open_bundle(prune("tiny", sparsity=0.0, out=tmp_path / "dense", device="cpu").path).tower()
     for layer, mask in bundle.masks().items():
         name = f"{layer}.weight"
         assert np.array_equal(bundle.tower()[name], np.where(mask, dense[name], 0))
@@ -74,8 +74,8 @@ def test_images_without_distillation_choose_weights_and_train_none(tmp_path: Pat
 
 
 def test_bfloat16_runs_and_holds_the_masks(tmp_path: Path, distilled: Options) -> None:
-    wide = open_bundle(prune(distilled(), out=tmp_path / "wide", device="cpu").path)
-    narrow = open_bundle(prune(distilled(precision="bfloat16"), out=tmp_path / "narrow", device="cpu").path)
+    wide = open_bundle(prune(**vars(distilled()), out=tmp_path / "wide", device="cpu").path)
+    narrow = open_bundle(prune(**vars(distilled(precision="bfloat16")), out=tmp_path / "narrow", device="cpu").path)
     losses = [[step["loss"] for step in report_of(bundle)["steps"]] for bundle in (wide, narrow)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.2, abs=0.02)
     assert all(array.dtype != np.float16 for array in narrow.tower().values())
@@ -85,8 +85,8 @@ def test_bfloat16_runs_and_holds_the_masks(tmp_path: Path, distilled: Options) -
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gpu_chooses_and_trains_as_the_cpu_does(precision: str, tmp_path: Path, distilled: Options) -> None:
-    here = open_bundle(prune(distilled(), out=tmp_path / "cpu", device="cpu").path)
-    there = open_bundle(prune(distilled(precision=precision), out=tmp_path / "gpu", device="cuda").path)
+    here = open_bundle(prune(**vars(distilled()), out=tmp_path / "cpu", device="cpu").path)
+    there = open_bundle(prune(**vars(distilled(precision=precision)), out=tmp_path / "gpu", device="cuda").path)
     agree = sum(int((there.masks()[layer] == mask).sum()) for layer, mask in here.masks().items())
     assert agree / here.manifest.total > (0.999 if precision == "float32" else 0.98)
     losses = [[step["loss"] for step in report_of(bundle)["steps"]] for bundle in (here, there)]

@@ -43,7 +43,7 @@ def test_globs_choose_layers_and_their_reason_is_told() -> None:
 def test_prune_keeps_in_every_round_what_the_plan_says(tmp_path: Path, distilled: Options) -> None:
     options = distilled(schedule="cubic", rounds=3, exclude=("layer4.*",))
     rows = plan(options).to_json()["rounds"]
-    result = prune(options, out=tmp_path / "b", device="cpu")
+    result = prune(**vars(options), out=tmp_path / "b", device="cpu")
     assert result.rounds == len(rows) == 3 and result.kept == rows[-1]["kept"]
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(change: dict[str, Any], t
 
 def test_a_criterion_that_needs_images_says_so(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="criterion needs images: fisher; add --images"):
-        prune(tiny(criterion="fisher"), out=tmp_path / "b", device="cpu")
+        prune(**vars(tiny(criterion="fisher")), out=tmp_path / "b", device="cpu")
     assert list(tmp_path.iterdir()) == []
 
 

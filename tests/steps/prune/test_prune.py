@@ -35,12 +35,12 @@ def dense_tower() -> dict[str, np.ndarray]:
 def run(tmp_path_factory: pytest.TempPathFactory, distilled: Options) -> Path:
     """A distilled run that recorded its rounds."""
     out = tmp_path_factory.mktemp("prune") / "run"
-    return prune(distilled(keep_rounds="masks"), out=out, device="cpu").path
+    return prune(**vars(distilled(keep_rounds="masks")), out=out, device="cpu").path
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.9, 0.9999])
 def test_exactly_the_asked_share_is_removed(sparsity: float, tmp_path: Path) -> None:
-    result = prune(one_shot(sparsity), out=tmp_path / "b", device="cpu")
+    result = prune(**vars(one_shot(sparsity)), out=tmp_path / "b", device="cpu")
     masks = open_bundle(result.path).masks()
     assert result.total == sum(mask.size for mask in masks.values())
     assert result.total - result.kept == round(sparsity * result.total) == sum(int((~m).sum()) for m in masks.values())
@@ -54,14 +54,14 @@ def test_masks_equal_torch_s_global_unstructured(sparsity: float, tmp_path: Path
     layers = {name: m for name, m in visual.named_modules() if isinstance(m, torch.nn.Conv2d) and name != "conv1"}
     chosen = [(layer, "weight") for layer in layers.values()]
     torch_prune.global_unstructured(chosen, pruning_method=torch_prune.L1Unstructured, amount=sparsity)
-    masks = open_bundle(prune(one_shot(sparsity), out=tmp_path / "b", device="cpu").path).masks()
+    masks = open_bundle(prune(**vars(one_shot(sparsity)), out=tmp_path / "b", device="cpu").path).masks()
     assert masks.keys() == layers.keys()
     for name, layer in layers.items():
         assert np.array_equal(masks[name], layer.weight_mask.numpy().astype(bool)), name
 
 
 def test_without_images_the_rest_of_the_tower_stays_bit_for_bit(tmp_path: Path) -> None:
-    bundle = open_bundle(prune(one_shot(0.5), out=tmp_path / "b", device="cpu").path)
+    bundle = open_bundle(prune(**vars(one_shot(0.5)), out=tmp_path / "b", device="cpu").path)
     dense, pruned, masks = dense_tower(), bundle.tower(), bundle.masks()
     assert dense.keys() == pruned.keys()
     for name, value in dense.items():
@@ -95,18 +95,18 @@ def test_every_round_keeps_what_the_schedule_says_and_rounds_are_nested(run: Pat
 
 
 def test_the_same_options_give_the_same_bytes(run: Path, tmp_path: Path, distilled: Options, content: Content) -> None:
-    again = prune(distilled(keep_rounds="masks"), out=tmp_path / "elsewhere", device="cpu")
+    again = prune(**vars(distilled(keep_rounds="masks")), out=tmp_path / "elsewhere", device="cpu")
     assert content(again.path) == content(run)
 
 
 def test_another_seed_gives_another_subnet_with_the_same_counts(run: Path, tmp_path: Path, distilled: Options) -> None:
-    other = open_bundle(prune(distilled(seed=1), out=tmp_path / "b", device="cpu").path)
+    other = open_bundle(prune(**vars(distilled(seed=1)), out=tmp_path / "b", device="cpu").path)
     assert other.digest != open_bundle(run).digest
     assert other.manifest.kept == open_bundle(run).manifest.kept
 
 
 def test_without_rounds_asked_for_none_are_stored(run: Path, tmp_path: Path, distilled: Options) -> None:
-    plain = open_bundle(prune(distilled(), out=tmp_path / "b", device="cpu").path)
+    plain = open_bundle(prune(**vars(distilled()), out=tmp_path / "b", device="cpu").path)
     assert plain.rounds() is None
     for name, value in open_bundle(run).tower().items():
         assert np.array_equal(value, plain.tower()[name])
@@ -114,7 +114,7 @@ def test_without_rounds_asked_for_none_are_stored(run: Path, tmp_path: Path, dis
 
 def test_a_bundle_is_pruned_further_inside_its_mask(tiny_bundle: Path, tmp_path: Path, distilled: Options) -> None:
     options = distilled(source=str(tiny_bundle), sparsity=0.6, rate=0.3, keep_rounds="masks")
-    parent, child = open_bundle(tiny_bundle), open_bundle(prune(options, out=tmp_path / "b", device="cpu").path)
+    parent, child = open_bundle(tiny_bundle), open_bundle(prune(**vars(options), out=tmp_path / "b", device="cpu").path)
     for layer, mask in child.masks().items():
         assert not (mask & ~parent.masks()[layer]).any()
     assert child.manifest.total - child.manifest.kept == round(0.6 * child.manifest.total)
@@ -126,7 +126,7 @@ def test_a_bundle_is_pruned_further_inside_its_mask(tiny_bundle: Path, tmp_path:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_narrower_dtype_rounds_kept_values_and_nothing_else(dtype: str, tiny_bundle: Path, tmp_path: Path) -> None:
-    path = prune(one_shot(0.5, dtype=dtype), out=tmp_path / "b", device="cpu").path
+    path = prune(**vars(one_shot(0.5, dtype=dtype)), out=tmp_path / "b", device="cpu").path
     wide, narrow = open_bundle(tiny_bundle), open_bundle(path)
     layers = wide.masks()
     for name, value in wide.tower().items():
@@ -139,13 +139,13 @@ def test_a_narrower_dtype_rounds_kept_values_and_nothing_else(dtype: str, tiny_b
 
 def test_a_loss_that_is_not_finite_leaves_no_bundle(tmp_path: Path, distilled: Options) -> None:
     with pytest.raises(TrainingError, match="distillation loss"):
-        prune(distilled(lr=1e30, steps_per_round=6), out=tmp_path / "b", device="cpu")
+        prune(**vars(distilled(lr=1e30, steps_per_round=6)), out=tmp_path / "b", device="cpu")
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_a_bundle_cannot_be_pruned_less(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="source is sparser than the target"):
-        prune(PruneOptions(source=str(tiny_bundle), sparsity=0.2), out=tmp_path / "b", device="cpu")
-    same = prune(PruneOptions(source=str(tiny_bundle), sparsity=0.5), out=tmp_path / "same", device="cpu")
+        prune(str(tiny_bundle), sparsity=0.2, out=tmp_path / "b", device="cpu")
+    same = prune(str(tiny_bundle), sparsity=0.5, out=tmp_path / "same", device="cpu")
     assert open_bundle(same.path).digest == open_bundle(tiny_bundle).digest

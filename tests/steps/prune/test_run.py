@@ -23,7 +23,7 @@ Content = Callable[[Path], dict[str, bytes]]
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, distilled: Options) -> Path:
     """The run nobody interrupts."""
-    return prune(distilled(keep_rounds="masks"), out=tmp_path_factory.mktemp("whole") / "b", device="cpu").path
+    return prune(**vars(distilled(keep_rounds="masks")), out=tmp_path_factory.mktemp("whole") / "b", device="cpu").path
 
 
 @pytest.fixture
@@ -31,7 +31,9 @@ def interrupted(tmp_path: Path, distilled: Options, interruption: Any) -> Path:
     """The target of a run that was interrupted in the second step of its third round."""
     # The first bar renders the scenes.
     with pytest.raises(KeyboardInterrupt):
-        prune(distilled(keep_rounds="masks"), out=tmp_path / "b", device="cpu", reporter=interruption(bar=4, at=2))
+        prune(
+            **vars(distilled(keep_rounds="masks")), out=tmp_path / "b", device="cpu", reporter=interruption(bar=4, at=2)
+        )
     return tmp_path / "b"
 
 
@@ -42,7 +44,7 @@ def test_an_interruption_leaves_the_state_of_the_last_round_and_no_bundle(interr
 def test_resuming_ends_in_the_bytes_of_an_uninterrupted_run_and_removes_the_state(
     interrupted: Path, whole: Path, distilled: Options, content: Content
 ) -> None:
-    result = prune(distilled(keep_rounds="masks"), out=interrupted, device="cpu", resume=True)
+    result = prune(**vars(distilled(keep_rounds="masks")), out=interrupted, device="cpu", resume=True)
     assert content(result.path) == content(whole)
     assert list(interrupted.parent.iterdir()) == [interrupted]
 
@@ -50,16 +52,18 @@ def test_resuming_ends_in_the_bytes_of_an_uninterrupted_run_and_removes_the_stat
 def test_without_resume_the_run_starts_over(
     interrupted: Path, whole: Path, distilled: Options, content: Content
 ) -> None:
-    assert content(prune(distilled(keep_rounds="masks"), out=interrupted, device="cpu").path) == content(whole)
+    assert content(prune(**vars(distilled(keep_rounds="masks")), out=interrupted, device="cpu").path) == content(whole)
 
 
 def test_an_interruption_of_the_first_round_leaves_nothing_and_resume_starts_over(
     tmp_path: Path, whole: Path, distilled: Options, content: Content, interruption: Any
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        prune(distilled(keep_rounds="masks"), out=tmp_path / "b", device="cpu", reporter=interruption(bar=2, at=1))
+        prune(
+            **vars(distilled(keep_rounds="masks")), out=tmp_path / "b", device="cpu", reporter=interruption(bar=2, at=1)
+        )
     assert list(tmp_path.iterdir()) == []
-    result = prune(distilled(keep_rounds="masks"), out=tmp_path / "b", device="cpu", resume=True)
+    result = prune(**vars(distilled(keep_rounds="masks")), out=tmp_path / "b", device="cpu", resume=True)
     assert content(result.path) == content(whole)
 
 
@@ -68,7 +72,7 @@ def test_the_state_of_a_run_with_other_options_is_refused_and_kept(
     change: dict[str, Any], interrupted: Path, distilled: Options
 ) -> None:
     with pytest.raises(TrainingError, match="state of another run"):
-        prune(distilled(keep_rounds="masks", **change), out=interrupted, device="cpu", resume=True)
+        prune(**vars(distilled(keep_rounds="masks", **change)), out=interrupted, device="cpu", resume=True)
     assert list(interrupted.parent.iterdir()) == [state_path(interrupted)]
 
 
@@ -82,10 +86,10 @@ def test_every_kind_of_run_resumes_to_the_same_bytes(
 ) -> None:
     options = distilled(**change)
     with pytest.raises(KeyboardInterrupt):
-        prune(options, out=tmp_path / "b", device="cpu", reporter=interruption(bar=4, at=1))
-    resumed = prune(options, out=tmp_path / "b", device="cpu", resume=True)
+        prune(**vars(options), out=tmp_path / "b", device="cpu", reporter=interruption(bar=4, at=1))
+    resumed = prune(**vars(options), out=tmp_path / "b", device="cpu", resume=True)
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
-    assert content(resumed.path) == content(prune(options, out=tmp_path / "whole", device="cpu").path)
+    assert content(resumed.path) == content(prune(**vars(options), out=tmp_path / "whole", device="cpu").path)
 
 
 def test_snapshots_of_a_run_that_is_not_resumed_are_forgotten(
@@ -93,15 +97,15 @@ def test_snapshots_of_a_run_that_is_not_resumed_are_forgotten(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         prune(
-            distilled(keep_rounds="weights", seed=1),
+            **vars(distilled(keep_rounds="weights", seed=1)),
             out=tmp_path / "b",
             device="cpu",
             reporter=interruption(bar=5, at=1),
         )
     assert list(tmp_path.glob(".b.resume.round-*"))
     options = distilled(keep_rounds="weights", schedule="linear", rounds=2)
-    prune(options, out=tmp_path / "b", device="cpu")
-    assert content(tmp_path / "b") == content(prune(options, out=tmp_path / "clean", device="cpu").path)
+    prune(**vars(options), out=tmp_path / "b", device="cpu")
+    assert content(tmp_path / "b") == content(prune(**vars(options), out=tmp_path / "clean", device="cpu").path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "clean"]
 
 
@@ -113,7 +117,7 @@ def test_another_learning_rate_may_go_on_and_is_told(interrupted: Path, distille
             said.append(text)
 
     options = distilled(keep_rounds="masks", lr=1e-4)
-    result = prune(options, out=interrupted, device="cpu", resume=True, reporter=Listener())
+    result = prune(**vars(options), out=interrupted, device="cpu", resume=True, reporter=Listener())
     assert said == ["going on with another lr: 0.0001, until here 0.001", "resuming after round 2"]
     steps = json.loads(open_bundle(result.path).read(REPORT))["steps"]
     assert [step["step"] for step in steps] == list(range(8)) and steps[4]["lr"] < steps[3]["lr"]
@@ -124,13 +128,13 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_good_round(
 ) -> None:
     options = distilled(keep_rounds="masks", lr=1e30)
     with pytest.raises(TrainingError, match=r"distillation loss is \w+: step \d, round [34]; lower --lr, round 2 of 4"):
-        prune(options, out=interrupted, device="cpu", resume=True)
+        prune(**vars(options), out=interrupted, device="cpu", resume=True)
     assert list(interrupted.parent.iterdir()) == [state_path(interrupted)]
-    assert prune(distilled(keep_rounds="masks"), out=interrupted, device="cpu", resume=True).kept > 0
+    assert prune(**vars(distilled(keep_rounds="masks")), out=interrupted, device="cpu", resume=True).kept > 0
 
 
 def test_a_damaged_state_is_told_in_one_line(interrupted: Path, distilled: Options) -> None:
     state = state_path(interrupted)
     state.write_bytes(state.read_bytes()[:-10])
     with pytest.raises(TrainingError, match="cannot resume"):
-        prune(distilled(keep_rounds="masks"), out=interrupted, device="cpu", resume=True)
+        prune(**vars(distilled(keep_rounds="masks")), out=interrupted, device="cpu", resume=True)

@@ -326,7 +326,6 @@ def test_a_vit_is_moved_into_the_names_of_hugging_face_and_back(vit_bundle, tmp_
 @pytest.fixture
 def vit_bundle(tmp_path):
     """A small ViT's bundle, half pruned, and the state of its tower."""
-    from opentrans_cli.steps.prune.options import PruneOptions
     from opentrans_cli.steps.prune.prune import prune
 
     text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1}
@@ -341,5 +340,5 @@ def vit_bundle(tmp_path):
     save_file(
         {key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
     )
-    out = prune(PruneOptions(source=str(folder), sparsity=0.5), out=tmp_path / "bundle", device="cpu").path
+    out = prune(str(folder), sparsity=0.5, out=tmp_path / "bundle", device="cpu").path
     return out, model.visual.state_dict()

@@ -1,0 +1,85 @@
+"""Options by name: `prune("tiny", sparsity=0.5)`, without an object of options that has to be found and imported.
+
+Every verb is called alike: `verb(source, *, out=..., device="auto", force=False, reporter=None, **options)`.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from difflib import get_close_matches
+from inspect import Parameter, signature
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from opentrans_cli.errors import OptionError
+
+V = TypeVar("V", bound=Callable[..., Any])
+
+
+def takes(*kinds: type[Any]) -> Callable[[V], V]:
+    """Says of a verb that its `**options` are the fields of the dataclasses `kinds`, which `help()` then lists."""
+
+    def mark(verb: V) -> V:
+        own = signature(verb)
+        named = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        more = [_parameter(field) for kind in kinds for field in fields(kind) if field.name not in own.parameters]
+        verb.__signature__ = own.replace(parameters=[*named, *more])  # type: ignore[attr-defined]
+        return verb
+
+    return mark
+
+
+def _parameter(field: Field[Any]) -> Parameter:
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    return Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=field.type)
+
+
+def by_name(verb: str, given: Mapping[str, Any], *kinds: type[Any]) -> list[Any]:
+    """One object of each dataclass in `kinds`, made of `given`: the name of a field -> its value.
+
+    Text becomes a path, and a list a tuple, where the field wants that. Raises OptionError for a name that is no field,
+    with the nearest that is one, and for a value of another type than the field's; ranges are the dataclasses' matter.
+    """
+    hints = [get_type_hints(kind) for kind in kinds]
+    wanted = {name: hint for named in hints for name, hint in named.items()}
+    values = {}
+    for name, value in given.items():
+        if name not in wanted:
+            near = get_close_matches(name, wanted, 1)
+            move = f"did you mean {near[0]}?" if near else f"help(opentrans_cli.{verb}) lists all of them"
+            raise OptionError(f"{verb} has no such option: {name}; {move}")
+        values[name] = _fitted(wanted[name], value)
+        if values[name] is _UNFIT:
+            kind = getattr(wanted[name], "__name__", str(wanted[name])) if not get_args(wanted[name]) else wanted[name]
+            raise OptionError(f"wrong kind of value: {name}={str(value)[:80]!r}; it takes {kind}")
+    made = zip(kinds, hints, strict=True)
+    return [kind(**{name: value for name, value in values.items() if name in named}) for kind, named in made]
+
+
+_UNFIT = object()
+
+
+def _fitted(wanted: Any, value: Any) -> Any:
+    """`value` as the type `wanted` has it, or _UNFIT."""
+    origin, inner = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return next((found for kind in inner if (found := _fitted(kind, value)) is not _UNFIT), _UNFIT)
+    if origin is Literal:  # the dataclass says which there are
+        return value if isinstance(value, str) else _UNFIT
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        items = tuple(_fitted(kind, item) for kind, item in zip(kinds, value, strict=False))
+        return items if len(kinds) == len(value) and not any(item is _UNFIT for item in items) else _UNFIT
+    if origin is not None or isinstance(value, bool):
+        return value if wanted is bool else _UNFIT
+    if wanted is int and isinstance(value, Integral):  # numpy's numbers as well
+        return int(value)
+    if wanted is float and isinstance(value, Real):
+        return float(value)
+    if wanted in (str, Path) and isinstance(value, str | os.PathLike):
+        return wanted(value)
+    return value if isinstance(value, wanted) else _UNFIT
