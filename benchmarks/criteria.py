@@ -31,9 +31,8 @@ from opentrans_cli.clip.dense import dense_embedding, stage_features
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.clip.text import text_embeddings
 from opentrans_cli.datasets.base import DatasetOptions
-from opentrans_cli.datasets.shapes.classes import CLASSES, OBJECTS
-from opentrans_cli.datasets.shapes.noise import Stream
-from opentrans_cli.datasets.shapes.scene import render_scene
+from opentrans_cli.datasets.scenes import CLASSES, OBJECTS, render_scene
+from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.reporter import SILENT
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.criteria.base import Criterion, Evidence

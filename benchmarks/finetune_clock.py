@@ -37,7 +37,7 @@ from opentrans_cli.steps.finetune.module import TrainedModule
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.settings import train_settings
 from opentrans_cli.steps.segmentors.built import build_segmentor
-from opentrans_cli.steps.segmentors.words import class_owners
+from opentrans_cli.steps.segmentors.words import text_class_indices
 from opentrans_cli.steps.sources import Tower, bundle_tower
 from opentrans_cli.steps.step_record import environment
 from opentrans_cli.steps.training_data import CropOptions, TrainingData
@@ -94,10 +94,10 @@ class Subject:
         self.feed = TrainingData(
             DATASETS.load("shapes")(DatasetOptions()), CropOptions.of(options), preprocess=tower.preprocess
         )
-        owners = class_owners(self.feed.seen_vocabulary)
+        class_indices = text_class_indices(self.feed.seen_vocabulary)
         # What the words mean costs nothing.
-        rows = torch.randn(len(owners), self.built.dimension, generator=torch.Generator().manual_seed(0))
-        text = ClassText(nn.functional.normalize(rows, dim=1), owners, (True,) * (max(owners) + 1))
+        rows = torch.randn(len(class_indices), self.built.dimension, generator=torch.Generator().manual_seed(0))
+        text = ClassText(nn.functional.normalize(rows, dim=1), class_indices, (True,) * (max(class_indices) + 1))
         self.trained = TrainedModule(self.built, options, text)
 
     def timer(self, pairs: int) -> StepTimer:
@@ -113,8 +113,8 @@ class Subject:
 
     def count(self) -> SegmentorCount:
         """MACs as it is frozen now."""
-        owners = class_owners(self.feed.seen_vocabulary)
-        return count_segmentor(self.built, crop=self.feed.crop, owners=owners)
+        class_indices = text_class_indices(self.feed.seen_vocabulary)
+        return count_segmentor(self.built, crop=self.feed.crop, class_indices=class_indices)
 
     def with_features(self, batch: Batch, end: str) -> Batch:
         """What the cache on disk would add to a batch."""

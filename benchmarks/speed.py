@@ -20,8 +20,8 @@ from rn50 import RN50
 
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import convolutions, layer_weight
-from opentrans_cli.datasets.shapes.noise import Stream
-from opentrans_cli.datasets.shapes.scene import render_scene
+from opentrans_cli.datasets.scenes import render_scene
+from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.spectral.esd import eigenvalues
 from opentrans_cli.spectral.estimators.xmin_peak import fit_xmin_peak
 from opentrans_cli.steps.prune.prune import prune

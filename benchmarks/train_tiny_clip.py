@@ -25,9 +25,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from opentrans_cli.assets import ROW_IDS, ROWS
 from opentrans_cli.clip.text import text_embeddings
-from opentrans_cli.datasets.shapes.classes import CLASSES, GROUNDS, OBJECTS, caption, with_article
-from opentrans_cli.datasets.shapes.noise import Stream
-from opentrans_cli.datasets.shapes.scene import render_scene
+from opentrans_cli.datasets.scenes import CLASSES, GROUNDS, OBJECTS, caption, render_scene, with_article
+from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.files.tensorfile import write_tensors
 
 MODEL_CFG: dict[str, Any] = {

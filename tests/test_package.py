@@ -11,9 +11,8 @@ import torch
 import opentrans_cli
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.clip.text import text_embeddings, unread_words
-from opentrans_cli.datasets.shapes.classes import CLASSES, OBJECTS
-from opentrans_cli.datasets.shapes.noise import Stream
-from opentrans_cli.datasets.shapes.scene import render_scene
+from opentrans_cli.datasets.scenes import CLASSES, OBJECTS, render_scene
+from opentrans_cli.datasets.streams import Stream
 
 PACKAGE = Path(opentrans_cli.__file__).parent
 

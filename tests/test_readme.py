@@ -262,7 +262,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_picture_of_the_documents_is_the_scene_it_is_said_to_be() -> None:
     from opentrans_cli.datasets.images import read_image
-    from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+    from opentrans_cli.datasets.shapes import ShapesDataset
 
     scene = ShapesDataset("val", size=128)[12]
     assert np.array_equal(read_image(ROOT / "docs" / "scene.png"), scene.image)

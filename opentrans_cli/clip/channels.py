@@ -6,8 +6,8 @@ one size for the hidden units of all its MLPs (`mlp_ratio`); its attention and i
 channels keeps the same share, and one number, the width, says how many.
 
 A group lists every tensor it indexes, by full name inside the tower: rows of the layers that make the channels, their
-BatchNorm and biases, columns of the layers that read them. Scores, masks, companions and the narrow tower all follow
-from the table. Once the columns of all readers are zero, a removed channel has no effect on the output.
+BatchNorm and biases, columns of the layers that read them. Scores, masks, coupled parameters and the narrow tower all
+follow from the table. Once the columns of all readers are zero, a removed channel has no effect on the output.
 """
 
 from __future__ import annotations

@@ -1,26 +1,22 @@
-"""Labelled images: the table of data sets, and what training and evaluation need of one.
+"""Labelled images, pictures without labels, and the table of data sets.
 
-    base.py            Sample, the SegDataset protocol, DatasetOptions
-    vocabulary.py      class names and their synonyms
-    images.py          pictures and label maps on disk
-    textfile.py        class lists and split lists, line by line
-    crops.py           random training crops, a function of (seed, draw)
-    crop_source.py     crops of a whole data set, in this process or in workers
-    sampling.py        the batch of a step, a function of (seed, step)
-    folder.py          own images and label maps
-    captions.py        files with the words of images
-    shapes/            the embedded procedural scenes
+    base.py             Sample, the SegDataset protocol, DatasetOptions
+    vocabulary.py       class names and their synonyms; vocabulary_pack.py: with the embeddings of their texts
+    images.py           pictures and label maps on disk
+    textfile.py         class lists, split lists and captions, line by line
+    streams.py          random numbers that are a function of seed and index
+    sampling.py         the batch of a step, a function of (seed, step)
+    crops.py            one random training crop, a function of (seed, number)
+    crop_source.py      crops of a whole data set, in this process or in workers
+    folder.py           own images and label maps
+    shapes.py           the embedded data set; scenes.py: how its scenes are painted
+    picture_source.py   a folder, a file list or tar shards -> pictures; shards.py: the pictures inside shards
+    view_sets.py        the square views of pictures that distillation looks at, each a function of (seed, index)
+    views.py            all views, in memory or made again for every batch
+    workers.py          processes that make views and training crops
 
-and of pictures without labels, which distillation looks at:
-
-    picture_source.py  a folder, a file list or tar shards -> pictures
-    shards.py          the pictures inside tar shards, and where
-    view_sets.py       the square views of pictures, each a function of (seed, index)
-    views.py           all views, in memory or made again for every batch
-    workers.py         processes that make them, and training crops
-
-A new data set is one file with a function `open_NAME(options: DatasetOptions) -> SegDataset`, and one line in
-the table.
+A new data set is one file with a function `open_NAME(options: DatasetOptions) -> SegDataset`, and one line in the
+table.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ from opentrans_cli.catalog import Catalog
 DATASETS = Catalog(
     "data set",
     {
-        "shapes": "opentrans_cli.datasets.shapes.dataset:open_shapes",
+        "shapes": "opentrans_cli.datasets.shapes:open_shapes",
         "folder": "opentrans_cli.datasets.folder:open_folder",
     },
 )

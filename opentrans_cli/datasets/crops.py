@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.datasets.base import Sample
 from opentrans_cli.datasets.images import Shape, resize_image, resize_label_map
-from opentrans_cli.datasets.shapes.noise import Stream
+from opentrans_cli.datasets.streams import Stream
 
 PADDING = (124, 116, 104)
 """RGB of the padding: the mean colour of CLIP's training images, which normalises to about zero."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.datasets.shapes.noise import Stream
+from opentrans_cli.datasets.streams import Stream
 
 _SALT = 0x6F72646572  # keeps these draws apart from those of other users of the same seed
 

@@ -1,4 +1,4 @@
-"""Class lists and split lists: UTF-8 text, one entry per line, blank lines and `#` comments skipped."""
+"""Class lists, split lists and captions: UTF-8 text, one entry a line, blank lines and `#` comments skipped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from opentrans_cli.errors import DataError
 def read_entries(path: Path, kind: str) -> list[tuple[int, str]]:
     """The entries of a text file with their line numbers (from 1), stripped of surrounding blanks.
 
-    `kind` names the file in messages ("class file"). Raises DataError if the file is missing, not UTF-8 or
-    empty.
+    `kind` names the file in messages ("class file"). Raises DataError if the file is missing, not UTF-8
+    or empty.
     """
     try:
         data = path.read_bytes()
@@ -29,3 +29,20 @@ def read_entries(path: Path, kind: str) -> list[tuple[int, str]]:
     if not entries:
         raise DataError(f"{kind} is empty: {path}; write one entry per line")
     return entries
+
+
+def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
+    """The words of images by stem, each word once, in their order; a line is STEM<tab>WORD,WORD.
+
+    Raises DataError naming file and line if one has no tab, no word, or a stem that was there before.
+    """
+    captions: dict[str, tuple[str, ...]] = {}
+    for number, entry in read_entries(path, "captions"):
+        stem, tab, rest = entry.partition("\t")
+        words = tuple(dict.fromkeys(word for part in rest.split(",") if (word := part.strip())))
+        if not tab or not stem.strip() or not words:
+            raise DataError(f"no stem, tab and words: {path}, line {number}; write STEM<tab>WORD,WORD")
+        if stem.strip() in captions:
+            raise DataError(f"'{stem.strip()}' occurs twice: {path}, line {number}; keep one")
+        captions[stem.strip()] = words
+    return captions

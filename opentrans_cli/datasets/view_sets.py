@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from opentrans_cli.datasets.images import resize_image
 from opentrans_cli.datasets.picture_source import Picture, read_picture
-from opentrans_cli.datasets.shapes.dataset import ShapesDataset
-from opentrans_cli.datasets.shapes.noise import Stream
+from opentrans_cli.datasets.shapes import ShapesDataset
+from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.errors import DataError, OptionError
 
 DETAIL = 4

@@ -42,7 +42,7 @@ class VocabularyPack:
     embeddings: NDArray[np.float32]  # (K, D), rows of length 1: the texts of the classes in order
 
     @property
-    def owners(self) -> tuple[int, ...]:
+    def class_indices(self) -> tuple[int, ...]:
         """The class of each row, 0 to C - 1."""
         return tuple(index for index, entry in enumerate(self.classes) for _ in entry.texts)
 

@@ -1,8 +1,7 @@
 """Segmentation frameworks a CLIP tower can be put into.
 
 keys.py         rules that rename tensors, and their whole-name, one-to-one application
-base.py         what a framework is, what a segmentor promises, scores of classes with synonyms
-options.py      a framework's options from names and text
+base.py         what a framework is, its options, what a segmentor promises, scores of classes with synonyms
 readout.py      per-pixel embeddings against text embeddings
 deeplabv3.py    dilated trunk, atrous pyramid, decoder; trained
 maskclip.py     CLIP's own dense embedding; nothing is trained
@@ -12,12 +11,10 @@ mask2former.py  Mask2Former itself, for a fixed list of classes or for words; tr
 
 Of those with masks:
 
-query_segmentor.py                     the way from pictures to scores that all of them go
+query_segmentor.py                     what all of them share: options, classes of queries from text, scores of pixels
 mask_decoder.py, deformable.py         pixel decoder and masked attention
-decoder_options.py, templates.py       options they share, prompts of their own
-query_classifier.py, ensemble.py       queries against text embeddings, two classifications into one
 mask_inference.py, mask_loss.py        pictures from masks, and what they learn from
-matching.py, point_sampling.py         which query stands for which mask, and the points they are compared at
+templates.py                           prompts of their own
 renaming.py, mask_decoder_keys.py, original_names.py, mask2former_names.py    tensor names of published checkpoints
 deeplabv3_checkpoint.py                our DeepLabV3 from its state dict
 original.py                            those checkpoints as segmentors, every tensor accounted for

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES
+from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.keys import KeyMatch, KeyRule, map_keys
-from opentrans_cli.frameworks.options import parse_options
+
+BACKBONE = "backbone."
+"""Where the tower stands in every segmentor and its checkpoints."""
 
 
 @dataclass(frozen=True)
 class ClassText:
-    """The classes as text embeddings. Owners and seen are no tensors: they decide shapes, on the meta device too."""
+    """The classes as text embeddings. Class indices are no tensor: they decide shapes, on the meta device too."""
 
     embeddings: Tensor  # (S, D), rows of length 1, one per synonym
-    owners: tuple[int, ...]  # class of each synonym, 0 to C - 1; each class owns at least one
+    class_indices: tuple[int, ...]  # class index of each synonym, 0 to C - 1; every class has one at least
     seen: tuple[bool, ...]  # by class: whether training labels it
 
     @classmethod
@@ -88,7 +91,6 @@ class Framework:
     """One target of a transfer: its tensor names, its options, and how it is built around a tower."""
 
     name: str
-    backbone_prefix: str  # where the tower stands in a checkpoint, with the dot
     trainable: bool  # whether there is anything to learn besides the tower
     options_type: type[Any]  # frozen dataclass; every field has a default
     key_table: Callable[[Any], tuple[KeyRule, ...]]  # options -> rules; the first match wins, all must match
@@ -123,20 +125,57 @@ class Framework:
         return options if isinstance(options, self.options_type) else self.options(options)
 
 
-def class_scores(scores: Tensor, owners: Sequence[int]) -> Tensor:
+def class_scores(scores: Tensor, class_indices: Sequence[int]) -> Tensor:
     """Scores of classes (B, C, H, W) from scores of their synonyms (B, S, H, W): the largest one's.
 
-    The rule is FC-CLIP's (Yu et al. 2023). Dimension 1 is that of the synonyms, further ones are free. `owners`: the
-    class of each synonym; classes are 0 to C - 1 and each owns at least one. Raises ValueError if a class owns none.
+    The rule is FC-CLIP's (Yu et al. 2023). Dimension 1 is that of the synonyms, further ones are free. `class_indices`:
+    of each synonym, 0 to C - 1. Raises ValueError if a class has no synonym.
     """
-    synonyms = [0] * (max(owners) + 1)
-    for owner in owners:
-        synonyms[owner] += 1
+    synonyms = [0] * (max(class_indices) + 1)
+    for index in class_indices:
+        synonyms[index] += 1
     if 0 in synonyms:
-        raise ValueError(f"class {synonyms.index(0)} owns no synonym")
-    order = sorted(range(len(owners)), key=owners.__getitem__)
-    if order != list(range(len(owners))):
+        raise ValueError(f"class {synonyms.index(0)} has no synonym")
+    order = sorted(range(len(class_indices)), key=class_indices.__getitem__)
+    if order != list(range(len(class_indices))):
         scores = scores[:, order]
-    if len(synonyms) == len(owners):
+    if len(synonyms) == len(class_indices):
         return scores
     return torch.stack([part.amax(1) for part in torch.split(scores, synonyms, dim=1)], 1)
+
+
+_FLAGS = {"true": True, "false": False}
+
+
+def parse_options(options_type: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:
+    """An `options_type` with the values of `given`; text is converted to the field's type.
+
+    Fields are int, float or bool, each perhaps "or None". `owner` is named in errors. Raises OptionError for
+    unknown names and for values that are not of the field's type; the dataclass itself checks ranges.
+    """
+    types = get_type_hints(options_type)
+    known = [field.name for field in fields(options_type)]
+    for name in given:
+        if name not in known:
+            choice = f"choose from {', '.join(known)}" if known else "it takes none"
+            raise OptionError(f"{owner} has no option: '{name}'; {choice}")
+    return options_type(**{name: _value(types[name], value, f"{owner} {name}") for name, value in given.items()})
+
+
+def _value(wanted: Any, value: Any, what: str) -> Any:
+    allowed = get_args(wanted) or (wanted,)
+    if type(value) in allowed or (type(value) is int and float in allowed):
+        return value
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text == "none" and type(None) in allowed:
+            return None
+        if bool in allowed and text in _FLAGS:
+            return _FLAGS[text]
+        for kind in (kind for kind in allowed if kind in (int, float)):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in allowed)
+    raise OptionError(f"wrong value for {what}: {value!r}; give {names}")

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.dense import dense_embedding, require_resnet, set_output_stride, stage_features
 from opentrans_cli.errors import OptionError
-from opentrans_cli.frameworks.base import ClassText, Framework, class_scores
+from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework, class_scores
 from opentrans_cli.frameworks.keys import KeyRule, tower_rules
 from opentrans_cli.frameworks.readout import INITIAL_SCALE, CosineClassifier, resize
 
-_PREFIX = "backbone."
 _RATES = (6, 12, 18)  # at output stride 16; halved at 32 and doubled at 8, so that they span the same pixels
 
 # Embeddings that start as CLIP's own are sharper than random ones: at 14 the first steps go into the scale
@@ -115,7 +114,7 @@ class DeepLabV3(nn.Module):
     def forward(self, images: Tensor, text: ClassText) -> Tensor:
         """See Segmentor."""
         scores = resize(self.classifier(self.embed(images), text.embeddings), images)
-        return class_scores(scores, text.owners)
+        return class_scores(scores, text.class_indices)
 
     def embed(self, images: Tensor) -> Tensor:
         """See PixelSegmentor; the grid is that of layer1, stride 4."""
@@ -146,9 +145,9 @@ def _reduce_pool(visual: Any, *, keep: bool) -> None:
 
 
 def _key_table(options: DeepLabV3Options) -> tuple[KeyRule, ...]:
-    kept = rf"{_PREFIX}\g<0>" if options.clip_residual else None
+    kept = rf"{BACKBONE}\g<0>" if options.clip_residual else None
     return (
-        *tower_rules(_PREFIX),
+        *tower_rules(BACKBONE),
         KeyRule(r"attnpool\.(v_proj|c_proj)\.(weight|bias)", kept, "attention pool"),
         KeyRule(r"attnpool\.((q_proj|k_proj)\.(weight|bias)|positional_embedding)", None, "attention pool"),
     )
@@ -156,7 +155,6 @@ def _key_table(options: DeepLabV3Options) -> tuple[KeyRule, ...]:
 
 DEEPLABV3 = Framework(
     name="deeplabv3",
-    backbone_prefix=_PREFIX,
     trainable=True,
     options_type=DeepLabV3Options,
     key_table=_key_table,

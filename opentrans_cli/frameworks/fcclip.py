@@ -8,6 +8,7 @@ a ResNet or a ConvNeXt.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +24,20 @@ from opentrans_cli.clip.stages import (
     stage_channels,
     stage_maps,
 )
-from opentrans_cli.frameworks.base import ClassText, Framework, MaskQueries
-from opentrans_cli.frameworks.decoder_options import DecoderOptions, share
-from opentrans_cli.frameworks.ensemble import geometric_ensemble
+from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework, MaskQueries
 from opentrans_cli.frameworks.keys import KeyRule, convnext_rules, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
-from opentrans_cli.frameworks.query_classifier import PooledQueryClassifier, bounded, text_logits
-from opentrans_cli.frameworks.query_segmentor import QuerySegmentor, as_queries
+from opentrans_cli.frameworks.query_segmentor import (
+    DecoderOptions,
+    PooledQueryClassifier,
+    QuerySegmentor,
+    as_queries,
+    bounded,
+    share,
+    text_logits,
+)
 from opentrans_cli.frameworks.readout import MAX_SCALE, resize
 from opentrans_cli.frameworks.templates import VILD_TEMPLATES
-
-_PREFIX = "backbone."
 
 
 @dataclass(frozen=True)
@@ -106,15 +110,14 @@ class FcClip(QuerySegmentor):
 
 def _key_table(options: Any) -> tuple[KeyRule, ...]:
     return (
-        *convnext_rules(_PREFIX),
-        *tower_rules(_PREFIX),
-        KeyRule(r"attnpool\..+", rf"{_PREFIX}\g<0>", "attention pool"),
+        *convnext_rules(BACKBONE),
+        *tower_rules(BACKBONE),
+        KeyRule(r"attnpool\..+", rf"{BACKBONE}\g<0>", "attention pool"),
     )
 
 
 FCCLIP = Framework(
     name="fcclip",
-    backbone_prefix=_PREFIX,
     trainable=True,
     options_type=FcClipOptions,
     key_table=_key_table,
@@ -123,3 +126,26 @@ FCCLIP = Framework(
     masks=True,
     frozen_trunk=True,
 )
+
+
+_SMALLEST = 1e-8  # added to a probability before its logarithm, as published
+
+
+def geometric_ensemble(
+    learned: Tensor, clip: Tensor, *, seen: Sequence[bool], alpha: float, beta: float, trusted: Tensor | None = None
+) -> Tensor:
+    """Log-probabilities (B, Q, C + 1), the last of no object. `learned`: logits alike; `clip`: logits (B, Q, C).
+
+    p_learned ^ (1 - w) x p_clip ^ w, normalised over the classes, where w is `alpha` for classes that training
+    labelled (`seen`, C) and `beta` for others, in [0, 1]. Whether there is an object is what `learned` says.
+    `trusted`: bool (B, Q); where false, `clip` is left out, whatever it holds.
+    """
+    weights = torch.tensor([alpha if known else beta for known in seen], dtype=learned.dtype, device=learned.device)
+    inside = learned[..., :-1].log_softmax(-1)
+    outside = clip.log_softmax(-1)
+    if trusted is not None:
+        outside = torch.where(trusted[..., None], outside, inside)
+    # Sums of logarithms instead of products: the latter vanish for sharp scales, and 0 times -inf is no number.
+    mixed = torch.lerp(inside, outside, weights)
+    nothing = learned.softmax(-1)[..., -1:]
+    return torch.log(torch.cat([mixed.softmax(-1) * (1 - nothing), nothing], -1) + _SMALLEST)

@@ -13,14 +13,10 @@ from torch import nn
 
 from opentrans_cli.clip.dense import require_resnet
 from opentrans_cli.clip.stages import embedding_size, require_stages, stage_channels
-from opentrans_cli.frameworks.base import Framework
-from opentrans_cli.frameworks.decoder_options import DecoderOptions
+from opentrans_cli.frameworks.base import BACKBONE, Framework
 from opentrans_cli.frameworks.keys import KeyRule, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder
-from opentrans_cli.frameworks.query_classifier import QueryClassifier
-from opentrans_cli.frameworks.query_segmentor import QuerySegmentor
-
-_PREFIX = "backbone."
+from opentrans_cli.frameworks.query_segmentor import DecoderOptions, QueryClassifier, QuerySegmentor
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,11 @@ class Han(QuerySegmentor):
 
 
 def _key_table(options: Any) -> tuple[KeyRule, ...]:
-    return (*tower_rules(_PREFIX), KeyRule(r"attnpool\..+", None, "attention pool"))
+    return (*tower_rules(BACKBONE), KeyRule(r"attnpool\..+", None, "attention pool"))
 
 
 HAN = Framework(
     name="han",
-    backbone_prefix=_PREFIX,
     trainable=True,
     options_type=HanOptions,
     key_table=_key_table,

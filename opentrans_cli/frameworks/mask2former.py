@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from opentrans_cli.clip.dense import require_resnet
 from opentrans_cli.clip.stages import embedding_size, is_convnext, require_stages, stage_channels
 from opentrans_cli.errors import DataError, OptionError
-from opentrans_cli.frameworks.base import ClassText, Framework
-from opentrans_cli.frameworks.decoder_options import DecoderOptions
+from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework
 from opentrans_cli.frameworks.keys import KeyRule, convnext_rules, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder
-from opentrans_cli.frameworks.query_classifier import Classified, bounded, text_logits
-from opentrans_cli.frameworks.query_segmentor import QuerySegmentor
+from opentrans_cli.frameworks.query_segmentor import (
+    Classified,
+    DecoderOptions,
+    QuerySegmentor,
+    bounded,
+    logits_with_none,
+)
 from opentrans_cli.frameworks.readout import INITIAL_SCALE
-
-_PREFIX = "backbone."
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ class LinearTextClassifier(nn.Module):
 
     def forward(self, states: Tensor, text: ClassText) -> Classified:
         """Of `states` (B, Q, width)."""
-        embeddings, scale = F.normalize(self.projection(states), dim=-1), bounded(self.logit_scale)
-        nothing = F.linear(scale * embeddings, F.normalize(self.no_object, dim=-1))
-        return Classified(torch.cat([text_logits(embeddings, text, scale=scale), nothing], -1), states, embeddings)
+        embeddings = F.normalize(self.projection(states), dim=-1)
+        logits = logits_with_none(embeddings, text, self.no_object, scale=bounded(self.logit_scale))
+        return Classified(logits, states, embeddings)
 
 
 class Mask2Former(QuerySegmentor):
@@ -103,15 +105,14 @@ class Mask2Former(QuerySegmentor):
 
 def _key_table(options: Any) -> tuple[KeyRule, ...]:
     return (
-        *convnext_rules(_PREFIX),
-        *tower_rules(_PREFIX),
+        *convnext_rules(BACKBONE),
+        *tower_rules(BACKBONE),
         KeyRule(r"attnpool\..+", None, "attention pool"),
     )
 
 
 MASK2FORMER = Framework(
     name="mask2former",
-    backbone_prefix=_PREFIX,
     trainable=True,
     options_type=Mask2FormerOptions,
     key_table=_key_table,

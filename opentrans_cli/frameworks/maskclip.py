@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.dense import dense_embedding, require_resnet, set_output_stride, stage_features
 from opentrans_cli.errors import OptionError
-from opentrans_cli.frameworks.base import ClassText, Framework, class_scores
+from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework, class_scores
 from opentrans_cli.frameworks.keys import KeyRule, tower_rules
 from opentrans_cli.frameworks.readout import MAX_SCALE, CosineClassifier, resize
-
-_PREFIX = "backbone."
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class MaskClip(nn.Module):
     def forward(self, images: Tensor, text: ClassText) -> Tensor:
         """See Segmentor."""
         scores = resize(self.classifier(self.embed(images), text.embeddings), images)
-        return class_scores(scores, text.owners)
+        return class_scores(scores, text.class_indices)
 
     def embed(self, images: Tensor) -> Tensor:
         """See PixelSegmentor; the grid is that of layer4."""
@@ -53,12 +51,11 @@ class MaskClip(nn.Module):
 
 
 def _key_table(options: MaskClipOptions) -> tuple[KeyRule, ...]:
-    return (*tower_rules(_PREFIX), KeyRule(r"attnpool\..+", rf"{_PREFIX}\g<0>", "attention pool"))
+    return (*tower_rules(BACKBONE), KeyRule(r"attnpool\..+", rf"{BACKBONE}\g<0>", "attention pool"))
 
 
 MASKCLIP = Framework(
     name="maskclip",
-    backbone_prefix=_PREFIX,
     trainable=False,
     options_type=MaskClipOptions,
     key_table=_key_table,

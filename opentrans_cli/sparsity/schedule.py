@@ -21,7 +21,7 @@ def schedule(name: str, target: float, *, start: float = 0.0, rate: float = 0.1,
     Raises OptionError for an unknown name, a target outside [0, 1), a start outside [0, target], a rate outside
     (0, 1), or fewer than one round.
     """
-    _check_target(target)
+    check_sparsity(target)
     if name not in SCHEDULES:
         raise OptionError(f"unknown schedule: '{name}'; choose one of {', '.join(SCHEDULES)}")
     if rounds < 1:
@@ -46,7 +46,7 @@ def imp_sparsities(target: float, *, rate: float = 0.1) -> tuple[float, ...]:
     0.1 takes 22.
     Raises OptionError for a target outside [0, 1) or a rate outside (0, 1).
     """
-    _check_target(target)
+    check_sparsity(target)
     if not 0 < rate < 1:
         raise OptionError(f"pruning rate out of range: {rate}; choose a number above 0 and below 1")
     sparsities: list[float] = []
@@ -55,6 +55,7 @@ def imp_sparsities(target: float, *, rate: float = 0.1) -> tuple[float, ...]:
     return (*sparsities, target)
 
 
-def _check_target(target: float) -> None:
-    if not 0 <= target < 1:
-        raise OptionError(f"sparsity out of range: {target}; choose a number from 0 to just below 1")
+def check_sparsity(sparsity: float) -> None:
+    """Raises OptionError unless `sparsity` is in [0, 1)."""
+    if not 0 <= sparsity < 1:
+        raise OptionError(f"sparsity out of range: {sparsity}; choose a number from 0 to just below 1")

@@ -28,7 +28,7 @@ from opentrans_cli.clip.key_tables import Found, Place
 from opentrans_cli.clip.key_tables.places import find_tower_layers, laid_out, places_of, rows_of
 from opentrans_cli.errors import MaskError, OptionError, TransferError
 from opentrans_cli.reporter import SILENT
-from opentrans_cli.sparsity.held import Held, fill, first_regrown
+from opentrans_cli.sparsity.masking import Held, fill, first_regrown
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.steps import sources as rounds
 
@@ -168,7 +168,7 @@ def attach(
     elif at_sparsity is not None:
         opened = at_round(opened, find_round(opened, at_sparsity), target=at_sparsity)
     found = _found(opened, model, keys, under)
-    held = (*_layers(opened, model, found), *_companions(opened, model, found))
+    held = (*_layers(opened, model, found), *_coupled(opened, model, found))
     left_out = tuple(_copy(values, model, found))
     fill(held)
     manifest = opened.manifest
@@ -203,12 +203,12 @@ def _layers(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
         yield _held(layer, model, found, place, torch.from_numpy(mask))
 
 
-def _companions(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
+def _coupled(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
     """What whole channels leave without effect beside them; a model without such a tensor has nothing to hold."""
     visual = meta_visual(bundle.manifest.base.model_cfg)
     pattern = pattern_for(bundle.manifest.pattern, visual)
     masks = {layer: torch.from_numpy(mask) for layer, mask in bundle.masks().items()}
-    for name, mask in pattern.companions(masks).items():
+    for name, mask in pattern.coupled(masks).items():
         for place, part in _parts(found, name, mask):
             yield _held(name, model, found, place, part)
 

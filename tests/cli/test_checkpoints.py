@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_network_at_the_size_of_the_picture(
     assert (result.exit_code, result.stdout) == (0, f"{out}\n"), result.stderr
     scores = np.load(out)
     given = read_pack(pack)
-    text = ClassText(torch.from_numpy(given.embeddings), given.owners, (True, False, True))
+    text = ClassText(torch.from_numpy(given.embeddings), given.class_indices, (True, False, True))
     lineage = RULES[framework][0] if framework in RULES else "ours"
     pixels = original_preprocess(Original(framework, lineage, {}, {}, {}, {}))
     with torch.no_grad():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opentrans_cli.datasets.captions import read_captions
+from opentrans_cli.datasets.textfile import read_captions
 from opentrans_cli.errors import DataError
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from opentrans_cli.datasets.images import read_image, resize_image
 from opentrans_cli.datasets.picture_source import Picture, list_pictures
-from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+from opentrans_cli.datasets.shapes import ShapesDataset
 from opentrans_cli.datasets.view_sets import DETAIL, Made, PhotoViews, SceneViews, ViewSet, random_view, whole_view
 from opentrans_cli.errors import OptionError
 

@@ -32,7 +32,7 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
 def test_rows_are_the_synonyms_in_the_order_of_the_classes_at_length_one(tmp_path: Path, dtype: str) -> None:
     given = rows(3).astype(dtype)
     pack = read_pack(saved(tmp_path, given, [entry("cat", "cat", "kitten"), entry("sky", "sky", seen=False)]))
-    assert pack.owners == (0, 0, 1)
+    assert pack.class_indices == (0, 0, 1)
     assert pack.classes == (PackedClass("cat", ("cat", "kitten"), True), PackedClass("sky", ("sky",), False))
     wanted = given.astype(np.float64) / np.linalg.norm(given.astype(np.float64), axis=1, keepdims=True)
     assert pack.embeddings.dtype == np.float32
@@ -41,13 +41,13 @@ def test_rows_are_the_synonyms_in_the_order_of_the_classes_at_length_one(tmp_pat
 
 def test_a_class_without_synonyms_has_the_row_of_its_name(tmp_path: Path) -> None:
     pack = read_pack(saved(tmp_path, rows(3), [entry("cat"), entry("sky", "sky", "clouds")]))
-    assert pack.owners == (0, 1, 1) and pack.classes[0].texts == ("cat",)
+    assert pack.class_indices == (0, 1, 1) and pack.classes[0].texts == ("cat",)
 
 
 def test_where_there_are_rows_for_the_names_too_they_come_first(tmp_path: Path) -> None:
     pack = read_pack(saved(tmp_path, rows(4), [entry("cat", "kitten"), entry("sky", "clouds")]))
     assert [packed.texts for packed in pack.classes] == [("cat", "kitten"), ("sky", "clouds")]
-    assert pack.owners == (0, 0, 1, 1)
+    assert pack.class_indices == (0, 0, 1, 1)
 
 
 def test_a_pack_is_read_back_as_it_was_written_and_by_the_library(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_pack_is_read_back_as_it_was_written_and_by_the_library(tmp_path: Path
 def test_another_number_of_rows_is_refused_with_both_counts(tmp_path: Path, count: int) -> None:
     path = saved(tmp_path, rows(count), [entry("a", "a", "b"), entry("c")])
     if count == 5:
-        assert read_pack(saved(tmp_path, rows(4), [entry("a", "b"), entry("c", "d")])).owners == (0, 0, 1, 1)
+        assert read_pack(saved(tmp_path, rows(4), [entry("a", "b"), entry("c", "d")])).class_indices == (0, 0, 1, 1)
         path = saved(tmp_path, rows(count), [entry("a", "b"), entry("c", "d")])
         message = f"{path} has 5 rows for 2 synonyms, 4 with the names"
     else:

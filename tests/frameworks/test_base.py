@@ -13,7 +13,7 @@ from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import prunable_layers
 from opentrans_cli.errors import OptionError, SourceError, TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.frameworks.base import ClassText, class_scores
+from opentrans_cli.frameworks.base import BACKBONE, ClassText, class_scores
 from opentrans_cli.training.costs.macs import count_macs
 
 every_framework = pytest.mark.parametrize("name", FRAMEWORKS.names())
@@ -118,7 +118,7 @@ def test_key_table_names_exactly_the_tensors_of_the_built_backbone(name, tower):
     built = framework.build(visual).state_dict()
     placed = {match.target: match.source for match in matches if match.target is not None}
     assert {match.source for match in matches} == source.keys()
-    assert placed.keys() == {key for key in built if key.startswith(framework.backbone_prefix)}
+    assert placed.keys() == {key for key in built if key.startswith(BACKBONE)}
     for target, origin in placed.items():
         assert torch.equal(built[target], source[origin])
 
@@ -168,18 +168,18 @@ def test_options_of_decoders_are_resolved_from_text_and_checked(name):
 
 
 def test_a_class_scores_as_its_best_synonym():
-    scores, owners = torch.randn(2, 7, 3, 4), (2, 0, 1, 0, 2, 2, 1)
-    classes = class_scores(scores, owners)
+    scores, class_indices = torch.randn(2, 7, 3, 4), (2, 0, 1, 0, 2, 2, 1)
+    classes = class_scores(scores, class_indices)
     for c in range(3):
-        slow = scores[:, [s for s in range(7) if owners[s] == c]].max(1).values
+        slow = scores[:, [s for s in range(7) if class_indices[s] == c]].max(1).values
         assert torch.equal(classes[:, c], slow)
 
 
 def test_without_synonyms_class_scores_are_the_scores_in_class_order():
     scores = torch.randn(1, 4, 2, 2)
     assert torch.equal(class_scores(scores, range(4)), scores)
-    owners = (2, 0, 3, 1)
-    assert torch.equal(class_scores(scores, owners)[:, owners], scores)
+    class_indices = (2, 0, 3, 1)
+    assert torch.equal(class_scores(scores, class_indices)[:, class_indices], scores)
 
 
 def test_only_the_best_synonym_learns():
@@ -189,5 +189,5 @@ def test_only_the_best_synonym_learns():
 
 
 def test_a_class_without_synonym_is_a_mistake_of_the_caller():
-    with pytest.raises(ValueError, match="class 1 owns no synonym"):
+    with pytest.raises(ValueError, match="class 1 has no synonym"):
         class_scores(torch.randn(1, 2, 1, 1), (0, 2))

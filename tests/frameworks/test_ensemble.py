@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from opentrans_cli.frameworks.ensemble import geometric_ensemble
+from opentrans_cli.frameworks.fcclip import geometric_ensemble
 
 SEEN = (True, False, True, False)
 

@@ -91,7 +91,7 @@ def of_clip(segmentor, image, masks, words):
     last = stage_maps(segmentor.backbone, image)[-1]
     inside = F.interpolate(masks, size=last.shape[2:], mode="bilinear") > 0
     cosine = F.normalize(mask_embeddings(segmentor.backbone, last, inside), dim=-1) @ words.embeddings.T
-    best = [cosine[..., [s for s in range(5) if words.owners[s] == c]].amax(-1) for c in range(3)]
+    best = [cosine[..., [s for s in range(5) if words.class_indices[s] == c]].amax(-1) for c in range(3)]
     return (100 * torch.stack(best, -1)).softmax(-1)
 
 

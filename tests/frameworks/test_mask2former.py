@@ -17,7 +17,7 @@ SMALL = {"queries": 6, "width": 32, "encoder_layers": 1, "decoder_layers": 3}
 @pytest.fixture
 def words(text: torch.Tensor) -> ClassText:
     """Five synonyms of three classes."""
-    return ClassText(text, owners=(0, 0, 1, 2, 2), seen=(True, True, False))
+    return ClassText(text, class_indices=(0, 0, 1, 2, 2), seen=(True, True, False))
 
 
 @pytest.mark.parametrize("classes", [None, 3])
@@ -78,7 +78,7 @@ def test_its_cost_is_counted_without_memory(tower, words, training):
             self.segmentor = MASK2FORMER.build(tower(), SMALL)
 
         def forward(self, images, embeddings):
-            return self.segmentor.queries(images, ClassText(embeddings, words.owners, words.seen)).mask_logits
+            return self.segmentor.queries(images, ClassText(embeddings, words.class_indices, words.seen)).mask_logits
 
     costs = {c.name: c.forward for c in count_macs(WithText().train(training), (1, 3, 96, 128), (5, 16))}
     layers = 4 if training else 1

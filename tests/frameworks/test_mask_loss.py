@@ -9,10 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from opentrans_cli.frameworks import mask_loss, matching
+from opentrans_cli.frameworks import mask_loss
 from opentrans_cli.frameworks.base import MaskQueries
-from opentrans_cli.frameworks.mask_loss import SetLossOptions, layers_of, match_queries, set_divisors, set_loss
-from opentrans_cli.frameworks.matching import Matches, present_classes
+from opentrans_cli.frameworks.mask_loss import (
+    Matches,
+    SetLossOptions,
+    draw_points,
+    layers_of,
+    match_queries,
+    present_classes,
+    set_divisors,
+    set_loss,
+)
 
 IGNORE = -1
 CLASSES = 3
@@ -199,15 +207,13 @@ class Recorded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.points: dict[tuple[str, int], Tensor] = {}
-        for module in (matching, mask_loss):
-            draw = module.draw_points
 
-            def drawn(*arguments: Any, _draw: Any = draw, **named: Any) -> Tensor:
-                points: Tensor = _draw(*arguments, **named)
-                self.points[named["purpose"], named["layer"]] = points
-                return points
+        def drawn(*arguments: Any, **named: Any) -> Tensor:
+            points = draw_points(*arguments, **named)
+            self.points[named["purpose"], named["layer"]] = points
+            return points
 
-            monkeypatch.setattr(module, "draw_points", drawn)
+        monkeypatch.setattr(mask_loss, "draw_points", drawn)
 
     def as_transformers_asks(self, matches: Sequence[Matches], *, looked_at: int) -> Iterator[Tensor]:
         """The result first, then the auxiliary layers; masks of an image in the order of their queries."""

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from opentrans_cli.frameworks import matching
-from opentrans_cli.frameworks.matching import Layer, Matches, match, present_classes
-from opentrans_cli.frameworks.point_sampling import draw_points
+from opentrans_cli.frameworks import mask_loss
+from opentrans_cli.frameworks.mask_loss import Layer, Matches, draw_points, match, present_classes
 
 IGNORE = -1
 CPU = torch.device("cpu")
@@ -86,14 +85,14 @@ def test_without_masks_nothing_is_matched() -> None:
 
 def test_no_gradient_goes_through_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
     grads: list[bool] = []
-    costs: Callable[..., Tensor] = matching._costs
+    costs: Callable[..., Tensor] = mask_loss._costs
 
     def watched(*arguments: object, **named: object) -> Tensor:
         result = costs(*arguments, **named)
         grads.append(result.requires_grad)
         return result
 
-    monkeypatch.setattr(matching, "_costs", watched)
+    monkeypatch.setattr(mask_loss, "_costs", watched)
     logits, masks = (part.requires_grad_() for part in layer_of(1, 3, 2))
     match([(logits, masks)], torch.zeros(1, 8, 8, dtype=torch.int64), [1], ignore=IGNORE, points=30)
     assert grads == [False]

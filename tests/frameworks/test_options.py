@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from opentrans_cli.errors import OptionError
-from opentrans_cli.frameworks.options import parse_options
+from opentrans_cli.frameworks.base import parse_options
 
 
 @dataclass(frozen=True)

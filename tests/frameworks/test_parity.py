@@ -53,8 +53,8 @@ def compare(framework, reference, vectors):
     embeddings = torch.from_numpy(vectors["text_embeddings"])
     counts = vectors["synonym_counts"].tolist() if "synonym_counts" in vectors else [1] * len(embeddings)
     seen = vectors["seen"].tolist() if "seen" in vectors else [1] * len(counts)
-    owners = tuple(owner for owner, count in enumerate(counts) for _ in range(count))
-    text = ClassText(embeddings, owners, tuple(map(bool, seen)))
+    class_indices = tuple(owner for owner, count in enumerate(counts) for _ in range(count))
+    text = ClassText(embeddings, class_indices, tuple(map(bool, seen)))
     images = original_preprocess(original).normalise(torch.from_numpy(vectors["image"]).permute(1, 2, 0)[None])
     heard = {}
     segmentor.classifier.register_forward_hook(lambda _module, _inputs, result: heard.update(logits=result.logits))

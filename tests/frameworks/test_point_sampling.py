@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from opentrans_cli.frameworks.point_sampling import (
+from opentrans_cli.frameworks.mask_loss import (
     draw_points,
-    generator,
     mask_values,
     sample_labels,
     sample_masks,
+    seeded,
     uncertain_points,
 )
 
@@ -37,7 +37,7 @@ def test_layers_and_purposes_have_points_of_their_own(other: dict[str, object]) 
 def test_a_generator_leaves_torchs_own_alone() -> None:
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    torch.rand(3, generator=generator(1, layer=0, purpose="loss", device=CPU))
+    torch.rand(3, generator=seeded(1, layer=0, purpose="loss", device=CPU))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

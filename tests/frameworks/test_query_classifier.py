@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from opentrans_cli.frameworks.base import ClassText
-from opentrans_cli.frameworks.query_classifier import PooledQueryClassifier, QueryClassifier, text_logits
+from opentrans_cli.frameworks.query_segmentor import PooledQueryClassifier, QueryClassifier, text_logits
 
-OWNERS = (1, 0, 1, 2, 2, 1)
+CLASS_INDICES = (1, 0, 1, 2, 2, 1)
 
 
 @pytest.fixture
 def words():
     rows = F.normalize(torch.randn(6, 16, generator=torch.Generator().manual_seed(5)), dim=1)
-    return ClassText(rows, OWNERS, (True, False, True))
+    return ClassText(rows, CLASS_INDICES, (True, False, True))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_class_has_the_logit_of_its_best_synonym(words):
     logits = text_logits(embeddings, words, scale=torch.tensor(3.0))
     assert logits.shape == (2, 7, 3)
     for c in range(3):
-        synonyms = [s for s in range(6) if OWNERS[s] == c]
+        synonyms = [s for s in range(6) if CLASS_INDICES[s] == c]
         expected = (3 * embeddings @ words.embeddings[synonyms].T).max(-1).values
         torch.testing.assert_close(logits[..., c], expected)
 
@@ -48,7 +48,7 @@ def test_query_classifier_is_the_cosine_with_text_and_with_no_object(words, stat
     names = torch.cat([words.embeddings, classifier.non_object_embedding])
     cosine = F.cosine_similarity(embeddings[:, :, None], names, dim=-1) * torch.tensor(6.0).exp()
     expected = torch.stack(
-        [*(cosine[..., [s for s in range(6) if OWNERS[s] == c]].amax(-1) for c in range(3)), cosine[..., -1]], -1
+        [*(cosine[..., [s for s in range(6) if CLASS_INDICES[s] == c]].amax(-1) for c in range(3)), cosine[..., -1]], -1
     )
     torch.testing.assert_close(classifier(states, words).logits, expected, atol=1e-3, rtol=1e-4)
 
@@ -67,7 +67,7 @@ def test_pooled_classifier_adds_what_is_in_the_mask_to_the_state(words, states, 
         embedding = classifier.class_embed(pooled + states[b, q])
         names = torch.cat([words.embeddings, classifier.void_embedding])
         cosine = F.cosine_similarity(embedding, names, dim=-1) / 0.07
-        expected = [cosine[[s for s in range(6) if OWNERS[s] == c]].max() for c in range(3)] + [cosine[-1]]
+        expected = [cosine[[s for s in range(6) if CLASS_INDICES[s] == c]].max() for c in range(3)] + [cosine[-1]]
         torch.testing.assert_close(logits[b, q], torch.stack(expected), atol=1e-5, rtol=1e-4)
 
 

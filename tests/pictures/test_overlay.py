@@ -7,8 +7,8 @@ import io
 import numpy as np
 import pytest
 
-from opentrans_cli.datasets.shapes.colours import natural_colours
-from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+from opentrans_cli.datasets.scenes import natural_colours
+from opentrans_cli.datasets.shapes import ShapesDataset
 from opentrans_cli.pictures.overlay import overlay, paint
 from opentrans_cli.pictures.palette import class_colours
 

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from opentrans_cli.sparsity.held import Held, fill, first_regrown
+from opentrans_cli.sparsity.masking import Held, fill, first_regrown
 
 
 def held_conv() -> tuple[nn.Conv2d, Held, torch.Tensor]:

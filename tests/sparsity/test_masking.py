@@ -148,45 +148,45 @@ class Normed(nn.Module):
 
 
 def channel_masks() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Channel 1 of four goes: its weights as a layer, its bias and its BatchNorm as companions."""
+    """Channel 1 of four goes: its weights as a layer, its bias and its BatchNorm as coupled parameters."""
     kept = torch.tensor([True, False, True, True])
     masks = {"conv": kept[:, None, None, None].expand(4, 3, 3, 3), "attn.k_proj": kept.expand(4, 4)}
     return masks, dict.fromkeys(("conv.bias", "bn.weight", "bn.bias"), kept)
 
 
 @every_optimizer
-def test_companions_stay_zero_with_their_layers_and_the_rest_is_trained(optimizer):
+def test_coupled_parameters_stay_zero_with_their_layers_and_the_rest_is_trained(optimizer):
     net = Normed()
     net.conv.bias.data.fill_(0.5)
     net.bn.bias.data.fill_(0.5)
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
-    masks, companions = channel_masks()
-    train(net, optimizer(net.parameters()), hold(net, masks, companions))
+    masks, coupled = channel_masks()
+    train(net, optimizer(net.parameters()), hold(net, masks, coupled))
     check_support(net, masks)
-    for name, kept in companions.items():
+    for name, kept in coupled.items():
         parameter = net.get_parameter(name)
         assert parameter.requires_grad and not parameter[~kept].any()
         assert (parameter[kept] != before[name][kept]).any()
     assert (net.attn.in_proj_bias != before["attn.in_proj_bias"]).any()
 
 
-def test_without_holding_companions_grow_back():
+def test_without_holding_coupled_parameters_grow_back():
     net = Normed()
-    masks, companions = channel_masks()
-    apply_masks(net, masks, companions)
+    masks, coupled = channel_masks()
+    apply_masks(net, masks, coupled)
     assert not net.bn.bias[1]
     train(net, torch.optim.AdamW(net.parameters(), lr=0.01), hold(net, masks))
     assert net.bn.bias[1]
 
 
-def test_applying_companions_changes_only_what_they_remove():
+def test_applying_coupled_parameters_changes_only_what_they_remove():
     net, untouched = Normed(), Normed()
-    masks, companions = channel_masks()
-    apply_masks(net, masks, companions)
+    masks, coupled = channel_masks()
+    apply_masks(net, masks, coupled)
     for name, parameter in net.named_parameters():
         original = untouched.get_parameter(name)
-        if name in companions:
-            assert torch.equal(parameter, torch.where(companions[name], original, 0.0))
+        if name in coupled:
+            assert torch.equal(parameter, torch.where(coupled[name], original, 0.0))
         elif name == "conv.weight":
             assert torch.equal(parameter, torch.where(masks["conv"], original, 0.0))
         elif name != "attn.in_proj_weight":
@@ -206,7 +206,7 @@ def test_a_part_of_a_packed_attention_is_held_and_its_neighbours_are_not():
 
 
 @pytest.mark.parametrize(
-    ("companions", "told"),
+    ("coupled", "told"),
     [
         ({"bn2.weight": torch.ones(4)}, r"^no parameter to hold: bn2\.weight; use the masks of the same architecture$"),
         ({"bn.running_mean": torch.ones(4)}, r"^no parameter to hold: bn\.running_mean; "),
@@ -218,8 +218,8 @@ def test_a_part_of_a_packed_attention_is_held_and_its_neighbours_are_not():
     ],
     ids=["no module", "a buffer", "no parameter", "another shape"],
 )
-def test_a_companion_that_does_not_fit_is_refused_before_anything_changes(companions, told):
+def test_a_coupled_parameter_that_does_not_fit_is_refused_before_anything_changes(coupled, told):
     net, untouched = Normed(), Normed()
     with pytest.raises(MaskError, match=told):
-        apply_masks(net, channel_masks()[0], {name: mask.bool() for name, mask in companions.items()})
+        apply_masks(net, channel_masks()[0], {name: mask.bool() for name, mask in coupled.items()})
     assert all(torch.equal(parameter, untouched.get_parameter(name)) for name, parameter in net.named_parameters())

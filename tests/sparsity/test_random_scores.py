@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from opentrans_cli.sparsity.twin import random_scores
+from opentrans_cli.sparsity.control import random_scores
 
 
 def test_random_scores_are_uniform_and_shaped():

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opentrans_cli.errors import MaskError
+from opentrans_cli.sparsity.control import random_control_masks, random_scores
 from opentrans_cli.sparsity.patterns.unstructured import Unstructured
-from opentrans_cli.sparsity.twin import random_scores, random_twin_masks
 
 SHAPES = {"conv1": (4, 3, 3, 3), "layer1.0.conv1": (8, 4, 1, 1)}
 
@@ -22,7 +22,7 @@ SHAPES = {"conv1": (4, 3, 3, 3), "layer1.0.conv1": (8, 4, 1, 1)}
 )
 def test_twins_have_the_given_counts_and_are_nested(first, second, seed):
     counts = [{"conv1": n, "layer1.0.conv1": second} for n in sorted(first, reverse=True)]
-    rounds = random_twin_masks(counts, SHAPES, seed)
+    rounds = random_control_masks(counts, SHAPES, seed)
     previous = {layer: torch.ones(shape, dtype=torch.bool) for layer, shape in SHAPES.items()}
     for masks, kept in zip(rounds, counts, strict=True):
         for layer, shape in SHAPES.items():
@@ -34,27 +34,27 @@ def test_twins_have_the_given_counts_and_are_nested(first, second, seed):
 
 def test_twins_depend_on_the_seed_and_not_on_the_order_of_layers():
     counts = [{"conv1": 50, "layer1.0.conv1": 10}]
-    once = random_twin_masks(counts, SHAPES, 3)[0]
-    reordered = random_twin_masks(counts, dict(reversed(SHAPES.items())), 3)[0]
-    other = random_twin_masks(counts, SHAPES, 4)[0]
+    once = random_control_masks(counts, SHAPES, 3)[0]
+    reordered = random_control_masks(counts, dict(reversed(SHAPES.items())), 3)[0]
+    other = random_control_masks(counts, SHAPES, 4)[0]
     for layer in SHAPES:
         assert torch.equal(once[layer], reordered[layer])
         assert not torch.equal(once[layer], other[layer])
 
 
 def test_every_weight_is_equally_likely_to_stay():
-    kept = torch.stack([random_twin_masks([{"a": 5}], {"a": (20,)}, seed)[0]["a"] for seed in range(400)])
+    kept = torch.stack([random_control_masks([{"a": 5}], {"a": (20,)}, seed)[0]["a"] for seed in range(400)])
     assert (kept.double().mean(dim=0) - 0.25).abs().max() < 0.09
 
 
 def test_the_twin_of_random_pruning_with_the_same_seed_is_not_its_mirror_image():
     pruned = Unstructured().masks(random_scores({"a": (2000,)}, 0), 0.5)["a"]
-    twin = random_twin_masks([{"a": 1000}], {"a": (2000,)}, 0)[0]["a"]
+    twin = random_control_masks([{"a": 1000}], {"a": (2000,)}, 0)[0]["a"]
     assert 0.2 < (pruned & twin).double().mean() < 0.3
 
 
 def test_no_rounds_give_no_masks():
-    assert random_twin_masks([], SHAPES, 0) == []
+    assert random_control_masks([], SHAPES, 0) == []
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_no_rounds_give_no_masks():
 )
 def test_impossible_counts_are_refused_by_layer_and_round(counts, message):
     with pytest.raises(MaskError, match=message):
-        random_twin_masks(counts, {"a": (4, 5)}, 0)
+        random_control_masks(counts, {"a": (4, 5)}, 0)

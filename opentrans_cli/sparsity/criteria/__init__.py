@@ -8,7 +8,7 @@ CRITERIA = Catalog(
     "criterion",
     {
         "magnitude": "opentrans_cli.sparsity.criteria.magnitude:MAGNITUDE",
-        "folded": "opentrans_cli.sparsity.criteria.folded:FOLDED",
+        "folded": "opentrans_cli.sparsity.criteria.magnitude:FOLDED",
         "fisher": "opentrans_cli.sparsity.criteria.fisher:FISHER",
         "taylor": "opentrans_cli.sparsity.criteria.taylor:TAYLOR",
         "wanda": "opentrans_cli.sparsity.criteria.wanda:WANDA",

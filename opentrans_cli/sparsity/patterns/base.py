@@ -11,7 +11,6 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from opentrans_cli.errors import OptionError
 from opentrans_cli.sparsity.patterns import PATTERNS
 
 _N_OF_M = re.compile(r"\d+:\d+")
@@ -43,7 +42,7 @@ class Pattern(Protocol):
         for NaN scores or masks in `inside` that do not match.
         """
 
-    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def coupled(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Masks, by full tensor name, of tensors beside the layers (BatchNorm, biases) that the removed weights
         leave without effect and that are held at zero with them; {} for most patterns.
         """
@@ -66,7 +65,7 @@ class SingleWeights:
         """The sparsities as they are."""
         return sparsities
 
-    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def coupled(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Nothing: single weights leave no tensor beside them without effect."""
         return {}
 
@@ -84,9 +83,3 @@ def distinct_steps(sparsities: Iterable[float]) -> tuple[float, ...]:
     """Rising sparsities, each once and without a first of 0, which would remove nothing; at least one is left."""
     steps = tuple(dict.fromkeys(sparsities))
     return steps[1:] if len(steps) > 1 and steps[0] == 0 else steps
-
-
-def check_sparsity(sparsity: float) -> None:
-    """Raises OptionError unless `sparsity` is in [0, 1)."""
-    if not 0 <= sparsity < 1:
-        raise OptionError(f"sparsity out of range: {sparsity}; choose a number from 0 to just below 1")

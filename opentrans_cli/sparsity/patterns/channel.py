@@ -23,7 +23,8 @@ from opentrans_cli.clip.channels import (
 )
 from opentrans_cli.clip.layers import candidates
 from opentrans_cli.errors import MaskError, OptionError
-from opentrans_cli.sparsity.patterns.base import check_sparsity, distinct_steps
+from opentrans_cli.sparsity.patterns.base import distinct_steps
+from opentrans_cli.sparsity.schedule import check_sparsity
 from opentrans_cli.sparsity.selection import check_numbers
 
 _STATISTICS = (".running_mean", ".running_var")
@@ -87,7 +88,7 @@ class Channel:
             kept[group.name] = chosen.repeat_interleave(group.unit)
         return {layer: self._mask(f"{layer}.weight", kept).to(scores[layer].device) for layer in scores}
 
-    def companions(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def coupled(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Masks of the BatchNorm weights and biases, biases, and embedding columns of the removed channels.
 
         With them at zero a removed channel is zero wherever the tower has it, as if it were not there. They are on

@@ -8,7 +8,8 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
-from opentrans_cli.sparsity.patterns.base import SingleWeights, check_sparsity
+from opentrans_cli.sparsity.patterns.base import SingleWeights
+from opentrans_cli.sparsity.schedule import check_sparsity
 from opentrans_cli.sparsity.selection import Pool
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.errors import OptionError
-from opentrans_cli.sparsity.patterns.base import SingleWeights, check_sparsity, distinct_steps
+from opentrans_cli.sparsity.patterns.base import SingleWeights, distinct_steps
+from opentrans_cli.sparsity.schedule import check_sparsity
 from opentrans_cli.sparsity.selection import check_numbers, previous_mask
 
 LARGEST_M = 16

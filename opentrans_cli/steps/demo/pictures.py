@@ -9,9 +9,8 @@ import torch
 
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.datasets.shapes.classes import CLASSES
-from opentrans_cli.datasets.shapes.colours import natural_colours
-from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+from opentrans_cli.datasets.scenes import CLASSES, natural_colours
+from opentrans_cli.datasets.shapes import ShapesDataset
 from opentrans_cli.pictures.charts import alpha_chart, density_chart
 from opentrans_cli.pictures.legend import LegendItem
 from opentrans_cli.pictures.overlay import paint

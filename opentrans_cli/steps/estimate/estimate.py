@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.estimate.paper import PaperEstimate, paper_estimate
 from opentrans_cli.steps.estimate.subject import (
@@ -23,7 +24,7 @@ from opentrans_cli.steps.finetune.freezing import NOTHING_RANKED, FreezeChoice, 
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.settings import check_options
 from opentrans_cli.steps.finetune.terms import check_loss_options
-from opentrans_cli.steps.segmentors.built import BACKBONE, BuiltSegmentor
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.training.costs.receipt import RunCost
 
 Accounting = Literal["exact", "paper"]
@@ -58,7 +59,7 @@ class Estimate:
             "weights": self.weights,
             "dataset": self.classes.origin,
             "classes": self.classes.count,
-            "texts": len(self.classes.owners),
+            "texts": len(self.classes.class_indices),
             "crop": self.classes.crop,
             "batch_size": options.batch_size,
             "steps": options.steps,
@@ -112,7 +113,7 @@ def estimate(
     if accounting == "paper":
         paper = paper_estimate(
             built,
-            built.costs((classes.crop, classes.crop), owners=classes.owners, training=True),
+            built.costs((classes.crop, classes.crop), class_indices=classes.class_indices, training=True),
             options,
             crop=classes.crop,
             published_trunk=is_published_trunk(built),
@@ -128,9 +129,9 @@ def _run_cost(
     built: BuiltSegmentor, options: FinetuneOptions, chosen: FreezeChoice, classes: Classes, *, cached: bool
 ) -> RunCost:
     modules, views = _cache(built, chosen, options, classes) if cached else ((), 0)
-    full = count_segmentor(built, crop=classes.crop, owners=classes.owners)
+    full = count_segmentor(built, crop=classes.crop, class_indices=classes.class_indices)
     chosen.apply(built.module)
-    frozen = count_segmentor(built, crop=classes.crop, owners=classes.owners)
+    frozen = count_segmentor(built, crop=classes.crop, class_indices=classes.class_indices)
     return run_cost(full, frozen, options, crop=classes.crop, cached=modules, views=views)
 
 

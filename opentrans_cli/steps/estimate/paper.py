@@ -13,8 +13,9 @@ from typing import Any
 
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.steps.finetune.options import FinetuneOptions
-from opentrans_cli.steps.segmentors.built import BACKBONE, BuiltSegmentor
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.training.costs.macs import LayerCost
 from opentrans_cli.training.costs.paper import HEAD_MACS, KEPT, SIZE, TRUNK_MACS, paper_settings
 from opentrans_cli.training.costs.receipt import HEAD, TRUNK, part_of

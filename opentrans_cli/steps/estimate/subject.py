@@ -21,10 +21,11 @@ from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import OptionError, SourceError
+from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import Reporter
 from opentrans_cli.steps.finetune.options import FinetuneOptions
-from opentrans_cli.steps.segmentors.built import BACKBONE, BuiltSegmentor, segmentor_to_train
-from opentrans_cli.steps.segmentors.words import class_owners
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor, segmentor_to_train
+from opentrans_cli.steps.segmentors.words import text_class_indices
 from opentrans_cli.steps.sources import Tower, bundle_tower
 from opentrans_cli.steps.training_data import seen_ids
 from opentrans_cli.training.costs.paper import CONVOLUTIONS, FROZEN_LAYERS, MEDIAN_LAYER, SIZE
@@ -44,14 +45,14 @@ class Classes:
     """What is trained on, as far as it costs anything."""
 
     origin: str  # name of the data set
-    owners: tuple[int, ...]  # class of each text; only seen classes take part
+    class_indices: tuple[int, ...]  # class of each text; only seen classes take part
     images: int  # in the data set
     crop: int  # side of the crops in pixels
 
     @property
     def count(self) -> int:
         """Number of classes."""
-        return max(self.owners) + 1
+        return max(self.class_indices) + 1
 
 
 def classes_of(dataset: str | None, data: DatasetOptions | None, crop: int | None) -> Classes:
@@ -61,10 +62,10 @@ def classes_of(dataset: str | None, data: DatasetOptions | None, crop: int | Non
     """
     if dataset is None:
         coco = Vocabulary.from_file(Path(assets.__file__).with_name("coco_panoptic.txt"))
-        return Classes(COCO, class_owners(coco), COCO_IMAGES, crop or SIZE[0])
+        return Classes(COCO, text_class_indices(coco), COCO_IMAGES, crop or SIZE[0])
     samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions())
     seen = tuple(samples.vocabulary.classes[index] for index in seen_ids(samples))
-    return Classes(dataset, class_owners(Vocabulary(seen)), len(samples), crop or samples.default_crop)
+    return Classes(dataset, text_class_indices(Vocabulary(seen)), len(samples), crop or samples.default_crop)
 
 
 def bundle_segmentor_of(

@@ -181,7 +181,7 @@ def score(
         "classes": len(samples.vocabulary),
         **group_miou(scored.confusion, flags),
         "per_class": class_ious(scored.confusion, samples.vocabulary.names, flags),
-        **_cost(built, scored.resolution, owners=text.owners),
+        **_cost(built, scored.resolution, class_indices=text.class_indices),
         "seconds_per_image": statistics.median(scored.seconds[1:] or scored.seconds),
         "resolution": list(scored.resolution),
         "environment": environment(device),
@@ -196,10 +196,10 @@ def seen_classes(samples: SegDataset, tower: Tower) -> tuple[bool, ...]:
     return tuple(name not in samples.unseen for name in samples.vocabulary.names)
 
 
-def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, owners: tuple[int, ...]) -> dict[str, Any]:
+def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, class_indices: tuple[int, ...]) -> dict[str, Any]:
     dense = parameter_count(built.module)
     removed = sum(int((~mask).sum()) for mask in built.tower.masks.values())
-    costs = built.costs(resolution, owners=owners)
+    costs = built.costs(resolution, class_indices=class_indices)
     return {
         "params_dense": dense,
         "params_kept": dense - removed,

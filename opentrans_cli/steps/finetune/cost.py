@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from opentrans_cli.clip.prefix import modules_until
+from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.steps.finetune.options import FinetuneOptions
-from opentrans_cli.steps.segmentors.built import BACKBONE, BuiltSegmentor
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.call import SegmentorCall
 from opentrans_cli.training.costs.macs import LayerCost
 from opentrans_cli.training.costs.receipt import CounterCheck, RunCost, phases_of
@@ -21,9 +22,9 @@ class SegmentorCount:
     counter: int  # MACs of forward and backward pass by torch's own counter
 
 
-def count_segmentor(built: BuiltSegmentor, *, crop: int, owners: tuple[int, ...]) -> SegmentorCount:
-    """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `owners`."""
-    call = SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), owners)
+def count_segmentor(built: BuiltSegmentor, *, crop: int, class_indices: tuple[int, ...]) -> SegmentorCount:
+    """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `class_indices`."""
+    call = SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), class_indices)
     return SegmentorCount(call.formulas(built.kept_shares()), call.counter())
 
 

@@ -19,13 +19,14 @@ from opentrans_cli.clip.prefix import block_of, blocks, modules_until
 from opentrans_cli.clip.tower_keys import OUTPUT_HEAD
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.records import finite
+from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.spectral.measure import measure
 from opentrans_cli.spectral.report import recorded_alphas
 from opentrans_cli.spectral.selection import FreezeMode, Selection
 from opentrans_cli.steps.finetune.options import FinetuneOptions
-from opentrans_cli.steps.segmentors.built import BACKBONE, BuiltSegmentor
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.training.freezing import freeze_modules
 
 SCOPES = ("trunk", "model")

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.datasets.shapes.noise import Stream
+from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.distill.grounding import grounding_loss
-from opentrans_cli.frameworks.matching import Matches
-from opentrans_cli.frameworks.point_sampling import generator
-from opentrans_cli.frameworks.query_classifier import bounded
+from opentrans_cli.frameworks.mask_loss import Matches, seeded
+from opentrans_cli.frameworks.query_segmentor import bounded
 from opentrans_cli.frameworks.readout import INITIAL_SCALE
 
 MOST_WORDS = 5
@@ -90,5 +89,5 @@ def _some(matched: Tensor, draw: int, layer: int) -> Tensor:
     """At most MOST_QUERIES of the matched queries, int64 (K,)."""
     if len(matched) <= MOST_QUERIES:
         return matched
-    draws = generator(draw, layer=layer, purpose="grounding", device=torch.device("cpu"))
-    return matched[torch.randperm(len(matched), generator=draws)[:MOST_QUERIES].to(matched.device)]
+    generator = seeded(draw, layer=layer, purpose="grounding", device=torch.device("cpu"))
+    return matched[torch.randperm(len(matched), generator=generator)[:MOST_QUERIES].to(matched.device)]

@@ -15,9 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opentrans_cli.datasets.shapes.noise import Stream
-from opentrans_cli.frameworks.mask_loss import SetLossOptions, match_queries, set_divisors, set_loss
-from opentrans_cli.frameworks.matching import Matches, present_classes
+from opentrans_cli.datasets.streams import Stream
+from opentrans_cli.frameworks.mask_loss import (
+    Matches,
+    SetLossOptions,
+    match_queries,
+    present_classes,
+    set_divisors,
+    set_loss,
+)
 from opentrans_cli.steps.finetune.grounding import Grounding
 from opentrans_cli.steps.finetune.module import Found, TrainedModule
 from opentrans_cli.steps.finetune.options import FinetuneOptions

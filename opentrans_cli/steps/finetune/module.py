@@ -73,7 +73,7 @@ class TrainedModule(nn.Module):
     @property
     def text(self) -> ClassText:
         """The seen classes, on the module's device."""
-        return ClassText(self.text_embeddings, self._text.owners, self._text.seen)
+        return ClassText(self.text_embeddings, self._text.class_indices, self._text.seen)
 
     def forward(
         self, images: Tensor, *features: Tensor, label_maps: Tensor | None = None, regions: Regions | None = None
@@ -102,7 +102,7 @@ class TrainedModule(nn.Module):
         assert label_maps is not None and regions is not None
         embedding = self.segmentor.embed(images)
         scores = class_scores(
-            resize(self.segmentor.classifier(embedding, self.text_embeddings), images), self.text.owners
+            resize(self.segmentor.classifier(embedding, self.text_embeddings), images), self.text.class_indices
         )
         with torch.autocast(images.device.type, enabled=False):
             pooled = pool_regions(embedding.float(), label_maps, image_of=regions.image_of, class_of=regions.class_of)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opentrans_cli.datasets.shapes.noise import Stream
+from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.distill.regions import find_regions
 from opentrans_cli.distill.text_guided import text_guided_loss
 from opentrans_cli.frameworks.mask_decoder import MASK_STRIDE

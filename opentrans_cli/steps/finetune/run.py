@@ -16,6 +16,7 @@ from opentrans_cli.bundle.encode import stored_hashes
 from opentrans_cli.bundle.verify.history import FROZEN_TENSORS
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.errors import OptionError, TrainingError
+from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import Reporter
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.finetune.cost import SegmentorCount, cached_part, count_segmentor, run_cost
@@ -24,8 +25,8 @@ from opentrans_cli.steps.finetune.log import RunLog
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.settings import train_settings
 from opentrans_cli.steps.finetune.terms import loss_identity, make_loss
-from opentrans_cli.steps.segmentors.built import BACKBONE, BuiltSegmentor
-from opentrans_cli.steps.segmentors.words import class_owners
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
+from opentrans_cli.steps.segmentors.words import text_class_indices
 from opentrans_cli.steps.sources import numpy_masks
 from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.training import state_file
@@ -226,7 +227,9 @@ class FinetuneRun:
         return train_settings(self.options, replace(self.controls, max_minutes=left))
 
     def _count(self) -> SegmentorCount:
-        return count_segmentor(self.built, crop=self.feed.crop, owners=class_owners(self.feed.seen_vocabulary))
+        return count_segmentor(
+            self.built, crop=self.feed.crop, class_indices=text_class_indices(self.feed.seen_vocabulary)
+        )
 
     def receipt(self) -> dict[str, Any]:
         """The cost receipt of `artifacts.schema.json`: counted MACs of the whole run, and the proof of freezing."""

@@ -8,12 +8,12 @@ from pathlib import Path
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_makeable
 from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.steps.finetune.freezing import check_freeze_options
 from opentrans_cli.steps.finetune.module import SEGMENTOR
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.terms import check_loss_options
 from opentrans_cli.steps.run_files import state_path
-from opentrans_cli.steps.segmentors.built import BACKBONE
 from opentrans_cli.steps.training_data import CropOptions, check_data_options
 from opentrans_cli.training.settings import TrainSettings
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import text_embeddings
-from opentrans_cli.datasets.captions import read_captions
+from opentrans_cli.datasets.textfile import read_captions
 from opentrans_cli.errors import DataError, OptionError, flag
 from opentrans_cli.frameworks.base import Framework
 from opentrans_cli.reporter import SILENT, Reporter

@@ -11,10 +11,10 @@ from torch import Tensor
 from opentrans_cli.bundle.rounds import recorded_counts
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import OptionError
+from opentrans_cli.sparsity.control import random_control_masks, random_scores
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
 from opentrans_cli.sparsity.patterns.base import Pattern
-from opentrans_cli.sparsity.twin import random_scores, random_twin_masks
 from opentrans_cli.steps.prune.feed import ImageFeed
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.sources import Tower
@@ -101,7 +101,7 @@ def random_choice(
     # Patterns of a fixed form have the counts whatever the scores; a global one has them only where it is told.
     if _counts(pattern.masks(drawn, sparsities[-1])) == wanted[-1]:
         return RandomChoice([pattern.masks(drawn, sparsity) for sparsity in sparsities])
-    return RandomChoice(random_twin_masks(wanted, shapes, seed))
+    return RandomChoice(random_control_masks(wanted, shapes, seed))
 
 
 def _counts(masks: Mapping[str, Tensor]) -> dict[str, int]:

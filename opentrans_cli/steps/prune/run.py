@@ -84,10 +84,10 @@ class PruneRun:
             kept = mask.cpu()
             self._round_of[layer][self.tower.masks[layer] & ~kept] = number + 1
             self.tower.masks[layer] = kept
-        apply_masks(self.tower.visual, self.tower.masks, self._companions())
+        apply_masks(self.tower.visual, self.tower.masks, self._coupled())
 
-    def _companions(self) -> dict[str, Tensor]:
-        return self.pattern.companions(self.tower.masks)
+    def _coupled(self) -> dict[str, Tensor]:
+        return self.pattern.coupled(self.tower.masks)
 
     def _distil(self, number: int, *, rounds: int, reporter: Reporter) -> None:
         assert self.distillation is not None
@@ -95,7 +95,7 @@ class PruneRun:
             self.logs += self.distillation.run_round(
                 number,
                 title=f"round {number + 1}/{rounds}, sparsity {sparsity_of(self.tower.masks):.3f}",
-                after_step=hold(self.tower.visual, self.tower.masks, self._companions()),
+                after_step=hold(self.tower.visual, self.tower.masks, self._coupled()),
                 on_step=self._on_step,
                 reporter=reporter,
             )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.sampling import batch_indices
-from opentrans_cli.datasets.shapes.noise import Stream
+from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.distill.regions import find_regions, pool_regions
 from opentrans_cli.distill.text_guided import Mode, RegionHead, text_guided_loss
 from opentrans_cli.errors import OptionError

@@ -18,13 +18,11 @@ from opentrans_cli.clip.layers import has_layer
 from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.frameworks.base import Framework
+from opentrans_cli.frameworks.base import BACKBONE, Framework
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.steps.segmentors.call import SegmentorCall
 from opentrans_cli.steps.sources import Tower, numpy_masks
 from opentrans_cli.training.costs.macs import LayerCost
-
-BACKBONE = "backbone."
 
 DEFAULT_FRAMEWORK = "deeplabv3"
 """The framework that is trained where neither a bundle nor the user names one."""
@@ -41,7 +39,7 @@ class BuiltSegmentor:
     options: Any  # the framework's own options, resolved
     module: nn.Module  # a Segmentor, see frameworks/base.py
     tower: Tower  # its `visual` is the module's backbone
-    companions: Mapping[str, Tensor] = field(default_factory=dict)  # masks by tensor name, see patterns/base.py
+    coupled: Mapping[str, Tensor] = field(default_factory=dict)  # masks by tensor name, see patterns/base.py
 
     @property
     def dimension(self) -> int:
@@ -68,18 +66,18 @@ class BuiltSegmentor:
     def held(self) -> dict[str, Tensor]:
         """Masks of the tensors that the pattern holds at zero beside the layers, by name inside `module`."""
         there = dict(self.module.named_parameters())
-        inside = {f"{BACKBONE}{name}": mask for name, mask in self.companions.items()}
+        inside = {f"{BACKBONE}{name}": mask for name, mask in self.coupled.items()}
         return {name: mask for name, mask in inside.items() if name in there}
 
     def costs(
-        self, resolution: tuple[int, int], *, owners: tuple[int, ...], training: bool = False
+        self, resolution: tuple[int, int], *, class_indices: tuple[int, ...], training: bool = False
     ) -> tuple[LayerCost, ...]:
-        """MACs of one image of `resolution` (height, width) classified by embeddings that belong to `owners`.
+        """MACs of one image of `resolution` (height, width) classified by embeddings that belong to `class_indices`.
 
         training: of what the loss is taken of, which for masks is more than the scores: the earlier layers of the
         decoder give theirs as well.
         """
-        call = SegmentorCall(self.module, self.framework.masks, self.dimension, resolution, owners, training)
+        call = SegmentorCall(self.module, self.framework.masks, self.dimension, resolution, class_indices, training)
         return call.formulas(self.kept_shares())
 
     def kept_shares(self) -> dict[str, float]:
@@ -124,17 +122,17 @@ def build_segmentor(
     """A segmentor with a fresh head around `tower`, whose module is used and changed."""
     chosen: Framework = FRAMEWORKS.load(framework)
     resolved = chosen.options(options)
-    companions = _companions(tower)  # before the framework takes parts off the tower
+    coupled = _coupled(tower)  # before the framework takes parts off the tower
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = chosen.build(tower.visual, resolved).eval()
-    return BuiltSegmentor(chosen, resolved, module, tower, companions)
+    return BuiltSegmentor(chosen, resolved, module, tower, coupled)
 
 
-def _companions(tower: Tower) -> dict[str, Tensor]:
+def _coupled(tower: Tower) -> dict[str, Tensor]:
     if tower.bundle is None:
         return {}
-    return pattern_for(tower.bundle.manifest.pattern, tower.visual).companions(tower.masks)
+    return pattern_for(tower.bundle.manifest.pattern, tower.visual).coupled(tower.masks)
 
 
 def bundle_segmentor(tower: Tower) -> BuiltSegmentor | None:

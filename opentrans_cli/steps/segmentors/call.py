@@ -34,13 +34,13 @@ class _Call(nn.Module):
 
 @dataclass(frozen=True)
 class SegmentorCall:
-    """An image of `resolution` (height, width) classified by embeddings that belong to `owners`."""
+    """An image of `resolution` (height, width) classified by embeddings that belong to `class_indices`."""
 
     module: nn.Module  # a Segmentor, see frameworks/base.py
     masks: bool  # a MaskSegmentor
     dimension: int  # length D of the embeddings
     resolution: tuple[int, int]
-    owners: tuple[int, ...]  # class of each text
+    class_indices: tuple[int, ...]  # class of each text
     training: bool = True  # what the loss is taken of: of masks, the earlier layers of the decoder give theirs as well
 
     def formulas(self, kept: Mapping[str, float] | None = None) -> tuple[LayerCost, ...]:
@@ -56,7 +56,7 @@ class SegmentorCall:
     def _model(self) -> tuple[Any, ...]:
         """The model and the shapes of its inputs."""
         call = _Call(self.module, queries=self.training and self.masks)
-        return call, (1, 3, *self.resolution), (len(self.owners), self.dimension)
+        return call, (1, 3, *self.resolution), (len(self.class_indices), self.dimension)
 
     def _arguments(self, images: Tensor, embeddings: Tensor) -> tuple[Tensor, ClassText]:
-        return images, ClassText(embeddings, self.owners, (True,) * (max(self.owners) + 1))
+        return images, ClassText(embeddings, self.class_indices, (True,) * (max(self.class_indices) + 1))

@@ -53,7 +53,7 @@ class Words:
         length, and what `clip` raises.
         """
         if self.pack is not None:
-            text = ClassText(torch.from_numpy(self.pack.embeddings), self.pack.owners, tuple(seen))
+            text = ClassText(torch.from_numpy(self.pack.embeddings), self.pack.class_indices, tuple(seen))
             origin = "the vocabulary pack"
         else:
             loaded = clip()
@@ -82,7 +82,7 @@ def _named(given: PackedClass) -> tuple[str, ...]:
     return (given.name, *(text for text in given.texts if text != given.name))
 
 
-def class_owners(vocabulary: Vocabulary) -> tuple[int, ...]:
+def text_class_indices(vocabulary: Vocabulary) -> tuple[int, ...]:
     """The class of each synonym, class by class."""
     return tuple(index for index, synonyms in enumerate(vocabulary.classes) for _ in synonyms)
 
@@ -103,7 +103,7 @@ def embed_vocabulary(
     if clip.read_tokens is not None:
         _tell_unread(unread_words(clip.tokenizer, names, read_tokens=clip.read_tokens), clip, reporter)
     embeddings = text_embeddings(clip.model, clip.tokenizer, names, templates=templates)
-    return ClassText(embeddings, class_owners(vocabulary), tuple(seen or (True,) * len(vocabulary)))
+    return ClassText(embeddings, text_class_indices(vocabulary), tuple(seen or (True,) * len(vocabulary)))
 
 
 def _tell_unread(words: Sequence[str], clip: LoadedClip, reporter: Reporter) -> None:

@@ -12,10 +12,11 @@ from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.store import open_bundle, write_bundle
 from opentrans_cli.errors import OptionError, TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.frameworks.keys import KeyMatch
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps import sources as rounds
-from opentrans_cli.steps.segmentors.built import BACKBONE, BuiltSegmentor, build_segmentor
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor, build_segmentor
 from opentrans_cli.steps.sources import Tower
 from opentrans_cli.steps.step_record import step_record
 

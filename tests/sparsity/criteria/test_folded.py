@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from opentrans_cli.sparsity.criteria.base import Evidence
-from opentrans_cli.sparsity.criteria.folded import folded_scores
+from opentrans_cli.sparsity.criteria.magnitude import folded_scores
 
 
 class Net(nn.Module):

@@ -18,10 +18,10 @@ from opentrans_cli.clip.compact import compact_tower
 from opentrans_cli.clip.layers import candidates, layer_weights
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import MaskError, OptionError
+from opentrans_cli.sparsity.control import random_scores
 from opentrans_cli.sparsity.masking import apply_masks, sparsity_of
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.patterns.channel import Channel
-from opentrans_cli.sparsity.twin import random_scores
 
 TEXT = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1}
 RESNET = {"image_size": 32, "layers": [2, 1, 1, 1], "width": 8, "patch_size": None}
@@ -130,7 +130,7 @@ def test_what_the_previous_round_removed_does_not_count_in_the_scores_of_what_is
 
 
 @pytest.mark.parametrize("vision", [RESNET, VIT], ids=["resnet", "vit"])
-def test_with_its_companions_at_zero_a_masked_tower_is_the_compact_one(vision):
+def test_with_its_coupled_parameters_at_zero_a_masked_tower_is_the_compact_one(vision):
     visual = built(vision)
     for module in visual.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -143,9 +143,9 @@ def test_with_its_companions_at_zero_a_masked_tower_is_the_compact_one(vision):
     apply_masks(visual, masks)
     compact = compact_tower(visual, masks, {"vision_cfg": vision, "text_cfg": TEXT, "embed_dim": 16}).visual
     held = copy.deepcopy(visual)
-    companions = pattern.companions(masks)
+    coupled = pattern.coupled(masks)
     with torch.no_grad():
-        for name, mask in companions.items():
+        for name, mask in coupled.items():
             parameter = held.get_parameter(name)
             assert mask.shape == parameter.shape and mask.dtype == torch.bool and not bool(mask.all())
             parameter.mul_(mask)
@@ -163,9 +163,9 @@ def test_with_its_companions_at_zero_a_masked_tower_is_the_compact_one(vision):
             )
 
 
-def test_companions_are_all_that_belongs_to_channels_but_weights_and_statistics():
+def test_coupled_parameters_are_all_that_belongs_to_channels_but_weights_and_statistics():
     pattern = RESNET_PATTERN
-    names = pattern.companions(pattern.masks(scores_of(pattern, 0), 0.5)).keys()
+    names = pattern.coupled(pattern.masks(scores_of(pattern, 0), 0.5)).keys()
     visual = built(RESNET)
     parameters = {name for name, _ in visual.named_parameters()}
     assert names == parameters - {f"{layer}.weight" for layer in pattern.layers(())} - {"attnpool.c_proj.bias"}

@@ -147,4 +147,4 @@ def test_any_layer_and_sparsity_will_do_and_nothing_beside_the_layers_is_touched
     assert (LAYERWISE.name, LAYERWISE.sparsity) == ("layerwise", None)
     assert LAYERWISE.problem("depthwise", (8, 1, 3, 3)) is None
     assert LAYERWISE.layers(("b", "a")) == ("b", "a")
-    assert LAYERWISE.companions({"a": torch.zeros(2, 2, dtype=torch.bool)}) == {}
+    assert LAYERWISE.coupled({"a": torch.zeros(2, 2, dtype=torch.bool)}) == {}

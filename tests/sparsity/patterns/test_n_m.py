@@ -172,4 +172,4 @@ def test_nan_scores_and_previous_masks_that_do_not_match_are_refused_by_layer():
 def test_layers_stay_as_chosen_and_nothing_beside_them_is_touched():
     pattern = n_m("2:4", nn.Identity())
     assert pattern.layers(("b", "a")) == ("b", "a")
-    assert pattern.companions({"a": torch.zeros(2, 4, dtype=torch.bool)}) == {}
+    assert pattern.coupled({"a": torch.zeros(2, 4, dtype=torch.bool)}) == {}

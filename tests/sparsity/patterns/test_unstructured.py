@@ -201,7 +201,7 @@ def test_any_layer_and_sparsity_will_do_and_nothing_beside_the_layers_is_touched
     assert (UNSTRUCTURED.name, UNSTRUCTURED.sparsity) == ("unstructured", None)
     assert UNSTRUCTURED.problem("depthwise", (8, 1, 3, 3)) is None
     assert UNSTRUCTURED.layers(("b", "a")) == ("b", "a")
-    assert UNSTRUCTURED.companions({"a": torch.zeros(2, 2, dtype=torch.bool)}) == {}
+    assert UNSTRUCTURED.coupled({"a": torch.zeros(2, 2, dtype=torch.bool)}) == {}
 
 
 def test_the_achieved_sparsity_is_the_one_asked_for():

@@ -9,14 +9,15 @@ import pytest
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.prefix import modules_until
+from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.steps.finetune.cost import count_segmentor, run_cost
 from opentrans_cli.steps.finetune.freezing import choose_frozen
 from opentrans_cli.steps.finetune.options import FinetuneOptions
-from opentrans_cli.steps.segmentors.built import BACKBONE, build_segmentor
+from opentrans_cli.steps.segmentors.built import build_segmentor
 from opentrans_cli.steps.sources import bundle_tower
 from opentrans_cli.training.costs.receipt import dense, sparse, total
 
-OWNERS = (0, 0, 1, 2)
+CLASS_INDICES = (0, 0, 1, 2)
 SMALL = {"queries": 4, "width": 32, "encoder_layers": 1, "decoder_layers": 1}
 
 
@@ -25,11 +26,11 @@ def counted(bundle, framework, options, *, freeze=True):
     built = build_segmentor(
         bundle_tower(open_bundle(bundle)), framework, options={} if framework == "deeplabv3" else SMALL
     )
-    full = count_segmentor(built, crop=64, owners=OWNERS)
+    full = count_segmentor(built, crop=64, class_indices=CLASS_INDICES)
     choice = choose_frozen(built, options, measured_now=False)
     if freeze:
         choice.apply(built.module)
-    return built, choice, full, count_segmentor(built, crop=64, owners=OWNERS)
+    return built, choice, full, count_segmentor(built, crop=64, class_indices=CLASS_INDICES)
 
 
 @pytest.mark.parametrize("framework", ["deeplabv3", "han"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from opentrans_cli.frameworks.matching import Matches
+from opentrans_cli.frameworks.mask_loss import Matches
 from opentrans_cli.steps.finetune.grounding import LEFT_OUT, MOST_QUERIES, MOST_WORDS, Grounding, GroundingScale, _some
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+from opentrans_cli.datasets.shapes import ShapesDataset
 from opentrans_cli.datasets.views import Views
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.reporter import SILENT, Advance, Reporter

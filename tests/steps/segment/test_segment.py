@@ -83,7 +83,7 @@ def test_the_order_of_words_only_renumbers_the_label_map(labelled_folder: Any, t
 
 def test_words_are_found_where_they_are_painted(tmp_path: Path) -> None:
     """The embedded CLIP knows colours; what it was not trained on at all would be no test of the plumbing."""
-    from opentrans_cli.datasets.shapes.dataset import ShapesDataset
+    from opentrans_cli.datasets.shapes import ShapesDataset
 
     scenes = ShapesDataset("val", size=96, count=8)
     names = scenes.vocabulary.names

@@ -24,7 +24,6 @@ from opentrans_cli.steps.segmentors.opened import open_source
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.words import Words
 from opentrans_cli.steps.transfer import onnx as step
-from opentrans_cli.steps.transfer import onnx_graph
 from opentrans_cli.steps.transfer.onnx import export_onnx
 
 CLASSES = "red square,red box\ngrass,meadow,field\nblue circle\n"
@@ -319,7 +318,7 @@ def test_what_torch_cannot_export_or_one_file_cannot_hold_is_told(monkeypatch: p
             return image if float(image.sum()) > 0 else -image
 
     with pytest.raises(TransferError, match=r"^torch cannot export it: some \(.*\); report this as a bug$"):
-        onnx_graph.export_graph(Looking(), 32, dynamic=False, name="some")
-    monkeypatch.setattr(onnx_graph, "_LARGEST", 15)
+        step.export_graph(Looking(), 32, dynamic=False, name="some")
+    monkeypatch.setattr(step, "_LARGEST", 15)
     with pytest.raises(OpentransError, match="too large for one ONNX file: some of"):
-        onnx_graph.export_graph(Looking(), 32, dynamic=False, name="some")
+        step.export_graph(Looking(), 32, dynamic=False, name="some")

@@ -1,7 +1,7 @@
-"""Random numbers and value noise that give the same bits on every platform.
+"""Random numbers that are a function of a seed and an index, with the same bits on every platform.
 
-Only integer arithmetic and single IEEE operations (+, -, *, /) are used: no libm functions and no sums over arrays,
-whose last bits depend on the processor.
+numpy's generators are not used because their distributions may change between versions. Here are only integer
+arithmetic and single IEEE operations, whose last bits do not depend on the processor.
 """
 
 from __future__ import annotations
@@ -69,21 +69,3 @@ class Stream:
     def below(self, count: int) -> int:
         """One integer in 0 .. count-1."""
         return int(self.one() * count)
-
-
-@lru_cache(maxsize=64)
-def _lerp(cells: int, size: int) -> tuple[NDArray[np.intp], Floats]:
-    # Position of each pixel in a row of `cells` + 1 knots: left knot and fraction.
-    position = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(cells / size)
-    left = position.astype(np.intp)
-    return left, position - left.astype(np.float32)
-
-
-def value_noise(stream: Stream, shape: tuple[int, int], cells: tuple[int, int]) -> Floats:
-    """Smooth noise (H, W) float32 in [0, 1): random knots on a grid of `cells`, bilinear in between."""
-    knots = stream.uniform(cells[0] + 1, cells[1] + 1)
-    top, down = _lerp(cells[0], shape[0])
-    left, along = _lerp(cells[1], shape[1])
-    rows = knots[top] + (knots[top + 1] - knots[top]) * down[:, None]
-    columns = rows[:, left]
-    return columns + (rows[:, left + 1] - columns) * along

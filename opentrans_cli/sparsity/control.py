@@ -1,6 +1,6 @@
-"""The random twin of a pruning run: as many weights kept in every layer and round, but chosen by chance.
+"""The random control of a pruning run: as many weights kept in every layer and round, but chosen by chance.
 
-It is the built-in control: what a mask is worth is what it gains over its twin.
+What a mask is worth is what it gains over its control.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ from torch import Tensor
 
 from opentrans_cli.errors import MaskError
 
-# Random scores of weights, for controls.
-
 
 def random_scores(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Tensor]:
     """Uniform scores in [0, 1), float64 on the CPU, in the given shape by layer.
 
-    A layer's scores depend on `seed` and its name alone: not on the other layers, the platform or the
-    library version.
+    A layer's scores depend on `seed` and its name alone: not on the other layers, the platform or the library version.
     """
     return {layer: _uniform(f"{seed}:{layer}", tuple(shape)) for layer, shape in shapes.items()}
 
@@ -35,22 +32,21 @@ def _uniform(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy((bits >> np.uint64(11)) * 2.0**-53).reshape(shape)
 
 
-def random_twin_masks(
+def random_control_masks(
     counts_per_round: Sequence[Mapping[str, int]], shapes: Mapping[str, Sequence[int]], seed: int
 ) -> list[dict[str, Tensor]]:
     """One dict of masks (bool, True = kept, on the CPU) per round, each inside that of the round before.
 
-    `counts_per_round` are the kept weights by layer; `shapes` names the layers and their order. Each layer
-    is shuffled once, by `seed` and its name alone, so neither the order of layers nor other layers matter.
-    One round takes one byte per weight.
-    Raises MaskError naming a layer without a count, with a count outside [0, its size], or growing from
+    `counts_per_round` are the kept weights by layer; `shapes` names the layers and their order. Each layer is shuffled
+    once, by `seed` and its name alone, so neither the order of layers nor other layers matter. One round takes one byte
+    per weight. Raises MaskError naming a layer without a count, with a count outside [0, its size], or growing from
     round to round.
     """
     for layer, shape in shapes.items():
         _check_counts(layer, torch.Size(shape).numel(), [counts.get(layer) for counts in counts_per_round])
     rounds: list[dict[str, Tensor]] = [{} for _ in counts_per_round]
     for layer, shape in shapes.items():
-        # A name of its own, else the twin of random pruning with the same seed would be its mirror image.
+        # A name of its own, else the control of random pruning with the same seed would be its mirror image.
         name = f"twin of {layer}"
         order = random_scores({name: shape}, seed)[name].flatten().argsort(stable=True)
         for masks, counts in zip(rounds, counts_per_round, strict=True):

@@ -8,9 +8,8 @@ import json
 import numpy as np
 
 from opentrans_cli.datasets.base import DatasetOptions, Sample, Split
-from opentrans_cli.datasets.shapes.classes import CLASSES, UNSEEN
-from opentrans_cli.datasets.shapes.noise import Stream
-from opentrans_cli.datasets.shapes.scene import Scene, render_scene
+from opentrans_cli.datasets.scenes import CLASSES, UNSEEN, Scene, render_scene
+from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import OptionError
 
@@ -22,8 +21,7 @@ GENERATOR = "shapes/1"
 
 
 class ShapesDataset:
-    """`count` scenes of `size` x `size` pixels with `objects[0]` to `objects[1]` objects, rendered when asked
-    for.
+    """`count` scenes of `size` x `size` pixels with `objects[0]` to `objects[1]` objects, rendered when asked for.
 
     Every pixel is labelled. The same split, size and objects give the same scenes, whatever the count.
     """
@@ -45,11 +43,7 @@ class ShapesDataset:
 
     def __getitem__(self, index: int) -> Sample:
         scene = self._scene(index)
-        return Sample(
-            image=scene.image,
-            label_map=scene.label_map.astype(np.int64),
-            name=self.name(index),
-        )
+        return Sample(scene.image, scene.label_map.astype(np.int64), self.name(index))
 
     def name(self, index: int) -> str:
         """The name of scene `index`."""
