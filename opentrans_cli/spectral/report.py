@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import parse_json
 from opentrans_cli.files.tensorfile import parse_tensors, read_bytes, read_metadata
-from opentrans_cli.spectral.measure import LayerSpectrum
-from opentrans_cli.spectral.trust import Trust
+
+if TYPE_CHECKING:  # `diff` and `verify` read reports without torch
+    from opentrans_cli.spectral.measure import LayerSpectrum
+    from opentrans_cli.spectral.trust import Trust
 
 # The alpha report as a file of tensors: `alpha.safetensors` of a bundle or of a report's folder.
 

@@ -14,45 +14,60 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and sparse files are those of Linux")
 
-SECONDS = 60  # of a whole process on a busy machine; what is read takes a few
 MEMORY = 700 << 20  # bytes beyond those of a process that has imported all
 
-# Prints what refuses, and dies of anything but our own errors.
+# Judges each folder in a process of its own, forked from one that has imported everything: prints what refuses it, and
+# dies of anything but our own errors.
 JUDGE = """
-import resource, sys
+import os, resource, sys
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.bundle.verify import verify_bundle
+from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import OpentransError
-from opentrans_cli.steps.inspect import inspect
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-limit = used + int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-path = sys.argv[1]
+from opentrans_cli.steps.look.inspect import inspect
+
 def attempt(name, work):
     try:
         work()
     except OpentransError as error:
         assert "\\n" not in str(error) and len(str(error)) < 4000
-        print(name)
-def verify():
+        print(name, end=" ")
+
+def verify(path):
     if not all(check.ok for check in verify_bundle(path)):
         raise OpentransError("not valid")
-if "verify" in sys.argv[3:]:
-    attempt("verify", verify)
-opened = []
-attempt("open", lambda: opened.append(open_bundle(path)))
-attempt("inspect", lambda: inspect(path))
-for name in ("masks", "tower", "rounds", "head", "alpha") if opened else ():
-    attempt(name, lambda: getattr(Bundle, name)(opened[0]))
+
+def judge(path):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    limit = used + int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if not path.endswith("too large to verify"):
+        attempt("verify", lambda: verify(path))
+    opened = []
+    attempt("open", lambda: opened.append(open_bundle(path)))
+    attempt("inspect", lambda: inspect(path))
+    for name in ("masks", "tower", "rounds", "head", "alpha") if opened else ():
+        attempt(name, lambda: getattr(Bundle, name)(opened[0]))
+    print(flush=True)
+
+for path in sys.argv[2:]:
+    child = os.fork()
+    if child == 0:
+        judge(path)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit(path)
 """
 
 
-def refusing(path: Path, *, verify: bool = True) -> set[str]:
-    line = [sys.executable, "-c", JUDGE, str(path), str(MEMORY), *(["verify"] if verify else [])]
+def refusing(*paths: Path) -> list[set[str]]:
+    """For each folder, who refuses it."""
+    line = [sys.executable, "-c", JUDGE, str(MEMORY), *map(str, paths)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(line, capture_output=True, text=True, timeout=SECONDS, env=environment)
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    return set(done.stdout.split())
+    found = [set(text.split()) for text in done.stdout.splitlines()]
+    assert len(found) == len(paths) > 0
+    return found
 
 
 def _fill(size: int, start: str, unit: str, end: str) -> str:
@@ -83,19 +98,19 @@ MANIFESTS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", MANIFESTS)
-def test_a_manifest_that_would_grow(victim: Any, kind: str) -> None:
-    path = victim.path / "manifest.json"
-    text = MANIFESTS[kind](path.read_text())
-    assert len(text) > 1 << 20
-    path.write_text(text)
-    assert {"verify", "open", "inspect"} <= refusing(victim.path)
-
-
-def test_a_manifest_of_100_megabytes_is_refused_unread(victim: Any) -> None:
-    with (victim.path / "manifest.json").open("r+b") as file:
+def test_manifests_that_would_grow_or_are_too_large(victims: Any) -> None:
+    made = []
+    for kind, grow in MANIFESTS.items():
+        path = victims(kind).path / "manifest.json"
+        text = grow(path.read_text())
+        assert len(text) > 1 << 20, kind
+        path.write_text(text)
+        made.append(path.parent)
+    made.append(victims("100 megabytes").path)
+    with (made[-1] / "manifest.json").open("r+b") as file:
         file.truncate(100_000_000)
-    assert {"verify", "open", "inspect"} <= refusing(victim.path)
+    for path, found in zip(made, refusing(*made), strict=True):
+        assert {"verify", "open", "inspect"} <= found, path
 
 
 def _entry(name: str, at: int) -> str:
@@ -115,20 +130,24 @@ HEADERS: dict[str, tuple[Callable[[], str], int]] = {  # text of the header, byt
 }
 
 
-@pytest.mark.parametrize("kind", HEADERS)
-@pytest.mark.parametrize("name", ["mask", "alpha"])
-def test_a_header_that_would_grow(victim: Any, name: str, kind: str) -> None:
-    text, count = HEADERS[kind][0]().encode(), HEADERS[kind][1]
-    victim.put(f"{name}.safetensors", len(text).to_bytes(8, "little") + text + bytes(count))
-    refused = refusing(victim.path)
-    sound = name == "alpha" and kind == "spaces"  # large, and nothing is wrong
-    assert sound or {"verify", {"mask": "masks"}.get(name, name)} <= refused, refused
+def test_headers_that_would_grow(victims: Any) -> None:
+    made = {}
+    for kind, (header, count) in HEADERS.items():
+        text = header().encode()
+        for name in ("mask", "alpha"):
+            victim = victims(f"{name}, {kind}")
+            victim.put(f"{name}.safetensors", len(text).to_bytes(8, "little") + text + bytes(count))
+            made[name, kind] = victim.path
+    for (name, kind), found in zip(made, refusing(*made.values()), strict=True):
+        sound = name == "alpha" and kind == "spaces"  # large, and nothing is wrong
+        assert sound or {"verify", {"mask": "masks"}.get(name, name)} <= found, (name, kind, found)
 
 
-def test_a_tensor_larger_than_memory_is_told_and_not_awaited(victim: Any) -> None:
+def test_a_tensor_larger_than_memory_is_told_and_not_awaited(victims: Any) -> None:
     """Eight gigabytes of zeros that take no space on the disk, declared as one more tensor of the segmentor."""
     size = 8 << 30
     header = f'{{"x":{{"dtype":"U8","shape":[{size}],"data_offsets":[0,{size}]}}}}'.encode()
+    victim = victims("x")
     path = victim.path / "segmentor.safetensors"
     victim.put(path.name, len(header).to_bytes(8, "little") + header)
     with path.open("r+b") as file:
@@ -138,7 +157,8 @@ def test_a_tensor_larger_than_memory_is_told_and_not_awaited(victim: Any) -> Non
         next(file for file in document["files"] if file["name"] == path.name)["bytes"] = 8 + len(header) + size
 
     victim.edit(vouch)
-    assert refusing(victim.path, verify=False) == {"head"}
+    hasty = victim.path.rename(victim.path.with_name("too large to verify"))
+    assert refusing(hasty) == [{"head"}]
 
 
 def test_layers_of_the_largest_size_allowed_reserve_nothing(victim: Any) -> None:
@@ -149,5 +169,5 @@ def test_layers_of_the_largest_size_allowed_reserve_nothing(victim: Any) -> None
         document["achieved_sparsity"] = 1 - kept / total
 
     victim.edit(change)
-    assert {"verify", "masks", "tower", "rounds"} <= refusing(victim.path)
+    assert {"verify", "masks", "tower", "rounds"} <= refusing(victim.path)[0]
     assert json.loads((victim.path / "manifest.json").read_text())["layers"][0]["total"] == 2**32

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from opentrans_cli.files.records import is_clean
 
@@ -37,11 +36,11 @@ TEXTS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("kind", TEXTS)
-def test_a_manifest_that_is_none(victim: Any, refused_by_all: Any, kind: str) -> None:
-    (victim.path / "manifest.json").write_bytes(TEXTS[kind])
-    future = "upgrade opentrans" if "future" in kind else "not readable as JSON|not the manifest|manifest is not valid"
-    refused_by_all(victim.path, future)
+def test_a_manifest_that_is_none(victim: Any, refused: Any) -> None:
+    for kind, text in TEXTS.items():
+        (victim.path / "manifest.json").write_bytes(text)
+        none = "not readable as JSON|not the manifest|manifest is not valid"
+        refused(victim.path, "upgrade opentrans" if "future" in kind else none)
 
 
 REPLACED = {
@@ -70,10 +69,11 @@ REPLACED = {
 }
 
 
-@pytest.mark.parametrize("kind", REPLACED)
-def test_one_wrong_place(victim: Any, refused_by_all: Any, kind: str) -> None:
-    victim.replace(*REPLACED[kind])
-    refused_by_all(victim.path, "manifest is not valid|not readable as JSON")
+def test_one_wrong_place(victims: Any, refused: Any) -> None:
+    for kind, (old, new) in REPLACED.items():
+        victim = victims(kind)
+        victim.replace(old, new)
+        refused(victim.path, "manifest is not valid|not readable as JSON")
 
 
 WRONG: tuple[Any, ...] = (None, True, -1, 2**70, 0.5, "", "\x1b[31m", [], [[]], {}, {"a": 1}, float("nan"))
@@ -104,18 +104,19 @@ def test_a_wrong_type_at_every_place_is_refused_or_harmless(victim: Any, judged:
     assert counts["refused"] > 150 and counts["harmless"] < 60, counts
 
 
-@pytest.mark.parametrize(
-    "changed", ["unknown field", "unknown field of a layer", "unknown field of a file", "no field"]
-)
-def test_fields_of_the_future(victim: Any, refused_by_all: Any, changed: str) -> None:
-    def change(document: dict[str, Any]) -> None:
-        holder = {"unknown field of a layer": document["layers"][0], "unknown field of a file": document["files"][0]}
-        holder.get(changed, document).update({} if changed == "no field" else {"future": 1})
-        if changed == "no field":
-            del document["steps"]
+FUTURE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "unknown field": lambda document: document.update(future=1),
+    "unknown field of a layer": lambda document: document["layers"][0].update(future=1),
+    "unknown field of a file": lambda document: document["files"][0].update(future=1),
+    "no field": lambda document: document.pop("steps"),
+}
 
-    victim.edit(change)
-    refused_by_all(victim.path, "unknown key 'future'|lacks 'steps'")
+
+def test_fields_of_the_future(victims: Any, refused: Any) -> None:
+    for kind, change in FUTURE.items():
+        victim = victims(kind)
+        victim.edit(change)
+        refused(victim.path, "unknown key 'future'|lacks 'steps'")
 
 
 def test_a_bundle_without_a_history_is_sound(victim: Any, judged: Any) -> None:
@@ -129,9 +130,9 @@ def test_markup_of_the_terminal_library_is_shown_and_not_obeyed(victim: Any, run
     assert result.exit_code == 0 and "[/red][link=file:///etc/passwd]x[/link][/" in result.stdout.replace("\n", "")
 
 
-def test_markup_in_the_name_of_a_tensor_is_shown_and_not_obeyed(victim: Any, refused_by: Any, run_cli: Any) -> None:
+def test_markup_in_the_name_of_a_tensor_is_shown_and_not_obeyed(victim: Any, refused: Any, run_cli: Any) -> None:
     victim.header("mask.safetensors", lambda document: document.update({"[/red]": document.pop("conv2")}))
-    refused_by(victim.path, ("masks",), "conv2")
+    refused(victim.path, "conv2", ("masks",))
     victim.header("rounds.safetensors", lambda document: document.update({"[/]x": document.pop("conv2")}))
     assert "conv2" in run_cli("verify", victim.path).stdout
     victim.header("weights.safetensors", lambda document: _first(document).update(dtype="[/red]"))
@@ -176,17 +177,15 @@ CONFIGURATIONS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", CONFIGURATIONS)
-def test_a_configuration_builds_no_giant_and_fetches_nothing(
-    kind: str, tmp_path: Path, tiny_bundle: Path, run_cli: Any
-) -> None:
+def test_a_configuration_builds_no_giant_and_fetches_nothing(tmp_path: Path, tiny_bundle: Path, run_cli: Any) -> None:
     """The embedded model's bundle, with another configuration: refused, or built as what its tensors are."""
-    import shutil
-
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
-    document = json.loads((folder / "manifest.json").read_text())
-    CONFIGURATIONS[kind](document["base"]["model_cfg"])
-    (folder / "manifest.json").write_text(json.dumps(document))
-    result = run_cli("transfer", folder, "--dry-run", "--quiet")
-    assert result.exit_code == (0 if kind.startswith("a text tower") else 1), result.stdout
-    assert len(result.stderr.splitlines()) == result.exit_code and all(map(is_clean, result.stderr.splitlines()))
+    text = (folder / "manifest.json").read_text()
+    for kind, change in CONFIGURATIONS.items():
+        document = json.loads(text)
+        change(document["base"]["model_cfg"])
+        (folder / "manifest.json").write_text(json.dumps(document))
+        result = run_cli("transfer", folder, "--dry-run", "--quiet")
+        assert result.exit_code == (0 if kind.startswith("a text tower") else 1), (kind, result.stdout)
+        lines = result.stderr.splitlines()
+        assert len(lines) == result.exit_code and all(map(is_clean, lines)), kind

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
+from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[2] / "opentrans_cli"
-FILES = sorted(PACKAGE.rglob("*.py"))
+NODES = [
+    (path.relative_to(PACKAGE).as_posix(), node)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+]
 
 # They write or read pickles, or run what they read.
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "jsonpickle"}
@@ -18,67 +20,58 @@ WRITERS |= {("torch.jit", "save"), ("torch.jit", "load"), ("torch.jit", "script"
 EXECUTORS = {"eval", "exec", "compile", "__import__"}
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(PACKAGE.parent).as_posix()
+class Call(NamedTuple):
+    file: str
+    on: str  # what it is made on: "torch" of torch.load(...), "" of open(...)
+    name: str
+    node: ast.Call
+
+    def given(self, keyword: str) -> object:
+        """The constant that a keyword is given; the node of anything else, None if it is left out."""
+        value = next((given.value for given in self.node.keywords if given.arg == keyword), None)
+        return value.value if isinstance(value, ast.Constant) else value
 
 
-def calls(path: Path) -> Iterator[tuple[str, str, ast.Call]]:
-    """(what a call is made on, name, the call)."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            if isinstance(node.func, ast.Attribute):
-                yield ast.unparse(node.func.value), node.func.attr, node
-            elif isinstance(node.func, ast.Name):
-                yield "", node.func.id, node
+def calls() -> list[Call]:
+    found = [(file, node.func, node) for file, node in NODES if isinstance(node, ast.Call)]
+    named = [Call(file, "", func.id, node) for file, func, node in found if isinstance(func, ast.Name)]
+    return named + [
+        Call(file, ast.unparse(func.value), func.attr, node)
+        for file, func, node in found
+        if isinstance(func, ast.Attribute)
+    ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_no_module_that_pickles_is_imported_but_for_the_name_of_its_error(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+CALLS = calls()
+
+
+def test_no_module_that_pickles_is_imported_but_for_the_name_of_its_error() -> None:
+    for file, node in NODES:
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
-            assert node.attr == "UnpicklingError", f"{name_of(path)}:{node.lineno}"
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names = [name for name in names if name != "pickle"]
+            assert node.attr == "UnpicklingError", f"{file}:{node.lineno}"
+        names = [alias.name for alias in node.names if alias.name != "pickle"] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert not MODULES & {name.split(".")[0] for name in names}, f"{name_of(path)}:{node.lineno}"
+        assert not MODULES & {name.split(".")[0] for name in names}, f"{file}: imports {names}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_that_writes_a_pickle_is_called(path: Path) -> None:
-    wrong = [f"{name_of(path)}:{call.lineno}" for on, name, call in calls(path) if (on, name) in WRITERS]
-    assert not wrong
+def test_nothing_that_writes_a_pickle_is_called() -> None:
+    assert [call for call in CALLS if (call.on, call.name) in WRITERS] == []
 
 
-def is_true(call: ast.Call, keyword: str) -> bool:
-    return any(
-        given.arg == keyword and isinstance(given.value, ast.Constant) and given.value.value is True
-        for given in call.keywords
-    )
+def test_foreign_files_are_read_as_tensors_alone() -> None:
+    loads = [call for call in CALLS if (call.on, call.name) == ("torch", "load")]
+    assert loads, "foreign pickles are read somewhere"
+    assert [call for call in loads if call.given("weights_only") is not True] == []
+    assert {call.file.split("/")[0] for call in loads} <= {"checkpoints", "clip"}
+    arrays = [call for call in CALLS if call.name == "load" and call.on in ("np", "numpy")]
+    assert [call for call in arrays if call.given("allow_pickle") is not None] == []
+    assert [call for call in CALLS if call.given("trust_remote_code") is not None] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_foreign_files_are_read_as_tensors_alone(path: Path) -> None:
-    for on, name, call in calls(path):
-        where = f"{name_of(path)}:{call.lineno}"
-        if name == "load" and on == "torch":
-            assert is_true(call, "weights_only"), where
-            assert path.relative_to(PACKAGE).parts[0] == "clip", where
-        if name == "load" and on in ("np", "numpy"):
-            assert not any(given.arg == "allow_pickle" for given in call.keywords), where
-        assert not any(given.arg == "trust_remote_code" for given in call.keywords), where
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_is_executed_or_imported_by_a_computed_name_but_the_catalogs_own(path: Path) -> None:
+def test_nothing_is_executed_or_imported_by_a_computed_name_but_the_catalogs_own() -> None:
     """`catalog.py` alone imports by name, from tables that stand in the source."""
-    for on, name, call in calls(path):
-        where = f"{name_of(path)}:{call.lineno}"
-        assert not (on == "" and name in EXECUTORS), where
-        if name == "import_module":
-            assert name_of(path) == "opentrans_cli/catalog.py" or isinstance(call.args[0], ast.Constant), where
-
-
-def test_the_law_is_about_calls_that_are_there() -> None:
-    """Foreign pickles are read somewhere, and names are looked up somewhere: the tests above see them."""
-    found = {(on, name) for path in FILES for on, name, _ in calls(path)}
-    assert ("torch", "load") in found and any(name == "import_module" for _, name in found)
+    assert [call for call in CALLS if call.on == "" and call.name in EXECUTORS] == []
+    lookups = [call for call in CALLS if call.name == "import_module"]
+    assert any(call.file == "catalog.py" for call in lookups), "names are looked up somewhere"
+    computed = [call for call in lookups if not isinstance(call.node.args[0], ast.Constant)]
+    assert {call.file for call in computed} <= {"catalog.py"}

@@ -19,7 +19,7 @@ from opentrans_cli.steps.analyze.analyze import analyze
 from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.look.diff import diff, segmentor_difference
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"
+GOLDEN = Path(__file__).parents[2] / "golden" / "bundle-v1"
 SEGMENTOR = Segmentor("deeplabv3", {"stride": 8}, (("sky", "clouds"), ("road",)), ("sky",), ("a {}.",))
 
 

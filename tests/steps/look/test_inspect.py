@@ -13,7 +13,7 @@ from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.steps.look.inspect import inspect
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"
+GOLDEN = Path(__file__).parents[2] / "golden" / "bundle-v1"
 
 
 def test_the_golden_bundle_at_a_glance() -> None:

@@ -10,7 +10,7 @@ import pytest
 from opentrans_cli.errors import BundleError
 from opentrans_cli.steps.look.verify import verify
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"
+GOLDEN = Path(__file__).parents[2] / "golden" / "bundle-v1"
 
 
 def test_the_golden_bundle_passes() -> None:
