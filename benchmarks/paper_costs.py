@@ -2,7 +2,7 @@
 
     python benchmarks/paper_costs.py > benchmarks/results/DATE-paper-costs.md
 
-The list and the published figures are those of opentrans_cli/training/paper_figures.py. Nothing is timed: every figure
+The list and the published figures are those of opentrans_cli/training/costs/paper.py. Nothing is timed: every figure
 is counted, so the report is the same on every machine.
 """
 

@@ -166,7 +166,7 @@ def test_memory_stays_near_one_layer(tmp_path, kind):
     path = tmp_path / "large"
     save_file(layers, path) if kind == "safetensors" else torch.save(layers, path)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom opentrans_cli.clip import weight_file\n"
+        "import sys\nfrom pathlib import Path\nfrom opentrans_cli.checkpoints import weight_file\n"
         "weight_file._MAPPED_AT_ONCE = 16 << 20\n"
         "def peak():\n"
         "    lines = Path('/proc/self/status').read_text().splitlines()\n"

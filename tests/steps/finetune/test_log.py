@@ -168,7 +168,7 @@ def test_a_run_from_the_beginning_replaces_the_log_of_another(tmp_path: Path) ->
 RUN = """
 import sys
 from pathlib import Path
-from opentrans_cli.steps.training_log import RunLog
+from opentrans_cli.steps.finetune.log import RunLog
 from opentrans_cli.training.loop import StepFigures
 first = int(sys.argv[2])
 log = RunLog(Path(sys.argv[1]), resumed_at=first or None)

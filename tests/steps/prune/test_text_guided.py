@@ -23,6 +23,7 @@ from opentrans_cli.distill.regions import find_regions, region_picture
 from opentrans_cli.errors import DataError, OptionError, SourceError, TrainingError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.sparsity.masking import check_support, hold
+from opentrans_cli.steps import region_teacher
 from opentrans_cli.steps.prune import text_guided as module
 from opentrans_cli.steps.prune.text_guided import RegionDistillation, RegionSettings, sharing_copy
 from opentrans_cli.steps.region_teacher import RegionTeacher, raw_names
@@ -176,8 +177,8 @@ def test_teacher_embeddings_are_those_of_the_dense_tower_for_ever(distil: Distil
 
 def test_each_image_is_shown_to_the_teacher_once(distil: Distil, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
-    original = module.region_pictures
-    monkeypatch.setattr(module, "region_pictures", lambda *a, **k: shown.append(1) or original(*a, **k))
+    original = region_teacher.region_pictures
+    monkeypatch.setattr(region_teacher, "region_pictures", lambda *a, **k: shown.append(1) or original(*a, **k))
     distillation = distil()
     for step in range(6):  # three epochs
         distillation.loss(step)
