@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
+from opentrans_cli.clip.open_clip import open_clip_module, quiet_open_clip
 from opentrans_cli.errors import SourceError
 
 # Read the configuration of a CLIP's image tower, ResNet or ConvNeXt, off its tensors.
@@ -79,17 +77,6 @@ _SIZES = ("width", "head_width", "image_size", "patch_size")
 _MAX_NUMBER, _MAX_LAYERS = 2**16, 512  # of pixels, channels and blocks; the largest published towers have 48 blocks
 
 
-@contextmanager
-def quiet_open_clip() -> Iterator[None]:
-    """open_clip talks on the root logger; what matters of it is raised as an error by the callers."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(previous)
-
-
 def build_clip(model_cfg: Mapping[str, Any]) -> nn.Module:
     """A CLIP with untrained weights; `model_cfg` as in open_clip's `model_configs/*.json`.
 
@@ -97,7 +84,7 @@ def build_clip(model_cfg: Mapping[str, Any]) -> nn.Module:
     """
     try:
         with quiet_open_clip():
-            return open_clip.model.CLIP(**dict(model_cfg)).eval()  # type: ignore[no-any-return]
+            return open_clip_module("model").CLIP(**dict(model_cfg)).eval()  # type: ignore[no-any-return]
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SourceError(

@@ -18,10 +18,9 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from opentrans_cli.clip.open_clip import is_a
 from opentrans_cli.errors import MaskError, OptionError
 
 _BATCHNORM = ("weight", "bias", "running_mean", "running_var")
@@ -60,9 +59,9 @@ def channel_groups(visual: nn.Module) -> tuple[ChannelGroup, ...]:
 
     Raises OptionError for a tower of a kind whose channels are not known to be removable.
     """
-    if isinstance(visual, ModifiedResNet):
+    if is_a(visual, "ModifiedResNet"):
         return tuple(_resnet_groups(visual))
-    if isinstance(visual, VisionTransformer) and _has_plain_mlps(visual):
+    if is_a(visual, "VisionTransformer") and _has_plain_mlps(visual):
         return tuple(_hidden_units(visual))
     kind = type(visual).__name__
     raise OptionError(

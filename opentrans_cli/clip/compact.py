@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
 from opentrans_cli.clip.architecture import build_visual
 from opentrans_cli.clip.channels import ChannelGroup, channel_groups, grouped_axes, kept_channels
+from opentrans_cli.clip.open_clip import is_a
 from opentrans_cli.errors import MaskError, OptionError, TransferError
 
 TOLERANCE = 1e-4
@@ -79,7 +79,7 @@ def _narrow(tensor: Tensor, axes: Mapping[int, ChannelGroup], kept: Mapping[str,
 
 def _narrower(visual: nn.Module, model_cfg: Mapping[str, Any], width: int) -> dict[str, Any]:
     config = copy.deepcopy(dict(model_cfg))
-    if isinstance(visual, ModifiedResNet):
+    if is_a(visual, "ModifiedResNet"):
         config["vision_cfg"]["width"] = width
     else:
         config["vision_cfg"]["mlp_ratio"] = mlp_ratio(width, config["vision_cfg"]["width"])

@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import open_clip
 import torch
 from torch import Tensor
 
-from opentrans_cli.clip.architecture import OPENAI_MARKS, build_clip, infer_config, load_state, quiet_open_clip
+from opentrans_cli.clip.architecture import OPENAI_MARKS, build_clip, infer_config, load_state
+from opentrans_cli.clip.open_clip import open_clip_config, open_clip_module, quiet_open_clip
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.errors import SourceError
 
@@ -43,10 +43,10 @@ def published(source: str) -> Published | None:
     name, _, tag = source.partition(":")
     if source == "tiny" or is_local(source) or (tag and is_local(tag)):
         return None
-    tag = tag or "openai"
-    if tag not in open_clip.list_pretrained_tags_by_model(name):
+    tag, table = tag or "openai", open_clip_module("pretrained")
+    if tag not in table.list_pretrained_tags_by_model(name):
         return None
-    repo = open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "").strip("/")
+    repo = table.get_pretrained_cfg(name, tag).get("hf_hub", "").strip("/")
     return Published(name, tag, repo or None)
 
 
@@ -140,7 +140,7 @@ def _finish(
     preprocess: Preprocess,
     note: str | None = None,
 ) -> LoadedClip:
-    tokenizer = open_clip.SimpleTokenizer(context_length=model_cfg["text_cfg"].get("context_length", 77))
+    tokenizer = open_clip_module("tokenizer").SimpleTokenizer(context_length=model_cfg["text_cfg"].get("context_length", 77))
     return LoadedClip(model.float().eval(), tokenizer, source, architecture, model_cfg, preprocess, note)
 
 
@@ -211,28 +211,30 @@ def _preprocess(model_cfg: dict[str, Any], given: Mapping[str, Any]) -> Preproce
 
 def named_config(name: str) -> dict[str, Any]:
     """open_clip's configuration of an architecture; no weights. Raises SourceError if it has none of this name."""
-    config = open_clip.get_model_config(name)
+    config = open_clip_config(name)
     if config is None:
         raise SourceError(f"open_clip has no architecture: '{name}'; {_OTHER_SOURCES}")
-    return dict(config)
+    return config
 
 
 def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
-    model_cfg = named_config(name)
-    tags = open_clip.list_pretrained_tags_by_model(name)
+    model_cfg, table = named_config(name), open_clip_module("pretrained")
+    tags = table.list_pretrained_tags_by_model(name)
     if tag not in tags:
         known = ", ".join(tags[:6]) or "none"
         raise SourceError(
             f"open_clip has no weights '{tag}' for {name} (known: {known}); choose a tag, or {_OTHER_SOURCES}"
         )
     try:
-        _check_reachable(open_clip.get_pretrained_cfg(name, tag).get("hf_hub", ""))
+        _check_reachable(table.get_pretrained_cfg(name, tag).get("hf_hub", ""))
         with quiet_open_clip():
+            import open_clip
+
             model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
     except Exception as error:  # hub, network and file errors come in many classes
         reason = type(error).__name__
         raise SourceError(f"weights cannot be downloaded: {name}:{tag} ({reason}); {_OTHER_SOURCES}") from error
-    preprocess = _preprocess(model_cfg, open_clip.get_pretrained_cfg(name, tag))
+    preprocess = _preprocess(model_cfg, table.get_pretrained_cfg(name, tag))
     return _finish(model, source=source, architecture=name, model_cfg=model_cfg, preprocess=preprocess)
 
 

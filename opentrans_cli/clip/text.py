@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opentrans_cli.clip.architecture import build_clip
+from opentrans_cli.clip.open_clip import open_clip_module
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.errors import SourceError
@@ -57,7 +57,7 @@ def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> 
     model.logit_scale = nn.Parameter(torch.zeros(()))
     model.register_buffer("attn_mask", torch.full((context, context), float("-inf")).triu(1), persistent=False)
     _fill(model, state, source)
-    tokenizer = open_clip.SimpleTokenizer(context_length=context)
+    tokenizer = open_clip_module("tokenizer").SimpleTokenizer(context_length=context)
     preprocess = Preprocess(size=_SMALLEST)
     return LoadedClip(model.float().eval(), tokenizer, source, "text tower", model_cfg, preprocess)
 

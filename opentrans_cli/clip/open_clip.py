@@ -1,0 +1,108 @@
+"""open_clip's modules, one at a time.
+
+`import open_clip` also imports torchvision, timm and transformers, which takes several times as long as importing torch,
+and the usual ResNets and ViTs need none of them. So its modules are loaded below a package of another name that stands
+for the same folder and does not run its `__init__`. Three modules in it are stand-ins: what they offer is taken from
+the real open_clip when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_ALIAS = "opentrans_open_clip"
+_STAND_INS = ("utils", "timm_model", "hf_model")  # they import torchvision, timm and transformers
+
+
+@contextmanager
+def quiet_open_clip() -> Iterator[None]:
+    """No word of a library: what matters of what open_clip logs and warns of is raised as an error by the callers."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def open_clip_module(name: str) -> ModuleType:
+    """A module of open_clip, such as "model".
+
+    Its classes are not those that a user gets who imports open_clip, but behave alike; see `is_a`.
+    """
+    with quiet_open_clip():
+        try:
+            _stand_for_open_clip()
+            return importlib.import_module(f"{_ALIAS}.{name}")
+        except (ImportError, AttributeError):
+            # A version that is built in another way: slower, but the same.
+            return importlib.import_module(f"open_clip.{name}")
+
+
+def is_a(module: object, name: str) -> bool:
+    """Whether `module` is of the class of open_clip called so, from whichever import of it."""
+    return any(kind.__name__ == name for kind in type(module).__mro__)
+
+
+def open_clip_config(name: str) -> dict[str, Any] | None:
+    """open_clip's configuration of an architecture, or None if it has none of this name."""
+    path = _folder() / "model_configs" / f"{name}.json"
+    if path.name != f"{name}.json" or not path.is_file():
+        return None
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
+
+
+def _folder() -> Path:
+    spec = find_spec("open_clip")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'open_clip'")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _stand_for_open_clip() -> None:
+    """Put the package that stands for open_clip's folder, and the stand-ins in it, in their places."""
+    if _ALIAS in sys.modules:
+        return
+    package = ModuleType(_ALIAS)
+    package.__path__ = [str(_folder())]
+    for name in _STAND_INS:
+        stand_in: Any = ModuleType(f"{_ALIAS}.{name}")
+        stand_in.__getattr__ = _called_later(name)
+        sys.modules[stand_in.__name__] = stand_in
+    sys.modules[f"{_ALIAS}.utils"].to_2tuple = _pair  # type: ignore[attr-defined]
+    sys.modules[_ALIAS] = package
+
+
+def _called_later(module: str) -> Callable[[str], Any]:
+    """`__getattr__` of a stand-in: functions and classes that are looked up in the real module when they are called."""
+
+    def look_up(name: str) -> Any:
+        if name.startswith("__"):  # what the import system asks of every module
+            raise AttributeError(name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with quiet_open_clip():
+                real = importlib.import_module(f"open_clip.{module}")
+            return getattr(real, name)(*args, **kwargs)
+
+        return call
+
+    return look_up
+
+
+def _pair(value: Any) -> Any:
+    """A side as height and width; pairs as they are. Every ViT asks for it."""
+    return value if isinstance(value, Iterable) else (value, value)
