@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Read by torch and OpenMP at import, so this must come before any test imports them.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,6 +128,21 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "9"}, "None")],
+)
+def test_threads_wait_without_spinning_unless_the_user_has_chosen(given: dict[str, str], found: str) -> None:
+    """Set before torch is imported, in the environment that worker processes and OpenMP see."""
+    code = (
+        "import atexit, os, sys\nfrom opentrans_cli.cli.app import main\nsys.argv[1:] = ['--version']\n"
+        "atexit.register(lambda: print('torch' in sys.modules, os.environ.get('OMP_WAIT_POLICY')))\nmain()"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["False", found]
 
 
 def test_no_file_is_called_utils() -> None:

@@ -94,6 +94,13 @@ def root(
     """Options before the command."""
 
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
 def main() -> None:
     """Entry point of the installed command."""
+    # Threads of torch that wait for each other keep their cores busy by default, which slows down everything on a
+    # machine that has other work. OpenMP reads this when torch is imported, and worker processes inherit it.
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
     app()

@@ -1,9 +1,9 @@
 """open_clip's modules, one at a time.
 
-`import open_clip` also imports torchvision, timm and transformers, which takes several times as long as importing torch,
-and the usual ResNets and ViTs need none of them. So its modules are loaded below a package of another name that stands
-for the same folder and does not run its `__init__`. Three modules in it are stand-ins: what they offer is taken from
-the real open_clip when it is called.
+`import open_clip` also imports torchvision, timm and transformers, which takes longer than importing torch, and the
+usual ResNets and ViTs need none of them. So its modules are loaded below a package of another name that stands for the
+same folder and does not run its `__init__`. Three modules in it are stand-ins: what they offer is taken from the real
+open_clip when it is called.
 """
 
 from __future__ import annotations

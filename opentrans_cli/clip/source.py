@@ -140,7 +140,9 @@ def _finish(
     preprocess: Preprocess,
     note: str | None = None,
 ) -> LoadedClip:
-    tokenizer = open_clip_module("tokenizer").SimpleTokenizer(context_length=model_cfg["text_cfg"].get("context_length", 77))
+    tokenizer = open_clip_module("tokenizer").SimpleTokenizer(
+        context_length=model_cfg["text_cfg"].get("context_length", 77)
+    )
     return LoadedClip(model.float().eval(), tokenizer, source, architecture, model_cfg, preprocess, note)
 
 

@@ -113,7 +113,7 @@ def estimate(
     if accounting == "paper":
         paper = paper_estimate(
             built,
-            built.costs((classes.crop, classes.crop), class_indices=classes.class_indices, training=True),
+            built.costs((classes.crop, classes.crop), class_indices=classes.class_indices),
             options,
             crop=classes.crop,
             published_trunk=is_published_trunk(built),

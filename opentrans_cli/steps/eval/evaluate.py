@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ def score(
     """
     predictor = Predictor(built, text, device=device, sides=sides)
     with reporter.bar("scoring", len(samples)) as advance:
-        scored = score_images(predictor, samples, range(len(samples)), advance=advance)
+        scored = score_images(predictor, samples, range(len(samples)), counted=True, advance=advance)
     flags = seen_classes(samples, built.tower) if seen is None else seen
     return {
         "framework": built.framework.name,
@@ -181,7 +181,7 @@ def score(
         "classes": len(samples.vocabulary),
         **group_miou(scored.confusion, flags),
         "per_class": class_ious(scored.confusion, samples.vocabulary.names, flags),
-        **_cost(built, scored.resolution, class_indices=text.class_indices),
+        **_cost(built, scored.macs),
         "seconds_per_image": statistics.median(scored.seconds[1:] or scored.seconds),
         "resolution": list(scored.resolution),
         "environment": environment(device),
@@ -196,15 +196,14 @@ def seen_classes(samples: SegDataset, tower: Tower) -> tuple[bool, ...]:
     return tuple(name not in samples.unseen for name in samples.vocabulary.names)
 
 
-def _cost(built: BuiltSegmentor, resolution: tuple[int, int], *, class_indices: tuple[int, ...]) -> dict[str, Any]:
-    dense = parameter_count(built.module)
+def _cost(built: BuiltSegmentor, macs: Mapping[str, int]) -> dict[str, Any]:
+    dense, kept = parameter_count(built.module), built.kept_shares()
     removed = sum(int((~mask).sum()) for mask in built.tower.masks.values())
-    costs = built.costs(resolution, class_indices=class_indices)
     return {
         "params_dense": dense,
         "params_kept": dense - removed,
-        "macs": sum(cost.forward for cost in costs),
-        "macs_kept": round(sum(cost.forward * cost.kept_fraction for cost in costs)),
+        "macs": sum(macs.values()),
+        "macs_kept": round(sum(count * kept.get(layer, 1.0) for layer, count in macs.items())),
     }
 
 

@@ -69,15 +69,12 @@ class BuiltSegmentor:
         inside = {f"{BACKBONE}{name}": mask for name, mask in self.coupled.items()}
         return {name: mask for name, mask in inside.items() if name in there}
 
-    def costs(
-        self, resolution: tuple[int, int], *, class_indices: tuple[int, ...], training: bool = False
-    ) -> tuple[LayerCost, ...]:
-        """MACs of one image of `resolution` (height, width) classified by embeddings that belong to `class_indices`.
+    def costs(self, resolution: tuple[int, int], *, class_indices: tuple[int, ...]) -> tuple[LayerCost, ...]:
+        """MACs of what the loss is taken of: an image of `resolution` (height, width), embeddings of `class_indices`.
 
-        training: of what the loss is taken of, which for masks is more than the scores: the earlier layers of the
-        decoder give theirs as well.
+        For masks that is more than the scores: the earlier layers of the decoder give theirs as well.
         """
-        call = SegmentorCall(self.module, self.framework.masks, self.dimension, resolution, class_indices, training)
+        call = SegmentorCall(self.module, self.framework.masks, self.dimension, resolution, class_indices)
         return call.formulas(self.kept_shares())
 
     def kept_shares(self) -> dict[str, float]:

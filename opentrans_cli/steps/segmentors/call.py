@@ -34,14 +34,13 @@ class _Call(nn.Module):
 
 @dataclass(frozen=True)
 class SegmentorCall:
-    """An image of `resolution` (height, width) classified by embeddings that belong to `class_indices`."""
+    """What the loss is taken of: an image of `resolution` (height, width), embeddings of `class_indices`."""
 
     module: nn.Module  # a Segmentor, see frameworks/base.py
     masks: bool  # a MaskSegmentor
     dimension: int  # length D of the embeddings
     resolution: tuple[int, int]
     class_indices: tuple[int, ...]  # class of each text
-    training: bool = True  # what the loss is taken of: of masks, the earlier layers of the decoder give theirs as well
 
     def formulas(self, kept: Mapping[str, float] | None = None) -> tuple[LayerCost, ...]:
         """MACs by layer, names as in `module`; `kept`: kept fraction by layer, where it is not 1."""
@@ -55,7 +54,7 @@ class SegmentorCall:
 
     def _model(self) -> tuple[Any, ...]:
         """The model and the shapes of its inputs."""
-        call = _Call(self.module, queries=self.training and self.masks)
+        call = _Call(self.module, queries=self.masks)
         return call, (1, 3, *self.resolution), (len(self.class_indices), self.dimension)
 
     def _arguments(self, images: Tensor, embeddings: Tensor) -> tuple[Tensor, ClassText]:

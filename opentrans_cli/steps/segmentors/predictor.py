@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.mask_inference import semantic_scores
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.picture_size import Sides, at_size
+from opentrans_cli.training.costs.macs import forward_macs
 
 Queries = tuple[Tensor, Tensor, tuple[int, int]]
 """What `Predictor.queries` gives."""
@@ -37,6 +39,10 @@ class Predictor:
         """
         scores: Tensor = self._module(self._batch(image), self._text)
         return at_size(scores[0].float().cpu(), image.shape[0], image.shape[1])
+
+    def counted(self) -> AbstractContextManager[dict[str, int]]:
+        """Inside the block the MACs of what is asked of it are counted, by layer of the segmentor."""
+        return forward_macs(self._module)
 
     def label_map(self, image: np.ndarray) -> Tensor:
         """Class of every pixel of `image`, as for `scores`: int64 (H, W), on the CPU."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,29 +24,37 @@ class Scored:
     confusion: ConfusionMatrix
     seconds: tuple[float, ...]  # of each image, reading not included
     resolution: tuple[int, int]  # height and width at which the first one was looked at; zeros without an image
+    macs: Mapping[str, int]  # by layer of the segmentor, for the first one; {} if not asked for
 
 
 def score_images(
-    predictor: Predictor, samples: SegDataset, rows: Iterable[int], *, advance: Callable[[str], None] = lambda _: None
+    predictor: Predictor,
+    samples: SegDataset,
+    rows: Iterable[int],
+    *,
+    counted: bool = False,
+    advance: Callable[[str], None] = lambda _: None,
 ) -> Scored:
     """Compare the predictions for samples `rows`, at their own sizes, with their label maps.
 
+    counted: also count the multiply-accumulates of the first one, as it is made.
     Raises DataError for a damaged file, an image without a label map, or one smaller than the tower's stride.
     """
     confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
-    seconds, resolution = list[float](), (0, 0)
+    seconds, resolution, macs = list[float](), (0, 0), dict[str, int]()
     for row in rows:
         sample = samples[row]
         if sample.label_map is None:
             raise DataError(f"image has no label map to score against: '{sample.name}'; add it or leave the image out")
         started = time.perf_counter()
-        prediction = predictor.label_map(sample.image)
+        with predictor.counted() if counted and not seconds else nullcontext(macs) as macs:
+            prediction = predictor.label_map(sample.image)
         seconds.append(time.perf_counter() - started)
         confusion.update(prediction, torch.from_numpy(sample.label_map))
         if len(seconds) == 1:
             resolution = predictor.looks_at(sample.image.shape[0], sample.image.shape[1])
         advance("")
-    return Scored(confusion, tuple(seconds), resolution)
+    return Scored(confusion, tuple(seconds), resolution, macs)
 
 
 def group_miou(confusion: ConfusionMatrix, seen: Sequence[bool]) -> dict[str, float | None]:

@@ -54,15 +54,39 @@ def count_macs(
         name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
     }
-    names = {id(tensor): name.removesuffix(".weight") for name, tensor in tensors.items()}
     inputs = tuple(torch.empty(shape, device="meta") for shape in shapes)
-    with _module_path(model) as path, torch.enable_grad(), _Recorder(names, path) as recorder:
+    with torch.enable_grad(), _recording(model, tensors) as recorder:
         torch.func.functional_call(model, tensors, arguments(*inputs) if arguments else inputs)
     kept = kept or {}
     return tuple(
         LayerCost(name, forward, inputs_needed, weights_needed, kept.get(name, 1.0))
         for name, (forward, inputs_needed, weights_needed) in recorder.costs.items()
     )
+
+
+@contextmanager
+def forward_macs(model: nn.Module) -> Iterator[dict[str, int]]:
+    """Dense MACs by layer of the forward passes of `model` inside the block, added up; names as in `count_macs`.
+
+    For passes that are made anyway: nothing is computed for it, and the meta device, on which torch imports its
+    compiler, is not needed. Raises TrainingError for a product without a formula.
+    """
+    fast, found = torch.backends.mha.get_fastpath_enabled(), dict[str, int]()
+    torch.backends.mha.set_fastpath_enabled(False)  # on it attention is one call that says nothing of its products
+    try:
+        with _recording(model, dict([*model.named_parameters(), *model.named_buffers()])) as recorder:
+            yield found
+        found |= {name: forward for name, (forward, _, _) in recorder.costs.items()}
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _recording(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[_Recorder]:
+    """Note what the forward passes inside multiply, `tensors` being the parameters and buffers they use."""
+    names = {id(tensor): name.removesuffix(".weight") for name, tensor in tensors.items()}
+    with _module_path(model) as path, _Recorder(names, path) as recorder:
+        yield recorder
 
 
 # How many multiply-accumulates a product takes, from its two operands and its result.

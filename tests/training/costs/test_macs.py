@@ -18,7 +18,7 @@ from opentrans_cli.clip.layers import batchnorm_of, convolutions
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.deeplabv3 import DEEPLABV3
-from opentrans_cli.training.costs.macs import LayerCost, count_macs
+from opentrans_cli.training.costs.macs import LayerCost, count_macs, forward_macs
 from opentrans_cli.training.freezing import freeze_layers
 
 RN50 = {
@@ -61,6 +61,15 @@ def measured(model, *inputs):
     with FlopCounterMode(display=False) as counter:
         model(*inputs).square().mean().backward()
     return counter.get_total_flops() / 2
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, tokens):
+        return self.attention(tokens, tokens, tokens, need_weights=False)[0]
 
 
 def counted(layers):
@@ -122,6 +131,18 @@ def test_counts_equal_torch_for_a_whole_segmentor(tower, pattern, clip_residual)
     )
     assert counted(layers) == measured(model, torch.randn(1, 3, 64, 96), ClassText.one_each(text))
     assert {layer.name: layer.forward for layer in layers}["classifier"] == 16 * 24 * 16 * 5
+
+
+def test_a_forward_pass_that_runs_is_counted_like_one_that_does_not(tower):
+    """With attention as a module too, which torch would compute on a path that shows no products."""
+    attention = nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    for model, shape in ((Trunk(tower()).eval(), (1, 3, 64, 96)), (SelfAttention(attention), (1, 5, 16))):
+        with torch.no_grad(), forward_macs(model) as macs:
+            model(torch.randn(shape))
+        assert sum(macs.values()) > 0
+        assert macs == {layer.name: layer.forward for layer in count_macs(model, shape)}
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_counting_leaves_the_model_as_it_was(tower):
