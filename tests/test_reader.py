@@ -45,7 +45,7 @@ print(json.dumps([manifest, show(masks), show(tower)]))
 
 def alone(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-I", "-c", ALONE + code, *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+    return subprocess.run(line, capture_output=True, text=True, timeout=600)
 
 
 def summary(arrays: dict[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -96,7 +96,7 @@ def test_the_reader_reads_masks_alone_earlier_rounds_and_a_file_whose_last_renam
 
 def test_the_reader_prints_a_summary_and_refuses_what_is_damaged_or_leads_out(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(GOLDEN[0], tmp_path / "b"))
-    done = subprocess.run([sys.executable, "-I", READER, folder], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", READER, folder], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "conv2 keeps 5 of 10\n" in done.stdout
     assert "layer1.0.conv1.weight float32 [2, 3, 1, 2]" in done.stdout
     manifest = (folder / "manifest.json").read_text()

@@ -139,7 +139,7 @@ def test_a_state_that_finds_no_room_leaves_the_last_one(
     copied.mkdir()
     line = " ".join(map(str, (bundle, *SMALL, "-o", desk / "f")))
     script = ("unshare", "-rm", "sh", "-c", DISK, "sh", desk, sys.executable, line, told, copied)
-    subprocess.run([*map(str, script)], check=True, timeout=300)
+    subprocess.run([*map(str, script)], check=True, timeout=600)
     lines = told.read_text().splitlines()
     assert "No space left on device" in lines[0] and lines[0].startswith("opentrans: error: cannot write: ")
     assert lines[1:4] == ["ended 1", state_path(Path("f")).name, "f.log.jsonl"]
@@ -236,11 +236,11 @@ def test_a_process_that_is_told_to_end_keeps_its_state_and_goes_on(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while not state_path(out).exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, how)
-        written, told = process.communicate(timeout=200)
+        written, told = process.communicate(timeout=600)
     finally:
         process.kill()
     assert (process.returncode, written) == (code, "") and "Traceback" not in told, told

@@ -171,7 +171,7 @@ def test_an_unknown_option_is_wrong_usage(run_cli: Any) -> None:
 def test_the_module_and_its_exit_codes_work_as_a_process(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "opentrans_cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
 
     done = run("prune", "tiny", "--sparsity", "0.5", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "tiny-s50\n", "")

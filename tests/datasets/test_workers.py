@@ -203,10 +203,10 @@ def test_workers_end_with_their_parent_and_say_nothing_of_ctrl_c(
             os.killpg(parent.pid, how)
         else:
             os.kill(parent.pid, how)
-        _, told = parent.communicate(timeout=180)
+        _, told = parent.communicate(timeout=600)
     finally:
         parent.kill()
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(worker)

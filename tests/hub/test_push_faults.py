@@ -176,7 +176,7 @@ def test_a_killed_push_leaves_the_old_state_and_the_next_one_finishes(
         assert hub.server.wait_for(moment, seconds=60)
     finally:
         process.kill()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGKILL, said
     hub.server.forget()
     hub.server.heal()

@@ -34,7 +34,7 @@ np.savez(sys.argv[2], **{name: value.numpy() for name, value in model.visual.sta
 def load(hub: Hub, out: Path) -> subprocess.CompletedProcess[str]:
     """open_clip by itself, in a process that knows nothing of this program."""
     line = [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", LOAD, REPO, str(out)]
-    return subprocess.run(line, env=hub.env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(line, env=hub.env, capture_output=True, text=True, timeout=600)
 
 
 def test_open_clip_loads_the_dense_files_from_the_hub(hub: Hub, tiny_bundle: Path, tmp_path: Path) -> None:

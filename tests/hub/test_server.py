@@ -35,7 +35,7 @@ def fill(hub: Hub, folder: Path) -> dict[str, bytes]:
 def get(url: str, wanted: str | None = None) -> tuple[int, bytes, str | None]:
     request = urllib.request.Request(url, headers={"Range": wanted} if wanted else {})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return answer.status, answer.read(), answer.headers["Content-Range"]
     except urllib.error.HTTPError as error:
         with error:

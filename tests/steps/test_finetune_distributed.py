@@ -81,7 +81,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, torchrun: 
     (work / "two").mkdir()
     for name in RUNS:
         train(work / "one", name)
-    torchrun(__file__, work / "two", timeout=400)
+    torchrun(__file__, work / "two", timeout=600)
     return work
 
 

@@ -23,7 +23,7 @@ Content = Callable[[Path], dict[str, bytes]]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no kill -9")
 
-STEPS, KILLS, PATIENCE = 40, 10, 180.0
+STEPS, KILLS, PATIENCE = 40, 10, 600.0
 SMALL = (
     *("--steps", STEPS, "--batch-size", 2, "--crop", 32, "--limit", 4, "--device", "cpu", "--timing-steps", 0),
     *("--save-every", 1, "--quiet"),

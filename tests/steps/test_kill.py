@@ -31,11 +31,11 @@ def stop_once_there_is(state: Path, *command: object, how: signal.Signals) -> su
     line = [sys.executable, "-m", "opentrans_cli", *map(str, command)]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not state.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(how)
-        written, told = process.communicate(timeout=120)
+        written, told = process.communicate(timeout=600)
     finally:
         process.kill()
     assert state.exists(), f"no state, or already done: {told}"

@@ -77,7 +77,7 @@ def digest(tensors: Any) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory, torchrun: Callable[..., None]) -> Path:
     """What two processes left."""
     folder = tmp_path_factory.mktemp("torchrun")
-    torchrun(__file__, folder, timeout=170)
+    torchrun(__file__, folder, timeout=600)
     return folder
 
 

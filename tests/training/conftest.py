@@ -159,7 +159,7 @@ def in_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable
             with (folder / f"{rank}.log").open("wb") as log:
                 children.append(subprocess.Popen([*command, folder / f"{rank}.json"], env=environment, stderr=log))
         try:
-            codes = [child.wait(timeout=170) for child in children]
+            codes = [child.wait(timeout=600) for child in children]
         finally:
             for child in children:
                 child.kill()
