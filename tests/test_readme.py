@@ -143,30 +143,31 @@ def test_the_documents_show_every_command() -> None:
     assert {call[0] for _, call in CALLS} == set(SURFACE)
 
 
-@pytest.mark.parametrize(("where", "call"), CALLS, ids=lambda value: value if isinstance(value, str) else value[0])
-def test_a_command_in_a_document_could_be_typed(where: str, call: list[str]) -> None:
+def test_a_command_in_a_document_could_be_typed() -> None:
     """Command and options exist, and nothing required is missing; `"${DATA[@]}"` may bring further options."""
-    command, *rest = call
-    assert command in SURFACE
-    check_options(command, rest)
-    required = [entry.split()[:-1] for entry in SURFACE[command] if entry.endswith("(required)")]
-    for names in required:
-        if names[0].startswith("-"):
-            assert set(names) & set(rest), f"{names[0]} is missing: {call}"
-    values = {i + 1 for i, word in enumerate(rest) if word.startswith("-") and word not in TAKES_NO_VALUE}
-    bare = [word for i, word in enumerate(rest) if not word.startswith("-") and i not in values]
-    if not {"--help", "-h"} & set(rest):
-        assert len(bare) >= sum(not names[0].startswith("-") for names in required), f"argument missing: {call}"
-
-
-@pytest.mark.parametrize(("where", "span"), MENTIONS)
-def test_a_command_mentioned_in_a_sentence_exists(where: str, span: str) -> None:
-    command, *rest = span.split()[1:]
-    if command.startswith("-"):
-        assert command in ("--version", "--help")
-    else:
-        assert command in SURFACE
+    for where, (command, *rest) in CALLS:
+        assert command in SURFACE, where
         check_options(command, rest)
+        required = [entry.split()[:-1] for entry in SURFACE[command] if entry.endswith("(required)")]
+        for names in required:
+            if names[0].startswith("-"):
+                assert set(names) & set(rest), f"{where}: {names[0]} is missing: {command} {rest}"
+        values = {i + 1 for i, word in enumerate(rest) if word.startswith("-") and word not in TAKES_NO_VALUE}
+        bare = [word for i, word in enumerate(rest) if not word.startswith("-") and i not in values]
+        if not {"--help", "-h"} & set(rest):
+            arguments = sum(not names[0].startswith("-") for names in required)
+            assert len(bare) >= arguments, f"{where}: argument missing: {command} {rest}"
+
+
+def test_a_command_mentioned_in_a_sentence_exists() -> None:
+    assert len(MENTIONS) > 10
+    for where, span in MENTIONS:
+        command, *rest = span.split()[1:]
+        if command.startswith("-"):
+            assert command in ("--version", "--help"), where
+        else:
+            assert command in SURFACE, (where, span)
+            check_options(command, rest)
 
 
 def test_the_reference_has_a_section_for_every_command_in_order() -> None:
@@ -174,26 +175,25 @@ def test_the_reference_has_a_section_for_every_command_in_order() -> None:
     assert sections == list(SURFACE)
 
 
-@pytest.mark.parametrize("command", SURFACE)
-def test_the_reference_explains_every_option(command: str) -> None:
+def section(command: str) -> str:
+    """What the reference says of a command."""
+    return COMMANDS.split(f"\n## {command}\n")[1].split("\n## ")[0]
+
+
+def test_the_reference_explains_every_option() -> None:
     """In the command's own section, or among what all commands share."""
-    shared = COMMANDS.split("\n## What all commands share\n")[1].split("\n## ")[0]
-    own = COMMANDS.split(f"\n## {command}\n")[1].split("\n## ")[0]
-    assert not {option for option in options_of(command) - {"--help", "-h"} if f"`{option}`" not in own + shared}
+    for command in SURFACE:
+        text = section(command) + section("What all commands share")
+        missing = {option for option in options_of(command) - {"--help", "-h"} if f"`{option}`" not in text}
+        assert not missing, command
 
 
-@pytest.mark.parametrize(
-    ("command", "option"),
-    [
-        *(("prune", option) for option in sorted(options_of("prune") & set(CHOICES))),
-        *(("finetune", option) for option in sorted(OWN_CHOICES["finetune"])),
-    ],
-)
-def test_the_reference_names_every_choice(command: str, option: str) -> None:
-    own = COMMANDS.split(f"\n## {command}\n")[1].split("\n## ")[0]
-    row = next(line for line in own.splitlines() if line.startswith(f"| `{option}`"))
-    assert not {name for name in choices_of(command)[option] if f"`{name}`" not in row}
-    assert option != "--pattern" or ("N:M" in row and "n_m" not in row)
+def test_the_reference_names_every_choice() -> None:
+    for command, options in (("prune", options_of("prune") & set(CHOICES)), ("finetune", OWN_CHOICES["finetune"])):
+        for option in sorted(options):
+            row = next(line for line in section(command).splitlines() if line.startswith(f"| `{option}`"))
+            assert not {name for name in choices_of(command)[option] if f"`{name}`" not in row}, (command, option)
+            assert option != "--pattern" or ("N:M" in row and "n_m" not in row)
 
 
 def test_every_file_of_the_readme_exists_and_every_package_is_in_it() -> None:
@@ -204,19 +204,20 @@ def test_every_file_of_the_readme_exists_and_every_package_is_in_it() -> None:
     assert {f"opentrans_cli/{path.name}{'/' * path.is_dir()}" for path in inside} <= listed
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
-    text = document.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)\s]+)\)", _BLOCK.sub("", text)):
-        if "://" in target:
-            continue
-        path, _, anchor = target.partition("#")
-        file = document.parent / path if path else document
-        assert file.exists(), f"{name_of(document)} links to {target}"
-        if anchor:
-            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-            slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
-            assert anchor in slugs, f"{name_of(document)} links to {target}"
+def test_links_inside_the_repository_lead_somewhere() -> None:
+    assert len(DOCUMENTS) > 5
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s]+)\)", _BLOCK.sub("", text)):
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            file = document.parent / path if path else document
+            assert file.exists(), f"{name_of(document)} links to {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert anchor in slugs, f"{name_of(document)} links to {target}"
 
 
 def test_every_document_is_on_the_map() -> None:
@@ -271,10 +272,10 @@ def test_the_picture_of_the_documents_is_the_scene_it_is_said_to_be() -> None:
 # The format.
 
 
-@pytest.mark.parametrize("record", [m.Manifest, m.Base, m.LayerEntry, m.FileEntry, m.Step, m.Segmentor])
-def test_the_format_names_every_field(record: type[Any]) -> None:
-    names = {field.name for field in fields(record)} | ({"format"} if record is m.Manifest else set())
-    assert not {name for name in names if f"`{name}`" not in FORMAT}
+def test_the_format_names_every_field() -> None:
+    for record in (m.Manifest, m.Base, m.LayerEntry, m.FileEntry, m.Step, m.Segmentor):
+        names = {field.name for field in fields(record)} | ({"format"} if record is m.Manifest else set())
+        assert not {name for name in names if f"`{name}`" not in FORMAT}, record
 
 
 def test_the_format_names_every_file_dtype_and_report() -> None:

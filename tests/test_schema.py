@@ -37,254 +37,80 @@ CROSS_FIELD = (
     "weights;",
 )
 
-REPORTS: dict[str, dict[str, Any]] = {
-    "analyze_report": {
-        "estimator": "xmin_peak",
-        "median_alpha": 3.1,
-        "layers": [
-            {
-                "name": "layer1.0.conv1",
-                "alpha": 2.5,
-                "ks_distance": 0.1,
-                "xmin": 0.3,
-                "tail_size": 12,
-                "eigenvalues": 64,
-                "decision": "frozen",
-                "verdict": "heavy-tailed",
-            }
-        ],
-    },
-    "eval_report": {
-        "framework": "deeplabv3",
-        "dataset": "shapes",
-        "images": 4,
-        "classes": 3,
-        "miou": 0.5,
-        "miou_seen": 0.6,
-        "miou_unseen": None,
-        "pixel_accuracy": 0.9,
-        "per_class": [{"name": "sky", "iou": None, "seen": True}],
-        "params_dense": 100,
-        "params_kept": 10,
-        "macs": 1000,
-        "macs_kept": 100,
-        "seconds_per_image": 0.02,
-        "resolution": [32, 48],
-        "environment": {"torch": "2.6"},
-    },
-    "curve_report": {
-        "framework": "maskclip",
-        "dataset": "shapes",
-        "images": 4,
-        "points": [
-            {
-                "round": 1,
-                "sparsity": 0.5,
-                "kept": 50,
-                "bytes": 400,
-                "miou": 0.5,
-                "miou_seen": 0.6,
-                "miou_unseen": None,
-            }
-        ],
-        "environment": {"torch": "2.6"},
-    },
-    "prune_plan": {
-        "pattern": "2:4",
-        "criterion": "fisher",
-        "total": 10,
-        "layers": [{"name": "conv2", "shape": [5, 2], "total": 10, "pruned": True, "reason": None}],
-        "rounds": [{"round": 1, "sparsity": 0.5, "kept": 5}],
-    },
-    "prune_report": {
-        "criterion": "fisher",
-        "pattern": "unstructured",
-        "total": 10,
-        "rounds": [{"round": 1, "kept": 5}],
-        "steps": [{"step": 0, "loss": 0.5, "lr": 1e-3}],
-        "images": 8,
-        "skipped": ["b.jpg"],
-    },
-    "transfer_receipt": {
-        "framework": "timm",
-        "keys": [
-            {
-                "source": "conv1.weight",
-                "target": "stem.conv1.weight",
-                "rule": "stem",
-                "shape": [8, 3, 3, 3],
-                "kept": 7,
-                "verdict": "ok",
-            }
-        ],
-        "unmatched": [],
-    },
-    "cost_receipt": {
-        "unit": "MACs",
-        "forward": 10,
-        "input_gradient": 9,
-        "weight_gradient": 5,
-        "total": 24,
-        "dense_total": 29,
-        "frozen_layers": ["layer1.0.conv1"],
-        "images": 8,
-        "resolution": [64, 64],
-    },
-    "finetune_recipe": {"recipe": "han", "options": {"steps": {"value": 300, "from": "given"}}},
-    "finetune_estimate": {
-        "accounting": "exact",
-        "framework": "han",
-        "architecture": "RN50-quickgelu",
-        "weights": None,
-        "dataset": "coco",
-        "classes": 133,
-        "texts": 254,
-        "crop": 512,
-        "batch_size": 28,
-        "steps": 50_000,
-        "warmup_steps": 10_000,
-        "freeze": "heavy",
-        "frozen_layers": ["backbone.conv1"],
-        "prefix_end": None,
-        "alphas_from": "list of the released code",
-        "cost": {
-            "unit": "MACs",
-            "forward": 10,
-            "input_gradient": 9,
-            "weight_gradient": 5,
-            "total": 24,
-            "dense_total": 29,
-            "frozen_layers": ["backbone.conv1"],
-            "images": 8,
-            "resolution": [512, 512],
-        },
-    },
-    "demo_report": {
-        "rows": [
-            {
-                "name": "dense",
-                "sparsity": 0,
-                "miou": 0.5,
-                "miou_seen": 0.6,
-                "miou_unseen": 0.4,
-                "params_kept": 100,
-                "macs": 1000,
-                "bundle_bytes": 400,
-            }
-        ],
-        "finetune_rows": [{"name": "alpha", "miou": 0.7, "training_macs": 9000}],
-    },
-    "segment_report": {
-        "images": [{"name": "a.jpg", "label_map": "a.png", "overlay": "a-overlay.png", "classes": {"sky": 0.25}}],
-        "vocabulary": ["sky", "road"],
-    },
-    "push_report": {
-        "repo": "org/name",
-        "revision": "v1",
-        "commit": "0" * 40,
-        "url": "https://huggingface.co/org/name/tree/v1",
-        "digest": "sha256:" + "0" * 64,
-        "files": {"manifest.json": 100},
-        "committed": True,
-        "uploaded_bytes": 100,
-        "deleted": ["rounds.safetensors"],
-        "dense": False,
-        "mask_only": False,
-        "dry_run": False,
-    },
-    "pull_report": {
-        "path": "subnet",
-        "repo": "org/name",
-        "revision": "v1",
-        "commit": "0" * 40,
-        "digest": "sha256:" + "0" * 64,
-        "sparsity": 0.9,
-        "bytes": 1000,
-        "fetched_bytes": 1000,
-        "asked": True,
-        "completed": False,
-    },
-    "provenance_report": {
-        "digest": "sha256:" + 64 * "0",
-        "base": {"source": "tiny", "digest": "sha256:" + 64 * "1"},
-        "reproducible": True,
-        "steps": [
-            {
-                "number": 1,
-                "verb": "prune",
-                "parent": None,
-                "digest": "sha256:" + 64 * "0",
-                "options": {"sparsity": 0.5},
-                "seed": 0,
-                "versions": {"opentrans": "0.1.0"},
-                "data": None,
-                "command": "opentrans prune",
-                "problem": None,
-            }
-        ],
-    },
-    "diff_report": {
-        "a": "one",
-        "b": "two",
-        "subnets": None,
-        "alphas": {
-            "estimator_a": "xmin_peak",
-            "estimator_b": "xmin_peak",
-            "median_a": 2.5,
-            "median_b": None,
-            "changed": 1,
-            "spearman": 0.9,
-            "layers": [
-                {
-                    "name": "conv1",
-                    "alpha_a": 2.5,
-                    "alpha_b": None,
-                    "change": None,
-                    "decision_a": "frozen",
-                    "decision_b": "trained",
-                }
-            ],
-            "only_a": [],
-            "only_b": ["conv2"],
-        },
-        "warnings": [],
-    },
-    "import_report": {
-        "path": None,
-        "format": "torch-prune",
-        "keys": "han",
-        "prefix": "backbone.",
-        "sparsity": 0.5,
-        "kept": 5,
-        "total": 10,
-        "layers": 1,
-        "from_base": ["attnpool.c_proj.weight"],
-        "unused_masks": [],
-        "mask_only": False,
-    },
-    "onnx_report": {
-        "path": "segmentor.onnx",
-        "framework": "deeplabv3",
-        "classes": ["sky", "road"],
-        "resolution": None,
-        "compared": [[64, 64], [48, 101]],
-        "difference": 1e-6,
-        "agreement": 1.0,
-        "bytes": 1000,
-        "opset": 18,
-        "bundle": "sha256:" + 64 * "0",
-        "versions": {"onnxruntime": "1.20.0"},
-    },
-    "finetune_log_line": {
-        "event": "step",
-        "step": 1,
-        "loss": 1.5,
-        "terms": {"mask": 1.0, "dice": 0.5},
-        "lr": 1e-3,
-        "grad_norm": None,
-        "seconds": 0.1,
-    },
+# By kind of report, and by list of rows in it: the fields that must be there, in any order.
+REQUIRED = {
+    "analyze_report": "estimator median_alpha layers",
+    "analyze_report/layers": "name alpha ks_distance xmin tail_size eigenvalues decision verdict",
+    "eval_report": "framework dataset images classes miou miou_seen miou_unseen pixel_accuracy per_class "
+    "params_dense params_kept macs macs_kept seconds_per_image resolution environment",
+    "eval_report/per_class": "name iou seen",
+    "curve_report": "framework dataset images points environment",
+    "curve_report/points": "round sparsity kept bytes miou miou_seen miou_unseen",
+    "prune_plan": "pattern criterion total layers rounds",
+    "prune_plan/layers": "name shape total pruned reason",
+    "prune_plan/rounds": "round sparsity kept",
+    "prune_report": "criterion pattern total rounds steps images skipped",
+    "prune_report/rounds": "round kept",
+    "prune_report/steps": "step loss lr",
+    "transfer_receipt": "framework keys unmatched",
+    "transfer_receipt/keys": "source target rule shape kept verdict",
+    "cost_receipt": "unit forward input_gradient weight_gradient total dense_total frozen_layers images resolution",
+    "finetune_recipe": "recipe options",
+    "finetune_estimate": "accounting framework architecture weights dataset classes texts crop batch_size steps "
+    "warmup_steps freeze frozen_layers prefix_end alphas_from cost",
+    "demo_report": "rows finetune_rows",
+    "demo_report/rows": "name sparsity miou miou_seen miou_unseen params_kept macs bundle_bytes",
+    "demo_report/finetune_rows": "name miou training_macs",
+    "segment_report": "images vocabulary",
+    "segment_report/images": "name label_map overlay classes",
+    "push_report": "repo revision commit url digest files committed uploaded_bytes deleted dense mask_only dry_run",
+    "pull_report": "path repo revision commit digest sparsity bytes fetched_bytes asked completed",
+    "provenance_report": "digest base reproducible steps",
+    "provenance_report/steps": "number verb parent digest options seed versions data command problem",
+    "diff_report": "a b subnets alphas warnings",
+    "import_report": "path format keys prefix sparsity kept total layers from_base unused_masks mask_only",
+    "onnx_report": "path framework classes resolution compared difference agreement bytes opset bundle versions",
+    "finetune_log_line": "event step loss terms lr grad_norm seconds",
 }
+KINDS = [place for place in REQUIRED if "/" not in place]
+TEXTS = ("x", "org/name", "sha256:" + 64 * "0", 40 * "0")
+
+
+def valid(value: object, rule: dict[str, Any]) -> bool:
+    return Draft202012Validator({"$defs": load_schema()["$defs"], **rule}).is_valid(value)
+
+
+def sample(rule: dict[str, Any]) -> Any:
+    """The smallest value that a rule of the schema allows: required fields, one row a list, the least numbers."""
+    if "$ref" in rule:
+        found = load_schema()["$defs"][rule["$ref"].rsplit("/", 1)[-1]]
+        return sample({**found, **{key: value for key, value in rule.items() if key != "$ref"}})
+    if "const" in rule or "enum" in rule:
+        return rule.get("const", rule.get("enum", [None])[0])
+    if "anyOf" in rule:
+        return sample(rule["anyOf"][0])
+    kind = rule["type"][0] if isinstance(rule.get("type"), list) else rule.get("type")
+    if kind == "object":
+        own = rule.get("properties", {})
+        made = {name: sample(own[name]) for name in rule.get("required", ())}
+        for case in rule.get("allOf", [rule] if "if" in rule else []):
+            more = case["then"] if valid(made, case["if"]) else case.get("else", {})
+            made |= sample({"type": "object", **more, "properties": {**own, **more.get("properties", {})}})
+        return made
+    if kind == "array":
+        return [sample(rule["items"])] * rule.get("minItems", 1)
+    if kind in ("integer", "number"):
+        return rule.get("minimum", 1)
+    return True if kind == "boolean" else next(text for text in TEXTS if valid(text, rule))
+
+
+def report(kind: str) -> dict[str, Any]:
+    """A sound report with nothing but what it must have; of the log, the line of a step."""
+    rule = load_schema()["$defs"][kind]
+    events = {"event": {"const": "step"}, "step": {"const": 1}} if kind == "finetune_log_line" else {}
+    made: dict[str, Any] = sample({**rule, "properties": {**rule["properties"], **events}})
+    check_document(made, kind)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -304,15 +130,15 @@ def golden() -> dict[str, Any]:
 
 def test_the_schema_is_valid_json_schema_and_names_its_kinds(schema: dict[str, Any]) -> None:
     Draft202012Validator.check_schema(schema)
-    assert kinds() == ("manifest", *REPORTS)
+    assert kinds() == ("manifest", *KINDS)
 
 
-@pytest.mark.parametrize("name", RECORDS)
-def test_schema_and_dataclass_have_the_same_fields_and_all_are_required(schema: dict[str, Any], name: str) -> None:
-    rule = schema["$defs"][name]
-    expected = {field.name for field in fields(RECORDS[name])} | ({"format"} if name == "manifest" else set())
-    assert set(rule["properties"]) == set(rule["required"]) == expected
-    assert rule["additionalProperties"] is False
+def test_schema_and_dataclass_have_the_same_fields_and_all_are_required(schema: dict[str, Any]) -> None:
+    for name, record in RECORDS.items():
+        rule = schema["$defs"][name]
+        expected = {field.name for field in fields(record)} | ({"format"} if name == "manifest" else set())
+        assert set(rule["properties"]) == set(rule["required"]) == expected, name
+        assert rule["additionalProperties"] is False, name
 
 
 def test_patterns_bounds_and_choices_are_the_same_in_both(schema: dict[str, Any]) -> None:
@@ -388,48 +214,49 @@ def test_code_and_schema_give_the_same_verdict_on_every_broken_manifest(
     assert verdicts["refused"] > 500 and verdicts["accepted"] > 20 and verdicts["cross"] < 50, verdicts
 
 
-@pytest.mark.parametrize("kind", REPORTS)
-def test_a_report_needs_every_named_field_and_may_have_more(kind: str) -> None:
-    report = REPORTS[kind]
-    check_document({**report, "later": 1}, kind)
-    for place in [*report]:
-        with pytest.raises(BundleError, match=f"not a valid {kind.replace('_', ' ')}.*'{place}' is a required"):
-            check_document({key: value for key, value in report.items() if key != place}, kind)
-    for key, rows in report.items():
-        if isinstance(rows, list) and rows and isinstance(rows[0], dict):
-            check_document({**report, key: [{**rows[0], "later": 1}]}, kind)
-            for field in rows[0]:
-                short = {name: value for name, value in rows[0].items() if name != field}
-                with pytest.raises(BundleError, match=f"'{field}' is a required"):
-                    check_document({**report, key: [short]}, kind)
+def test_a_report_needs_every_named_field_and_may_have_more() -> None:
+    for place, names in REQUIRED.items():
+        kind, _, rows = place.partition("/")
+        whole = report(kind)
+        inner = whole[rows][0] if rows else whole
+        assert set(inner) == set(names.split()), place
+
+        def changed(inner: dict[str, Any], rows: str = rows, whole: dict[str, Any] = whole) -> dict[str, Any]:
+            return {**whole, rows: [inner]} if rows else inner
+
+        check_document(changed({**inner, "later": 1}), kind)
+        for field in inner:
+            short = {name: value for name, value in inner.items() if name != field}
+            with pytest.raises(BundleError, match=f"not a valid {kind.replace('_', ' ')}.*'{field}' is a required"):
+                check_document(changed(short), kind)
 
 
-@pytest.mark.parametrize(
-    ("kind", "change"),
-    [
-        ("eval_report", {"miou": "0.5"}),
-        ("eval_report", {"miou": 50.0}),
-        ("eval_report", {"macs": 1.5}),
-        ("eval_report", {"resolution": [32]}),
-        ("curve_report", {"points": []}),
-        ("prune_plan", {"layers": []}),
-        ("prune_report", {"steps": [{"step": 0, "loss": -1, "lr": 0.1}]}),
-        ("cost_receipt", {"unit": "FLOPs"}),
-        ("cost_receipt", {"total": -1}),
-        ("cost_receipt", {"saved": {"dense": 1.5, "sparse": 0.0, "all": 0.0}}),
-        ("finetune_recipe", {"options": {"steps": {"value": 300, "from": "guess"}}}),
-        ("finetune_estimate", {"accounting": "guessed"}),
-        ("finetune_estimate", {"cost": None}),
-        ("analyze_report", {"median_alpha": "3"}),
-        ("demo_report", {"rows": {}}),
-        ("finetune_log_line", {"event": "rest"}),
-        ("finetune_log_line", {"terms": {"mask": "1"}}),
-    ],
-)
-def test_wrong_values_in_reports_are_refused_in_one_line(kind: str, change: dict[str, Any]) -> None:
-    with pytest.raises(BundleError, match=r"see artifacts.schema.json") as caught:
-        check_document({**REPORTS[kind], **change}, kind)
-    assert "\n" not in str(caught.value) and next(iter(change)) in str(caught.value)
+WRONG_REPORTS: list[tuple[str, dict[str, Any]]] = [
+    ("eval_report", {"miou": "0.5"}),
+    ("eval_report", {"miou": 50.0}),
+    ("eval_report", {"macs": 1.5}),
+    ("eval_report", {"resolution": [32]}),
+    ("curve_report", {"points": []}),
+    ("prune_plan", {"layers": []}),
+    ("prune_report", {"steps": [{"step": 0, "loss": -1, "lr": 0.1}]}),
+    ("cost_receipt", {"unit": "FLOPs"}),
+    ("cost_receipt", {"total": -1}),
+    ("cost_receipt", {"saved": {"dense": 1.5, "sparse": 0.0, "all": 0.0}}),
+    ("finetune_recipe", {"options": {"steps": {"value": 300, "from": "guess"}}}),
+    ("finetune_estimate", {"accounting": "guessed"}),
+    ("finetune_estimate", {"cost": None}),
+    ("analyze_report", {"median_alpha": "3"}),
+    ("demo_report", {"rows": {}}),
+    ("finetune_log_line", {"event": "rest"}),
+    ("finetune_log_line", {"terms": {"mask": "1"}}),
+]
+
+
+def test_wrong_values_in_reports_are_refused_in_one_line() -> None:
+    for kind, change in WRONG_REPORTS:
+        with pytest.raises(BundleError, match=r"see artifacts.schema.json") as caught:
+            check_document({**report(kind), **change}, kind)
+        assert "\n" not in str(caught.value) and next(iter(change)) in str(caught.value), (kind, change)
 
 
 def test_an_unknown_kind_is_a_programming_mistake() -> None:

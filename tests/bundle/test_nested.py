@@ -14,13 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opentrans_cli.bundle.manifest import FileEntry
 from opentrans_cli.bundle.nested import last_round, masks_after, rounds_until, saved_rounds
 from opentrans_cli.bundle.store import Bundle, BundleContents, open_bundle, write_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, MaskError
-from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.tensorfile import read_tensors, tensor_headers, to_bfloat16_bits, write_tensors
+from opentrans_cli.files.tensorfile import tensor_headers, to_bfloat16_bits
 
 Make = Callable[..., Any]
 FILE = "round_weights.safetensors"
@@ -162,14 +160,13 @@ LAWS: dict[str, tuple[int, Callable[[dict[str, np.ndarray]], dict[str, Any]], ty
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_a_snapshot_that_breaks_a_law_is_told_and_nothing_is_written(tmp_path: Path, contents: Make, name: str) -> None:
-    number, change, kind, message = LAWS[name]
+def test_a_snapshot_that_breaks_a_law_is_told_and_nothing_is_written(tmp_path: Path, contents: Make) -> None:
     given = contents(rounds=_three_rounds(contents()))
-    tower = change(towers(given, number or 2).popitem()[1])
-    with pytest.raises(kind, match=message) as caught:
-        write_bundle(tmp_path / "b", replace(given, round_weights={number: tower}))
-    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+    for name, (number, change, kind, message) in LAWS.items():
+        tower = change(towers(given, number or 2).popitem()[1])
+        with pytest.raises(kind, match=message) as caught:
+            write_bundle(tmp_path / "b", replace(given, round_weights={number: tower}))
+        assert "\n" not in str(caught.value) and not list(tmp_path.iterdir()), name
 
 
 def _three_rounds(given: BundleContents) -> dict[str, np.ndarray]:
@@ -200,36 +197,6 @@ def test_a_manifest_that_declares_snapshots_alone_is_refused(nested: Bundle) -> 
         path.write_text(json.dumps(document))
         with pytest.raises(BundleError, match=f"'round_weights.safetensors' without '{name}'"):
             open_bundle(nested.path)
-
-
-FORGED: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
-    "one value less": (lambda t: t.update({"1/conv2.weight": t["1/conv2.weight"][1:]}), "does not fit its round"),
-    "too few for any round": (lambda t: t.update({"1/conv2.weight": np.float32([1])}), "not belong to an earlier"),
-    "another type": (lambda t: t.update({"1/conv2.weight": t["1/conv2.weight"].astype(np.float16)}), "not belong"),
-    "values missing": (lambda t: t.pop("1/layer1.0.conv1.weight"), "tensor is missing: '1/layer1.0.conv1.weight'"),
-    "NaN": (lambda t: t.update({"1/bn1.running_var": np.float32([np.nan] * 3)}), "NaN or infinite"),
-    "no counterpart": (lambda t: t.update({"1/other": np.float32([1])}), "'1/other'"),
-    "no round": (lambda t: t.update({"conv2.weight": np.float32([1])}), "not belong to an earlier round"),
-}
-
-
-@pytest.mark.parametrize("name", FORGED)
-def test_a_forged_snapshot_with_a_good_hash_is_refused_and_found_by_verify(
-    tmp_path: Path, contents: Make, name: str
-) -> None:
-    change, message = FORGED[name]
-    given = contents(rounds=_three_rounds(contents()))
-    bundle = write_bundle(tmp_path / "b", replace(given, round_weights=towers(given, 1)))
-    tensors = read_tensors(bundle.path / FILE)
-    change(tensors)
-    entry = FileEntry(FILE, *write_tensors(bundle.path / FILE, tensors))
-    files = tuple(entry if file.name == FILE else file for file in bundle.manifest.files)
-    (bundle.path / "manifest.json").write_bytes(json_bytes(replace(bundle.manifest, files=files).to_json()))
-    with pytest.raises(BundleError, match=message) as caught:
-        open_bundle(bundle.path).round_tower(1)
-    assert "\n" not in str(caught.value)
-    broken = [check for check in verify_bundle(bundle.path) if not check.ok]
-    assert "round weights" in {check.name for check in broken} <= {"headers", "round weights"}
 
 
 def test_a_sound_bundle_with_snapshots_passes_every_check(nested: Bundle) -> None:

@@ -132,14 +132,14 @@ def test_force_replaces_a_damaged_bundle_and_an_empty_folder(tmp_path: Path, con
     assert open_bundle(target).tower().keys() == contents().tower.keys()
 
 
-@pytest.mark.parametrize("name", ["thesis.txt", "manifest.json"])
-def test_force_never_deletes_a_folder_that_is_no_bundle(tmp_path: Path, contents: Make, name: str) -> None:
-    target = tmp_path / "b"
-    target.mkdir()
-    (target / name).write_text('{"manifest_version": 3}')
-    with pytest.raises(BundleError, match="not a bundle"):
-        write_bundle(target, contents(), force=True)
-    assert (target / name).exists()
+def test_force_never_deletes_a_folder_that_is_no_bundle(tmp_path: Path, contents: Make) -> None:
+    for name in ("thesis.txt", "manifest.json"):
+        target = tmp_path / f"with {name}"
+        target.mkdir()
+        (target / name).write_text('{"manifest_version": 3}')
+        with pytest.raises(BundleError, match="not a bundle"):
+            write_bundle(target, contents(), force=True)
+        assert (target / name).exists()
 
 
 def test_force_never_deletes_foreign_files_inside_a_bundle_nor_a_plain_file(bundle: Bundle, contents: Make) -> None:
@@ -186,12 +186,9 @@ def test_several_files_are_one_measurement_and_all_or_none_are_added(bundle: Bun
     assert not list(bundle.path.rglob(".*"))
 
 
-@pytest.mark.parametrize("changes", [{"dtype": "float16"}, {"rounds": None}, {"head": None}])
-def test_every_change_of_the_tensors_changes_the_digest(
-    tmp_path: Path, contents: Make, changes: dict[str, Any]
-) -> None:
-    digests = {write_bundle(tmp_path / str(i), contents(**c)).digest for i, c in enumerate(({}, changes))}
-    assert len(digests) == 2
+def test_every_change_of_the_tensors_changes_the_digest(tmp_path: Path, contents: Make) -> None:
+    changes: list[dict[str, Any]] = [{}, {"dtype": "float16"}, {"rounds": None}, {"head": None}]
+    assert len({write_bundle(tmp_path / str(i), contents(**c)).digest for i, c in enumerate(changes)}) == 4
 
 
 def test_two_writers_at_once_lose_nothing(bundle: Bundle, step: Make) -> None:
@@ -207,22 +204,13 @@ def test_two_writers_at_once_lose_nothing(bundle: Bundle, step: Make) -> None:
     assert all(final.has(name) for name in names) and len(final.manifest.steps) == 5
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "kind"),
-    [
-        ("mask.safetensors", ({}, {}), ValueError),
-        ("weights.safetensors", b"", BundleError),
-        ("alpha.safetensors", b"raw", BundleError),
-        ("manifest.json", b"{}", BundleError),
-        ("reports/x.json", b"nan?", BundleError),
-    ],
-)
-def test_only_measurements_can_be_added(
-    bundle: Bundle, step: Make, name: str, data: Any, kind: type[Exception]
-) -> None:
+def test_only_measurements_can_be_added(bundle: Bundle, step: Make) -> None:
     before = snapshot(bundle.path)
-    with pytest.raises(kind):
-        add_file(bundle, name, data, step=step("eval"))
+    with pytest.raises(ValueError, match="other tensors make a new bundle"):
+        add_file(bundle, "mask.safetensors", ({}, {}), step=step("eval"))
+    for name in ("weights.safetensors", "alpha.safetensors", "manifest.json", "reports/x.json"):
+        with pytest.raises(BundleError):
+            add_file(bundle, name, b"nan?", step=step("eval"))
     assert snapshot(bundle.path) == before
 
 

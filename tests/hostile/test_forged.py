@@ -50,6 +50,12 @@ FORGED: dict[str, tuple[str, Callable[[Tensors], object], str]] = {
     ),
     "a tensor of no tower": ("round_weights", lambda t: t.update({"1/evil": np.float32([1])}), "round towers"),
     "a value less in a round": ("round_weights", _layers(lambda v: v[1:], "1/conv2.weight"), "round towers"),
+    "no values in a round": ("round_weights", lambda t: t.pop("1/conv2.weight"), "round towers"),
+    "values of another type in a round": (
+        "round_weights",
+        _layers(lambda v: v.astype(np.float64), "1/conv2.weight"),
+        "round towers",
+    ),
     "a value more in a round": (
         "round_weights",
         _layers(lambda v: np.append(v, v[:1]), "1/conv2.weight"),
