@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, unknown
 
 
 class Catalog:
@@ -30,7 +30,6 @@ class Catalog:
     def load(self, name: str) -> Any:
         """The object called `name`; raises OptionError naming the known ones if there is none."""
         if name not in self.targets:
-            known = ", ".join(self.targets)
-            raise OptionError(f"unknown {self.kind}: '{name}'; choose one of {known}")
+            raise OptionError(unknown(self.kind, name, self.targets))
         module, _, attribute = self.targets[name].partition(":")
         return getattr(import_module(module), attribute)

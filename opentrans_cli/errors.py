@@ -17,6 +17,8 @@ A message is one line, "<what is wrong>: <which thing>; <next move>".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class OpentransError(Exception):
     """A known problem, told in one line; the base of everything users are told about."""
@@ -72,3 +74,12 @@ class TrainingStopped(TrainingError):
 def flag(option: str) -> str:
     """How a message names an option, as it is typed: "weight_decay" -> "--weight-decay"."""
     return f"--{option.replace('_', '-')}"
+
+
+def unknown(noun: str, value: object, known: Iterable[str]) -> str:
+    """The message about a name that is none of `known`: it lists them, and asks for one that is spelt alike."""
+    from difflib import get_close_matches
+
+    names = list(known)
+    near = get_close_matches(str(value), names, n=1)
+    return f"unknown {noun}: '{value}'; choose one of {', '.join(names)}{f'; did you mean {near[0]}?' if near else ''}"

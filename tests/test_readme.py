@@ -24,6 +24,7 @@ from opentrans_cli.clip.key_tables import table_names
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.crops import ScaleOf
 from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.option import stated
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.patterns import PATTERNS
 from opentrans_cli.sparsity.schedule import SCHEDULES
@@ -32,9 +33,7 @@ from opentrans_cli.spectral.selection import FreezeMode
 from opentrans_cli.steps.estimate.estimate import Accounting
 from opentrans_cli.steps.finetune.freezing import SCOPES
 from opentrans_cli.steps.finetune.options import FINETUNE_RECIPES
-from opentrans_cli.steps.prune.distillation import KINDS, PRECISIONS
-from opentrans_cli.steps.prune.options import PRUNE_RECIPES
-from opentrans_cli.steps.prune.plan import KEEP_ROUNDS
+from opentrans_cli.steps.prune.options import PRUNE_RECIPES, PruneOptions
 from opentrans_cli.steps.transfer.onnx import ONNX
 from opentrans_cli.steps.transfer.open_clip import OPEN_CLIP
 from opentrans_cli.training.settings import OptimizerName, Precision, ScheduleName
@@ -48,6 +47,7 @@ COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 # Command -> entries such as "--out -o (required)"; another test holds the list equal to what --help prints.
 SURFACE: dict[str, list[str]] = json.loads((ROOT / "tests" / "cli" / "option_surface.json").read_text())
+PRUNE = {field.name: said.choices for field, said in stated(PruneOptions)}
 # Option -> what it takes; --pattern takes N:M as well, by which n_m is meant.
 CHOICES: dict[str, set[str]] = {
     "--to": {*FRAMEWORKS.names(), OPEN_CLIP, ONNX, *table_names()},
@@ -60,9 +60,9 @@ CHOICES: dict[str, set[str]] = {
     "--pattern": {*PATTERNS.names()} - {"n_m"},
     "--schedule": {*SCHEDULES},
     "--recipe": {*PRUNE_RECIPES},
-    "--keep-rounds": {*KEEP_ROUNDS},
-    "--distill": {*KINDS},
-    "--precision": {*PRECISIONS},
+    "--keep-rounds": {*PRUNE["keep_rounds"]},
+    "--distill": {*PRUNE["distill"]},
+    "--precision": {*PRUNE["precision"]},
     "--dtype": {*m.DTYPES},
 }
 OWN_CHOICES: dict[str, dict[str, set[str]]] = {

@@ -63,20 +63,26 @@ app = typer.Typer(
 )
 
 _PIPELINE, _LOOK, _SHARE = "Pipeline", "Look and check", "Share"
-app.command("prune", rich_help_panel=_PIPELINE)(prune.prune)
-app.command("import", rich_help_panel=_PIPELINE)(import_.import_)
-app.command("analyze", rich_help_panel=_PIPELINE)(analyze.analyze)
-app.command("transfer", rich_help_panel=_PIPELINE)(transfer.transfer)
-app.command("finetune", rich_help_panel=_PIPELINE)(finetune.finetune)
-app.command("eval", rich_help_panel=_PIPELINE)(eval.evaluate)
-app.command("segment", rich_help_panel=_PIPELINE)(segment.segment)
-app.command("demo", rich_help_panel=_LOOK)(demo.demo)
-app.command("inspect", rich_help_panel=_LOOK)(inspect.inspect)
-app.command("verify", rich_help_panel=_LOOK)(verify.verify)
-app.command("diff", rich_help_panel=_LOOK)(diff.diff)
-app.command("provenance", rich_help_panel=_LOOK)(provenance.provenance)
-app.command("push", rich_help_panel=_SHARE)(push.push)
-app.command("pull", rich_help_panel=_SHARE)(pull.pull)
+COMMANDS: dict[str, tuple[Any, str]] = {
+    "prune": (prune.prune_command, _PIPELINE),
+    "import": (import_.import_, _PIPELINE),
+    "analyze": (analyze.analyze, _PIPELINE),
+    "transfer": (transfer.transfer, _PIPELINE),
+    "finetune": (finetune.finetune, _PIPELINE),
+    "eval": (eval.evaluate, _PIPELINE),
+    "segment": (segment.segment, _PIPELINE),
+    "demo": (demo.demo, _LOOK),
+    "inspect": (inspect.inspect, _LOOK),
+    "verify": (verify.verify, _LOOK),
+    "diff": (diff.diff, _LOOK),
+    "provenance": (provenance.provenance, _LOOK),
+    "push": (push.push, _SHARE),
+    "pull": (pull.pull, _SHARE),
+}
+"""By name the function of a command, which says its options, and its heading in `opentrans --help`."""
+
+for name, (function, panel) in COMMANDS.items():
+    app.command(name, rich_help_panel=panel)(function)
 
 
 def _version(value: bool) -> None:

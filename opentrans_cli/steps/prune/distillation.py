@@ -18,8 +18,8 @@ from opentrans_cli.distill.image import embed, image_loss
 from opentrans_cli.distill.loop import DistillSettings, StepLog, distill_round, make_optimizer
 from opentrans_cli.errors import OptionError
 from opentrans_cli.reporter import Reporter
-from opentrans_cli.steps.prune.feed import EMBEDDED, ImageFeed
-from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.feed import ImageFeed
+from opentrans_cli.steps.prune.options import EMBEDDED, PruneOptions
 from opentrans_cli.steps.prune.text_guided import RegionDistillation, RegionSettings
 from opentrans_cli.steps.region_teacher import raw_names
 from opentrans_cli.steps.sources import Tower, load_text_clip
@@ -69,7 +69,7 @@ def labelled_images(options: PruneOptions) -> SegDataset:
     if options.images == EMBEDDED:
         samples: SegDataset = DATASETS.load(EMBEDDED)(DatasetOptions(limit=options.image_limit))
         return samples
-    assert options.images and options.labels and options.classes  # see `check_options`
+    assert options.images and options.labels and options.classes  # as PruneOptions demands
     folder = DatasetOptions(
         images=Path(options.images),
         labels=Path(options.labels),
@@ -81,7 +81,6 @@ def labelled_images(options: PruneOptions) -> SegDataset:
     return samples
 
 
-KINDS = ("image", "text-guided", "none")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

@@ -15,13 +15,11 @@ from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.view_sets import PhotoViews, SceneViews, ViewSet
 from opentrans_cli.datasets.views import IN_MEMORY, Views
 from opentrans_cli.reporter import Reporter
-from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.options import EMBEDDED, PruneOptions
 from opentrans_cli.training.processes.distributed import World
 
 # The fixed square images distillation looks at: where they come from, read once with a progress bar.
 
-
-EMBEDDED = "shapes"
 
 NAMED = 8
 """So many skipped pictures are named; the rest is counted."""

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, unknown
+from opentrans_cli.option import Options, option
+from opentrans_cli.sparsity.criteria import CRITERIA
+from opentrans_cli.sparsity.schedule import schedule
 from opentrans_cli.steps.by_name import by_name
+from opentrans_cli.steps.shared_options import SOURCE, seed
 
 # Recipes of `prune`: named sets of option values; what a user says beside one wins.
 
@@ -35,54 +39,148 @@ PRUNE_RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_values(name: str) -> dict[str, Any]:
-    """The option values of a recipe. Raises OptionError for an unknown name."""
-    if name not in PRUNE_RECIPES:
-        raise OptionError(f"unknown recipe: '{name}'; choose one of {', '.join(PRUNE_RECIPES)}")
-    return PRUNE_RECIPES[name]
+EMBEDDED = "shapes"
+"""In place of a path of images: the embedded scenes."""
+
+MAX_ROUNDS = 255  # one byte per weight holds the round that pruned it
+
+_WHICH, _WHEN, _ON, _DISTIL, _OUT = "Which weights", "Rounds", "Images", "Distillation", "Output and machine"
+_GUIDED = "for text-guided distillation on photos: "
 
 
 @dataclass(frozen=True)
-class PruneOptions:
+class PruneOptions(Options):
     """Everything that decides the result of `prune`; recorded in the bundle."""
 
-    source: str = "RN50-quickgelu:openai"
-    sparsity: float = 0.9  # removed / prunable, in [0, 1)
+    source: str = option("RN50-quickgelu:openai", help=SOURCE, kind="source", argument=True)
+    sparsity: float = option(
+        0.9, least=0, below=1, also=("-s",), help="share of the prunable weights to remove; N:M brings its own along"
+    )
     # which weights
-    criterion: str | None = None  # None: fisher with images, magnitude without
-    pattern: str = "unstructured"
-    include: tuple[str, ...] = ()  # globs of layers to prune beside the default ones
-    exclude: tuple[str, ...] = ()  # globs of layers to leave alone
-    score_images: int = 512  # views a criterion looks at in each round
-    probes: int = 1  # random probes an image, of fisher
+    criterion: str | None = option(
+        None,
+        help="how important a weight is; all but the first two need images",
+        choices=CRITERIA.names(),
+        unset="fisher; without images magnitude",
+        panel=_WHICH,
+    )
+    pattern: str = option(
+        "unstructured",
+        help="which weights go together: unstructured (one threshold for all layers), layerwise (the same share of "
+        "every layer), channel (whole channels), or N:M such as 2:4 (N of every M inputs are kept)",
+        panel=_WHICH,
+    )
+    include: tuple[str, ...] = option(
+        (), help="layers to prune beside the default ones (glob over whole names, repeatable)", panel=_WHICH
+    )
+    exclude: tuple[str, ...] = option(
+        (), help="layers to leave alone (glob over whole names, repeatable)", panel=_WHICH
+    )
+    score_images: int = option(512, least=1, help="most views a criterion looks at in each round", panel=_WHICH)
+    probes: int = option(1, least=1, help="for fisher: random probes an image, each a backward pass", panel=_WHICH)
     # how fast
-    schedule: str = "rounds"  # rounds | one-shot | linear | cubic
-    rate: float = 0.1  # rounds: share of the remaining weights a round removes (the paper's p)
-    rounds: int = 10  # linear, cubic: how many rounds
+    schedule: str = option(
+        "rounds",
+        help="how sparsity grows",
+        choices={"rounds": "a share of what is left", "one-shot": "", "linear": "", "cubic": ""},
+        panel=_WHEN,
+    )
+    rate: float = option(
+        0.1, above=0, below=1, help="for rounds: share of the remaining weights that each round removes", panel=_WHEN
+    )
+    rounds: int = option(10, least=1, help="for linear and cubic: how many rounds", panel=_WHEN)
     # on what
-    images: str | None = None  # folder, list file, tar shards, or "shapes"; None = one shot without distillation
-    image_limit: int = 4096
-    skip_bad: bool = False  # leave unreadable images out instead of stopping
-    labels: str | None = None  # text-guided: folder of label maps
-    classes: str | None = None  # text-guided: class file
-    ignore: int | None = None  # text-guided: id of unlabelled pixels
+    images: str | None = option(
+        None,
+        help="a folder, a list file, .tar shards (a-{000..009}.tar), or shapes (the embedded scenes)",
+        unset="none: one cut by magnitude, no distillation",
+        kind="path",
+        panel=_ON,
+    )
+    image_limit: int = option(4096, least=1, help="most views; a photo gives two, whole and cropped", panel=_ON)
+    skip_bad: bool = option(False, help="leave out images that cannot be read, and name them", panel=_ON)
+    labels: str | None = option(None, help=f"{_GUIDED}folder of label maps", kind="path", panel=_ON)
+    classes: str | None = option(None, help=f"{_GUIDED}class file", kind="path", panel=_ON)
+    ignore: int | None = option(
+        None, least=0, most=65535, help=f"{_GUIDED}id of unlabelled pixels", unset="255", panel=_ON
+    )
     # distillation
-    distill: str = "image"  # image | text-guided | none
-    framework: str = "deeplabv3"  # text-guided: the segmentor whose embeddings are compared
-    steps_per_round: int = 16  # optimizer steps in each round (the paper's t)
-    final_steps: int = 352  # optimizer steps in the last round, at the target sparsity
-    batch_size: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    grad_clip: float = 0.0  # largest L2 norm of all gradients together; 0: no clipping
-    precision: str = "float32"  # of distillation: float32 | bfloat16 (autocast)
+    distill: str = option(
+        "image",
+        help="what is compared with the dense tower",
+        choices={
+            "image": "embeddings of whole images, no labels",
+            "text-guided": "the paper's loss, on labelled regions; needs --labels and --classes",
+            "none": "",
+        },
+        noun="distillation",
+        panel=_DISTIL,
+    )
+    framework: str = option(
+        "deeplabv3",
+        help="for text-guided: the segmentor that makes embeddings of regions, deeplabv3 or maskclip",
+        panel=_DISTIL,
+    )
+    steps_per_round: int = option(16, least=1, help="optimizer steps in each round but the last", panel=_DISTIL)
+    final_steps: int = option(
+        352, least=1, help="optimizer steps in the last round, at the target sparsity", panel=_DISTIL
+    )
+    batch_size: int = option(64, least=2, help="images in a step, over all processes", panel=_DISTIL)
+    lr: float = option(1e-3, above=0, help="learning rate of AdamW", panel=_DISTIL)
+    weight_decay: float = option(0.0, least=0, help="weight decay of AdamW", panel=_DISTIL)
+    grad_clip: float = option(
+        0.0, least=0, help="largest L2 norm of all gradients together; 0 clips nothing", panel=_DISTIL
+    )
+    precision: str = option(
+        "float32",
+        help="precision of the forward pass of the student",
+        choices={"float32": "", "bfloat16": "autocast"},
+        panel=_DISTIL,
+    )
     # what else
-    random: bool = False  # the random twin
-    like: str | None = None  # with `random`: the bundle whose counts the twin copies
-    keep_rounds: str = "none"  # none | masks | weights: what of earlier rounds can be taken out later
-    mask_only: bool = False  # store no values
-    dtype: str = "float32"  # of the stored weights
-    seed: int = 0
+    random: bool = option(
+        False, help="the control: random positions, with the counts of this run's own criterion", panel=_WHICH
+    )
+    like: str | None = option(
+        None, help="with --random: the bundle whose counts the control copies", kind="bundle", panel=_WHICH
+    )
+    keep_rounds: str = option(
+        "none",
+        help="what of earlier rounds stays in the bundle for --at-sparsity",
+        choices={"none": "", "masks": "one byte a weight", "weights": "their towers as well"},
+        noun="choice of rounds to keep",
+        panel=_WHEN,
+    )
+    mask_only: bool = option(False, help="store masks without values", panel=_OUT)
+    dtype: str = option("float32", help="of the stored values", choices=("float32", "float16", "bfloat16"), panel=_OUT)
+    seed: int = seed()
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value out of range, and for options that contradict each other."""
+        super().__post_init__()
+        if self.like is not None and not self.random:
+            raise OptionError("--like names the bundle a random control copies; add --random")
+        if self.mask_only and self.keep_rounds == "weights":
+            raise OptionError("--mask-only stores no values: --keep-rounds weights; use --keep-rounds masks")
+        self._check_label_maps()
+        rounds = len(schedule(self.schedule, self.sparsity, rate=self.rate, rounds=self.rounds))
+        if rounds > MAX_ROUNDS:
+            raise OptionError(
+                f"too many rounds: {rounds}, at most {MAX_ROUNDS} fit; raise --rate, or give fewer --rounds"
+            )
+
+    def _check_label_maps(self) -> None:
+        given = [name for name in ("labels", "classes", "ignore") if getattr(self, name) is not None]
+        if self.distill != "text-guided" or self.images == EMBEDDED:
+            if given:
+                raise OptionError(f"no use for label maps: --{given[0]}; add --distill text-guided, or leave it out")
+        elif self.images is None:
+            raise OptionError("text-guided distillation needs images: --distill text-guided; add --images and --labels")
+        elif self.labels is None or self.classes is None:
+            raise OptionError(
+                "text-guided distillation needs labelled regions: --labels and --classes; add both, or use --distill "
+                "image"
+            )
 
     @property
     def resolved_criterion(self) -> str:
@@ -93,9 +191,11 @@ class PruneOptions:
 def prune_options(source: str | Path, recipe: str | None, given: Mapping[str, Any]) -> PruneOptions:
     """What is `given`, over the recipe's values, over the defaults. A pattern of one sparsity brings that along.
 
-    Raises OptionError for an unknown recipe or name, or a value of the wrong kind.
+    Raises OptionError for an unknown recipe or name, and for a value of the wrong kind or out of range.
     """
-    values = {**(recipe_values(recipe) if recipe else {}), **given}
+    if recipe is not None and recipe not in PRUNE_RECIPES:
+        raise OptionError(unknown("recipe", recipe, PRUNE_RECIPES))
+    values = {**(PRUNE_RECIPES[recipe] if recipe else {}), **given}
     kept, _, group = str(values.get("pattern", "")).partition(":")
     if "sparsity" not in values and kept.isdigit() and group.isdigit() and int(group) > 0:
         values["sparsity"] = 1 - int(kept) / int(group)
@@ -109,3 +209,11 @@ def default_out(options: PruneOptions) -> Path:
     stem = Path(options.source.removeprefix("hf://").rstrip("/")).name.lower()
     safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)
     return Path(f"{safe}-s{100 * options.sparsity:g}{'-random' if options.random else ''}")
+
+
+@dataclass(frozen=True)
+class PruneControls(Options):
+    """How a run of `prune` goes about it; none of this changes what comes out."""
+
+    workers: int = option(2, least=0, help="processes that decode images; 0 decodes in the main one", panel=_ON)
+    compile: bool = option(False, help="for image: compile the student with torch.compile", panel=_DISTIL)

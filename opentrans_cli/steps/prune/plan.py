@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from opentrans_cli.bundle.manifest import DTYPES
 from opentrans_cli.clip.layers import candidates, choose_layers
 from opentrans_cli.errors import OptionError
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.masking import sparsity_of
 from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
 from opentrans_cli.sparsity.schedule import schedule
-from opentrans_cli.steps.prune.distillation import KINDS, PRECISIONS
-from opentrans_cli.steps.prune.feed import EMBEDDED
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.sources import Tower, load_tower, with_layers
-
-MAX_ROUNDS = 255  # one byte per weight holds the round that pruned it
-KEEP_ROUNDS = ("none", "masks", "weights")
 
 
 @dataclass(frozen=True)
@@ -58,64 +50,7 @@ def plan(options: PruneOptions, *, reporter: Reporter = SILENT) -> Plan:
 
     Raises OptionError, SourceError or BundleError, as `prune` does.
     """
-    check_options(options)
     return make_plan(options, reporter)
-
-
-def check_options(options: PruneOptions) -> None:
-    """What can be refused before anything is read."""
-    CRITERIA.load(options.resolved_criterion)
-    _check_choices(options)
-    _check_numbers(options)
-    if options.like is not None and not options.random:
-        raise OptionError("--like names the bundle a random twin copies; add --random")
-    if options.mask_only and options.keep_rounds == "weights":
-        raise OptionError("--mask-only stores no values: --keep-rounds weights; use --keep-rounds masks")
-    _check_label_maps(options)
-    rounds = len(schedule(options.schedule, options.sparsity, rate=options.rate, rounds=options.rounds))
-    if rounds > MAX_ROUNDS:
-        raise OptionError(f"too many rounds: {rounds}, at most {MAX_ROUNDS} fit; raise --rate, or give fewer --rounds")
-
-
-def _check_label_maps(options: PruneOptions) -> None:
-    given = [name for name in ("labels", "classes", "ignore") if getattr(options, name) is not None]
-    needless = options.distill != "text-guided" or options.images == EMBEDDED
-    if given and needless:
-        raise OptionError(f"no use for label maps: --{given[0]}; add --distill text-guided, or leave it out")
-    if needless:
-        return
-    if options.images is None:
-        raise OptionError("text-guided distillation needs images: --distill text-guided; add --images and --labels")
-    if options.labels is None or options.classes is None:
-        raise OptionError(
-            "text-guided distillation needs labelled regions: --labels and --classes; add both, or use --distill image"
-        )
-
-
-def _check_choices(options: PruneOptions) -> None:
-    for name, value, known in (
-        ("dtype", options.dtype, DTYPES),
-        ("distillation", options.distill, KINDS),
-        ("precision", options.precision, tuple(PRECISIONS)),
-        ("choice of rounds to keep", options.keep_rounds, KEEP_ROUNDS),
-    ):
-        if value not in known:
-            raise OptionError(f"unknown {name}: '{value}'; choose one of {', '.join(known)}")
-
-
-def _check_numbers(options: PruneOptions) -> None:
-    if not 0 < options.lr < math.inf:
-        raise OptionError(f"learning rate out of range: {options.lr}; choose a number above 0")
-    for name, number in (("--weight-decay", options.weight_decay), ("--grad-clip", options.grad_clip)):
-        if not 0 <= number < math.inf:
-            raise OptionError(f"number out of range: {name} {number}; give 0 or more")
-    if min(options.steps_per_round, options.final_steps) < 1 or options.batch_size < 2:
-        raise OptionError(
-            "too little to distil: --steps-per-round and --final-steps must be at least 1, --batch-size at least 2; "
-            "leave them out for defaults"
-        )
-    if min(options.score_images, options.probes) < 1:
-        raise OptionError("too little to score with: --score-images and --probes must be at least 1")
 
 
 def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:

@@ -23,7 +23,7 @@ from opentrans_cli.steps.prune.choice import Choice, RandomChoice, ScoredChoice,
 from opentrans_cli.steps.prune.distillation import Distillation, make_distillation
 from opentrans_cli.steps.prune.feed import ImageFeed, open_feed
 from opentrans_cli.steps.prune.options import PruneOptions, default_out, prune_options
-from opentrans_cli.steps.prune.plan import Plan, check_options, make_plan
+from opentrans_cli.steps.prune.plan import Plan, make_plan
 from opentrans_cli.steps.prune.run import PruneRun
 from opentrans_cli.steps.run_files import state_to_resume
 from opentrans_cli.steps.sources import numpy_masks
@@ -84,7 +84,6 @@ def prune(
     options = prune_options(source, recipe, given)
     out = Path(out or default_out(options))
     with open_world(device) as world:
-        check_options(options)
         check_replaceable(out, force=force)
         plan = make_plan(options, reporter)
         if options.images is None:

@@ -14,7 +14,6 @@ import torch
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.distill.loop import StepLog
-from opentrans_cli.errors import OptionError
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import REPORT, prune
 
@@ -53,15 +52,6 @@ def test_text_guided_distillation_learns_from_own_label_maps(
     options = distilled(distill="text-guided", framework="maskclip", **where)
     bundle = open_bundle(prune(**vars(options), out=tmp_path / "b", device="cpu").path)
     assert len(report_of(bundle)["steps"]) == 8
-
-
-def test_text_guided_distillation_without_label_maps_names_what_is_missing(
-    tmp_path: Path, distilled: Options, labelled_folder: Any
-) -> None:
-    options = distilled(distill="text-guided", images=str(labelled_folder.images))
-    with pytest.raises(OptionError, match="needs labelled regions: --labels and --classes"):
-        prune(**vars(options), out=tmp_path / "b", device="cpu")
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("b")] == []
 
 
 def test_images_without_distillation_choose_weights_and_train_none(tmp_path: Path, distilled: Options) -> None:

@@ -1,0 +1,144 @@
+"""A command whose arguments and options are the fields of dataclasses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+
+import typer
+
+from opentrans_cli.errors import OptionError
+from opentrans_cli.option import Options, Statement, option, shown, stated
+
+T = TypeVar("T")
+
+
+class Typed(dict[str, Any], Generic[T]):
+    """What the user typed of the options `T`, by field: what was left at its default is not in it."""
+
+
+@dataclass(frozen=True)
+class Talk(Options):
+    """How a command answers."""
+
+    json: bool = option(False, help="print one JSON document on stdout")
+    quiet: bool = option(False, also=("-q",), help="no talk and no progress on stderr")
+
+
+@dataclass(frozen=True)
+class Force(Options):
+    """What a command that writes does about what is there."""
+
+    force: bool = option(False, help="replace what is at the output, if this program wrote it")
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """The command of `function`, which takes dataclasses of options: every field is an argument or option.
+
+    A parameter of the class `Typed[T]` offers the options of `T` and gets what was typed of them.
+    """
+    hints = {name: hint for name, hint in get_type_hints(function).items() if name != "return"}
+    groups: dict[str, type] = {name: get_args(hint)[0] if get_args(hint) else hint for name, hint in hints.items()}
+    offered = {
+        field.name: (field, said, get_type_hints(group)[field.name])
+        for group in groups.values()
+        for field, said in stated(group)
+    }
+
+    def run(ctx: typer.Context, **values: Any) -> None:
+        given = {name: _read(*offered[name], value) for name, value in values.items()}
+        typed = {name for name in given if _is_typed(ctx, name)}
+        made: dict[str, Any] = {}
+        for name, group in groups.items():
+            own = {field.name: given[field.name] for field, _ in stated(group)}
+            if get_origin(hints[name]) is Typed:
+                made[name] = Typed({field: value for field, value in own.items() if field in typed})
+            else:
+                made[name] = group(**own)
+        function(**made)
+
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context, *(_parameter(*each) for each in offered.values())]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.groups = tuple(groups.values())  # type: ignore[attr-defined]
+    return run
+
+
+def _is_typed(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _parameter(field: Field[Any], said: Statement, hint: Any) -> inspect.Parameter:
+    """What typer makes an argument or option of."""
+    text = said.described()
+    settings: dict[str, Any] = {"help": f"{text[:1].upper()}{text[1:]}."}
+    settings |= {"rich_help_panel": said.panel, "metavar": said.metavar}
+    default, names = field.default, tuple(said.choices)
+    if names:
+        settings["autocompletion"] = lambda incomplete: [name for name in names if name.startswith(incomplete)]
+    if isinstance(default, tuple | dict):
+        settings["show_default"], default = shown(default) if default else False, None
+    elif default is None and said.unset is not None:
+        settings["show_default"] = said.unset
+    kind = _read_as(said, hint)
+    if said.argument:
+        info: Any = typer.Argument(**settings)
+    else:
+        name = said.spelled(field.name)
+        info = typer.Option(f"{name}/--no-{name[2:]}" if default is True else name, *said.also, **settings)
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind, info],
+    )
+
+
+def _core(hint: Any) -> Any:
+    """A type without its `| None`."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    return parts[0] if type(None) in get_args(hint) else hint
+
+
+def _read_as(said: Statement, hint: Any) -> Any:
+    """The type that typer reads: several values are a list, or one text with commas."""
+    core = _core(hint)
+    if get_origin(core) in (tuple, dict):
+        each = Path if Path in get_args(core) else str
+        return str | None if said.kind == "commas" else list[each] | None  # type: ignore[valid-type]
+    plain = core if core in (bool, int, float, Path) else str
+    return plain if core is hint else plain | None
+
+
+def _read(field: Field[Any], said: Statement, hint: Any, value: Any) -> Any:
+    """The value of a field from what typer read."""
+    core = _core(hint)
+    if value is None and isinstance(field.default, tuple | dict):
+        return field.default
+    if get_origin(core) is dict:
+        return _pairs(said.spelled(field.name), value or ())
+    if get_origin(core) is not tuple or value is None:
+        return value
+    if said.kind != "commas":
+        return tuple(value)
+    parts = tuple(part.strip() for part in value.split(",") if part.strip())
+    if float not in get_args(core):
+        return parts
+    try:
+        return tuple(map(float, parts))
+    except ValueError:
+        name = said.spelled(field.name)
+        raise OptionError(f"not numbers with commas: {name} {value}; such as {name} {shown(field.default)}") from None
+
+
+def _pairs(name: str, values: Sequence[str]) -> dict[str, str]:
+    for pair in values:
+        if "=" not in pair:
+            raise OptionError(f"not NAME=VALUE: {name} {pair}; write for example output_stride=8")
+    return {left.strip(): right.strip() for left, _, right in (pair.partition("=") for pair in values)}

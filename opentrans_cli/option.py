@@ -1,0 +1,152 @@
+"""The one statement of an option: a field of a dataclass, with its default, range or choices, help and kind.
+
+    @dataclass(frozen=True)
+    class PruneOptions(Options):
+        lr: float = option(1e-3, above=0, help="learning rate of AdamW", panel="Distillation")
+
+From it come the check of the value, the parameter of the command line (`cli/command.py`), the flag in a script of
+`provenance`, and the row in the tables of `docs/commands.md`. A field without `option` is for Python alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Real
+from typing import Any, Literal
+
+from opentrans_cli.errors import OptionError, flag, unknown
+
+Kind = Literal["value", "source", "path", "bundle", "base", "pairs", "commas"]
+"""What the value is, and so how a recorded one is given again on a command line:
+
+value    text, a number or a switch; each of several is given by itself
+source   what the command reads: its argument
+path     the user's own data, which may lie elsewhere by now
+bundle   another bundle, recorded by its digest
+base     where the base of the bundle lies
+pairs    names and values, each pair given by itself as NAME=VALUE
+commas   several values in one text, with commas
+"""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What is said about an option beside its name, type and default; see `option`."""
+
+    help: str
+    panel: str | None
+    above: float | None
+    least: float | None
+    below: float | None
+    most: float | None
+    choices: Mapping[str, str]
+    noun: str | None
+    unset: str | None
+    kind: Kind
+    flag: str | None
+    also: tuple[str, ...]
+    argument: bool
+    metavar: str | None
+
+    def spelled(self, name: str) -> str:
+        """How the option of field `name` is typed: "--weight-decay"."""
+        return self.flag or flag(name)
+
+    @property
+    def wanted(self) -> str:
+        """The range in words; "" if every value will do."""
+        ends = {
+            "above {}": self.above,
+            "{} or more": self.least,
+            "below {}": self.below,
+            "at most {}": self.most,
+        }
+        if self.least is not None and self.most is not None:
+            return f"{_number(self.least)} to {_number(self.most)}"
+        return ", ".join(text.format(_number(end)) for text, end in ends.items() if end is not None)
+
+    def holds(self, number: float) -> bool:
+        """Whether a number is in the range; no NaN and nothing infinite is."""
+        return (
+            math.isfinite(number)
+            and (self.above is None or number > self.above)
+            and (self.least is None or number >= self.least)
+            and (self.below is None or number < self.below)
+            and (self.most is None or number <= self.most)
+        )
+
+    def described(self) -> str:
+        """The help with what may be given: "learning rate of AdamW (above 0)"."""
+        choices = [f"{name} ({why})" if why else name for name, why in self.choices.items()]
+        listed = ", ".join(choices[:-1]) + " or " + choices[-1] if len(choices) > 1 else "".join(choices)
+        return f"{self.help}{f': {listed}' if listed else ''}{f' ({self.wanted})' if self.wanted else ''}"
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    help: str,
+    panel: str | None = None,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    choices: Mapping[str, str] | Sequence[str] = (),
+    noun: str | None = None,
+    unset: str | None = None,
+    kind: Kind = "value",
+    flag: str | None = None,
+    also: tuple[str, ...] = (),
+    argument: bool = False,
+    metavar: str | None = None,
+) -> Any:
+    """A field of an options dataclass; without a default it has to be given.
+
+    help: a phrase, as a list would have it. panel: its heading in `--help`. above, least, below, most: the range of a
+    number, or of every one of several. choices: the names that may be given, each with a word on it or without. noun:
+    what such a name is called ("criterion"); None: the field's own name. unset: what holds where the default is None.
+    flag, also: how it is typed if not by its name, and other ways to type it ("-s"). argument: it has no flag.
+    """
+    listed = choices if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
+    said = Statement(help, panel, above, least, below, most, listed, noun, unset, kind, flag, also, argument, metavar)
+    return field(default=default, metadata={Statement: said})
+
+
+def stated(options: Any) -> Iterator[tuple[Field[Any], Statement]]:
+    """The fields of a dataclass, or of one of it, that are options, in their order."""
+    for each in fields(options):
+        if (said := each.metadata.get(Statement)) is not None:
+            yield each, said
+
+
+class Options:
+    """A base for dataclasses of options: a value out of range is refused when one is made."""
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value out of its range, or none of its choices."""
+        for each, said in stated(self):
+            value = getattr(self, each.name)
+            if value is not None:
+                for part in value if isinstance(value, tuple | list) else (value,):
+                    _check(each, said, part, shown(value))
+
+
+def shown(value: Any) -> str:
+    """A value as it is typed: 0.5, "a", (0.8, 0.9) -> "0.8,0.9"."""
+    if isinstance(value, tuple | list):
+        return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check(each: Field[Any], said: Statement, value: Any, text: str) -> None:
+    name = said.spelled(each.name)
+    if said.choices and value not in said.choices:
+        raise OptionError(unknown(said.noun or each.name.replace("_", " "), value, said.choices))
+    if isinstance(value, Real) and not isinstance(value, bool) and not said.holds(float(value)):
+        raise OptionError(f"out of range: {name} {text}; give {said.wanted or 'a finite number'}")
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
