@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentrans_cli.clip.open_clip import open_clip_module, quiet_open_clip
 from opentrans_cli.errors import SourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Shaped(Protocol):
+    """A tensor of torch, an array, or what a file says of one."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
 
 # Read the configuration of a CLIP's image tower, ResNet or ConvNeXt, off its tensors.
 
@@ -33,7 +41,7 @@ _CONVNEXTS: dict[tuple[tuple[int, ...], int], str] = {
 _PROJECTIONS = {"head.proj.weight": "linear", "head.mlp.fc2.weight": "mlp"}
 
 
-def infer_tower(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def infer_tower(state: Mapping[str, Shaped]) -> dict[str, Any]:
     """The configuration of an image tower, by names inside it; `meta_visual` builds it.
 
     See `infer_vision` for what a ResNet without its attention pool cannot tell. Raises SourceError if the tensors are
@@ -42,7 +50,7 @@ def infer_tower(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return infer_convnext(state) if "trunk.stem.0.weight" in state else infer_vision(state)
 
 
-def infer_convnext(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def infer_convnext(state: Mapping[str, Shaped]) -> dict[str, Any]:
     """The same for a ConvNeXt of timm in open_clip's tower."""
     blocks = tuple(
         len({key.split(".")[4] for key in state if key.startswith(f"trunk.stages.{stage}.blocks.")})
@@ -98,6 +106,8 @@ def meta_visual(model_cfg: Mapping[str, Any]) -> nn.Module:
     The configuration may come from strangers: it makes no network call, reads no file, and its size is bounded. Raises
     SourceError if that or open_clip does not accept it.
     """
+    import torch
+
     with torch.device("meta"):
         return build_clip(_harmless(model_cfg)).visual  # type: ignore[return-value]
 
@@ -118,6 +128,95 @@ def _harmless(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
         raise SourceError(f"not a model of timm: {str(name)[:100]!r}; check `model_cfg`")
     pretrained = {} if name is None else {"timm_model_pretrained": False}  # else timm downloads weights
     return {**model_cfg, "vision_cfg": {**vision, **pretrained}, "text_cfg": dict(_SMALLEST_TEXT)}
+
+
+_CLIP_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+_RESNET_KEYS = {"layers", "width", "head_width", "image_size", "patch_size"}
+_VIT_KEYS = _RESNET_KEYS | {"mlp_ratio", "no_ln_pre", "pool_type", "final_ln_after_pool"}
+_VIT_DEFAULTS = {"layers": 12, "width": 768, "head_width": 64, "image_size": 224, "patch_size": 16, "mlp_ratio": 4.0}
+
+
+def tower_shapes(model_cfg: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of all tensors of an image tower by name, in module order, where they can be told without torch.
+
+    That is so for the usual ResNets and ViTs; None for others, whose shapes `meta_visual` has. Raises SourceError for a
+    configuration that it refuses.
+    """
+    config = _harmless(model_cfg)
+    vision, size = config["vision_cfg"], config.get("embed_dim")
+    if not config.keys() <= _CLIP_KEYS or type(size) is not int:
+        return None
+    if isinstance(vision.get("layers"), list):
+        numbers = [*vision["layers"], vision.get("width"), vision.get("image_size")]
+        plain = vision.keys() <= _RESNET_KEYS and len(vision["layers"]) == 4
+        return dict(_resnet_shapes(vision, size)) if plain and all(type(one) is int for one in numbers) else None
+    given = {**_VIT_DEFAULTS, **vision}
+    numbers = [given[key] for key in ("layers", "width", "head_width", "image_size", "patch_size")]
+    plain = vision.keys() <= _VIT_KEYS and vision.get("pool_type", "tok") in ("tok", "avg")
+    if not plain or any(type(one) is not int for one in numbers) or given["width"] % given["head_width"]:
+        return None
+    return dict(_vit_shapes(given, size))
+
+
+_Shapes = Iterator[tuple[str, tuple[int, ...]]]
+
+
+def _resnet_shapes(vision: Mapping[str, Any], size: int) -> _Shapes:
+    """open_clip's ModifiedResNet."""
+    width, channels = vision["width"], 3
+    for number, out in enumerate((width // 2, width // 2, width), start=1):
+        yield f"conv{number}.weight", (out, channels, 3, 3)
+        yield from _batchnorm(f"bn{number}", out)
+        channels = out
+    for stage, blocks in enumerate(vision["layers"]):
+        inner = width * 2**stage
+        for block in range(blocks):
+            name = f"layer{stage + 1}.{block}"
+            for number, shape in enumerate(
+                ((inner, channels, 1, 1), (inner, inner, 3, 3), (4 * inner, inner, 1, 1)), 1
+            ):
+                yield f"{name}.conv{number}.weight", shape
+                yield from _batchnorm(f"{name}.bn{number}", shape[0])
+            if block == 0:  # the first block of a stage has another width or stride than what it gets
+                yield f"{name}.downsample.0.weight", (4 * inner, channels, 1, 1)
+                yield from _batchnorm(f"{name}.downsample.1", 4 * inner)
+            channels = 4 * inner
+    yield "attnpool.positional_embedding", ((vision["image_size"] // 32) ** 2 + 1, channels)
+    for part, out in (("k", channels), ("q", channels), ("v", channels), ("c", size)):
+        yield from _linear(f"attnpool.{part}_proj", out, channels)
+
+
+def _vit_shapes(vision: Mapping[str, Any], size: int) -> _Shapes:
+    """open_clip's VisionTransformer with its usual blocks and no attention pool."""
+    width, patch = vision["width"], vision["patch_size"]
+    hidden = int(width * vision["mlp_ratio"])
+    yield "class_embedding", (width,)
+    yield "positional_embedding", ((vision["image_size"] // patch) ** 2 + 1, width)
+    yield "proj", (width, size)
+    yield "conv1.weight", (width, 3, patch, patch)
+    if not vision.get("no_ln_pre"):
+        yield from _linear("ln_pre", width)
+    for block in range(vision["layers"]):
+        name = f"transformer.resblocks.{block}"
+        yield from _linear(f"{name}.ln_1", width)
+        yield f"{name}.attn.in_proj_weight", (3 * width, width)
+        yield f"{name}.attn.in_proj_bias", (3 * width,)
+        yield from _linear(f"{name}.attn.out_proj", width, width)
+        yield from _linear(f"{name}.ln_2", width)
+        yield from _linear(f"{name}.mlp.c_fc", hidden, width)
+        yield from _linear(f"{name}.mlp.c_proj", width, hidden)
+    yield from _linear("ln_post", width)
+
+
+def _linear(name: str, out: int, *into: int) -> _Shapes:
+    """Weight and bias of a linear layer, or of a norm."""
+    yield f"{name}.weight", (out, *into)
+    yield f"{name}.bias", (out,)
+
+
+def _batchnorm(name: str, channels: int) -> _Shapes:
+    yield from ((f"{name}.{leaf}", (channels,)) for leaf in ("weight", "bias", "running_mean", "running_var"))
+    yield f"{name}.num_batches_tracked", ()
 
 
 def _numbers(value: object) -> list[int | float]:
@@ -156,7 +255,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
         ) from error
 
 
-def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def infer_config(state: Mapping[str, Shaped]) -> dict[str, Any]:
     """The configuration of a ModifiedResNet CLIP from the shapes of its tensors (open_clip key names).
 
     Text heads are taken as 64 wide, as in every published CLIP; the text activation is QuickGELU only if the tensors
@@ -185,7 +284,7 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def infer_vision(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def infer_vision(state: Mapping[str, Shaped]) -> dict[str, Any]:
     """The image tower's part of `infer_config`, for files without a text tower; names inside the tower.
 
     `meta_visual` builds it, `build_clip` does not: there is no `text_cfg`. Frameworks often drop the attention pool,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -17,4 +19,6 @@ def arrays(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 def tensors(state: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     """Arrays as tensors that own their memory."""
+    import torch
+
     return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}

@@ -7,14 +7,22 @@ Hugging Face name them where they are apart: `<attention>.q_proj`, `.k_proj`, `.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 from opentrans_cli.errors import OptionError, SourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Array = TypeVar("Array", "NDArray[np.generic]", "Tensor")
+Shapes = Mapping[str, tuple[int, ...]]
 
 PACKED = "in_proj_weight"
 PARTS = ("q_proj", "k_proj", "v_proj")
@@ -35,23 +43,33 @@ class Candidate:
     @property
     def total(self) -> int:
         """Number of its weights."""
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
 
 def convolutions(visual: nn.Module) -> tuple[str, ...]:
     """Full dotted names of all Conv2d layers, in module order."""
+    from torch import nn
+
     return tuple(name for name, module in visual.named_modules() if isinstance(module, nn.Conv2d))
 
 
 def candidates(visual: nn.Module) -> tuple[Candidate, ...]:
-    """Every convolution, linear layer and packed attention part of a tower, in module order.
+    """Every convolution, linear layer and packed attention part of a module, in module order.
 
     By default all are pruned but the input layer (the first convolution) and the output head (an attention pool, a
     timm tower's `head`): OpenTrans, arXiv 2404.07448, Sec. 3.2, carried over to towers of other kinds.
     """
+    return _judged((name, tuple(layer_weight(visual, name).shape)) for name in _layer_names(visual))
+
+
+def tower_candidates(shapes: Shapes) -> tuple[Candidate, ...]:
+    """The same of an image tower, from the names and shapes of its tensors, in their order."""
+    return _judged(_layer_shapes(shapes))
+
+
+def _judged(layers: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[Candidate, ...]:
     found: list[Candidate] = []
-    for name in _layer_names(visual):
-        shape = tuple(layer_weight(visual, name).shape)
+    for name, shape in layers:
         reason = None
         if not any(candidate.reason == "input layer" for candidate in found) and len(shape) == 4:
             reason = "input layer"
@@ -62,11 +80,22 @@ def candidates(visual: nn.Module) -> tuple[Candidate, ...]:
 
 
 def _layer_names(visual: nn.Module) -> Iterator[str]:
+    from torch import nn
+
     for name, module in visual.named_modules():
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
             yield from (f"{name}.{part}" for part in PARTS)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             yield name
+
+
+def _layer_shapes(shapes: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name, shape in shapes.items():
+        owner, _, leaf = name.rpartition(".")
+        if leaf == PACKED:
+            yield from ((f"{owner}.{part}", (shape[0] // len(PARTS), *shape[1:])) for part in PARTS)
+        elif leaf == "weight" and len(shape) in (2, 4):
+            yield owner, shape
 
 
 def choose_layers(
@@ -99,9 +128,14 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 def prunable_layers(visual: nn.Module) -> tuple[str, ...]:
     """The layers that are pruned by default, in module order. Raises SourceError for a tower without any."""
-    layers = tuple(candidate.name for candidate in candidates(visual) if candidate.reason is None)
+    return prunable(candidates(visual), type(visual).__name__)
+
+
+def prunable(found: Iterable[Candidate], tower: str) -> tuple[str, ...]:
+    """The names of those that are pruned by default. Raises SourceError, naming the `tower`, if there are none."""
+    layers = tuple(candidate.name for candidate in found if candidate.reason is None)
     if not layers:
-        raise SourceError(f"no prunable layer in this tower: {type(visual).__name__}; use a CLIP image tower")
+        raise SourceError(f"no prunable layer in this tower: {tower}; use a CLIP image tower")
     return layers
 
 
@@ -110,6 +144,8 @@ def locate(module: nn.Module, layer: str) -> tuple[str, slice]:
 
     Raises KeyError if `module` has no such layer.
     """
+    from torch import Tensor, nn
+
     owner, _, part = layer.rpartition(".")
     try:
         if part in PARTS:
@@ -172,19 +208,20 @@ def layer_gradient(module: nn.Module, layer: str) -> Tensor | None:
     return None if gradient is None else gradient[rows]
 
 
-def split_packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def split_packed(state: Mapping[str, Array]) -> dict[str, Array]:
     """`state` with every packed input projection as three weights: how bundles hold a tower, a tensor a layer."""
-    apart: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    apart: dict[str, Array] = {}
+    for name, array in state.items():
         owner, _, leaf = name.rpartition(".")
         if leaf == PACKED:
-            apart |= {f"{owner}.{part}.weight": rows for part, rows in zip(PARTS, tensor.chunk(3), strict=True)}
+            rows = len(array) // len(PARTS)
+            apart |= {f"{owner}.{part}.weight": array[at * rows : (at + 1) * rows] for at, part in enumerate(PARTS)}
         else:
-            apart[name] = tensor
+            apart[name] = array
     return apart
 
 
-def join_packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def join_packed(state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
     """The reverse of `split_packed`; projections that belong to no packed one (they have no `in_proj_bias` beside
     them, as in a ResNet's attention pool) stay apart.
     """
@@ -194,7 +231,7 @@ def join_packed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = [f"{owner}.{part}.weight" for part in PARTS]
         # Keys of another width than the queries are kept apart by torch itself: a bias, but nothing to join.
         if leaf == "in_proj_bias" and all(part in state for part in parts):
-            joined[f"{owner}.{PACKED}"] = torch.cat([joined.pop(part) for part in parts])
+            joined[f"{owner}.{PACKED}"] = np.concatenate([joined.pop(part) for part in parts])
     return joined
 
 
@@ -203,6 +240,8 @@ def batchnorm_of(visual: nn.Module, layer: str) -> str | None:
 
     In CLIP's ResNets `convN` is followed by `bnN` beside it, and a downsample convolution (child "0") by child "1".
     """
+    from torch import nn
+
     parent, _, leaf = layer.rpartition(".")
     candidates = {"0": "1"}.get(leaf, leaf.replace("conv", "bn"))
     name = f"{parent}.{candidates}" if parent else candidates

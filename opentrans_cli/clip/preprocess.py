@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -23,10 +24,9 @@ class Preprocess:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) RGB in [0, 255] -> float32 (B, 3, H, W), channels last in memory."""
-        mean, std = (
-            torch.tensor(self.mean, device=images.device),
-            torch.tensor(self.std, device=images.device),
-        )
+        import torch
+
+        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
         pixels = images.to(torch.float32, copy=True)
         # Image by image: one stays in the cache while three operations go over it, a batch does not.
         for image in pixels:

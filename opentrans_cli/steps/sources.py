@@ -137,7 +137,7 @@ def bundle_tower(bundle: Bundle, *, base: str | None = None, reporter: Reporter 
     """
     if not bundle.has(WEIGHTS):
         bundle = with_base(bundle, base_tower(bundle, base, reporter))
-    visual = build_visual(bundle.manifest.base.model_cfg, join_packed(tensors(bundle.tower())))
+    visual = build_visual(bundle.manifest.base.model_cfg, tensors(join_packed(bundle.tower())))
     masks = {layer: torch.from_numpy(mask) for layer, mask in bundle.masks().items()}
     _check_layers(visual, masks, bundle)
     return Tower(visual, bundle.manifest.base, masks, bundle)
@@ -185,7 +185,7 @@ def base_tower(bundle: Bundle, override: str | None, reporter: Reporter) -> dict
     except SourceError as error:
         problem = str(error).split("; ")[0]
         raise SourceError(f"{problem}; {bundle.path} needs the weights of its base, say with --base where") from error
-    return arrays(split_packed(clip.model.visual.state_dict()))
+    return split_packed(arrays(clip.model.visual.state_dict()))
 
 
 def _base_clip(base: Base, source: str, reporter: Reporter) -> LoadedClip:

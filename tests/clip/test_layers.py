@@ -6,6 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from opentrans_cli.clip.architecture import build_clip, build_visual
+from opentrans_cli.clip.arrays import arrays, tensors
 from opentrans_cli.clip.layers import (
     PARTS,
     candidates,
@@ -26,6 +28,7 @@ from opentrans_cli.clip.layers import (
     locate,
     prunable_layers,
     split_packed,
+    tower_candidates,
     whole_projections,
 )
 from opentrans_cli.errors import OptionError, SourceError
@@ -89,6 +92,17 @@ def test_counts_of_published_towers(name, found, pruned, weights):
     every = candidates(on_meta(name))
     chosen = [candidate for candidate in every if candidate.reason is None]
     assert (len(every), len(chosen), sum(candidate.total for candidate in chosen)) == (found, pruned, weights)
+
+
+@pytest.mark.parametrize(
+    "name", ["RN50", "ViT-B-32", "coca_ViT-B-32", "convnext_base", "EVA02-B-16", "ViT-B-16-SigLIP"]
+)
+def test_layers_are_told_by_the_names_and_shapes_of_a_towers_tensors_as_by_its_modules(name):
+    visual = on_meta(name)
+    shapes = {name: tuple(tensor.shape) for name, tensor in visual.state_dict().items()}
+    assert tower_candidates(shapes) == candidates(visual)
+    apart = {name: tuple(tensor.shape) for name, tensor in split_packed(visual.state_dict()).items()}
+    assert tower_candidates(apart) == candidates(visual)
 
 
 @pytest.mark.parametrize(
@@ -255,11 +269,11 @@ def test_split_has_one_weight_a_layer():
 @pytest.mark.parametrize("vision", [RESNET, VIT, COCA], ids=["resnet", "vit", "coca"])
 def test_joining_reverses_splitting(vision):
     visual = built(vision)
-    state = visual.state_dict()
+    state = arrays(visual.state_dict())
     joined = join_packed(split_packed(state))
     assert joined.keys() == state.keys()
-    assert all(torch.equal(joined[name], state[name]) for name in state)
-    rebuilt = build_visual({"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}, joined)
+    assert all(np.array_equal(joined[name], state[name]) for name in state)
+    rebuilt = build_visual({"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}, tensors(joined))
     images = torch.randn(2, 3, vision["image_size"], vision["image_size"])
     with torch.no_grad():
         assert torch.equal(rebuilt(images), visual.eval()(images))
@@ -267,7 +281,7 @@ def test_joining_reverses_splitting(vision):
 
 def test_a_resnet_stays_as_it_is():
     """Its attention pool has projections of the same names, which were never one tensor."""
-    state = built(RESNET).state_dict()
+    state = arrays(built(RESNET).state_dict())
     assert {f"attnpool.{part}.weight" for part in PARTS} <= state.keys()
     for changed in (split_packed(state), join_packed(state)):
         assert list(changed) == list(state) and all(changed[name] is state[name] for name in state)

@@ -180,7 +180,7 @@ def _contents(
         pattern=plan.pattern.name,
         target_sparsity=options.sparsity,
         masks=numpy_masks(tower.masks),
-        tower={} if options.mask_only else arrays(split_packed(tower.visual.state_dict())),
+        tower={} if options.mask_only else split_packed(arrays(tower.visual.state_dict())),
         steps=(*(parent.manifest.steps if parent else ()), step),
         dtype=options.dtype,
         rounds=None if options.keep_rounds == "none" else run.round_of(),

@@ -189,7 +189,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_plain_torch_packs_the_attention_of_a_vit(vit: Bundle, run: Run) -> None:
     names = run(blocks(card(vit))[1], vit.path)
-    assert_same(names["state"], dict(join_packed(tensors(vit.tower()))))
+    assert_same(names["state"], tensors(join_packed(vit.tower())))
     tower = build_visual(VIT, {name: torch.zeros_like(value) for name, value in names["state"].items()})
     load, after = blocks(card(vit))[2].split("# Where")
     run(load, vit.path, model=SimpleNamespace(visual=tower), state=names["state"])
@@ -217,7 +217,7 @@ def test_plain_torch_applies_masks_alone_to_the_base(
     assert (
         "**Masks alone.**" in text and source.manifest.base.digest in text and "mask-only" in ModelCard(text).data.tags
     )
-    assert_same(run(blocks(text)[1], bundle.path)["state"], dict(join_packed(tensors(source.tower()))))
+    assert_same(run(blocks(text)[1], bundle.path)["state"], tensors(join_packed(source.tower())))
 
 
 def test_figures_of_values_that_were_left_out_are_said_to_be_that(measured: Bundle, tmp_path: Path) -> None:
