@@ -273,7 +273,7 @@ def test_the_picture_of_the_documents_is_the_scene_it_is_said_to_be() -> None:
 
 
 def test_the_format_names_every_field() -> None:
-    for record in (m.Manifest, m.Base, m.LayerEntry, m.FileEntry, m.Step, m.Segmentor):
+    for record in (m.Manifest, m.Base, m.LayerEntry, m.FileEntry, m.Step, m.SegmentorRecord):
         names = {field.name for field in fields(record)} | ({"format"} if record is m.Manifest else set())
         assert not {name for name in names if f"`{name}`" not in FORMAT}, record
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.bundle import layout
 from opentrans_cli.bundle.bitmask import Mask, pack_mask
-from opentrans_cli.bundle.encode import encode_tower, stored_dtypes
-from opentrans_cli.bundle.layout import Tensors, check_finite, check_rounds
+from opentrans_cli.bundle.layout import Tensors, check_finite, check_rounds, encode_tower, stored_dtypes
 from opentrans_cli.bundle.manifest import (
     DTYPES,
     FILE_NAME,
@@ -22,16 +21,15 @@ from opentrans_cli.bundle.manifest import (
     FileEntry,
     LayerEntry,
     Manifest,
-    Segmentor,
+    SegmentorRecord,
     Step,
 )
 from opentrans_cli.bundle.nested import encode_snapshots
+from opentrans_cli.bundle.schema import PNG
 from opentrans_cli.errors import BundleError, MaskError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.records import parse_json
 from opentrans_cli.files.tensorfile import write_tensors
-
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +47,7 @@ class BundleContents:
     # By round, from 1: the dense tower an earlier round left, zero where pruned by then; read once each.
     round_weights: Mapping[int, Tensors] = field(default_factory=dict)
     head: Tensors | None = None  # tensors of a segmentor beyond the tower
-    segmentor: Segmentor | None = None
+    segmentor: SegmentorRecord | None = None
     alpha: tuple[Tensors, Mapping[str, Any]] | None = None  # arrays and metadata of `alpha.safetensors`
     reports: Mapping[str, bytes] = field(default_factory=dict)  # "reports/<name>.json|png", "README.md"
 
@@ -91,7 +89,7 @@ def check_report(name: str, data: bytes) -> None:
         raise BundleError(f"not a name for a report: {name!r}; use reports/<lower-case name>.json, .png or README.md")
     if name.endswith(".json"):
         parse_json(data, name)
-    elif name.endswith(".png") and not data.startswith(_PNG):
+    elif name.endswith(".png") and not data.startswith(PNG):
         raise BundleError(f"not a PNG picture: {name!r}; save the picture as PNG")
 
 

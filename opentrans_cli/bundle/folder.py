@@ -88,7 +88,7 @@ def pending_path(folder: Path, entry: FileEntry) -> Path:
     return path.with_name(f".{path.name}.{entry.sha256[:16]}.next")
 
 
-def check_folder(folder: Path, manifest: Manifest) -> None:
+def check_bundle_folder(folder: Path, manifest: Manifest) -> None:
     """BundleError unless every declared file is there with its size, no link leaves, and nothing dangerous is
     beside.
     """

@@ -118,7 +118,7 @@ class Step(Record):
 
 
 @dataclass(frozen=True)
-class Segmentor(Record):
+class SegmentorRecord(Record):
     """The segmentation model a subnet was fine-tuned in; its tensors beyond the tower are in
     `segmentor.safetensors`.
     """
@@ -152,7 +152,7 @@ class Manifest(Record):
     layers: tuple[LayerEntry, ...]
     files: tuple[FileEntry, ...]  # all but manifest.json
     steps: tuple[Step, ...]  # oldest first
-    segmentor: Segmentor | None
+    segmentor: SegmentorRecord | None
     version: int = VERSION
 
     @property

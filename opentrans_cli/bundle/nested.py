@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.bundle.bitmask import Mask
-from opentrans_cli.bundle.encode import encode_tower
-from opentrans_cli.bundle.layout import SNAPSHOT, Tensors, decode_tower, weight_name
+from opentrans_cli.bundle.layout import SNAPSHOT, Tensors, decode_tower, encode_tower, weight_name
 from opentrans_cli.errors import BundleError, MaskError
 
 Rounds = Mapping[str, NDArray[np.uint8]]

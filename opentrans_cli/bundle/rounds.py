@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.bundle import layout
 from opentrans_cli.bundle.bitmask import Mask
-from opentrans_cli.bundle.encode import masked_base
-from opentrans_cli.bundle.layout import Tensors
+from opentrans_cli.bundle.layout import Tensors, masked_base
 from opentrans_cli.bundle.manifest import Manifest, Step
 from opentrans_cli.bundle.nested import kept_after, last_round, masks_after, rounds_until
 from opentrans_cli.bundle.store import Bundle

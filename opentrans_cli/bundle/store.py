@@ -17,7 +17,7 @@ from opentrans_cli.bundle.bitmask import Mask
 from opentrans_cli.bundle.contents import BundleContents, check_report, encode_files, write_files
 from opentrans_cli.bundle.folder import (
     MANIFEST,
-    check_folder,
+    check_bundle_folder,
     check_replaceable,
     file_path,
     pending_path,
@@ -166,7 +166,7 @@ def open_bundle(path: Path | str) -> Bundle:
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    check_folder(folder, manifest)
+    check_bundle_folder(folder, manifest)
     return Bundle(folder, manifest)
 
 

@@ -97,7 +97,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
         yield staging
-        publish(staging, target, replace=replace)
+        put_in_place(staging, target, replace=replace)
         sync_folder(target.parent)
     except OSError as error:
         raise BundleError(
@@ -108,7 +108,7 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(staging: Path, target: Path, *, replace: bool) -> None:
+def put_in_place(staging: Path, target: Path, *, replace: bool) -> None:
     """Renames `staging` to `target`; a replaced folder ends up at `staging`. Raises OSError."""
     if not (replace and target.exists()):
         os.rename(staging, target)  # refused by the system when a folder with content is there

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opentrans_cli.bundle.manifest import Base, Segmentor, Step
+from opentrans_cli.bundle.manifest import Base, SegmentorRecord, Step
 from opentrans_cli.bundle.store import Bundle, BundleContents, write_bundle
 from opentrans_cli.files.digest import tower_digest
 
@@ -66,7 +66,7 @@ def make_contents(seed: int = 0, **changes: Any) -> BundleContents:
             layer: np.where(mask, 0, rng.integers(1, 4, mask.shape)).astype(np.uint8) for layer, mask in masks.items()
         },
         "head": {"decode.weight": np.float32(rng.standard_normal((2, 4)))},
-        "segmentor": Segmentor(
+        "segmentor": SegmentorRecord(
             framework="deeplabv3",
             options={"stride": 16},
             classes=(("sky", "clouds"), ("road",)),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from opentrans_cli.bundle.manifest import Base, Segmentor, Step
+from opentrans_cli.bundle.manifest import Base, SegmentorRecord, Step
 from opentrans_cli.bundle.nested import masks_after
 from opentrans_cli.bundle.store import BundleContents, write_bundle
 from opentrans_cli.files.digest import tower_digest
@@ -79,7 +79,7 @@ def golden_contents() -> BundleContents:
         ),
         rounds=rounds,
         head={"decode.weight": np.float32([[1, -2], [0.5, 0]])},
-        segmentor=Segmentor(
+        segmentor=SegmentorRecord(
             framework="deeplabv3",
             options={"output_stride": 16},
             classes=(("sky", "clouds"), ("road",)),

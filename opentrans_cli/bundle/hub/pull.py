@@ -22,7 +22,7 @@ from opentrans_cli.bundle.hub.remote import Body, RemoteRepo
 from opentrans_cli.bundle.manifest import FileEntry, Manifest
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError
-from opentrans_cli.files.atomic import locked, publish, sync_folder, write_file
+from opentrans_cli.files.atomic import locked, put_in_place, sync_folder, write_file
 from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.header import is_lfs_pointer
 
@@ -223,7 +223,7 @@ def _finish(
     if (bundle / "reports").is_dir():
         sync_folder(bundle / "reports")
     sync_folder(bundle)
-    publish(bundle, target, replace=force)
+    put_in_place(bundle, target, replace=force)
     sync_folder(target.parent)
 
 

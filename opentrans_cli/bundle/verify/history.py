@@ -9,8 +9,8 @@ from pathlib import Path
 from opentrans_cli.bundle import layout
 from opentrans_cli.bundle.folder import file_path
 from opentrans_cli.bundle.manifest import Manifest
+from opentrans_cli.bundle.schema import read_report
 from opentrans_cli.bundle.store import Bundle
-from opentrans_cli.bundle.verify.documents import read_report
 from opentrans_cli.errors import BundleError
 
 MEASURES = ("analyze", "eval")

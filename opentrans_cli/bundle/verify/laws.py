@@ -47,13 +47,11 @@ class Padding(Law):
         self._totals = {layer.name: layer.total for layer in manifest.layers}
 
     def see(self, piece: Piece) -> None:
-        """See Law."""
         total = self._totals[piece.tensor]
         if 8 * (piece.start + len(piece.values)) > total and int(piece.values[-1]) >> (total % 8):
             raise BundleError(f"packed mask has padding bits set: layer {piece.tensor!r}; {_AGAIN}")
 
     def verdict(self, places: Places) -> str:
-        """See Law."""
         return "unused bits are zero"
 
 
@@ -70,7 +68,6 @@ class MaskCounts(Law):
         self.bits: dict[str, bytearray] = {name: bytearray() for name in self._layers}  # for the law of the rounds
 
     def see(self, piece: Piece) -> None:
-        """See Law."""
         total = self._layers[piece.tensor].total
         kept = unpacked(piece.values, min(8 * len(piece.values), total - 8 * piece.start))
         self._kept[piece.tensor] += int(np.count_nonzero(kept))
@@ -78,7 +75,6 @@ class MaskCounts(Law):
             self.bits[piece.tensor] += piece.values.tobytes()
 
     def verdict(self, places: Places) -> str:
-        """See Law."""
         for name, layer in self._layers.items():
             if self._kept[name] != layer.kept:
                 raise BundleError(
@@ -111,12 +107,10 @@ class FiniteValues(Law):
         self.files = tuple(file for file in (layout.WEIGHTS, layout.HEAD) if manifest.file(file))
 
     def see(self, piece: Piece) -> None:
-        """See Law."""
         if not all_finite(piece):
             raise BundleError(f"tensor holds NaN or infinite values: {piece.tensor!r}; train or export it again")
 
     def verdict(self, places: Places) -> str:
-        """See Law."""
         return f"{sum(len(places[file]) for file in self.files)} tensors hold neither NaN nor infinity"
 
 
@@ -130,7 +124,6 @@ class Rounds(Law):
         self.counts = {layer.name: np.zeros(256, np.int64) for layer in manifest.layers}  # weights of each round
 
     def see(self, piece: Piece) -> None:
-        """See Law."""
         if piece.file != layout.ROUNDS:
             return
         numbers = piece.values
@@ -152,7 +145,6 @@ class Rounds(Law):
         return {layer: int(counts[0] + counts[number + 1 :].sum()) for layer, counts in self.counts.items()}
 
     def verdict(self, places: Places) -> str:
-        """See Law."""
         for number, recorded in enumerate(recorded_counts(self._manifest) or (), start=1):
             for layer, kept in self.kept(number).items():
                 if recorded[layer] != kept:
@@ -172,12 +164,10 @@ class RoundWeights(Law):
         self._rounds = rounds
 
     def see(self, piece: Piece) -> None:
-        """See Law."""
         if piece.file == layout.ROUND_WEIGHTS and not all_finite(piece):
             raise BundleError(f"tensor holds NaN or infinite values: {piece.tensor!r}; train or export it again")
 
     def verdict(self, places: Places) -> str:
-        """See Law."""
         stored = {name: place.header for name, place in places[layout.ROUND_WEIGHTS].items()}
         last = {name: place.header for name, place in places[layout.WEIGHTS].items()}
         end, saved = self._rounds.last, saved_rounds(stored)
@@ -209,12 +199,10 @@ class TensorHashes(Law):
         self.found: dict[str, str] = {}  # hex, of those that are there
 
     def see(self, piece: Piece) -> None:
-        """See Law."""
         if piece.tensor in self._hashes:
             self._hashes[piece.tensor].update(piece.values.data)
 
     def verdict(self, places: Places) -> str:
-        """See Law."""
         self.found = {name: sha.hexdigest() for name, sha in self._hashes.items() if name in places[layout.WEIGHTS]}
         return f"{len(self.found)} tensors"
 

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from opentrans_cli.bundle import layout
-from opentrans_cli.bundle.folder import check_folder, file_path, manifest_bytes, read_manifest
+from opentrans_cli.bundle.folder import check_bundle_folder, file_path, manifest_bytes, read_manifest
 from opentrans_cli.bundle.manifest import FileEntry, Manifest
-from opentrans_cli.bundle.schema import check_document
+from opentrans_cli.bundle.schema import check_document, check_report_file
 from opentrans_cli.bundle.store import Bundle
-from opentrans_cli.bundle.verify.documents import check_report_file
 from opentrans_cli.bundle.verify.history import check_frozen, check_parents, check_steps, frozen_hashes, parent_facts
 from opentrans_cli.bundle.verify.laws import (
     FiniteValues,
@@ -145,7 +144,7 @@ class _Reading:
         return self.hashes.found
 
     def _files(self) -> str:
-        check_folder(self.folder, self.manifest)
+        check_bundle_folder(self.folder, self.manifest)
         return f"{len(self.manifest.files)} files, {sum(entry.bytes for entry in self.manifest.files)} bytes"
 
     def _hashes(self) -> str:

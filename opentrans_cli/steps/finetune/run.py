@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from opentrans_cli.bundle.encode import stored_hashes
+from opentrans_cli.bundle.layout import stored_hashes
 from opentrans_cli.bundle.verify.history import FROZEN_TENSORS
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.errors import OptionError, TrainingError

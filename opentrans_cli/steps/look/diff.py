@@ -8,7 +8,7 @@ from typing import Any
 from opentrans_cli.bundle.compare import Comparison, Overlap, compare_subnets
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.layout import WEIGHTS
-from opentrans_cli.bundle.manifest import Segmentor
+from opentrans_cli.bundle.manifest import SegmentorRecord
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import finite
@@ -163,7 +163,7 @@ def _side(bundle: Bundle) -> Side:
     )
 
 
-def segmentor_difference(a: Segmentor | None, b: Segmentor | None) -> str:
+def segmentor_difference(a: SegmentorRecord | None, b: SegmentorRecord | None) -> str:
     """What is different about two segmentors, in one line."""
     if a is None or b is None:
         return "none" if a is b else f"{_segmentor(a)} > {_segmentor(b)}"
@@ -182,30 +182,21 @@ def segmentor_difference(a: Segmentor | None, b: Segmentor | None) -> str:
     return ", ".join([framework, *changes, *(f"other {name}" for name in rest)])
 
 
-def _segmentor(segmentor: Segmentor | None) -> str:
+def _segmentor(segmentor: SegmentorRecord | None) -> str:
     return f"{segmentor.framework}, {len(segmentor.classes)} classes" if segmentor else "none"
 
 
 def _alpha_warnings(alphas: AlphaComparison) -> list[str]:
-    found = []
-    if alphas.a.estimator != alphas.b.estimator:
-        found.append(f"estimators differ, {alphas.a.estimator} and {alphas.b.estimator}: alphas are not comparable")
-    if not alphas.layers:
-        found.append("the alpha reports have no layer in common")
-    return found
+    estimators = f"estimators differ, {alphas.a.estimator} and {alphas.b.estimator}: alphas are not comparable"
+    found = [estimators] if alphas.a.estimator != alphas.b.estimator else []
+    return found if alphas.layers else [*found, "the alpha reports have no layer in common"]
+
+
+_OVERLAP = ("total", "kept_a", "kept_b", "both", "jaccard", "jaccard_by_chance", "max_difference", "share_differing")
 
 
 def _overlap(layer: Overlap) -> dict[str, Any]:
-    return {
-        "total": layer.total,
-        "kept_a": layer.kept_a,
-        "kept_b": layer.kept_b,
-        "both": layer.both,
-        "jaccard": layer.jaccard,
-        "jaccard_by_chance": layer.jaccard_by_chance,
-        "max_difference": layer.max_difference,
-        "share_differing": layer.share_differing,
-    }
+    return {name: getattr(layer, name) for name in _OVERLAP}
 
 
 def _alphas(alphas: AlphaComparison) -> dict[str, Any]:

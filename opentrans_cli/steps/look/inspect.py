@@ -62,17 +62,7 @@ def inspect(path: Path | str, *, at_sparsity: float | None = None, reporter: Rep
     rounds = available(bundle)
     shown = bundle if at_sparsity is None else at_round(bundle, find_round(bundle, at_sparsity), target=at_sparsity)
     manifest = shown.manifest
-    layers = tuple(
-        LayerSummary(
-            name=layer.name,
-            shape=layer.shape,
-            dtype=layer.dtype,
-            kept=layer.kept,
-            total=layer.total,
-            sparsity=1 - layer.kept / layer.total,
-        )
-        for layer in manifest.layers
-    )
+    layers = tuple(LayerSummary(**vars(layer), sparsity=1 - layer.kept / layer.total) for layer in manifest.layers)
     return InspectResult(
         path=str(path),
         digest=bundle.digest,

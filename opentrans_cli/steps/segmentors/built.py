@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.bundle.contents import BundleContents
-from opentrans_cli.bundle.manifest import Segmentor as SegmentorRecord
-from opentrans_cli.bundle.manifest import Step
+from opentrans_cli.bundle.manifest import SegmentorRecord, Step
 from opentrans_cli.clip.arrays import arrays, tensors
 from opentrans_cli.clip.layers import has_layer
 from opentrans_cli.errors import BundleError, OptionError

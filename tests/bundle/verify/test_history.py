@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from opentrans_cli.bundle.encode import stored_hashes
+from opentrans_cli.bundle.layout import stored_hashes
 from opentrans_cli.bundle.manifest import Step
 from opentrans_cli.bundle.store import Bundle, BundleContents, add_file, write_bundle
 from opentrans_cli.bundle.verify.history import FROZEN_TENSORS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from opentrans_cli.bundle.manifest import Segmentor
+from opentrans_cli.bundle.manifest import SegmentorRecord
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.errors import BundleError
 from opentrans_cli.steps.analyze.analyze import analyze
@@ -20,7 +20,7 @@ from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.look.diff import diff, segmentor_difference
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "bundle-v1"
-SEGMENTOR = Segmentor("deeplabv3", {"stride": 8}, (("sky", "clouds"), ("road",)), ("sky",), ("a {}.",))
+SEGMENTOR = SegmentorRecord("deeplabv3", {"stride": 8}, (("sky", "clouds"), ("road",)), ("sky",), ("a {}.",))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_a_bundle_whose_report_names_no_layers_is_compared_by_its_masks() -> Non
         (replace(SEGMENTOR, options={}, templates=()), "deeplabv3, the same 2 classes, other options, other templates"),
     ],
 )
-def test_segmentors_are_compared_in_one_line(other: Segmentor | None, text: str) -> None:
+def test_segmentors_are_compared_in_one_line(other: SegmentorRecord | None, text: str) -> None:
     assert segmentor_difference(SEGMENTOR, other) == text
     assert segmentor_difference(None, None) == "none"
 

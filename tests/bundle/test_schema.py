@@ -1,4 +1,4 @@
-"""`artifacts.schema.json` and the code say the same: fields, patterns, and a thousand broken manifests."""
+"""`artifacts.schema.json` and the code say the same: fields, patterns, a thousand broken manifests, reports."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from opentrans_cli.bundle import manifest as m
-from opentrans_cli.bundle.schema import check_document, kinds, load_schema
+from opentrans_cli.bundle import schema as contract
+from opentrans_cli.bundle.schema import check_document, check_report_file, kinds, load_schema, report_kind
 from opentrans_cli.errors import BundleError
 
-GOLDEN = Path(__file__).parent / "golden" / "bundle-v1" / "manifest.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1" / "manifest.json"
 RECORDS = {
     "manifest": m.Manifest,
     "base": m.Base,
     "layer": m.LayerEntry,
     "file": m.FileEntry,
     "step": m.Step,
-    "segmentor": m.Segmentor,
+    "segmentor": m.SegmentorRecord,
 }
 # Laws between several fields, which JSON Schema cannot state.
 CROSS_FIELD = (
@@ -262,3 +263,41 @@ def test_wrong_values_in_reports_are_refused_in_one_line() -> None:
 def test_an_unknown_kind_is_a_programming_mistake() -> None:
     with pytest.raises(ValueError, match="unknown kind"):
         check_document({}, "base")
+
+
+def test_a_name_says_which_definition_a_report_follows() -> None:
+    names = {
+        "prune_report": "reports/prune.json",
+        "import_report": "reports/import.json",
+        "transfer_receipt": "reports/transfer.json",
+        "cost_receipt": "reports/finetune.json",
+        "eval_report": "reports/eval-shapes.json",
+        "curve_report": "reports/curve-shapes.json",
+    }
+    assert {kind: report_kind(name) for kind, name in names.items()} == dict(zip(names, names, strict=True))
+    assert names.keys() <= set(kinds()) and report_kind("reports/eval-shapes-at-0.5.json") == "eval_report"
+    assert report_kind("reports/notes.json") is None and report_kind("reports/curve-shapes.png") is None
+
+
+def test_a_picture_is_one_and_json_is_json(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n...")
+    check_report_file("reports/x.png", path)
+    with pytest.raises(BundleError, match="not readable as JSON"):
+        check_report_file("reports/x.json", path)
+    path.write_bytes(b"{}")
+    check_report_file("reports/x.json", path)
+    with pytest.raises(BundleError, match="not a PNG picture"):
+        check_report_file("reports/x.png", path)
+    with pytest.raises(BundleError, match=r"reports/prune.json is not a valid prune report"):
+        check_report_file("reports/prune.json", path)
+
+
+def test_a_report_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(contract.MAX_REPORT + 1)  # a hole, which takes no room
+    monkeypatch.setattr(contract, "read_bytes", lambda given: pytest.fail("read"))
+    with pytest.raises(BundleError, match="report is too large"):
+        check_report_file("reports/x.json", path)
