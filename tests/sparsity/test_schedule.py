@@ -38,31 +38,16 @@ def test_rounds_grow_to_exactly_the_target_and_none_removes_more_than_the_rate(t
         assert (1 - rate) * before - 2e-9 <= after <= before
 
 
-@pytest.mark.parametrize(("target", "count"), [(0.1, 1), (0.19, 2), (0.05, 1), (0.191, 3), (0.0, 1)])
-def test_a_target_on_the_schedule_needs_no_extra_round(target, count):
-    assert len(imp_sparsities(target)) == count
-
-
-def test_a_faster_rate_takes_fewer_rounds():
+def test_a_target_on_the_schedule_needs_no_extra_round_and_a_faster_rate_takes_fewer():
+    assert [len(imp_sparsities(target)) for target in (0.1, 0.19, 0.05, 0.191, 0.0)] == [1, 2, 1, 3, 1]
     assert imp_sparsities(0.9, rate=0.5) == schedule("rounds", 0.9, rate=0.5) == (0.5, 0.75, 0.875, 0.9)
 
 
-@given(ends=start_and_target(), rate=st.floats(0.01, 0.99), rounds=st.integers(1, 50))
-def test_one_shot_is_a_single_round(ends, rate, rounds):
-    start, target = ends
-    assert schedule("one-shot", target, start=start, rate=rate, rounds=rounds) == (target,)
-
-
-@pytest.mark.parametrize(
-    ("name", "wanted"),
-    [
-        ("linear", (0.25, 0.5, 0.75, 1.0)),
-        ("cubic", (1 - 27 / 64, 1 - 8 / 64, 1 - 1 / 64, 1.0)),  # 1 - (1 - k/4)^3
-    ],
-)
-def test_gradual_pruning_takes_these_shares_of_the_way(name, wanted):
-    assert schedule(name, 0.8, rounds=4) == pytest.approx([0.8 * share for share in wanted])
-    assert schedule(name, 0.8, start=0.4, rounds=4) == pytest.approx([0.4 + 0.4 * share for share in wanted])
+def test_gradual_pruning_takes_these_shares_of_the_way():
+    shares = {"linear": (0.25, 0.5, 0.75, 1.0), "cubic": (1 - 27 / 64, 1 - 8 / 64, 1 - 1 / 64, 1.0)}  # 1 - (1 - k/4)^3
+    for name, wanted in shares.items():
+        assert schedule(name, 0.8, rounds=4) == pytest.approx([0.8 * share for share in wanted])
+        assert schedule(name, 0.8, start=0.4, rounds=4) == pytest.approx([0.4 + 0.4 * share for share in wanted])
 
 
 @given(ends=start_and_target(), begin=st.integers(0, 100), every=st.integers(1, 9), rounds=st.integers(1, 40))
@@ -82,18 +67,13 @@ def test_cubic_is_the_formula_of_zhu_and_gupta(ends, begin, every, rounds):
 def test_sparsity_rises_from_above_the_start_to_exactly_the_target(name, ends, rate, rounds):
     start, target = ends
     got = schedule(name, target, start=start, rate=rate, rounds=rounds)
-    assert got[-1] == target
+    assert got[-1] == target and (name != "one-shot" or len(got) == 1)
+    assert schedule(name, target, start=target) == (target,)
     assert all(before < after for before, after in pairwise(got))
     if target - start > 1e-9:
         assert got[0] > start
     else:
         assert got == (target,)
-
-
-@every_schedule
-@pytest.mark.parametrize("sparsity", [0.0, 0.5])
-def test_a_tower_that_is_there_already_takes_one_round(name, sparsity):
-    assert schedule(name, sparsity, start=sparsity) == (sparsity,)
 
 
 def test_rounds_go_on_where_a_sparser_tower_stands():
@@ -106,44 +86,21 @@ def test_rounds_go_on_where_a_sparser_tower_stands():
     )  # there but for rounding
 
 
-@every_schedule
-@pytest.mark.parametrize("target", [-0.1, 1.0, 2.0, math.nan])
-def test_a_target_out_of_range_is_refused(name, target):
-    told = f"^sparsity out of range: {target}; choose a number from 0 to just below 1$"
-    with pytest.raises(OptionError, match=told):
-        schedule(name, target)
-    with pytest.raises(OptionError, match=told):
-        imp_sparsities(target)
-
-
-@every_schedule
-@pytest.mark.parametrize("start", [-0.1, 0.51, 1.0, math.nan])
-def test_a_start_beyond_the_target_is_refused(name, start):
-    with pytest.raises(
-        OptionError, match=f"^start of the schedule out of range: {start}; choose a number from 0 to the target 0.5$"
-    ):
-        schedule(name, 0.5, start=start)
-
-
-@pytest.mark.parametrize("rate", [0.0, 1.0, -0.5, math.nan])
-def test_a_rate_out_of_range_is_refused(rate):
-    told = f"^pruning rate out of range: {rate}; choose a number above 0 and below 1$"
-    with pytest.raises(OptionError, match=told):
-        imp_sparsities(0.5, rate=rate)
-    with pytest.raises(OptionError, match=told):
-        schedule("rounds", 0.5, rate=rate)
-
-
-@every_schedule
-@pytest.mark.parametrize("rounds", [0, -1])
-def test_fewer_than_one_round_are_refused(name, rounds):
-    with pytest.raises(OptionError, match=f"^rounds out of range: {rounds}; choose at least 1$"):
-        schedule(name, 0.5, rounds=rounds)
-
-
-@pytest.mark.parametrize("name", ["", "Cubic", "exponential"])
-def test_an_unknown_schedule_is_answered_with_the_known_ones(name):
-    with pytest.raises(
-        OptionError, match=f"^unknown schedule: '{name}'; choose one of rounds, one-shot, linear, cubic$"
-    ):
-        schedule(name, 0.5)
+def test_what_is_out_of_range_is_refused():
+    target, start = "sparsity out of range: {}; choose a number from 0 to just below 1", "start of the schedule out of "
+    start += "range: {}; choose a number from 0 to the target 0.5"
+    rate, rounds = "pruning rate out of range: {}; choose a number above 0 and below 1", "rounds out of range: {}; "
+    for name in SCHEDULES:
+        for message, options in (
+            *((target, {"target": value}) for value in (-0.1, 1.0, 2.0, math.nan)),
+            *((start, {"target": 0.5, "start": value}) for value in (-0.1, 0.51, 1.0, math.nan)),
+            *((rounds + "choose at least 1", {"target": 0.5, "rounds": value}) for value in (0, -1)),
+        ):
+            with pytest.raises(OptionError, match=f"^{message.format(list(options.values())[-1])}$"):
+                schedule(name, **options)
+    for value in (0.0, 1.0, -0.5, math.nan):
+        with pytest.raises(OptionError, match=f"^{rate.format(value)}$"):
+            schedule("rounds", 0.5, rate=value)
+    for name in ("", "Cubic", "exponential"):
+        with pytest.raises(OptionError, match=f"^unknown schedule: '{name}'; choose one of {', '.join(SCHEDULES)}$"):
+            schedule(name, 0.5)

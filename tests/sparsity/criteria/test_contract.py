@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from typing import Any
 
 import pytest
@@ -59,9 +60,8 @@ def test_a_criterion_scores_every_weight_with_a_number_of_at_least_zero(name, to
 
 
 @every_criterion
-@pytest.mark.parametrize("training", [True, False])
-def test_a_criterion_leaves_the_tower_as_it_was(name, training, towers):
-    for visual, layers, size in towers:
+def test_a_criterion_leaves_the_tower_as_it_was(name, towers):
+    for training, (visual, layers, size) in product((True, False), towers):
         visual.train(training)
         next(visual.parameters()).requires_grad_(False)
         before = copy.deepcopy(visual.state_dict())  # with BatchNorm's statistics and their counters
@@ -99,6 +99,19 @@ def test_a_criterion_looks_at_images_if_and_only_if_it_says_so(name, towers):
     assert bool(looked) == criterion.needs_images
     if not criterion.needs_images:
         assert criterion.score(evidence(visual, layers, size, batches=None)).keys() == set(layers)
+
+
+@every_criterion
+def test_several_processes_score_as_one(name, tower, images, evidence_of, in_two_worlds):
+    criterion: Criterion = CRITERIA.load(name)
+    if not criterion.needs_images:
+        return
+    batches = [images[:2], images[2:5], images[5:]]
+    alone = criterion.score(evidence_of(tower, batches, seed=3, probes=2))
+    for own in ({0, 2}, {1}, set()):
+        together = in_two_worlds(criterion, tower, batches, own, seed=3, probes=2)
+        for layer in alone:
+            torch.testing.assert_close(together[layer], alone[layer], rtol=1e-6, atol=0)
 
 
 @every_criterion

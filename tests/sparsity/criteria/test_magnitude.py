@@ -1,11 +1,14 @@
-"""|w|, without looking at images."""
+"""|w|, plain and with BatchNorm folded in, without looking at images."""
 
 from __future__ import annotations
 
+import copy
+
 import torch
+from torch import nn
 
 from opentrans_cli.sparsity.criteria.base import Evidence
-from opentrans_cli.sparsity.criteria.magnitude import MAGNITUDE
+from opentrans_cli.sparsity.criteria.magnitude import FOLDED, MAGNITUDE
 
 
 def test_magnitude_is_the_absolute_value_of_every_weight(tower, images, evidence_of):
@@ -17,18 +20,6 @@ def test_magnitude_is_the_absolute_value_of_every_weight(tower, images, evidence
         assert not score.requires_grad and score.data_ptr() != weight.data_ptr()
 
 
-def test_magnitude_needs_no_images():
-    linear = torch.nn.Linear(2, 2, bias=False)
-    linear.weight.data = torch.tensor([[-2.0, 0.5], [0.0, -0.25]])
-
-    def readout(images: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("looked at the tower's output")
-
-    scores = MAGNITUDE.score(Evidence(torch.nn.Sequential(linear), ("0",), readout))
-    assert scores["0"].tolist() == [[2.0, 0.5], [0.0, 0.25]]
-    assert not MAGNITUDE.needs_images
-
-
 def test_the_parts_of_a_packed_attention_are_scored_apart():
     attention = torch.nn.MultiheadAttention(4, 2)
     layers = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj")
@@ -36,3 +27,24 @@ def test_the_parts_of_a_packed_attention_are_scored_apart():
     scores = MAGNITUDE.score(Evidence(tower, layers, lambda images: images))
     assert torch.equal(torch.cat([scores[layer] for layer in layers[:3]]), attention.in_proj_weight.detach().abs())
     assert torch.equal(scores["attn.out_proj"], attention.out_proj.weight.detach().abs())
+
+
+def test_folded_scores_are_the_magnitudes_of_torch_s_own_folding(tower, images, evidence_of):
+    tower.bn1.weight.data[1] *= -1
+    scores = FOLDED.score(evidence_of(tower, [images]))
+    for conv, norm in (("conv1", "bn1"), ("conv2", "bn2")):
+        folded = nn.utils.fusion.fuse_conv_bn_eval(tower.get_submodule(conv), tower.get_submodule(norm))
+        torch.testing.assert_close(scores[conv], folded.weight.detach().abs())
+        assert not scores[conv].requires_grad
+    assert torch.equal(scores["proj"], tower.proj.weight.detach().abs())  # there is no BatchNorm behind it
+
+
+def test_moving_a_scale_from_the_weights_into_the_batchnorm_changes_no_folded_score(tower, images, evidence_of):
+    moved, by = copy.deepcopy(tower), torch.tensor([0.1, 2.0, 7.0, 1.0]).double()
+    with torch.no_grad():
+        moved.conv1.weight.mul_(by.view(-1, 1, 1, 1))
+        moved.bn1.running_mean.mul_(by)
+        moved.bn1.weight.div_(by)
+    torch.testing.assert_close(moved(images), tower(images))
+    scores, others = (FOLDED.score(evidence_of(one, [images]))["conv1"] for one in (tower, moved))
+    torch.testing.assert_close(others, scores)

@@ -167,12 +167,3 @@ def test_the_hooks_are_gone_also_after_an_error(tower, images):
     with pytest.raises(ZeroDivisionError):
         WANDA.score(Evidence(tower.train(), ("conv1",), readout, lambda: iter([(0, images)])))
     assert tower.training and not tower.conv1._forward_pre_hooks
-
-
-@pytest.mark.parametrize("own", [{0, 2}, {1}, set()], ids=["two of three", "one of three", "none"])
-def test_two_processes_score_as_one(tower, images, evidence_of, in_two_worlds, own):
-    batches = [images[:2], images[2:5], images[5:]]
-    alone = WANDA.score(evidence_of(tower, batches))
-    together = in_two_worlds(WANDA, tower, batches, own)
-    for layer in alone:
-        torch.testing.assert_close(together[layer], alone[layer], rtol=1e-6, atol=0)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from opentrans_cli.errors import MaskError, OptionError
 from opentrans_cli.sparsity.masking import sparsity_of
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.patterns.layerwise import shares
@@ -122,29 +119,3 @@ def test_layers_of_very_different_size_lose_the_same_share():
     scores = {"small": torch.rand(10, 10), "large": torch.rand(100, 100), "lower": torch.rand(50, 20) * 1e-3}
     masks = LAYERWISE.masks(scores, 0.9)
     assert [sparsity_of({layer: mask}) for layer, mask in masks.items()] == [0.9, 0.9, 0.9]
-
-
-def test_the_bounds_of_the_range_are_served():
-    scores = {"a": torch.rand(7), "b": torch.rand(3)}
-    assert all(bool(mask.all()) for mask in LAYERWISE.masks(scores, 0.0).values())
-    assert not any(bool(mask.any()) for mask in LAYERWISE.masks(scores, math.nextafter(1, 0)).values())
-    assert LAYERWISE.masks({}, 0.5) == {}
-
-
-def test_wrong_sparsities_scores_and_masks_are_refused():
-    scores = {"a": torch.arange(8.0)}
-    with pytest.raises(OptionError, match=r"out of range: 1\.0; choose a number from 0 to just below 1"):
-        LAYERWISE.masks(scores, 1.0)
-    with pytest.raises(OptionError, match=r"already pruned: 0\.25; ask for at least 0\.5"):
-        LAYERWISE.masks(scores, 0.25, inside=LAYERWISE.masks(scores, 0.5))
-    with pytest.raises(MaskError, match="NaN: a;"):
-        LAYERWISE.masks({"a": torch.tensor([math.nan])}, 0.5)
-    with pytest.raises(MaskError, match="no mask of the previous round: a;"):
-        LAYERWISE.masks(scores, 0.5, inside={})
-
-
-def test_any_layer_and_sparsity_will_do_and_nothing_beside_the_layers_is_touched():
-    assert (LAYERWISE.name, LAYERWISE.sparsity) == ("layerwise", None)
-    assert LAYERWISE.problem("depthwise", (8, 1, 3, 3)) is None
-    assert LAYERWISE.layers(("b", "a")) == ("b", "a")
-    assert LAYERWISE.coupled({"a": torch.zeros(2, 2, dtype=torch.bool)}) == {}
