@@ -1,15 +1,19 @@
-"""Shared fixtures: one thread, no network, the command line in-process, a tiny bundle, a folder of six labelled photos,
-and the optional reference data.
+"""Shared fixtures: one thread, no network, the command line in-process, alone and under a shell, a tiny bundle, a folder
+of six labelled photos, and the optional reference data.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +87,75 @@ def run_cli() -> RunCli:
         return result
 
     return run
+
+
+SHIM = """#!{python} -SE
+import json, os, socket, sys
+line = socket.socket(socket.AF_UNIX)
+line.connect({address!r})
+line.sendall(json.dumps([os.getcwd(), sys.argv[1:]]).encode())
+line.shutdown(socket.SHUT_WR)
+answer = json.loads(line.makefile().read())
+sys.stdout.write(answer["stdout"])
+sys.stderr.write(answer["stderr"])
+sys.exit(answer["exit_code"])
+"""
+
+
+@dataclass
+class Shell:
+    """Runs scripts; `opentrans` in them is the real command line, in this process, where torch is loaded."""
+
+    run_cli: RunCli
+    folder: Path
+    calls: list[list[str]] = field(default_factory=list)
+
+    def run(self, script: str | Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A finished script, text for sh or a file for bash; its working folder, `work` in the test's, is new."""
+        interpreter = "bash"
+        if isinstance(script, str):
+            interpreter, path = "sh", self.folder / "script.sh"
+            path.write_text(script)
+            script = path
+        (self.folder / "work").mkdir()
+        with socket.socket(socket.AF_UNIX) as server, tempfile.TemporaryDirectory(prefix="ot-") as place:
+            server.bind(f"{place}/s")  # such an address has at most about a hundred characters
+            server.listen()
+            server.settimeout(0.02)
+            shim = Path(place) / "opentrans"
+            shim.write_text(SHIM.format(python=sys.executable, address=f"{place}/s"))
+            shim.chmod(0o755)
+            with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
+                process = subprocess.Popen(
+                    [interpreter, script, *map(str, arguments)],
+                    cwd=self.folder / "work",
+                    env={"PATH": f"{place}:/usr/bin:/bin", **environment},
+                    stdout=out,
+                    stderr=err,
+                )
+                while process.poll() is None:
+                    self._answer(server)
+        texts = ((self.folder / name).read_text() for name in ("out", "err"))
+        return subprocess.CompletedProcess(interpreter, process.returncode, *texts)
+
+    def _answer(self, server: socket.socket) -> None:
+        try:
+            line, _ = server.accept()
+        except TimeoutError:
+            return
+        with line, pytest.MonkeyPatch.context() as patch:
+            line.settimeout(None)
+            folder, arguments = json.loads(line.makefile().read())
+            self.calls.append(arguments)
+            patch.chdir(folder)
+            result = self.run_cli(*arguments)
+            answer = {name: getattr(result, name) for name in ("stdout", "stderr", "exit_code")}
+            line.sendall(json.dumps(answer).encode())
+
+
+@pytest.fixture
+def shell(run_cli: RunCli, tmp_path: Path) -> Shell:
+    return Shell(run_cli, tmp_path)
 
 
 @pytest.fixture(scope="session")

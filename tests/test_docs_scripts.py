@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.datasets.images import read_label_map
 
-ROOT = Path(__file__).parents[1]
+DOCS = Path(__file__).parents[1] / "docs"
 TINY_SIZES = {
     "RATE": "0.9",  # one round
     "DISTILL_IMAGES": "8",
@@ -32,24 +29,6 @@ TINY_SIZES = {
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
 
-def run_script(name: str, *arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`docs/NAME` in the folder `cwd`, with an `opentrans` that is this Python's."""
-    shim = cwd / "bin" / "opentrans"
-    shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m opentrans_cli "$@"\n')
-    shim.chmod(0o755)
-    inherited = {key: value for key, value in os.environ.items() if key not in {*TINY_SIZES, "OUT", "SOURCE"}}
-    path = {"PATH": f"{shim.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        ["bash", str(ROOT / "docs" / name), *map(str, arguments)],
-        cwd=cwd,
-        env={**inherited, **path, **TINY_SIZES, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def check_pictures(folder: Path, *, count: int) -> dict[str, Any]:
     """The report of `segment`, once its label maps are known to hold nothing but the vocabulary."""
     report: dict[str, Any] = json.loads((folder / "segment.json").read_text())
@@ -61,8 +40,9 @@ def check_pictures(folder: Path, *, count: int) -> dict[str, Any]:
     return report
 
 
-def test_the_pipeline_goes_from_the_embedded_model_to_a_picture(tmp_path: Path) -> None:
-    done = run_script("pipeline.sh", "out", cwd=tmp_path)
+def test_the_pipeline_goes_from_the_embedded_model_to_a_picture(tmp_path: Path, shell: Any) -> None:
+    done = shell.run(DOCS / "pipeline.sh", "out", **TINY_SIZES)
+    tmp_path /= "work"
     assert done.returncode == 0, done.stderr
     assert done.stdout == "out/finetuned\nout/words\n"
     folders = [tmp_path / "out" / name for name in ("subnet", "deeplabv3", "finetuned")]
@@ -76,13 +56,14 @@ def test_the_pipeline_goes_from_the_embedded_model_to_a_picture(tmp_path: Path) 
     assert check_pictures(tmp_path / "out" / "words", count=1)["vocabulary"] == words
 
 
-def test_own_photos_are_pruned_on_trained_on_scored_and_drawn(tmp_path: Path, labelled_folder: Any) -> None:
+def test_own_photos_are_pruned_on_trained_on_scored_and_drawn(tmp_path: Path, labelled_folder: Any, shell: Any) -> None:
     for name, stems in (("train", "0123"), ("val", "45")):
         (tmp_path / f"{name}.txt").write_text("\n".join(stems))
     where = labelled_folder.images, labelled_folder.labels, labelled_folder.classes
     lists = tmp_path / "train.txt", tmp_path / "val.txt"
     options = {"SOURCE": "tiny", "OUT": "my photos", "HOLD_OUT": "blue square"}
-    done = run_script("own-photos.sh", *where, 255, *lists, cwd=tmp_path, **options)
+    done = shell.run(DOCS / "own-photos.sh", *where, 255, *lists, **TINY_SIZES, **options)
+    tmp_path /= "work"
     assert done.returncode == 0, done.stderr
     assert done.stdout == "my photos/finetuned\nmy photos/pictures\n"
     trained = open_bundle(tmp_path / "my photos" / "finetuned")
@@ -94,7 +75,7 @@ def test_own_photos_are_pruned_on_trained_on_scored_and_drawn(tmp_path: Path, la
     check_pictures(tmp_path / "my photos" / "pictures", count=6)
 
 
-def test_own_photos_without_the_three_folders_says_how_it_is_used(tmp_path: Path) -> None:
-    done = run_script("own-photos.sh", "photos", cwd=tmp_path)
+def test_own_photos_without_the_three_folders_says_how_it_is_used(shell: Any) -> None:
+    done = shell.run(DOCS / "own-photos.sh", "photos")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("usage: ") and "IMAGES LABELS CLASSES" in done.stderr

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,70 +16,8 @@ from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.steps.provenance.flags import FLAGS
 from opentrans_cli.steps.provenance.provenance import provenance
 
-SHIM = """#!{python} -SE
-import json, os, socket, sys
-line = socket.socket(socket.AF_UNIX)
-line.connect({address!r})
-line.sendall(json.dumps(sys.argv[1:]).encode())
-line.shutdown(socket.SHUT_WR)
-answer = json.loads(line.makefile().read())
-sys.stdout.write(answer["stdout"])
-sys.stderr.write(answer["stderr"])
-sys.exit(answer["exit_code"])
-"""
 QUICK = ("--images", "shapes", "--image-limit", 8, "--score-images", 4, "--batch-size", 4)
 QUICK += ("--steps-per-round", 1, "--final-steps", 1, "--device", "cpu")
-
-
-@dataclass
-class Shell:
-    """Runs scripts with sh; `opentrans` in them is the real command line, in this process, where torch is loaded."""
-
-    run_cli: Any
-    folder: Path
-    calls: list[list[str]] = field(default_factory=list)
-
-    def run(self, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """The finished script; its working folder is empty at first."""
-        (self.folder / "script.sh").write_text(script)
-        (self.folder / "work").mkdir()
-        with socket.socket(socket.AF_UNIX) as server, tempfile.TemporaryDirectory(prefix="ot-") as place:
-            server.bind(f"{place}/s")  # such an address has at most about a hundred characters
-            server.listen()
-            server.settimeout(0.02)
-            shim = Path(place) / "opentrans"
-            shim.write_text(SHIM.format(python=sys.executable, address=f"{place}/s"))
-            shim.chmod(0o755)
-            with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
-                process = subprocess.Popen(
-                    ["sh", self.folder / "script.sh", *map(str, arguments)],
-                    cwd=self.folder / "work",
-                    env={"PATH": f"{place}:/usr/bin:/bin"},
-                    stdout=out,
-                    stderr=err,
-                )
-                while process.poll() is None:
-                    self._answer(server)
-        texts = ((self.folder / name).read_text() for name in ("out", "err"))
-        return subprocess.CompletedProcess("sh", process.returncode, *texts)
-
-    def _answer(self, server: socket.socket) -> None:
-        try:
-            line, _ = server.accept()
-        except TimeoutError:
-            return
-        with line:
-            line.settimeout(10)
-            arguments = json.loads(line.makefile().read())
-            self.calls.append(arguments)
-            result = self.run_cli(*arguments)
-            answer = {name: getattr(result, name) for name in ("stdout", "stderr", "exit_code")}
-            line.sendall(json.dumps(answer).encode())
-
-
-@pytest.fixture
-def shell(run_cli: Any, tmp_path: Path) -> Shell:
-    return Shell(run_cli, tmp_path)
 
 
 @pytest.fixture
@@ -101,7 +34,7 @@ def make(run_cli: Any, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def again(shell: Shell, tmp_path: Path) -> Callable[[Path], Path]:
+def again(shell: Any, tmp_path: Path) -> Callable[[Path], Path]:
     """The bundle that the script of a bundle makes."""
 
     def run(bundle: Path) -> Path:
@@ -160,7 +93,7 @@ def test_a_bundle_pruned_from_a_bundle_starts_from_the_base_again(make: Make, ag
     assert open_bundle(again(made)).digest == open_bundle(made).digest
 
 
-def test_a_twin_asks_for_the_bundle_it_is_like(make: Make, shell: Shell, tmp_path: Path) -> None:
+def test_a_twin_asks_for_the_bundle_it_is_like(make: Make, shell: Any, tmp_path: Path) -> None:
     like = make("prune", "tiny", "-s", 0.5, "-o", "a")
     made = provenance(make("prune", "tiny", "-s", 0.5, "--random", "--like", "a", "-o", "b"))
     assert f"LIKE='' # the bundle {open_bundle(like).digest}\n" in made.script
@@ -173,7 +106,7 @@ def test_a_twin_asks_for_the_bundle_it_is_like(make: Make, shell: Shell, tmp_pat
 
 
 def test_data_of_the_user_is_named_at_the_top_and_may_have_moved(
-    make: Make, shell: Shell, tmp_path: Path, labelled_folder: Any
+    make: Make, shell: Any, tmp_path: Path, labelled_folder: Any
 ) -> None:
     make("prune", "tiny", "-s", 0.5, "-o", "a")
     options = ("--steps", 1, "--batch-size", 2, "--hold-out", "grass,blue square", "--device", "cpu")
@@ -188,7 +121,7 @@ def test_data_of_the_user_is_named_at_the_top_and_may_have_moved(
     assert not [*(tmp_path / "work").iterdir()]
 
 
-def test_published_masks_are_those_of_the_bundle_made_again(make: Make, shell: Shell, tmp_path: Path) -> None:
+def test_published_masks_are_those_of_the_bundle_made_again(make: Make, shell: Any, tmp_path: Path) -> None:
     source = open_bundle(make("prune", "tiny", "-s", 0.3, *QUICK, "-o", "a"))
     (tmp_path / "m").mkdir()
     masks = write_mask_only(source, tmp_path / "m")
@@ -203,7 +136,7 @@ def test_published_masks_are_those_of_the_bundle_made_again(make: Make, shell: S
     assert done.returncode == 1 and f"holds no file with sha256 {'0' * 64}" in done.stderr
 
 
-def test_another_digest_ends_the_script_at_the_step_that_gave_it(make: Make, shell: Shell, tmp_path: Path) -> None:
+def test_another_digest_ends_the_script_at_the_step_that_gave_it(make: Make, shell: Any, tmp_path: Path) -> None:
     make("prune", "tiny", "-s", 0.5, "-o", "a")
     made = provenance(make("transfer", "a", "--to", "maskclip", "-o", "b"))
     done = shell.run(made.script.replace("--sparsity=0.5", "--sparsity=0.51"), tmp_path / "new")
@@ -215,7 +148,7 @@ def test_another_digest_ends_the_script_at_the_step_that_gave_it(make: Make, she
     assert [call[0] for call in shell.calls] == ["prune", "inspect"]
 
 
-def test_an_existing_folder_is_left_alone(tiny_bundle: Path, shell: Shell, tmp_path: Path) -> None:
+def test_an_existing_folder_is_left_alone(tiny_bundle: Path, shell: Any, tmp_path: Path) -> None:
     done = shell.run(provenance(tiny_bundle).script, tmp_path)
     assert done.returncode == 1 and "already exists" in done.stderr and shell.calls == []
 
@@ -255,7 +188,7 @@ HOSTILE = (
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_whatever_a_record_says_arrives_as_one_argument(
-    altered: Callable[[Edit], Path], shell: Shell, tmp_path: Path, value: str
+    altered: Callable[[Edit], Path], shell: Any, tmp_path: Path, value: str
 ) -> None:
     def edit(document: dict[str, Any]) -> None:
         document["base"]["source"] = value
@@ -307,7 +240,7 @@ def later(document: dict[str, Any], **changes: Any) -> None:
     ],
 )
 def test_what_cannot_be_repeated_ends_the_script_before_it_does_anything(
-    altered: Callable[[Edit], Path], shell: Shell, tmp_path: Path, edit: Edit, told: str
+    altered: Callable[[Edit], Path], shell: Any, tmp_path: Path, edit: Edit, told: str
 ) -> None:
     made = provenance(altered(edit))
     assert not made.reproducible
@@ -318,7 +251,7 @@ def test_what_cannot_be_repeated_ends_the_script_before_it_does_anything(
 
 
 def test_a_measurement_that_cannot_be_repeated_is_left_out_and_said(
-    altered: Callable[[Edit], Path], shell: Shell, tmp_path: Path, tiny_bundle: Path
+    altered: Callable[[Edit], Path], shell: Any, tmp_path: Path, tiny_bundle: Path
 ) -> None:
     digest = open_bundle(tiny_bundle).digest
     made = provenance(altered(lambda d: later(d, verb="eval", parent=digest, options={"images": 50})))
