@@ -1,5 +1,5 @@
-"""Shared fixtures: one thread, no network, the command line in-process, alone and under a shell, a tiny bundle, a folder
-of six labelled photos, and the optional reference data.
+"""Shared fixtures: one thread, no network, the command line in-process, alone and under a shell, a tiny bundle, a
+folder of six labelled photos, and the optional reference data.
 """
 
 from __future__ import annotations
