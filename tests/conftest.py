@@ -1,5 +1,5 @@
 """Shared fixtures: one thread, no network, the command line in-process, alone and under a shell, a tiny bundle, a
-folder of six labelled photos, and the optional reference data.
+folder of six labelled photos, reference figures, and the optional real data.
 """
 
 from __future__ import annotations
@@ -35,8 +35,14 @@ if threading.current_thread() is threading.main_thread() and signal.getsignal(si
 
 
 @pytest.fixture(scope="session")
+def reference() -> Path:
+    """Folder with figures of other programs and of published checkpoints to compare with."""
+    return Path(__file__).parent / "reference"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with reference figures and sample data that are not part of the package."""
+    """Folder with real data that is not part of the package."""
     root = Path(os.environ.get("OPENTRANS_SHARED", Path(__file__).parents[2] / "shared"))
     if not (root / "reference").is_dir():
         pytest.skip(f"reference data not found at {root}; set OPENTRANS_SHARED to run this test")

@@ -237,12 +237,12 @@ def test_eval_refuses_a_vocabulary_of_another_length_and_two_segmentors(
 @pytest.mark.slow
 @pytest.mark.parametrize(("framework", "keys"), [("fcclip", "fcclip_r50_full"), ("han", "han_r50_eval")])
 def test_published_networks_give_their_published_scores(
-    framework: str, keys: str, run_cli: Any, shared: Path, tmp_path: Path
+    framework: str, keys: str, run_cli: Any, reference: Path, tmp_path: Path
 ) -> None:
     """All parity vectors there are for the framework; those of the original modules, see their README."""
-    fill = runpy.run_path(str(shared / "reference" / "parity" / "weights.py"))["fill"]
-    shapes: dict[str, list[int]] = json.loads((shared / "reference" / f"{keys}.json").read_text())
-    vectors = sorted((shared / "reference" / "parity").glob(f"{framework}_*.npz"))
+    fill = runpy.run_path(str(reference / "parity" / "weights.py"))["fill"]
+    shapes: dict[str, list[int]] = json.loads((reference / f"{keys}.json").read_text())
+    vectors = sorted((reference / "parity").glob(f"{framework}_*.npz"))
     assert vectors
     for vector in vectors:
         given = np.load(vector)

@@ -237,13 +237,13 @@ def test_stages_that_are_missing_make_no_configuration(tmp_path):
         ("deeplabv3_r50_official", 224, False),
     ],
 )
-def test_checkpoints_of_frameworks_tell_that_their_tower_is_rn50(shared, name, size, whole):
-    listed = json.loads((shared / "reference" / f"{name}.json").read_text())
+def test_checkpoints_of_frameworks_tell_that_their_tower_is_rn50(reference, name, size, whole):
+    listed = json.loads((reference / f"{name}.json").read_text())
     found = file_contents({key: Header(tuple(shape)) for key, shape in listed.items()})
     assert found.model_cfg is not None and ("text_cfg" in found.model_cfg) == whole
     vision = {"image_size": size, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None}
     assert found.model_cfg["vision_cfg"] == vision
-    rows = json.loads((shared / "reference" / "clip_rn50_conv_layers.json").read_text())["layers"]
+    rows = json.loads((reference / "clip_rn50_conv_layers.json").read_text())["layers"]
     assert list(convolutions(meta_visual(found.model_cfg))) == [row["name"] for row in rows]
 
 

@@ -61,8 +61,8 @@ def left_out(visual: nn.Module) -> dict[str, str]:
 # Towers as they are published.
 
 
-def test_convolutions_of_rn50_are_those_of_the_reference(shared):
-    listed = json.loads((shared / "reference" / "clip_rn50_conv_layers.json").read_text())["layers"]
+def test_convolutions_of_rn50_are_those_of_the_reference(reference):
+    listed = json.loads((reference / "clip_rn50_conv_layers.json").read_text())["layers"]
     visual = on_meta("RN50")
     assert list(convolutions(visual)) == [layer["name"] for layer in listed]
     shapes = {candidate.name: list(candidate.shape) for candidate in candidates(visual)}

@@ -89,8 +89,8 @@ def test_of_several_towers_the_one_below_a_usual_prefix_is_taken(prefixes, found
         ("deeplabv3_r50_official", "backbone.", "text_encoder.", False),
     ],
 )
-def test_towers_of_real_checkpoints_are_found(shared, file, prefix, text, heads):
-    keys = json.loads((shared / "reference" / f"{file}.json").read_text())
+def test_towers_of_real_checkpoints_are_found(reference, file, prefix, text, heads):
+    keys = json.loads((reference / f"{file}.json").read_text())
     place = find_tower(keys)
     assert place is not None and place.prefix == prefix
     reasons = {key: place.reason(key) for key in keys}

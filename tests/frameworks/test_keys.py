@@ -45,15 +45,15 @@ def test_any_number_of_tensors_may_be_left_out_on_purpose():
     assert [match.target for match in map_keys(["a1", "a2"], [rule])] == [None, None]
 
 
-def test_tower_rules_agree_with_the_checked_names_of_the_published_frameworks(shared: Path):
-    rows = json.loads((shared / "reference" / "clip_rn50_name_map.json").read_text())["rows"]
+def test_tower_rules_agree_with_the_checked_names_of_the_published_frameworks(reference: Path):
+    rows = json.loads((reference / "clip_rn50_name_map.json").read_text())["rows"]
     matches = map_keys([row["open_clip"].removeprefix("visual.") for row in rows], tower_rules("backbone."))
     assert [match.target for match in matches] == [row["deeplab_zs3"] for row in rows]
     assert {match.rule.kind for match in matches} == {"convolution"}
 
 
-def test_every_tensor_of_rn50_outside_the_attention_pool_has_a_rule(shared: Path):
-    names = json.loads((shared / "reference" / "open_clip_rn50_visual.json").read_text())
+def test_every_tensor_of_rn50_outside_the_attention_pool_has_a_rule(reference: Path):
+    names = json.loads((reference / "open_clip_rn50_visual.json").read_text())
     keys = [name.removeprefix("visual.") for name in names]
     trunk = [key for key in keys if not key.startswith("attnpool.")]
     kinds = [match.rule.kind for match in map_keys(trunk, tower_rules(""))]

@@ -19,10 +19,10 @@ PARTS = ("sem_seg_head.pixel_decoder.", "sem_seg_head.predictor.")
 CLASSIFIERS = ("class_embed", "_mask_pooling_proj", "predictor.logit_scale")
 
 
-def published(shared: Path, name: str) -> dict[str, torch.Tensor]:
+def published(reference: Path, name: str) -> dict[str, torch.Tensor]:
     """The tensors of a published mask decoder with the values of the parity vectors, without its classifier."""
-    fill = runpy.run_path(str(shared / "reference" / "parity" / "weights.py"))["fill"]
-    shapes = json.loads((shared / "reference" / name).read_text())
+    fill = runpy.run_path(str(reference / "parity" / "weights.py"))["fill"]
+    shapes = json.loads((reference / name).read_text())
     return {
         key: torch.from_numpy(fill(key, tuple(shape), 3))
         for key, shape in shapes.items()
@@ -31,8 +31,8 @@ def published(shared: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("name", "queries"), [("fcclip_r50_full.json", 250), ("han_r50_eval.json", 100)])
-def test_every_tensor_of_a_published_decoder_has_its_place_and_comes_back(shared: Path, name: str, queries: int):
-    original = published(shared, name)
+def test_every_tensor_of_a_published_decoder_has_its_place_and_comes_back(reference: Path, name: str, queries: int):
+    original = published(reference, name)
     renamed = to_ours(original, detectron2_rules())
     assert not renamed.unknown and not renamed.unneeded
     assert decoder_sizes(renamed.tensors) == DecoderSizes(queries=queries)

@@ -25,10 +25,10 @@ SMALL = {"queries": 6, "width": 32, "encoder_layers": 1, "decoder_layers": 3}
 RULES = {"fcclip": FCCLIP_RULES, "han": HAN_RULES, "mask2former": MASK2FORMER_RULES}
 
 
-def published(shared: Path, name: str) -> dict[str, Tensor]:
+def published(reference: Path, name: str) -> dict[str, Tensor]:
     """A whole checkpoint with the values of the parity vectors."""
-    fill = runpy.run_path(str(shared / "reference" / "parity" / "weights.py"))["fill"]
-    shapes = json.loads((shared / "reference" / name).read_text())
+    fill = runpy.run_path(str(reference / "parity" / "weights.py"))["fill"]
+    shapes = json.loads((reference / name).read_text())
     return {key: torch.from_numpy(fill(key, tuple(shape), 0)) for key, shape in shapes.items()}
 
 
@@ -39,8 +39,8 @@ def published(shared: Path, name: str) -> dict[str, Tensor]:
         ("han", "han_r50_eval.json", {"weights of the loss"}),
     ],
 )
-def test_a_published_checkpoint_becomes_a_segmentor_without_losing_a_tensor(shared, framework, name, unneeded):
-    tensors = published(shared, name)
+def test_a_published_checkpoint_becomes_a_segmentor_without_losing_a_tensor(reference, framework, name, unneeded):
+    tensors = published(reference, name)
     original = load_original(framework, tensors)
     assert set(original.unneeded) == unneeded
     assert original.lineage == next(iter(LINEAGES[framework]))
@@ -56,12 +56,12 @@ def test_a_published_checkpoint_becomes_a_segmentor_without_losing_a_tensor(shar
     assert all(torch.equal(back[key], tensors[key]) for key in back)
 
 
-def test_what_only_the_training_of_han_needs_is_left_out_by_rule(shared: Path):
-    shapes = json.loads((shared / "reference" / "han_r50_train_kd.json").read_text())
+def test_what_only_the_training_of_han_needs_is_left_out_by_rule(reference: Path):
+    shapes = json.loads((reference / "han_r50_train_kd.json").read_text())
     tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     original = load_original("han", tensors)
     used = {key: torch.empty(shape, device="meta") for key, shape in shapes.items() if key in
-            json.loads((shared / "reference" / "han_r50_eval.json").read_text())}  # fmt: skip
+            json.loads((reference / "han_r50_eval.json").read_text())}  # fmt: skip
     assert original.tensors.keys() == load_original("han", used).tensors.keys()
     assert {"teacher", "projections to the teacher", "weights of the loss"} <= original.unneeded.keys()
     assert sum(map(len, original.unneeded.values())) == len(shapes) - len(used) + 1

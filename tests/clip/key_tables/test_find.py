@@ -110,8 +110,8 @@ def test_every_layer_and_tensor_is_found_below_any_prefix(table, tower, noise):
         ("timm_resnet50_clip", "timm", "", 0),
     ],
 )
-def test_real_key_lists_are_recognised_and_nothing_of_the_tower_is_left(shared, file, table, prefix, others):
-    keys = {key: tuple(shape) for key, shape in json.loads((shared / "reference" / f"{file}.json").read_text()).items()}
+def test_real_key_lists_are_recognised_and_nothing_of_the_tower_is_left(reference, file, table, prefix, others):
+    keys = {key: tuple(shape) for key, shape in json.loads((reference / f"{file}.json").read_text()).items()}
     layers, tensors = towers("rn50")
     found = find_layers(layers, keys)
     assert (found.table.name, found.prefix, found.missing) == (table, prefix, ())
@@ -127,8 +127,8 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize(("column", "name"), COLUMNS.items())
-def test_all_55_convolutions_have_the_names_of_the_reference(shared, column, name):
-    rows = json.loads((shared / "reference" / "clip_rn50_name_map.json").read_text())["rows"]
+def test_all_55_convolutions_have_the_names_of_the_reference(reference, column, name):
+    rows = json.loads((reference / "clip_rn50_name_map.json").read_text())["rows"]
     table = find_table(name)
     assert len(rows) == 55
     for row in rows:

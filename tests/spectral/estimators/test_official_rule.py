@@ -79,8 +79,8 @@ def rule_fit(values: np.ndarray, name: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize("name", ESTIMATORS.names())
 @pytest.mark.parametrize("number", range(9))
-def test_the_official_outputs_are_reproduced(shared: Path, number: int, name: str) -> None:
-    case: dict[str, Any] = json.loads((shared / "reference" / "esd_reference.json").read_text())["cases"][number]
+def test_the_official_outputs_are_reproduced(reference: Path, number: int, name: str) -> None:
+    case: dict[str, Any] = json.loads((reference / "esd_reference.json").read_text())["cases"][number]
     weight = recipe(case["kind"], case["seed"], tuple(case["shape"]), case["scale"])
     layer = spectrum(torch.from_numpy(weight))
     fit, official = estimator(name)(layer.eigenvalues), case[OFFICIAL_NAMES[name]]

@@ -171,8 +171,8 @@ def test_bad_questions_are_refused_in_one_line() -> None:
         tower_costs({"embed_dim": 16})
 
 
-def test_the_list_of_the_paper_is_priced_both_ways(shared: Path) -> None:
-    rows = json.loads((shared / "reference" / "clip_rn50_conv_layers.json").read_text())["layers"]
+def test_the_list_of_the_paper_is_priced_both_ways(reference: Path) -> None:
+    rows = json.loads((reference / "clip_rn50_conv_layers.json").read_text())["layers"]
     frozen = [row["name"] for row in rows if row["frozen_in_official_commented_list"]]
     point = cost_of(config("RN50"), frozen, resolution=512)
     costs = tower_costs(config("RN50"), resolution=512)

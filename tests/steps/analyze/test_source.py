@@ -214,12 +214,14 @@ def test_nothing_left_to_analyse_is_refused_with_the_reasons(file):
         ("timm_resnet50_clip", 55, 4, 0, 0),
     ],
 )
-def test_checkpoints_of_frameworks_give_the_55_convolutions_of_rn50(shared, file, name, analysed, heads, text, outside):
+def test_checkpoints_of_frameworks_give_the_55_convolutions_of_rn50(
+    reference, file, name, analysed, heads, text, outside
+):
     torch.manual_seed(0)
-    listed = json.loads((shared / "reference" / f"{name}.json").read_text())
+    listed = json.loads((reference / f"{name}.json").read_text())
     narrow = {key: [size if size <= 3 else max(1, size // 16) for size in shape] for key, shape in listed.items()}
     with open_spectrum_source(file({key: torch.rand(shape) for key, shape in narrow.items()})) as source:
-        rows = json.loads((shared / "reference" / "clip_rn50_conv_layers.json").read_text())["layers"]
+        rows = json.loads((reference / "clip_rn50_conv_layers.json").read_text())["layers"]
         chosen = source.chosen()
         assert len(chosen) == analysed
         if name != "timm_resnet50_clip":  # it has names of its own

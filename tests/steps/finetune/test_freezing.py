@@ -239,9 +239,9 @@ def rn50():
     return BuiltSegmentor(framework, framework.options(), module, Tower(visual, None, {}, None))  # type: ignore[arg-type]
 
 
-def test_the_papers_list_of_rn50_closes_a_prefix_that_ends_in_layer4(monkeypatch, shared):
+def test_the_papers_list_of_rn50_closes_a_prefix_that_ends_in_layer4(monkeypatch, reference):
     """27 of 55 are frozen there; the lower blocks are so much heavier that 26 of the lowest 49 are among them."""
-    rows = json.loads((shared / "reference" / "clip_rn50_conv_layers.json").read_text())["layers"]
+    rows = json.loads((reference / "clip_rn50_conv_layers.json").read_text())["layers"]
     listed = tuple(row["name"] for row in rows if row["frozen_in_official_commented_list"])
     choice = prefix_of(monkeypatch, listed, rn50())
     assert len(listed) == 27

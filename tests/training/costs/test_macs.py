@@ -186,15 +186,15 @@ def test_a_mask_of_a_layer_that_multiplies_nothing_changes_no_cost(tower):
 
 
 @pytest.mark.parametrize(("size", "expected"), [((512, 512), 28_041_019_392), ((800, 1216), 104_058_470_400)])
-def test_rn50_costs_what_the_reference_says(shared: Path, size, expected):
-    reference = json.loads((shared / "reference" / "clip_rn50_conv_layers.json").read_text())["layers"]
+def test_rn50_costs_what_the_reference_says(reference: Path, size, expected):
+    rows = json.loads((reference / "clip_rn50_conv_layers.json").read_text())["layers"]
     with torch.device("meta"):
         model = Trunk(build_clip(RN50).visual)
     layers = count_macs(model, (1, 3, *size))
     assert sum(layer.forward for layer in layers) == expected
     key = f"macs_{size[0]}" if size[0] == size[1] else f"macs_{size[0]}x{size[1]}"
     assert {layer.name.removeprefix("backbone."): layer.forward for layer in layers} == {
-        row["name"]: row[key] for row in reference
+        row["name"]: row[key] for row in rows
     }
 
 

@@ -71,8 +71,7 @@ def test_the_settings_differ_in_what_is_frozen_and_what_is_kept():
     }
 
 
-def test_the_published_training_costs_follow_from_the_published_list(shared: Path):
-    reference = shared / "reference"
+def test_the_published_training_costs_follow_from_the_published_list(reference: Path):
     rows = json.loads((reference / "clip_rn50_conv_layers.json").read_text())["layers"]
     figures = json.loads((reference / "cost_reference.json").read_text())["training_flops"]
     layers = {row["name"]: row["macs_512"] for row in rows}

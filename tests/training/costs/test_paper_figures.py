@@ -19,8 +19,8 @@ from opentrans_cli.training.costs.paper import (
 )
 
 
-def test_the_packaged_list_is_the_published_one(shared: Path):
-    rows = json.loads((shared / "reference" / "clip_rn50_conv_layers.json").read_text())["layers"]
+def test_the_packaged_list_is_the_published_one(reference: Path):
+    rows = json.loads((reference / "clip_rn50_conv_layers.json").read_text())["layers"]
     assert tuple(row["name"] for row in rows if row["frozen_in_official_commented_list"]) == FROZEN_LAYERS
     assert len(rows) == CONVOLUTIONS
     # The complement and the median layer: as many light-tailed layers as heavy-tailed ones.
@@ -28,8 +28,8 @@ def test_the_packaged_list_is_the_published_one(shared: Path):
     assert 2 * len(FROZEN_LAYERS) + 1 == CONVOLUTIONS
 
 
-def test_the_packaged_figures_are_the_published_ones(shared: Path):
-    figures = json.loads((shared / "reference" / "cost_reference.json").read_text())["training_flops"]
+def test_the_packaged_figures_are_the_published_ones(reference: Path):
+    figures = json.loads((reference / "cost_reference.json").read_text())["training_flops"]
     assert figures["images"] == ITERATIONS * BATCH_SIZE
     assert (figures["C_backbone_G"], figures["C_head_G"]) == (TRUNK_MACS / 1e9, HEAD_MACS / 1e9)
     published = figures["published_P"]
