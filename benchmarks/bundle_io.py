@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -72,12 +73,16 @@ def row(name: str, dense: int, work: Callable[[], object]) -> None:
     print(f"| {name} | {usual:.3f} s | {longest:.3f} s | {dense / 1e6 / usual:.0f} MB/s |")
 
 
+def read(path: Path) -> object:
+    return open_bundle(path).tower()
+
+
 def speeds(given: BundleContents, dense: int, folder: Path) -> None:
     print("\n| what | median | slowest | dense-equivalent |\n|---|---|---|---|")
     for dtype in ("float32", "float16", "bfloat16"):
         variant, path = replace(given, dtype=dtype, rounds=None), folder / dtype
-        row(f"write, {dtype}", dense, lambda c=variant, p=path: write_bundle(p, c, force=True))
-        row(f"open and read, {dtype}", dense, lambda p=path: open_bundle(p).tower())
+        row(f"write, {dtype}", dense, partial(write_bundle, path, variant, force=True))
+        row(f"open and read, {dtype}", dense, partial(read, path))
     row("write with the round of every weight", dense, lambda: write_bundle(folder / "rounds", given, force=True))
     row("verify", dense, lambda: verify_bundle(folder / "float32"))
     row("plain float32 file, written and flushed (np.save)", dense, lambda: plain(given, folder / "plain.npy"))

@@ -36,7 +36,7 @@ THREADS = 2
 def segmentor() -> Any:
     """FC-CLIP around RN50 with live residual branches, in eval mode."""
     torch.manual_seed(0)
-    visual = build_clip(RN50).visual
+    visual: Any = build_clip(RN50).visual
     for module in visual.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -36,7 +36,7 @@ from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.steps.step_record import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hub"))
-from server import HubServer
+from server import HubServer  # type: ignore[import-not-found]
 
 SHORT = ("--batch-size", "16", "--device", "cpu", "--quiet")
 PRUNE = ("--images", "shapes", "--image-limit", "32", "--steps-per-round", "1", "--final-steps", "2", *SHORT)

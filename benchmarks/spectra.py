@@ -20,8 +20,10 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import open_clip
 import torch
@@ -43,7 +45,7 @@ THREADS = 2
 def tower(name: str) -> nn.Module:
     """A tower with random weights: RN50 whole, RN50 without its attention pool, or ViT-L/14."""
     torch.manual_seed(0)
-    visual = build_clip(RN50 if name != "ViT-L-14" else open_clip.get_model_config(name)).visual
+    visual: Any = build_clip(RN50 if name != "ViT-L-14" else open_clip.get_model_config(name)).visual
     if name == "RN50 convolutions":
         visual.attnpool = nn.Identity()
     assert isinstance(visual, nn.Module)
@@ -64,7 +66,7 @@ def ours(visual: nn.Module) -> int:
 
 def theirs(visual: nn.Module) -> int:
     """WeightWatcher's own analysis; how many layers it had."""
-    import weightwatcher
+    import weightwatcher  # type: ignore[import-untyped]
 
     logging.disable(logging.WARNING)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -105,12 +107,13 @@ def memory(what: str, name: str) -> dict[str, float]:
     """Peak growth in MB and seconds of one analysis in this process, after the embedded model's."""
     torch.set_num_threads(THREADS)
     analyze("tiny")
+    work: Callable[[], object]
     if what == "file":
         work = lambda: analyze(name, AnalyzeOptions())  # noqa: E731
         model = Path(name).stat().st_size
     else:
         visual = tower(name)
-        work = lambda: ours(visual)  # type: ignore[assignment]  # noqa: E731
+        work = lambda: ours(visual)  # noqa: E731
         model = sum(parameter.nbytes for parameter in visual.parameters())
     before = held("VmRSS")
     # Writing 5 sets the peak back to what is held now.

@@ -65,6 +65,7 @@ def spoken(objects: tuple[int, ...], ground: int, stream: Stream) -> tuple[str, 
     """A caption that says all, some or one thing about a scene, and the classes it names."""
     style = stream.one()
     shuffled = tuple(sorted(objects, key=lambda _: stream.one()))
+    named: tuple[int, ...]
     if style < 0.08 or not objects:
         named, text = (ground,), GROUNDS[ground - len(OBJECTS)]
     elif style < 0.55:

@@ -93,9 +93,9 @@ def transfers(paths: dict[str, Path], work: Path) -> None:
     for source, target in ((".safetensors",) * 2, (".pth",) * 2, (".pth", ".safetensors")):
         for what in ("mask", "weights"):
             out, given = work / f"out{target}", paths[f"fcclip{source}"]
-            line = ("-m", "opentrans_cli", "transfer", str(paths["bundle"]), "--checkpoint", str(given))
-            line += ("--what", what, "-o", str(out), "--force", "--quiet")
-            row(f"{source} to {target}, {what}", given.stat().st_size, line)
+            line = ["-m", "opentrans_cli", "transfer", str(paths["bundle"]), "--checkpoint", str(given)]
+            line += ["--what", what, "-o", str(out), "--force", "--quiet"]
+            row(f"{source} to {target}, {what}", given.stat().st_size, tuple(line))
             receipts[f"{source} to {target}, {what}"] = json.loads(Path(f"{out}.receipt.json").read_text())
     row("`import torch` alone", size, ("-c", "import torch"))
     row("the file copied and flushed", size, ("-c", COPY, str(paths["fcclip.safetensors"]), str(work / "copy")))

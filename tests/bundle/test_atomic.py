@@ -65,9 +65,10 @@ def whole(path: Path) -> bool:
 
 
 ERRORS = [OSError(28, "No space left on device"), KeyboardInterrupt()]
+EVERY_ERROR = pytest.mark.parametrize("error", ERRORS, ids=["disk full", "Ctrl-C"])
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["disk full", "Ctrl-C"])
+@EVERY_ERROR
 def test_a_new_bundle_is_absent_or_complete_after_a_failure_anywhere(
     tmp_path: Path, contents: Make, error: BaseException
 ) -> None:
@@ -87,7 +88,7 @@ def test_a_new_bundle_is_absent_or_complete_after_a_failure_anywhere(
 
 
 @pytest.mark.parametrize("swaps", [True, False], ids=["swapping", "two renames"])
-@pytest.mark.parametrize("error", ERRORS, ids=["disk full", "Ctrl-C"])
+@EVERY_ERROR
 def test_a_replaced_bundle_is_old_or_new_after_a_failure_anywhere(
     tmp_path: Path, contents: Make, monkeypatch: pytest.MonkeyPatch, error: BaseException, swaps: bool
 ) -> None:
@@ -104,7 +105,7 @@ def test_a_replaced_bundle_is_old_or_new_after_a_failure_anywhere(
 
 
 @pytest.mark.parametrize("name", ["alpha.safetensors", "reports/new.json"])
-@pytest.mark.parametrize("error", ERRORS, ids=["disk full", "Ctrl-C"])
+@EVERY_ERROR
 def test_adding_a_measurement_leaves_the_old_or_the_new_state_after_a_failure_anywhere(
     bundle: Bundle, step: Make, error: BaseException, name: str
 ) -> None:
@@ -129,7 +130,7 @@ def test_adding_a_measurement_leaves_the_old_or_the_new_state_after_a_failure_an
     assert not list(bundle.path.rglob("*.next")) and not list(bundle.path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["disk full", "Ctrl-C"])
+@EVERY_ERROR
 def test_two_files_added_together_are_both_old_or_both_new_after_a_failure_anywhere(
     bundle: Bundle, step: Make, error: BaseException
 ) -> None:

@@ -74,11 +74,9 @@ def test_indices_lie_in_zero_to_one_and_equal_masks_have_one(total: int, data: A
     assert (layer.jaccard == 1) == (kept_a == kept_b == both)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "nested"), [(0.5, 0.5, "equal"), (0.2, 0.5, "a_in_b"), (0.5, 0.2, "b_in_a")]
-)
-def test_a_mask_inside_another_is_told(write: Write, first: float, second: float, nested: str) -> None:
-    assert compare_subnets(write(masks(0, first)), write(masks(0, second))).nested == nested
+def test_a_mask_inside_another_is_told(write: Write) -> None:
+    for first, second, nested in ((0.5, 0.5, "equal"), (0.2, 0.5, "a_in_b"), (0.5, 0.2, "b_in_a")):
+        assert compare_subnets(write(masks(0, first)), write(masks(0, second))).nested == nested
 
 
 def test_values_are_compared_where_both_keep_the_weight(write: Write) -> None:

@@ -16,20 +16,8 @@ from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.tensorfile import read_tensors, write_tensors
 
-NAMES = [
-    "manifest",
-    "files",
-    "hashes",
-    "headers",
-    "padding",
-    "mask counts",
-    "value counts",
-    "finite values",
-    "rounds",
-    "schema",
-    "steps",
-    "parents",
-]
+NAMES = ["manifest", "files", "hashes", "headers", "padding", "mask counts", "value counts", "finite values"]
+NAMES += ["rounds", "schema", "steps", "parents"]
 
 
 def failed(bundle: Bundle) -> set[str]:
@@ -113,26 +101,12 @@ def test_a_missing_or_cut_off_file_fails_without_an_exception(bundle: Bundle) ->
     assert failed(bundle) == {"files", "hashes", "headers", "value counts", "finite values"}
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"format": "opentrans-bundle", "version": 9}', "[" * 9999, "null"])
-def test_a_damaged_manifest_is_one_failed_check(bundle: Bundle, text: str) -> None:
-    (bundle.path / "manifest.json").write_text(text)
-    checks = verify_bundle(bundle.path)
-    assert [(check.name, check.ok) for check in checks] == [("manifest", False)]
-    assert "\n" not in checks[0].detail
-
-
-def test_any_cut_of_any_file_is_found(bundle: Bundle) -> None:
-    for path in sorted(bundle.path.rglob("*")):
-        if not path.is_file():
-            continue
-        data = path.read_bytes()
-        for length in {0, 7, len(data) // 2, len(data) - 1}:
-            path.write_bytes(data[:length])
-            if length < len(data):
-                # The manifest's last byte is a newline that carries nothing.
-                assert failed(bundle) or (path.name == "manifest.json" and length == len(data) - 1)
-        path.write_bytes(data)
-    assert failed(bundle) == set()
+def test_a_damaged_manifest_is_one_failed_check(bundle: Bundle) -> None:
+    for text in ("", "{}", '{"format": "opentrans-bundle", "version": 9}', "[" * 9999, "null"):
+        (bundle.path / "manifest.json").write_text(text)
+        checks = verify_bundle(bundle.path)
+        assert [(check.name, check.ok) for check in checks] == [("manifest", False)]
+        assert "\n" not in checks[0].detail
 
 
 def test_a_path_that_is_no_bundle_raises(tmp_path: Path) -> None:
