@@ -143,11 +143,11 @@ def run(job: Job, work: Path) -> Job:
     figures: Job = {"zero_shot": zero_shot(folder / "b"), "loss": result.distillation_loss, "sparsity": result.sparsity}
     data = DatasetOptions(split="val", limit=SCENES)
     if not job["finetune"]:
-        figures["readout_miou"] = 100 * evaluate(str(folder / "b"), data=data, device="cpu").report["miou"]
+        figures["readout_miou"] = 100 * evaluate(str(folder / "b"), **vars(data), device="cpu").report["miou"]
     else:
         tuning = FinetuneOptions(steps=FINETUNE_STEPS, freeze="none", seed=job["seed"])
-        finetune(folder / "b", out=folder / "f", options=tuning, device="cpu")
-        report = evaluate(str(folder / "f"), data=data, device="cpu").report
+        finetune(folder / "b", out=folder / "f", **vars(tuning), device="cpu")
+        report = evaluate(str(folder / "f"), **vars(data), device="cpu").report
         figures |= {"miou": 100 * report["miou"], "miou_unseen": 100 * report["miou_unseen"]}
     shutil.rmtree(folder)
     return {**job, **figures, "seconds": time.perf_counter() - started}

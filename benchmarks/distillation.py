@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
@@ -47,7 +46,7 @@ def main() -> None:
                 out = Path(folder) / f"{rate}-{steps}-{lr}"
                 result = prune(**vars(options), out=out, device="cpu")
                 assert result.rounds == rounds
-                report = evaluate(str(out), data=DatasetOptions(split="val", limit=100), device="cpu").report
+                report = evaluate(str(out), split="val", limit=100, device="cpu").report
                 print(
                     f"| {rounds} | {steps if rounds > 1 else '-'} | {options.final_steps} | {lr:g} "
                     f"| {result.distillation_loss:.4f} | {100 * report['miou']:.1f} |",

@@ -38,7 +38,7 @@ def quartiles(values: list[float]) -> str:
 
 def row(file: Path, estimator: str) -> str:
     options = AnalyzeOptions(estimator=estimator, null=True, bootstrap=RESAMPLES)
-    result = analyze(str(file), options)
+    result = analyze(str(file), **vars(options))
     nulls = {name: trust.null for name, trust in result.trust.items() if trust.null}
     alphas = {layer.name: layer.alpha for layer in result.layers}
     fitted = [name for name in nulls if math.isfinite(alphas[name])]

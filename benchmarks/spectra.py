@@ -109,7 +109,7 @@ def memory(what: str, name: str) -> dict[str, float]:
     analyze("tiny")
     work: Callable[[], object]
     if what == "file":
-        work = lambda: analyze(name, AnalyzeOptions())  # noqa: E731
+        work = lambda: analyze(name)  # noqa: E731
         model = Path(name).stat().st_size
     else:
         visual = tower(name)
@@ -153,7 +153,7 @@ def trust_table() -> None:
             "--null": AnalyzeOptions(null=True),
         }.items():
             started = time.perf_counter()
-            analyze(file, options)
+            analyze(file, **vars(options))
             print(f"| {label} | {time.perf_counter() - started:.1f} |")
 
 

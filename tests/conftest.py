@@ -169,13 +169,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_segmentor(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     """The tiny bundle after two steps of fine-tuning on four scenes; read only."""
-    from opentrans_cli.datasets.base import DatasetOptions
     from opentrans_cli.steps.finetune.finetune import finetune
     from opentrans_cli.steps.finetune.options import FinetuneOptions
 
     out = tmp_path_factory.mktemp("tiny") / "segmentor"
     options = FinetuneOptions(steps=2, batch_size=2, crop=64)
-    return finetune(tiny_bundle, out=out, options=options, data=DatasetOptions(limit=4), device="cpu").path
+    return finetune(tiny_bundle, out=out, **vars(options), limit=4, device="cpu").path
 
 
 @pytest.fixture(scope="session")

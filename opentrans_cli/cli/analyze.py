@@ -72,18 +72,20 @@ def analyze(
 ) -> None:
     """Fit the spectrum of every layer: alpha, how far to trust it, and which are well trained (small alpha)."""
     from opentrans_cli.steps.analyze.analyze import analyze as step
-    from opentrans_cli.steps.analyze.outputs import Outputs
 
     values = {**locals(), "include": tuple(include or ()), "exclude": tuple(exclude or ())}
     result = step(
         source,
-        o.chosen(Defaults, values),
+        **vars(o.chosen(Defaults, values)),
         freeze_list=freeze_list,
-        costs=frontier,
+        frontier=frontier,
         resolution=resolution,
         against=against,
         base=base,
-        outputs=Outputs(out, plot, tuple(esd or ()), force),
+        out=out,
+        plot=plot,
+        esd=tuple(esd or ()),
+        force=force,
         reporter=ConsoleReporter(quiet=quiet),
     )
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)

@@ -55,7 +55,7 @@ def evaluate(
     if (source is None) == (checkpoint is None):
         raise OptionError("eval scores one segmentor: a source, or --checkpoint FILE; give exactly one of the two")
     name, data = o.dataset_choice("val", locals())
-    common: dict[str, Any] = {"dataset": name, "data": data, "base": base, "out": out, "device": device, "force": force}
+    common = {**vars(data), "dataset": name, "base": base, "out": out, "device": device, "force": force}
     say = ConsoleReporter(quiet=quiet)
     path: Path | None
     if curve:
@@ -68,13 +68,19 @@ def evaluate(
         drawn = draw(source, **common, reporter=say)
         report, path, show = drawn.report, drawn.path, _show_curve
     else:
-        from opentrans_cli.steps.eval.evaluate import Subject
         from opentrans_cli.steps.eval.evaluate import evaluate as step
-        from opentrans_cli.steps.segmentors.words import Words
 
-        words = None if vocabulary is None else Words.from_file(vocabulary)
-        subject = Subject(framework, checkpoint, words, seen, no_resize)
-        result = step(source, **common, subject=subject, at_sparsity=at_sparsity, reporter=say)
+        result = step(
+            source,
+            **common,
+            framework=framework,
+            checkpoint=checkpoint,
+            words=vocabulary,
+            seen=seen,
+            own_size=no_resize,
+            at_sparsity=at_sparsity,
+            reporter=say,
+        )
         report, path, show = result.report, result.path, _show
     title = source or str(checkpoint)
     emit(report, lambda console: show(console, title, report), as_json=as_json, path=path, quiet=quiet)

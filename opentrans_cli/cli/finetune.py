@@ -123,8 +123,8 @@ def finetune(
     from opentrans_cli.steps.finetune.finetune import finetune as step
 
     controls = o.chosen(Controls, values)
-    go = partial(step, bundle, out=out, options=options, controls=controls, dataset=name, data=data, base=base)
-    result = go(device=device, force=force, resume=resume, reporter=reporter)
+    given = {**vars(options), **vars(controls), **vars(data), "dataset": name, "base": base, "resume": resume}
+    result = step(bundle, out=out, device=device, force=force, reporter=reporter, **given)
     emit(result.to_json(), partial(show.run, result=result), as_json=as_json, path=result.path, quiet=quiet)
 
 

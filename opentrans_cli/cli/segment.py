@@ -68,28 +68,23 @@ def segment(
         return
     if not images:
         raise OptionError("segment needs images: none is named; name files or folders")
-    from opentrans_cli.datasets.vocabulary import Vocabulary
-    from opentrans_cli.steps.segment.segment import SegmentOptions
     from opentrans_cli.steps.segment.segment import segment as step
-    from opentrans_cli.steps.segmentors.words import Words
 
     result = step(
         source,
-        images,
-        SegmentOptions(
-            out=out,
-            save_scores=save_scores,
-            framework=framework,
-            checkpoint=checkpoint,
-            seen=seen,
-            own_size=no_resize,
-            task=task,  # type: ignore[arg-type]  # checked by the options
-            stuff=o.names(stuff),
-            base=base,
-            device=device,
-            force=force,
-        ),
-        vocabulary=Words.from_file(file) if file else Words(Vocabulary.from_names(o.names(words))),
+        images=images,
+        words=file or o.names(words),
+        out=out,
+        save_scores=save_scores,
+        framework=framework,
+        checkpoint=checkpoint,
+        seen=seen,
+        own_size=no_resize,
+        task=task,
+        stuff=o.names(stuff),
+        base=base,
+        device=device,
+        force=force,
         reporter=ConsoleReporter(quiet=quiet),
     )
     emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)

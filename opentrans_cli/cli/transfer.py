@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from opentrans_cli.cli import options as o
 from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, plain_table
-from opentrans_cli.cli.transfer_onnx import FrameworkOpt, ResolutionOpt, VocabularyOpt, WordsOpt, transfer_onnx
+from opentrans_cli.cli.transfer_onnx import FrameworkOpt, ResolutionOpt, VocabularyOpt, WordsOpt, show_onnx
 from opentrans_cli.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from opentrans_cli.steps.transfer.checkpoint import CheckpointTransfer
-    from opentrans_cli.steps.transfer.transfer import TransferResult
+    from opentrans_cli.steps.transfer.framework import FrameworkTransfer
 
 
 def transfer(
@@ -63,83 +63,33 @@ def transfer(
     """Put the subnet into a framework, a checkpoint, or a folder open_clip loads, with a receipt of every key."""
     if (out is None) != dry_run:
         raise OptionError("transfer needs either a place to write or none: --out and --dry-run; give exactly one")
-    if to == "onnx":
-        transfer_onnx(locals())
-        return
-    alone = {"words": words, "vocabulary": vocabulary, "framework": framework, "resolution": resolution}
-    _refuse("of --to onnx alone: {}; leave it out", **alone)
-    reporter = ConsoleReporter(quiet=quiet)
-    if checkpoint is not None:
-        _refuse("of frameworks alone: {}; leave it out beside --checkpoint", option=option, compact=compact)
-        from opentrans_cli.steps.transfer.checkpoint import transfer_checkpoint
-
-        moved = transfer_checkpoint(
-            bundle,
-            checkpoint,
-            to=to,
-            what=what or "mask",
-            out=out,
-            under=under,
-            allow_missing=allow_missing or (),
-            at_sparsity=at_sparsity,
-            base=base,
-            force=force,
-            reporter=reporter,
-        )
-        show = _checkpoint_summary if moved.path else _checkpoint_table
-        emit(moved.to_json(), lambda console: show(console, moved), as_json=as_json, path=moved.path, quiet=quiet)
-        moved.check_matched()
-        return
-    _refuse("of checkpoints alone: {}; add --checkpoint FILE", what=what, under=under, allow_missing=allow_missing)
-    result = _built(
-        bundle, to or "deeplabv3", out, option or [], compact, at_sparsity, base, seed, force=force, reporter=reporter
-    )
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
-
-
-def _refuse(message: str, **given: object) -> None:
-    for name, value in given.items():
-        if value:
-            raise OptionError(message.format(f"--{name.replace('_', '-')}"))
-
-
-def _built(
-    bundle: str,
-    to: str,
-    out: Path | None,
-    option: list[str],
-    compact: bool,
-    at_sparsity: float | None,
-    base: str | None,
-    seed: int,
-    *,
-    force: bool,
-    reporter: ConsoleReporter,
-) -> TransferResult:
-    """A framework around the subnet as a bundle, or an open_clip folder."""
-    from opentrans_cli.steps.transfer.open_clip import OPEN_CLIP, export_open_clip
-
-    if to == OPEN_CLIP:
-        if option:
-            raise OptionError(f"{OPEN_CLIP} has no options: --option {option[0]}; leave it out")
-        return export_open_clip(
-            bundle, out=out, compact=compact, at_sparsity=at_sparsity, base=base, force=force, reporter=reporter
-        )
-    if compact:
-        raise OptionError(f"only --to {OPEN_CLIP} takes --compact: --to {to}; leave one of them out")
+    if to == "onnx" and (words is None) == (vocabulary is None):
+        raise OptionError('--to onnx needs words: --words "cat, dog, sky" or --vocabulary FILE; give exactly one')
     from opentrans_cli.steps.transfer.transfer import transfer as step
 
-    return step(
+    given: dict[str, Any] = {"what": what, "under": under, "allow_missing": allow_missing or None}
+    given |= {"compact": compact or None, "framework": framework, "resolution": resolution}
+    given |= {"words": vocabulary if words is None else o.names(words), **framework_options(option or [])}
+    result: Any = step(
         bundle,
         to=to,
+        checkpoint=checkpoint,
         out=out,
-        options=framework_options(option),
         at_sparsity=at_sparsity,
         base=base,
         seed=seed,
         force=force,
-        reporter=reporter,
+        reporter=ConsoleReporter(quiet=quiet),
+        **{name: value for name, value in given.items() if value is not None},
     )
+    show: Any = _show
+    if checkpoint is not None:
+        show = _checkpoint_summary if result.path else _checkpoint_table
+    elif to == "onnx":
+        show = show_onnx
+    emit(result.to_json(), lambda console: show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+    if checkpoint is not None:
+        result.check_matched()
 
 
 def framework_options(pairs: list[str]) -> dict[str, str]:
@@ -150,7 +100,7 @@ def framework_options(pairs: list[str]) -> dict[str, str]:
     return dict((name.strip(), value.strip()) for name, _, value in (pair.partition("=") for pair in pairs))
 
 
-def _show(console: Console, result: TransferResult) -> None:
+def _show(console: Console, result: FrameworkTransfer) -> None:
     if result.path is not None:
         _summary(console, result)
         return
@@ -164,7 +114,7 @@ def _show(console: Console, result: TransferResult) -> None:
     console.print(table)
 
 
-def _summary(console: Console, result: TransferResult) -> None:
+def _summary(console: Console, result: FrameworkTransfer) -> None:
     from rich.markup import escape
 
     counts = Counter((key["rule"], key["verdict"]) for key in result.keys)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, percent
-from opentrans_cli.errors import OptionError
+from opentrans_cli.cli.output import percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.transfer.onnx import OnnxExport
 
 _PANEL = "For --to onnx"
-
 WordsOpt = Annotated[
     str | None, Option("--words", "-w", rich_help_panel=_PANEL, help='Words to build in: "red star, grass, sky".')
 ]
@@ -38,38 +35,8 @@ ResolutionOpt = Annotated[
     Option("--resolution", rich_help_panel=_PANEL, help="Side of the pictures in pixels (default: the tower's own)."),
 ]
 
-_OTHERS = ("checkpoint", "what", "under", "allow_missing", "option", "compact")  # options of the other targets
 
-
-def transfer_onnx(given: dict[str, Any]) -> None:
-    """`transfer --to onnx`; `given`: the command's local variables."""
-    for name in _OTHERS:
-        if given[name]:
-            raise OptionError(f"not for --to onnx: --{name.replace('_', '-')}; leave it out")
-    words, vocabulary = given["words"], given["vocabulary"]
-    if (words is None) == (vocabulary is None):
-        raise OptionError('--to onnx needs words: --words "cat, dog, sky" or --vocabulary FILE; give exactly one')
-    from opentrans_cli.datasets.vocabulary import Vocabulary
-    from opentrans_cli.steps.segmentors.words import Words
-    from opentrans_cli.steps.transfer.onnx import export_onnx
-
-    quiet = given["quiet"]
-    result = export_onnx(
-        given["bundle"],
-        words=Words.from_file(vocabulary) if vocabulary else Words(Vocabulary.from_names(o.names(words))),
-        **{name: given[name] for name in ("out", "framework", "resolution", "at_sparsity", "base", "force")},
-        reporter=ConsoleReporter(quiet=quiet),
-    )
-    emit(
-        result.to_json(),
-        lambda console: _show(console, result),
-        as_json=given["as_json"],
-        path=result.path,
-        quiet=quiet,
-    )
-
-
-def _show(console: Console, result: OnnxExport) -> None:
+def show_onnx(console: Console, result: OnnxExport) -> None:
     from rich.markup import escape
 
     sizes = f"{_sides(result.resolution)} alone" if result.resolution else "any size from 32 x 32"

@@ -59,6 +59,11 @@ class SegDataset(Protocol):
         """The name of sample `index`, without reading it."""
 
 
+def dataset_name(name: str | None, data: DatasetOptions) -> str:
+    """The data set `name`; without one the user's own folder if there are images of it, else the embedded scenes."""
+    return name or ("folder" if data.images is not None else "shapes")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
     """What a user may say about a data set; a data set refuses what it has no use for."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from inspect import Parameter, signature
@@ -47,17 +47,30 @@ def by_name(verb: str, given: Mapping[str, Any], *kinds: type[Any]) -> list[Any]
     hints = [get_type_hints(kind) for kind in kinds]
     wanted = {name: hint for named in hints for name, hint in named.items()}
     values = {}
+    check_names(verb, given, wanted)
     for name, value in given.items():
-        if name not in wanted:
-            near = get_close_matches(name, wanted, 1)
-            move = f"did you mean {near[0]}?" if near else f"help(opentrans_cli.{verb}) lists all of them"
-            raise OptionError(f"{verb} has no such option: {name}; {move}")
         values[name] = _fitted(wanted[name], value)
         if values[name] is _UNFIT:
             kind = getattr(wanted[name], "__name__", str(wanted[name])) if not get_args(wanted[name]) else wanted[name]
             raise OptionError(f"wrong kind of value: {name}={str(value)[:80]!r}; it takes {kind}")
     made = zip(kinds, hints, strict=True)
     return [kind(**{name: value for name, value in values.items() if name in named}) for kind, named in made]
+
+
+def check_names(verb: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises OptionError for a name that is not `known`, with the nearest that is."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            move = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise OptionError(f"{verb} has no such option: {name}; {move}")
+
+
+def on_processor(verb: str, device: str) -> None:
+    """Refuse a device of a verb that needs none: all verbs are called alike, and none ignores what is asked."""
+    if device not in ("auto", "cpu"):
+        raise OptionError(f"{verb} computes on the processor: device '{device}'; leave it out")
 
 
 _UNFIT = object()

@@ -162,7 +162,7 @@ def test_the_table_fits_80_columns(extra: tuple[Any, ...], bundle: Path) -> None
     from opentrans_cli.steps.analyze.options import AnalyzeOptions
 
     options = AnalyzeOptions(bootstrap=5 if "--bootstrap" in extra else 0, null="--null" in extra)
-    result = analyze(str(bundle), options, against="base" if "--against" in extra else None)
+    result = analyze(str(bundle), **vars(options), against="base" if "--against" in extra else None)
     console = Console(width=80, file=io.StringIO(), force_terminal=False)
     table = _layers(console, result)
     console.print(table)

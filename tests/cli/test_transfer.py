@@ -88,9 +88,9 @@ def test_options_of_another_target_are_wrong_usage(refused: Any, desk: Path, tin
     out = ("-o", desk / "t")
     for to in FRAMEWORKS.names():
         message = refused("transfer", tiny_bundle, "--to", to, "--compact", *out, code=2)
-        assert message == f"only --to open-clip takes --compact: --to {to}; leave one of them out"
+        assert message == "of --to open-clip alone: --compact; leave it out"
     message = refused("transfer", tiny_bundle, "--to", "open-clip", "--option", "output_stride=8", *out, code=2)
-    assert message == "open-clip has no options: --option output_stride=8; leave it out"
+    assert message == "transfer --to open-clip has no such option: output_stride; it has compact"
 
 
 def test_only_a_bundle_pruned_by_channels_can_be_compact(refused: Any, desk: Path, tiny_bundle: Path) -> None:
@@ -193,7 +193,9 @@ def test_options_of_checkpoints_and_frameworks_do_not_mix(
     out = ("-o", desk / "t")
     for option in (("--what", "mask"), ("--under", "a."), ("--allow-missing", "conv2")):
         message = refused("transfer", tiny_bundle, *option, *out, code=2)
-        assert message == f"of checkpoints alone: {option[0]}; add --checkpoint FILE"
-    for option in (("--option", "width=8"), ("--compact",)):
-        message = refused("transfer", tiny_bundle, "--checkpoint", checkpoint, *option, *out, code=2)
-        assert message == f"of frameworks alone: {option[0]}; leave it out beside --checkpoint"
+        assert message == f"of --checkpoint alone: {option[0]}; leave it out"
+    for option, told in (
+        (("--option", "width=8"), "transfer --checkpoint has no such option: width; it has what, under, allow_missing"),
+        (("--compact",), "of --to open-clip alone: --compact; leave it out"),
+    ):
+        assert refused("transfer", tiny_bundle, "--checkpoint", checkpoint, *option, *out, code=2) == told

@@ -16,9 +16,7 @@ from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
 from opentrans_cli.spectral.power_law import trusted
 from opentrans_cli.spectral.report import recorded_alphas
 from opentrans_cli.steps.analyze.analyze import analyze
-from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.analyze.result import AnalyzeResult
-from opentrans_cli.steps.finetune.options import FinetuneOptions
 from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.step_record import step_record
 
@@ -66,7 +64,7 @@ def test_the_file_holds_what_the_result_says_layer_by_layer(bundle: Path) -> Non
 
 
 def test_intervals_are_columns_where_there_are_resamples(bundle: Path) -> None:
-    result = analyze(str(bundle), AnalyzeOptions(bootstrap=5))
+    result = analyze(str(bundle), bootstrap=5)
     arrays, _ = stored(bundle)
     assert columns(arrays) == COLUMNS | {"interval_low", "interval_high", "agreement"}
     trust = [result.trust[layer.name] for layer in result.layers]
@@ -84,10 +82,10 @@ def test_recorded_alphas_are_those_of_the_result(bundle: Path) -> None:
 
 def test_no_report_and_one_by_another_rule_are_none(bundle: Path) -> None:
     assert recorded_alphas(open_bundle(bundle), estimator="xmin_peak") is None
-    analyze(str(bundle), AnalyzeOptions(estimator="xmin_mid"))
+    analyze(str(bundle), estimator="xmin_mid")
     assert recorded_alphas(open_bundle(bundle), estimator="xmin_peak") is None
     assert recorded_alphas(open_bundle(bundle), estimator="xmin_mid") is not None
-    analyze(str(bundle), AnalyzeOptions(window="linear"))
+    analyze(str(bundle), window="linear")
     assert recorded_alphas(open_bundle(bundle), estimator="xmin_peak") is None
 
 
@@ -122,7 +120,6 @@ def test_a_report_that_does_not_say_its_verdicts_is_none() -> None:
 
 def test_fine_tuning_freezes_by_the_recorded_alphas_and_no_layer_with_a_problem(bundle: Path, tmp_path: Path) -> None:
     """The record is turned upside down, so what is frozen can only come from it."""
-    from opentrans_cli.datasets.base import DatasetOptions
     from opentrans_cli.steps.finetune.finetune import finetune
 
     result = analyze(str(bundle))
@@ -131,20 +128,14 @@ def test_fine_tuning_freezes_by_the_recorded_alphas_and_no_layer_with_a_problem(
     doubtful = names[-1]
     arrays["alpha"] = np.linspace(9, 2, len(names))
     put(bundle, arrays, {**metadata, "verdicts": ["heavy-tailed"] * (len(names) - 1) + ["too few eigenvalues"]})
-    trained = finetune(
-        bundle,
-        out=tmp_path / "f",
-        options=FinetuneOptions(steps=1, batch_size=2, crop=64),
-        data=DatasetOptions(limit=2),
-        device="cpu",
-    )
+    trained = finetune(bundle, out=tmp_path / "f", steps=1, batch_size=2, crop=64, limit=2, device="cpu")
     half = len(names) // 2
     assert set(trained.cost["frozen_layers"]) == set(names[-half - 1 : -1])
     assert doubtful not in trained.cost["frozen_layers"] and set(result.frozen) != set(names[-half - 1 : -1])
 
 
 def test_the_same_result_is_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
-    result: AnalyzeResult = analyze(str(bundle), AnalyzeOptions(bootstrap=3, null=True))
+    result: AnalyzeResult = analyze(str(bundle), bootstrap=3, null=True)
     first = (bundle / ALPHA).read_bytes()
-    again = analyze(str(bundle), replace(result.options))
+    again = analyze(str(bundle), **vars(replace(result.options)))
     assert (bundle / ALPHA).read_bytes() == first and again.to_json() == result.to_json()

@@ -44,9 +44,9 @@ def train(folder: Path, name: str, *, resume: bool = False) -> Any:
     return finetune(
         folder.parent / source,
         out=folder / name,
-        options=options,
-        controls=here,
-        data=SCENES,
+        **vars(options),
+        **vars(here),
+        **vars(SCENES),
         device="cpu",
         resume=resume,
     )
@@ -59,9 +59,11 @@ def worker(folder: Path) -> None:
         finetune(
             folder.parent / "pixels",
             out=folder / "failed",
-            options=PLAIN,
+            **vars(PLAIN),
             dataset="folder",
-            data=DatasetOptions(images=Path("no"), labels=Path("no"), classes=Path("no")),
+            images=Path("no"),
+            labels=Path("no"),
+            classes=Path("no"),
             device="cpu",
         )
     except DataError as error:
@@ -76,7 +78,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, torchrun: 
     # Scores of a queryless classifier start even, and the first matching of masks is a draw: one layer, few queries.
     decoder = {"queries": 6, "encoder_layers": 1, "decoder_layers": 1}
     transfer(tiny_bundle, to="deeplabv3", out=work / "pixels")
-    transfer(tiny_bundle, to="han", out=work / "masks", options=decoder)
+    transfer(tiny_bundle, to="han", out=work / "masks", **decoder)
     (work / "one").mkdir()
     (work / "two").mkdir()
     for name in RUNS:

@@ -18,7 +18,6 @@ from opentrans_cli.clip.prefix import modules_until
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
 from opentrans_cli.steps.analyze.analyze import analyze
-from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.finetune.finetune import finetune
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.look.verify import verify
@@ -33,9 +32,10 @@ PREFIX = replace(WARM, freeze_prefix=True, prefix_end="layer2.0")
 EVERY_STEP = FinetuneControls(save_every=1, timing_steps=0)
 
 
-def run(bundle: Path, out: Path, options: FinetuneOptions, **more: Any) -> Any:
-    given = {"data": SCENES, "device": "cpu", "controls": EVERY_STEP, **more}
-    return finetune(bundle, out=out, options=options, **given)
+def run(
+    bundle: Path, out: Path, options: FinetuneOptions, *, controls: FinetuneControls = EVERY_STEP, **more: Any
+) -> Any:
+    return finetune(bundle, out=out, **vars(options), **vars(controls), **{**vars(SCENES), "device": "cpu", **more})
 
 
 class StopAt:
@@ -104,7 +104,7 @@ def test_what_is_frozen_after_a_warm_up_is_what_its_weights_say(tiny_bundle: Pat
     result = run(tiny_bundle, tmp_path / "f", replace(WARM, ema=0.0, schedule="constant"))
     alone = replace(WARM, ema=0.0, schedule="constant", steps=2, warmup_steps=0, freeze="none", lr_warmup_steps=0)
     run(tiny_bundle, tmp_path / "w", alone)
-    report = analyze(str(tmp_path / "w"), AnalyzeOptions())
+    report = analyze(str(tmp_path / "w"))
     assert set(result.cost["frozen_layers"]) == set(report.frozen)
     # What was frozen stands in the receipt; it is not as it was in the parent, for the warm-up trained all of it.
     assert {f"{layer}.weight" for layer in report.frozen} <= result.cost["frozen_tensors"].keys()

@@ -143,8 +143,8 @@ def test_an_export_at_a_sparsity_holds_the_tower_of_that_round(nested_bundle: Ne
 def test_a_round_scores_as_the_bundle_transferred_at_it(nested_bundle: Nested, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(nested_bundle("trained"), tmp_path / "b"))
     transfer(bundle, to="maskclip", out=tmp_path / "t", at_sparsity=0.5)
-    before = evaluate(str(bundle), data=DATA, at_sparsity=0.5, device="cpu").report
-    after = evaluate(str(tmp_path / "t"), data=DATA, device="cpu").report
+    before = evaluate(str(bundle), **vars(DATA), at_sparsity=0.5, device="cpu").report
+    after = evaluate(str(tmp_path / "t"), **vars(DATA), device="cpu").report
     same = ("miou", "pixel_accuracy", "per_class", "params_kept", "macs_kept")
     assert {name: before[name] for name in same} == {name: after[name] for name in same}
     stored = open_bundle(bundle)
@@ -156,4 +156,4 @@ def test_a_round_scores_as_the_bundle_transferred_at_it(nested_bundle: Nested, t
 
 def test_only_a_bundle_has_earlier_rounds() -> None:
     with pytest.raises(OptionError, match="only a bundle has earlier rounds: tiny"):
-        evaluate("tiny", data=DATA, at_sparsity=0.5, device="cpu")
+        evaluate("tiny", **vars(DATA), at_sparsity=0.5, device="cpu")

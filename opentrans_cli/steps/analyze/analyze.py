@@ -14,16 +14,18 @@ from opentrans_cli.clip.architecture import meta_visual
 from opentrans_cli.clip.layers import candidates
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.records import finite
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.spectral.estimators import ESTIMATORS, Estimator, estimator
 from opentrans_cli.spectral.measure import measure
 from opentrans_cli.spectral.selection import Selection, median_alpha
 from opentrans_cli.spectral.trust import judge
-from opentrans_cli.steps.analyze.frontier import FrontierPoint, Resolution, frontier, image_size, tower_costs
+from opentrans_cli.steps.analyze import frontier as prices
+from opentrans_cli.steps.analyze.frontier import FrontierPoint, Resolution, image_size, tower_costs
 from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.analyze.outputs import Outputs
 from opentrans_cli.steps.analyze.result import AnalyzeResult
 from opentrans_cli.steps.analyze.source import SpectrumSource, open_spectrum_source
+from opentrans_cli.steps.by_name import by_name, on_processor, takes
 from opentrans_cli.steps.step_record import step_record
 from opentrans_cli.training.costs.macs import LayerCost
 
@@ -31,33 +33,46 @@ BASE = "base"
 """`against` this: the base of the bundle itself."""
 
 
+@takes(AnalyzeOptions, Outputs)
 def analyze(
-    source: str,
-    options: AnalyzeOptions = AnalyzeOptions(),  # noqa: B008
+    source: str | Path,
     *,
-    freeze_list: Path | None = None,
-    costs: bool = False,
+    out: str | Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    reporter: Reporter | None = None,
+    freeze_list: str | Path | None = None,
+    frontier: bool = False,
     resolution: Resolution | None = None,
     against: str | None = None,
     base: str | None = None,
-    outputs: Outputs = Outputs(),  # noqa: B008
-    reporter: Reporter = SILENT,
+    **given: Any,
 ) -> AnalyzeResult:
     """Fit the spectrum of every layer and choose the layers to freeze; a bundle gets `alpha.safetensors`.
 
     Heavy tail = small alpha = well trained = frozen (OpenTrans, Sec. 3.3.2): by default the layers below the median.
-    freeze_list: a file of layer names, taken instead of a choice; a bundle then keeps the report it has.
-    costs: count what each share of frozen layers saves, for images of `resolution` (the tower's own if None).
-    against: another source whose alphas are put beside, or "base", the bundle's own; base: where that lies now.
-    Raises OptionError, SourceError, BundleError or SpectrumError.
+
+    source: any source of `prune`, or any file of weights. out: a new folder for the report. device: "auto" or "cpu",
+    spectra are computed by the processor. freeze_list: a file of layer names, taken instead of a choice; a bundle then
+    keeps the report it has. frontier: count what each share of frozen layers saves, for images of `resolution` pixels,
+    a side or (height, width), the tower's own if None. against: another source whose alphas are put beside, or "base",
+    the bundle's own. base: where that lies now. Options: the fields of `AnalyzeOptions`, and `plot` and `esd` of
+    `Outputs`.
+
+    Raises OptionError, SourceError, BundleError, HubError or SpectrumError.
     """
+    on_processor("analyze", device)
+    options: AnalyzeOptions
+    outputs: Outputs
+    options, outputs = by_name("analyze", {**given, "out": out, "force": force}, AnalyzeOptions, Outputs)
+    reporter, source = reporter or LOGGED, str(source)
     fit = estimator(options.estimator, window=options.window)  # type: ignore[arg-type]
     selection = _selection(options, freeze_list)
-    priced = _priced(costs, selection, resolution)
+    priced = _priced(frontier, selection, resolution)
     outputs.check()
     with open_spectrum_source(source, base=base, reporter=reporter) as weights:
         bundle, names = weights.bundle, weights.chosen(options.include, options.exclude)
-        listed = None if freeze_list is None else read_freeze_list(freeze_list, names)
+        listed = None if freeze_list is None else read_freeze_list(Path(freeze_list), names)
         outputs.check_layers(names)
         model_cfg = _architecture(weights) if priced else {}
         choose = _choice(selection, listed, tower_costs(model_cfg, resolution=resolution) if priced else {})
@@ -83,8 +98,8 @@ def analyze(
         left_out=weights.left_out(names),
         against=beside,
         against_source=against,
-        frontier=_frontier(model_cfg, alphas, frozen, options, bundle, resolution) if costs else (),
-        image_size=image_size(model_cfg, resolution) if costs else None,
+        frontier=_frontier(model_cfg, alphas, frozen, options, bundle, resolution) if frontier else (),
+        image_size=image_size(model_cfg, resolution) if frontier else None,
     )
     outputs.write(result)
     if own is not None and listed is None:
@@ -114,7 +129,7 @@ def read_freeze_list(path: Path, layers: Sequence[str]) -> tuple[str, ...]:
     return tuple(layer for layer in layers if layer in names)
 
 
-def _selection(options: AnalyzeOptions, freeze_list: Path | None) -> Selection:
+def _selection(options: AnalyzeOptions, freeze_list: str | Path | None) -> Selection:
     selection = Selection(
         options.freeze,  # type: ignore[arg-type]
         ratio=options.freeze_ratio,
@@ -196,4 +211,6 @@ def _frontier(
 ) -> tuple[FrontierPoint, ...]:
     kept = {layer.name: layer.kept / layer.total for layer in bundle.manifest.layers} if bundle is not None else None
     mode: Any = "heavy" if options.freeze == "none" else options.freeze
-    return frontier(model_cfg, alphas, mode=mode, chosen=frozen, kept=kept, resolution=resolution, seed=options.seed)
+    return prices.frontier(
+        model_cfg, alphas, mode=mode, chosen=frozen, kept=kept, resolution=resolution, seed=options.seed
+    )

@@ -13,12 +13,11 @@ from opentrans_cli.errors import OptionError
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.analyze.analyze import analyze
-from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.analyze.result import AnalyzeResult
 from opentrans_cli.steps.demo.pictures import draw_pictures
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.finetune.finetune import FinetuneResult, finetune
-from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.finetune.options import FinetuneOptions
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.step_record import environment
@@ -157,9 +156,7 @@ class _Demo:
         }
         self._prune("dense", sparsity=0.0)
         self._prune("subnet", **distilled)
-        self.analysis: AnalyzeResult = analyze(
-            str(self.out / "subnet"), AnalyzeOptions(seed=self.seed), reporter=self.reporter
-        )
+        self.analysis: AnalyzeResult = analyze(str(self.out / "subnet"), seed=self.seed, reporter=self.reporter)
         self._prune("random", random=True)
         self._prune("random_distilled", random=True, like=str(self.out / "subnet"), **distilled)
 
@@ -180,14 +177,14 @@ class _Demo:
             self._finetuned[key] = finetune(
                 self.out / tower,
                 out=target,
-                options=options,
-                controls=FinetuneControls(timing_steps=0),  # the ways are timed beside each other
+                **vars(options),
+                timing_steps=0,
                 device=self.device,
                 force=True,
                 reporter=self.reporter,
             )
             data = DatasetOptions(split="val", limit=self.size.scenes)
-            scored = evaluate(str(target), data=data, device=self.device, reporter=self.reporter)
+            scored = evaluate(str(target), **vars(data), device=self.device, reporter=self.reporter)
             self._reports[key] = scored.report
         return key
 

@@ -14,13 +14,14 @@ from opentrans_cli.bundle.hub.cache import is_cached
 from opentrans_cli.bundle.hub.source import local_source
 from opentrans_cli.bundle.rounds import RoundInfo, available, subnet_bytes
 from opentrans_cli.bundle.store import Bundle, add_files, open_bundle
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset, dataset_name
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file, prepare_parent
 from opentrans_cli.pictures.curve import CurvePoint, curve_chart
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
+from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.eval.evaluate import load_samples, score
 from opentrans_cli.steps.segmentors.built import TRAINING_FREE, any_segmentor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
@@ -37,31 +38,34 @@ class CurveResult:
     report: dict[str, Any]  # the curve report of `artifacts.schema.json`
 
 
+@takes(DatasetOptions)
 def curve(
-    source: str,
+    source: str | Path,
     *,
-    dataset: str = "shapes",
-    data: DatasetOptions | None = None,
-    base: str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     device: str = "auto",
     force: bool = False,
-    reporter: Reporter = SILENT,
+    reporter: Reporter | None = None,
+    dataset: str | None = None,
+    base: str | None = None,
+    **given: Any,
 ) -> CurveResult:
     """Score every round of a bundle whose weights can be had; report and chart go into the bundle.
 
-    With `out` the report goes to that file and the chart beside it, as `.png`. Rounds of masks alone are left out, and
-    that is said. The segmentor is the bundle's own, else the training-free read-out. Raises OptionError for a source
-    that is no bundle, else what `evaluate` raises.
+    Called as `evaluate` is. With `out` the report goes to that file and the chart beside it, as `.png`. Rounds of masks
+    alone are left out, and that is said. The segmentor is the bundle's own, else the training-free read-out. Raises
+    OptionError for a source that is no bundle, else what `evaluate` raises.
     """
-    source = local_source(source, reporter)
+    data: DatasetOptions
+    (data,) = by_name("curve", {"split": "val", **given}, DatasetOptions)
+    reporter, dataset, out = reporter or LOGGED, dataset_name(dataset, data), None if out is None else Path(out)
+    source = local_source(str(source), reporter)
     if not is_bundle(source):
         raise OptionError(f"only a bundle has rounds to draw: {source}; give the folder that `opentrans prune` wrote")
     if out is None and is_cached(Path(source)):
         raise OptionError(f"bundles of the Hub stay as they were published: {source}; add --out for report and chart")
     for target in () if out is None else (out, chart_path(out)):
         check_file(target, force=force, option="--out", example="report.json")
-    data = data or DatasetOptions(split="val")
     samples = load_samples(dataset, data)
     where, bundle = resolve_device(device), open_bundle(source)
     rounds = _rounds(bundle, reporter)

@@ -14,20 +14,21 @@ from opentrans_cli.bundle.hub.cache import is_cached
 from opentrans_cli.bundle.hub.source import local_source
 from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset, dataset_name
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file, prepare_parent
 from opentrans_cli.frameworks.base import ClassText
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, SILENT, Reporter
+from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_tower
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_checkpoint
 from opentrans_cli.steps.segmentors.scoring import class_ious, group_miou, score_images
-from opentrans_cli.steps.segmentors.words import Words
+from opentrans_cli.steps.segmentors.words import AnyWords, Words
 from opentrans_cli.steps.sources import Tower, is_bundle, load_tower
 from opentrans_cli.steps.sources import at_sparsity as tower_at_sparsity
 from opentrans_cli.steps.step_record import data_record, environment, parameter_count, step_record
@@ -60,30 +61,44 @@ class Subject:
             raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
 
 
+@takes(DatasetOptions, Subject)
 def evaluate(
-    source: str | None,
+    source: str | Path | None = None,
     *,
-    dataset: str = "shapes",
-    data: DatasetOptions | None = None,
-    subject: Subject | None = None,
-    at_sparsity: float | None = None,
-    base: str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     device: str = "auto",
     force: bool = False,
-    reporter: Reporter = SILENT,
+    reporter: Reporter | None = None,
+    dataset: str | None = None,
+    words: AnyWords | None = None,
+    at_sparsity: float | None = None,
+    base: str | None = None,
+    **given: Any,
 ) -> EvalResult:
     """Score the segmentor of a bundle on a data set; the report goes into the bundle, or to the file `out`.
 
     A source without a segmentor (a CLIP, or a bundle fresh from `prune`) is read out without training, by MaskCLIP's
-    dense embeddings, and the report says so. `at_sparsity` takes an earlier round of a bundle; its report has the
-    sparsity in its name. A bundle of the Hub stays as it was published, and so does one that is scored otherwise than
-    as it is (`subject`). With a checkpoint `source` is None. Images are scored at their own size. Raises SourceError,
-    BundleError, HubError, DataError, TransferError or OptionError.
+    dense embeddings, and the report says so. Images are scored at their own size. A bundle of the Hub stays as it was
+    published, and so does one that is scored otherwise than as it is.
+
+    source: None with `checkpoint`, the file of a `framework`'s own. dataset: "shapes" (embedded) or "folder", which is
+    what it is if `images` are given. words: other words for the classes, in their order. at_sparsity: an earlier round
+    of a bundle; its report has the sparsity in its name. base: where the bundle's base lies now. Options: the fields of
+    `DatasetOptions`, whose split is "val" here, and of `Subject`.
+
+    Raises SourceError, BundleError, HubError, DataError, TransferError or OptionError.
     """
+    data: DatasetOptions
+    subject: Subject
+    chosen = {"split": "val", **given, "words": None if words is None else Words.of(words)}
+    data, subject = by_name("evaluate", chosen, DatasetOptions, Subject)
+    if (source is None) == (subject.checkpoint is None):
+        raise OptionError("one segmentor is scored: a source, or --checkpoint FILE; give exactly one of the two")
+    reporter, dataset = reporter or LOGGED, dataset_name(dataset, data)
+    source = None if source is None else str(source)
     if out is not None:
+        out = Path(out)
         check_file(out, force=force, option="--out", example="report.json")
-    data, subject = data or DatasetOptions(split="val"), subject or Subject()
     samples = load_samples(dataset, data)
     words = _words(samples, subject)
     where = resolve_device(device)

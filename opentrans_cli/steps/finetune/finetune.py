@@ -13,13 +13,14 @@ from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import DatasetOptions, SegDataset, dataset_name
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_parent, prepare_parent
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
+from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.finetune.interim import Interim, check_interim_options, validation_samples
 from opentrans_cli.steps.finetune.log import RunLog, check_log, log_path
-from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions, with_recipe
 from opentrans_cli.steps.finetune.run import FinetuneRun
 from opentrans_cli.steps.finetune.settings import check_options, check_places
 from opentrans_cli.steps.run_files import discard_state, state_path, state_to_resume
@@ -51,29 +52,37 @@ class FinetuneResult:
         return {**asdict(self), "path": str(self.path), "log": str(self.log)}
 
 
+@takes(FinetuneOptions, FinetuneControls, DatasetOptions)
 def finetune(
-    bundle: Path | str,
+    source: str | Path,
     *,
-    out: Path,
-    options: FinetuneOptions,
-    controls: FinetuneControls | None = None,
-    dataset: str = "shapes",
-    data: DatasetOptions | None = None,
-    base: str | None = None,
+    out: str | Path,
     device: str = "auto",
     force: bool = False,
+    reporter: Reporter | None = None,
+    dataset: str | None = None,
+    base: str | None = None,
     resume: bool = False,
-    reporter: Reporter = SILENT,
+    **given: Any,
 ) -> FinetuneResult:
-    """Train the bundle's segmentor on `dataset` and write trunk, masks and head as a new bundle at `out`.
+    """Train the segmentor of the bundle `source` and write trunk, masks and head as a new bundle at `out`.
 
     Layers with a small alpha are frozen, parameters and BatchNorm statistics alike (OpenTrans, Sec. 3.3.2); alphas come
     from the bundle's own report, else they are computed, after a warm-up on the weights it left. Only seen classes take
-    part in training. With `resume` a run that was killed goes on and ends with the same bundle. Under torchrun the
-    processes share every batch, and the first writes. Raises OptionError, BundleError, SourceError, DataError or
-    TrainingError; TrainingStopped when `controls.max_minutes` are over, with a state to go on from.
+    part in training.
+
+    dataset: "shapes" (embedded) or "folder", which is what it is if `images` are given. base: where the bundle's base
+    lies now. resume: go on with a run that was killed, to the same bundle. Options: the fields of `FinetuneOptions`,
+    `FinetuneControls` and `DatasetOptions`; those of a `recipe` hold where none is given.
+
+    Under torchrun the processes share every batch, and the first writes. Raises OptionError, BundleError, SourceError,
+    HubError, DataError or TrainingError; TrainingStopped when `max_minutes` are over, with a state to go on from.
     """
-    controls, data = controls or FinetuneControls(), data or DatasetOptions()
+    options: FinetuneOptions
+    controls: FinetuneControls
+    data: DatasetOptions
+    options, controls, data = by_name("finetune", with_recipe(given), FinetuneOptions, FinetuneControls, DatasetOptions)
+    reporter, out, dataset = reporter or LOGGED, Path(out), dataset_name(dataset, data)
     with open_world(device) as world:
         _check(options, controls, dataset, world)
         check_replaceable(out, force=force)
@@ -81,7 +90,7 @@ def finetune(
         check_places(out, controls)
         if world.is_main:
             check_log(out, controls)
-        parent = open_bundle(local_bundle(bundle, reporter))
+        parent = open_bundle(local_bundle(source, reporter))
         prepare_parent(out)
         state = state_to_resume(out, resume=resume, reporter=reporter)
         job = _Job(parent, options, controls, dataset, data, base, world=world, reporter=reporter)

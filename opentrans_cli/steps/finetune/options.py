@@ -75,15 +75,16 @@ FINETUNE_RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def finetune_options(recipe: str | None, given: Mapping[str, Any]) -> FinetuneOptions:
-    """What is `given`, over the recipe's values, over the defaults.
+    """What is `given`, over the recipe's values, over the defaults. Raises OptionError for an unknown recipe."""
+    return FinetuneOptions(**with_recipe({**given, "recipe": recipe}))
 
-    Raises OptionError for an unknown recipe.
-    """
-    if recipe is None:
-        return FinetuneOptions(**given)
-    if recipe not in FINETUNE_RECIPES:
+
+def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is `given`, over the values of its recipe if one is named. Raises OptionError for an unknown recipe."""
+    recipe = given.get("recipe")
+    if recipe is not None and recipe not in FINETUNE_RECIPES:
         raise OptionError(f"unknown recipe: '{recipe}'; choose one of {', '.join(FINETUNE_RECIPES)}")
-    return FinetuneOptions(**{**FINETUNE_RECIPES[recipe], **given, "recipe": recipe})
+    return {**FINETUNE_RECIPES.get(recipe or "", {}), **given}
 
 
 def sources(options: FinetuneOptions, given: Collection[str]) -> dict[str, str]:

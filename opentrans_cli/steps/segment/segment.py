@@ -21,12 +21,13 @@ from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file, prepare_parent
 from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
+from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.segment.segments import find_instances, find_segments, things_of
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_checkpoint
-from opentrans_cli.steps.segmentors.words import Words
+from opentrans_cli.steps.segmentors.words import AnyWords, Words
 from opentrans_cli.training.device import resolve_device
 
 REPORT = "segment.json"
@@ -77,26 +78,38 @@ class SegmentResult:
         return {"images": list(self.images), "vocabulary": list(self.vocabulary), **self.segmentor}
 
 
+@takes(SegmentOptions)
 def segment(
-    source: str | None,
-    images: Sequence[Path],
-    options: SegmentOptions,
+    source: str | Path | None = None,
     *,
-    vocabulary: Vocabulary | Words,
-    reporter: Reporter = SILENT,
+    images: str | Path | Sequence[str | Path],
+    words: AnyWords,
+    out: str | Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    reporter: Reporter | None = None,
+    **given: Any,
 ) -> SegmentResult:
-    """Label every pixel of `images` (files or folders) with one of the words of `vocabulary`.
+    """Label every pixel of `images` (files or folders) with one of `words`.
 
-    Writes NAME.png (class ids) and NAME-overlay.png for each image, and segment.json, into a new folder; all or
-    nothing. A source without a segmentor is read out without training; with a checkpoint `source` is None. Raises
-    DataError, SourceError, BundleError, HubError, TransferError or OptionError.
+    Writes NAME.png (class ids) and NAME-overlay.png for each image, and segment.json, into the new folder `out`; all or
+    nothing. A source without a segmentor is read out without training.
+
+    source: None with `checkpoint`, the file of a `framework`'s own. words: "red star, sky", a sequence of names, or the
+    Path of a class file or vocabulary pack. Options: the fields of `SegmentOptions`.
+
+    Raises DataError, SourceError, BundleError, HubError, TransferError or OptionError.
     """
-    words = vocabulary if isinstance(vocabulary, Words) else Words(vocabulary)
-    files = _files(images)
+    options: SegmentOptions
+    (options,) = by_name("segment", {**given, "out": out, "device": device, "force": force}, SegmentOptions)
+    if (source is None) == (options.checkpoint is None):
+        raise OptionError("one segmentor looks: a source, or --checkpoint FILE; give exactly one of the two")
+    reporter, words = reporter or LOGGED, Words.of(words)
+    files = _files([Path(image) for image in ([images] if isinstance(images, str | Path) else images)])
     _check_targets(options, len(files))
     things = things_of(words.vocabulary.names, options.stuff)
     where = resolve_device(options.device)
-    opened = _opened(source, options, reporter)
+    opened = _opened(None if source is None else str(source), options, reporter)
     framework = opened.built.framework
     if options.task != "semantic" and not framework.masks:
         raise OptionError(f"{framework.name} finds no objects: --task {options.task}; use a framework of masks")

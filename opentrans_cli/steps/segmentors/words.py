@@ -25,6 +25,17 @@ class Words:
     pack: VocabularyPack | None = None
 
     @classmethod
+    def of(cls, words: AnyWords) -> Words:
+        """Words as people say them. Raises DataError or BundleError."""
+        if isinstance(words, Path):
+            return cls.from_file(words)
+        if isinstance(words, str):
+            words = [word.strip() for word in words.split(",") if word.strip()]
+        if isinstance(words, Sequence):
+            words = Vocabulary.from_names(words)
+        return cls(words) if isinstance(words, Vocabulary) else words
+
+    @classmethod
     def from_file(cls, path: Path) -> Words:
         """A vocabulary pack (`.safetensors`) or a class file. Raises DataError or BundleError."""
         if not is_pack(path):
@@ -85,6 +96,10 @@ def _named(given: PackedClass) -> tuple[str, ...]:
 def text_class_indices(vocabulary: Vocabulary) -> tuple[int, ...]:
     """The class of each synonym, class by class."""
     return tuple(index for index, synonyms in enumerate(vocabulary.classes) for _ in synonyms)
+
+
+AnyWords = str | Sequence[str] | Path | Vocabulary | Words
+"""Words in any form: "red star, sky", a sequence of names, the Path of a class file or vocabulary pack, or made."""
 
 
 def embed_vocabulary(

@@ -31,6 +31,7 @@ from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.transfer.checkpoint_plan import MASK, WEIGHTS, Plan, edits_of, make_plan
 from opentrans_cli.steps.transfer.parity import trunk_parity
+from opentrans_cli.steps.transfer.result import Transferred
 from opentrans_cli.steps.transfer.subnet import Subnet, load_subnet
 from opentrans_cli.version import __version__
 
@@ -39,11 +40,9 @@ RECEIPT = ".receipt.json"
 
 
 @dataclass(frozen=True)
-class CheckpointTransfer:
-    """What was done to a checkpoint; `path` is None after a dry run."""
+class CheckpointTransfer(Transferred):
+    """What was done to a checkpoint."""
 
-    path: Path | None
-    framework: str  # name of the key table
     prefix: str  # of the tower's keys
     what: str  # "mask" or "weights"
     keys: tuple[dict[str, Any], ...]  # by tensor of the tower: source, target, rule, shapes, kept, verdict

@@ -35,10 +35,11 @@ from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, open_source, open_tower
 from opentrans_cli.steps.segmentors.predictor import Predictor
-from opentrans_cli.steps.segmentors.words import Words
+from opentrans_cli.steps.segmentors.words import AnyWords, Words
 from opentrans_cli.steps.sources import at_sparsity as tower_at_sparsity
 from opentrans_cli.steps.sources import is_bundle
 from opentrans_cli.steps.step_record import versions
+from opentrans_cli.steps.transfer.result import Transferred
 
 ONNX = "onnx"
 """The target's name on the command line."""
@@ -50,11 +51,9 @@ Image = NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 @dataclass(frozen=True)
-class OnnxExport:
+class OnnxExport(Transferred):
     """What was written, and how near it is to torch."""
 
-    path: Path | None  # None after a dry run
-    framework: str
     classes: tuple[str, ...]
     resolution: tuple[int, int] | None  # (H, W), the only size it takes; None: any
     compared: tuple[tuple[int, int], ...]  # sizes (H, W) of the pictures that both looked at
@@ -75,7 +74,7 @@ class OnnxExport:
 def export_onnx(
     source: str,
     *,
-    words: Words,
+    words: AnyWords,
     out: Path | None,
     framework: str | None = None,
     resolution: int | None = None,
@@ -93,6 +92,7 @@ def export_onnx(
     written. Raises TransferError, OptionError, SourceError, BundleError, HubError or DataError.
     """
     require_packages()
+    words = Words.of(words)
     _check_target(out, resolution, force=force)
     opened = _opened(source, framework, at_sparsity, base, reporter)
     built, text = opened.built, opened.embedded(words, reporter=reporter)

@@ -23,7 +23,7 @@ from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps import sources as rounds
 from opentrans_cli.steps.sources import Tower, load_text_clip
 from opentrans_cli.steps.step_record import parameter_count, versions
-from opentrans_cli.steps.transfer.transfer import TransferResult
+from opentrans_cli.steps.transfer.framework import FrameworkTransfer
 
 OPEN_CLIP = "open-clip"
 """The target's name on the command line; not a framework: nothing is built around the tower."""
@@ -34,7 +34,7 @@ RECEIPT = "transfer.json"
 
 
 @dataclass(frozen=True)
-class ExportResult(TransferResult):
+class OpenClipExport(FrameworkTransfer):
     """What was written; the keys are those of the visual tower."""
 
     bundle: str  # digest of the bundle it was written from
@@ -56,7 +56,7 @@ def export_open_clip(
     base: str | None = None,
     force: bool = False,
     reporter: Reporter = SILENT,
-) -> ExportResult:
+) -> OpenClipExport:
     """Write the whole CLIP, the bundle's tower and the text tower of its base, as an open_clip folder at `out`.
 
     `open_clip.create_model("local-dir:OUT", require_pretrained=True)` loads it. With `compact` the channels that
@@ -75,7 +75,7 @@ def export_open_clip(
     tower = rounds.at_sparsity(parent, at_sparsity, base=base, reporter=reporter)
     narrow = compact_tower(tower.visual, tower.masks, tower.base.model_cfg) if compact else None
     visual = tower.visual if narrow is None else narrow.visual
-    result = ExportResult(
+    result = OpenClipExport(
         path=out,
         framework=OPEN_CLIP,
         keys=tuple(_keys(tower, visual.state_dict())),

@@ -1,107 +1,74 @@
-"""transfer: put a subnet into a segmentation framework, with a receipt of every key."""
+"""transfer: put a subnet into a segmentation framework, a checkpoint, a folder of open_clip, or an ONNX file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.bundle.folder import check_replaceable
-from opentrans_cli.bundle.hub.source import local_bundle
-from opentrans_cli.bundle.store import open_bundle, write_bundle
-from opentrans_cli.errors import OptionError, TransferError
-from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.frameworks.base import BACKBONE
-from opentrans_cli.frameworks.keys import KeyMatch
-from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.steps import sources as rounds
-from opentrans_cli.steps.segmentors.built import BuiltSegmentor, build_segmentor
-from opentrans_cli.steps.sources import Tower
-from opentrans_cli.steps.step_record import step_record
+from opentrans_cli.errors import OptionError, flag
+from opentrans_cli.reporter import LOGGED, Reporter
+from opentrans_cli.steps.by_name import check_names, on_processor
+from opentrans_cli.steps.transfer.result import Transferred
 
-REPORT = "reports/transfer.json"
-
-
-@dataclass(frozen=True)
-class TransferResult:
-    """What `transfer` did; `path` is None after a dry run."""
-
-    path: Path | None
-    framework: str
-    keys: tuple[dict[str, Any], ...]  # source, target, rule, shape, kept (null where nothing is pruned), verdict
-
-    def to_json(self) -> dict[str, Any]:
-        """The transfer receipt of `artifacts.schema.json`."""
-        return {"framework": self.framework, "keys": list(self.keys), "unmatched": []}
+_CHECKPOINT, _OPEN_CLIP, _ONNX = "--checkpoint", "--to open-clip", "--to onnx"
+_OPTIONS: dict[str, Iterable[str]] = {
+    _CHECKPOINT: ("what", "under", "allow_missing"),
+    _OPEN_CLIP: ("compact",),
+    _ONNX: ("words", "framework", "resolution"),
+}
 
 
 def transfer(
-    bundle: Path | str,
+    source: str | Path,
     *,
-    to: str,
-    out: Path | None,
-    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    reporter: Reporter | None = None,
+    to: str | None = None,
+    checkpoint: str | Path | None = None,
     at_sparsity: float | None = None,
     base: str | None = None,
     seed: int = 0,
-    force: bool = False,
-    reporter: Reporter = SILENT,
-) -> TransferResult:
-    """Build framework `to` around the bundle's tower and write it, with a fresh head, as a new bundle at `out`.
+    **given: Any,
+) -> Transferred:
+    """Put the subnet of the bundle `source` into something else, written at `out`, with a receipt of every key.
 
-    `at_sparsity` takes an earlier round of the bundle; `base` is where its base lies now, for values that it does not
-    hold. With `out` None nothing is written (dry run). Every tensor of the tower is accounted for; those that move are
-    compared with the source bit by bit. Raises BundleError, SourceError, OptionError or TransferError.
+    to: a framework (default "deeplabv3"), built around the tower with a fresh head of `seed`, a new bundle with the
+    framework's own options; "open-clip", a folder that open_clip loads (option `compact`); "onnx", one file with a
+    segmentor and `words` inside (options `words`, `framework`, `resolution`). checkpoint: a file of any framework, of
+    which a copy gets the subnet; `to` is then the name of a key table, and options are `what`, `under` and
+    `allow_missing`. out: None writes nothing (dry run). device: "auto" or "cpu". at_sparsity: an earlier round of the
+    bundle. base: where its base lies now, for values or a text tower that it does not hold.
+
+    Returns a `FrameworkTransfer`, `OpenClipExport`, `OnnxExport` or `CheckpointTransfer`, each a `Transferred`. Raises
+    BundleError, SourceError, HubError, OptionError, DataError or TransferError.
     """
-    framework = FRAMEWORKS.load(to)
-    if out is not None:
-        check_replaceable(out, force=force)
-    parent = open_bundle(local_bundle(bundle, reporter))
-    tower = rounds.at_sparsity(parent, at_sparsity, base=base, reporter=reporter)
-    if base is not None and not rounds.took_base(tower):
-        raise OptionError(f"the bundle has all its weights: {bundle}; leave --base out")
-    matches = framework.map_keys(tower.visual, framework.options(options))
-    keys = tuple(_key(match, tower) for match in matches)
-    built = build_segmentor(tower, to, options=options, seed=seed)
-    _check_moved(built, matches)
-    result = TransferResult(None, to, keys)
-    if out is None:
-        return result
-    recorded = {"to": to, "options": dict(options or {}), "at_sparsity": at_sparsity, "base": base}
-    step = step_record("transfer", recorded, seed=seed, parent=parent.digest, metrics={"keys": len(keys)})
-    contents = built.contents(step, built.record(), report=(REPORT, result.to_json()), keep_alpha=True)
-    written = write_bundle(out, contents, force=force)
-    return TransferResult(written.path, to, keys)
+    on_processor("transfer", device)
+    target = _CHECKPOINT if checkpoint is not None else f"--to {to or 'deeplabv3'}"
+    for owner, names in _OPTIONS.items():
+        for name in names if owner != target else ():
+            if name in given:
+                raise OptionError(f"of {owner} alone: {flag(name)}; leave it out")
+    if target in _OPTIONS:
+        check_names(f"transfer {target}", given, _OPTIONS[target])
+    common: dict[str, Any] = {"at_sparsity": at_sparsity, "base": base, "force": force, "reporter": reporter or LOGGED}
+    common["out"] = None if out is None else Path(out)
+    if checkpoint is not None:
+        from opentrans_cli.steps.transfer.checkpoint import transfer_checkpoint
 
+        return transfer_checkpoint(source, Path(checkpoint), to=to, **given, **common)
+    if target == _OPEN_CLIP:
+        from opentrans_cli.steps.transfer.open_clip import export_open_clip
 
-def _key(match: KeyMatch, tower: Tower) -> dict[str, Any]:
-    tensor = tower.visual.state_dict()[match.source]
-    mask = tower.masks.get(match.source.removesuffix(".weight"))
-    return {
-        "source": match.source,
-        "target": match.target,
-        "rule": match.rule.kind,
-        "shape": list(tensor.shape),
-        "kept": None if mask is None else int(mask.sum()),
-        "verdict": "left out" if match.target is None else "moved",
-    }
+        return export_open_clip(source, **given, **common)
+    if target == _ONNX:
+        from opentrans_cli.steps.transfer.onnx import export_onnx
 
+        if "words" not in given:
+            raise OptionError('--to onnx needs words: --words "cat, dog, sky" or --vocabulary FILE; give one of them')
+        return export_onnx(str(source), **given, **common)
+    from opentrans_cli.steps.transfer.framework import transfer_framework
 
-def _check_moved(built: BuiltSegmentor, matches: tuple[KeyMatch, ...]) -> None:
-    """Every moved tensor is the source's, bit for bit, at the place the receipt names."""
-    assert built.tower.bundle is not None
-    source, state = built.tower.bundle.tower(), built.module.state_dict()
-    for match in matches:
-        if match.target is None:
-            continue
-        if match.target not in state:
-            raise TransferError(f"the receipt names a tensor that is not there: '{match.target}'; report this as a bug")
-        if state[match.target].cpu().numpy().tobytes() != source[match.source].tobytes():
-            raise TransferError(
-                f"a tensor changed on its way: '{match.source}' to '{match.target}'; report this as a bug"
-            )
-    placed = {match.target for match in matches}
-    stray = [name for name in state if name.startswith(BACKBONE) and name not in placed]
-    if stray:
-        raise TransferError(f"a tensor of the trunk has no source: '{stray[0]}'; report this as a bug")
+    return transfer_framework(source, to=to or "deeplabv3", options=given, seed=seed, **common)

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def alphas(result: AnalyzeResult) -> dict[str, float]:
 @pytest.mark.parametrize("rule", ESTIMATORS.names())
 def test_numbers_are_those_of_the_library(rule: str, write: Write) -> None:
     state, fit = sound(), estimator(rule)
-    result = analyze(write(state), AnalyzeOptions(estimator=rule))
+    result = analyze(write(state), estimator=rule)
     assert [layer.name for layer in result.layers] == ["a", "b", "c", "d", "e"]
     for layer in result.layers:
         assert layer.fit == fit(eigenvalues(state[f"{layer.name}.weight"]))
@@ -104,7 +105,7 @@ def test_a_layer_without_an_alpha_has_a_verdict_and_is_never_frozen(
 ) -> None:
     from dataclasses import replace
 
-    result = analyze(write({**sound(), **broken()}), replace(options, estimator=rule, bootstrap=2, null=True))
+    result = analyze(write({**sound(), **broken()}), **vars(replace(options, estimator=rule, bootstrap=2, null=True)))
     assert {layer.name: layer.verdict for layer in result.layers if layer.name in PROBLEMS} == PROBLEMS
     assert not set(result.frozen) & set(PROBLEMS)
     document = result.to_json()
@@ -144,17 +145,17 @@ def test_every_rule_freezes_what_it_says(write: Write) -> None:
         AnalyzeOptions(freeze_threshold=limit, freeze="light"): ("threshold", names[3:]),
     }
     for options, (rule, frozen) in expected.items():
-        result = analyze(source, options)
+        result = analyze(source, **vars(options))
         assert (result.rule, set(result.frozen)) == (rule, set(frozen))
 
 
 def test_top_takes_the_dearest_of_the_half_by_weight_gradient() -> None:
     costs = tower_costs(load_clip("tiny").model_cfg)
     half = analyze("tiny")
-    top = analyze("tiny", AnalyzeOptions(freeze_top=3))
+    top = analyze("tiny", freeze_top=3)
     dearest = sorted(half.frozen, key=lambda name: -costs[name].weight_gradient)[:3]
     assert (top.rule, set(top.frozen)) == ("top", set(dearest)) and len(half.frozen) > 3
-    assert analyze("tiny", AnalyzeOptions(freeze_top=99)).frozen == half.frozen
+    assert analyze("tiny", freeze_top=99).frozen == half.frozen
 
 
 @pytest.mark.parametrize(
@@ -162,14 +163,14 @@ def test_top_takes_the_dearest_of_the_half_by_weight_gradient() -> None:
 )
 def test_two_rules_contradict_each_other(rules: dict[str, float], write: Write) -> None:
     with pytest.raises(OptionError, match=r"^more than one rule says which layers to freeze: ratio and "):
-        analyze(write(sound()), AnalyzeOptions(**rules))  # type: ignore[arg-type]
+        analyze(write(sound()), **rules)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rule", [{"freeze_ratio": 0.5}, {"freeze_threshold": 2.0}, {"freeze_top": 1}])
 def test_a_list_stands_beside_no_other_rule(rule: dict[str, float], tmp_path: Path) -> None:
     (tmp_path / "list").write_text("conv1")
     with pytest.raises(OptionError, match=r"^more than one rule .*: (ratio|threshold|top) and list; give one"):
-        analyze("tiny", AnalyzeOptions(**rule), freeze_list=tmp_path / "list")  # type: ignore[arg-type]
+        analyze("tiny", **rule, freeze_list=tmp_path / "list")  # type: ignore[arg-type]
 
 
 # Lists.
@@ -199,7 +200,7 @@ def test_a_bad_list_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_last_point_of_the_frontier_is_the_price_of_the_choice() -> None:
-    result = analyze("tiny", costs=True, resolution=96)
+    result = analyze("tiny", frontier=True, resolution=96)
     *points, chosen = result.frontier
     config = load_clip("tiny").model_cfg
     assert chosen == cost_of(config, result.frozen, resolution=96) and result.image_size == (96, 96)
@@ -207,41 +208,41 @@ def test_the_last_point_of_the_frontier_is_the_price_of_the_choice() -> None:
     totals = [point.total for point in points]
     assert totals == sorted(totals, reverse=True)
     check_document(result.to_json(), "analyze_report")
-    assert analyze("tiny", costs=True).image_size == (64, 64)
+    assert analyze("tiny", frontier=True).image_size == (64, 64)
 
 
 def test_a_bundle_is_priced_with_its_zeros_skipped(bundle: Path) -> None:
-    dense, pruned = analyze("tiny", costs=True).frontier, analyze(str(bundle), costs=True).frontier
+    dense, pruned = analyze("tiny", frontier=True).frontier, analyze(str(bundle), frontier=True).frontier
     assert pruned[0].frozen == 0 and pruned[0].saved > 0 and pruned[0].forward < dense[0].forward
 
 
 def test_a_tower_in_a_file_without_its_text_tower_is_priced_like_the_whole(write: Write) -> None:
     visual = load_clip("tiny").model.visual.state_dict()
-    whole = analyze("tiny", AnalyzeOptions(freeze_top=4), costs=True)
+    whole = analyze("tiny", freeze_top=4, frontier=True)
     state = {f"backbone.{name}": tensor.contiguous() for name, tensor in visual.items() if "attnpool" not in name}
-    trunk = analyze(write(state), AnalyzeOptions(freeze_top=4), costs=True, resolution=64)
+    trunk = analyze(write(state), freeze_top=4, frontier=True, resolution=64)
     assert trunk.frontier == whole.frontier and trunk.frozen == whole.frozen
-    assert analyze(write(state), costs=True).image_size == (224, 224)
+    assert analyze(write(state), frontier=True).image_size == (224, 224)
 
 
-@pytest.mark.parametrize("options", [{"costs": True}, {"options": AnalyzeOptions(freeze_top=1)}])
-def test_what_is_no_clip_has_no_price(options: dict[str, object], write: Write) -> None:
+@pytest.mark.parametrize("options", [{"frontier": True}, {"freeze_top": 1}])
+def test_what_is_no_clip_has_no_price(options: dict[str, Any], write: Write) -> None:
     with pytest.raises(OptionError, match=r"^costs of the layers are not known: .*; leave --frontier and --freeze-top"):
-        analyze(write(sound()), **options)  # type: ignore[arg-type]
+        analyze(write(sound()), **options)
 
 
 def test_a_tower_of_uneven_widths_is_not_priced_as_an_even_one(write: Write) -> None:
     state = {name: tensor.contiguous() for name, tensor in load_clip("tiny").model.visual.state_dict().items()}
     state["layer3.0.conv2.weight"] = state["layer3.0.conv2.weight"][:-4].contiguous()
     with pytest.raises(OptionError, match="does not tell the architecture of a CLIP"):
-        analyze(write(state), costs=True)
+        analyze(write(state), frontier=True)
 
 
 def test_a_resolution_needs_something_to_price() -> None:
     with pytest.raises(OptionError, match=r"^nothing is priced: --resolution; add --frontier or --freeze-top"):
         analyze("tiny", resolution=64)
     with pytest.raises(OptionError, match="resolution is too small: 16 pixels"):
-        analyze("tiny", resolution=16, costs=True)
+        analyze("tiny", resolution=16, frontier=True)
 
 
 # Two sources.
@@ -280,7 +281,7 @@ def test_a_source_that_cannot_be_compared_is_refused_before_the_work(
 def test_measuring_a_bundle_records_the_options_and_keeps_its_digest(bundle: Path) -> None:
     before = open_bundle(bundle)
     options = AnalyzeOptions(estimator="xmin_mid", exclude=("layer4.*",), freeze_ratio=0.3, bootstrap=3, seed=5)
-    result = analyze(str(bundle), options)
+    result = analyze(str(bundle), **vars(options))
     after = open_bundle(bundle)
     step = after.manifest.steps[-1]
     assert (after.digest, step.verb, step.seed, result.path) == (before.digest, "analyze", 5, bundle)
@@ -298,7 +299,7 @@ def test_masks_alone_are_analyzed_with_the_weights_of_their_base(tmp_path: Path)
 
 def test_patterns_add_and_leave_out_layers_and_what_is_left_out_is_listed() -> None:
     plain = analyze("tiny")
-    more = analyze("tiny", AnalyzeOptions(include=("attnpool.*",), exclude=("layer4.*", "conv1")))
+    more = analyze("tiny", include=("attnpool.*",), exclude=("layer4.*", "conv1"))
     pool = {f"attnpool.{part}_proj" for part in "qkvc"}
     names = {layer.name for layer in plain.layers}
     assert {layer.name for layer in more.layers} == {n for n in names if n[:6] != "layer4" and n != "conv1"} | pool

@@ -19,8 +19,7 @@ from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.files.tensorfile import parse_tensors, read_bytes, read_metadata
 from opentrans_cli.steps.analyze import outputs as alpha_outputs
 from opentrans_cli.steps.analyze.analyze import analyze
-from opentrans_cli.steps.analyze.options import AnalyzeOptions
-from opentrans_cli.steps.analyze.outputs import REPORT, SPECTRA, TOWER, Outputs
+from opentrans_cli.steps.analyze.outputs import REPORT, SPECTRA, TOWER
 from opentrans_cli.steps.analyze.result import AnalyzeResult
 
 
@@ -33,7 +32,7 @@ def file(tmp_path: Path) -> str:
 
 
 def run(source: str, **outputs: Any) -> AnalyzeResult:
-    return analyze(source, outputs=Outputs(**outputs))
+    return analyze(source, **outputs)
 
 
 def names(folder: Path) -> set[str]:
@@ -77,7 +76,7 @@ def test_the_same_analysis_is_the_same_bytes(
     file: str, tmp_path: Path, content: Callable[[Path], dict[str, bytes]]
 ) -> None:
     for name in ("one", "two"):
-        analyze(file, AnalyzeOptions(bootstrap=4, null=True), outputs=Outputs(out=tmp_path / name, esd=("*",)))
+        analyze(file, bootstrap=4, null=True, out=tmp_path / name, esd=("*",))
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 

@@ -136,7 +136,7 @@ def test_the_estimate_for_a_bundle_is_the_receipt_of_its_run(
     options = FinetuneOptions(steps=3, batch_size=2, crop=64, **changes)
     document = estimate(tiny_bundle, options, dataset="shapes", data=FOUR_SCENES).to_json()
     check_document(document, "finetune_estimate")
-    receipt = finetune(tiny_bundle, out=tmp_path / "out", options=options, data=FOUR_SCENES, device="cpu").cost
+    receipt = finetune(tiny_bundle, out=tmp_path / "out", **vars(options), **vars(FOUR_SCENES), device="cpu").cost
     assert {name: receipt[name] for name in document["cost"]} == document["cost"]
 
 

@@ -28,12 +28,12 @@ SCORES = ("miou", "miou_seen", "miou_unseen")
 @pytest.mark.parametrize("kind", ["trained", "untrained"])
 def test_every_point_is_what_eval_says_of_that_round(nested_bundle: Nested, tmp_path: Path, kind: str) -> None:
     bundle = Path(shutil.copytree(nested_bundle(kind), tmp_path / "b"))
-    report = curve(str(bundle), data=DATA, device="cpu").report
+    report = curve(str(bundle), **vars(DATA), device="cpu").report
     check_document(report, "curve_report")
     assert [round(point["sparsity"], 3) for point in report["points"]] == [0.2, 0.5, 0.8]
     for point in report["points"][:2]:
         single = evaluate(
-            str(bundle), data=DATA, at_sparsity=point["sparsity"], out=tmp_path / "r.json", force=True, device="cpu"
+            str(bundle), **vars(DATA), at_sparsity=point["sparsity"], out=tmp_path / "r.json", force=True, device="cpu"
         ).report
         assert {name: point[name] for name in SCORES} == {name: single[name] for name in SCORES}
     assert len({point["miou"] for point in report["points"]}) > 1
@@ -41,7 +41,7 @@ def test_every_point_is_what_eval_says_of_that_round(nested_bundle: Nested, tmp_
 
 def test_the_size_of_a_point_is_that_of_its_tensors_in_a_bundle(nested_bundle: Nested, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(nested_bundle("trained"), tmp_path / "b"))
-    points = curve(str(bundle), data=DATA, device="cpu").report["points"]
+    points = curve(str(bundle), **vars(DATA), device="cpu").report["points"]
     assert len(points) == 3
     for point in points[1:]:
         transfer(bundle, to="maskclip", out=tmp_path / "t", at_sparsity=point["sparsity"], force=True)
@@ -52,7 +52,7 @@ def test_the_size_of_a_point_is_that_of_its_tensors_in_a_bundle(nested_bundle: N
 def test_report_and_chart_are_one_measurement_of_the_bundle(nested_bundle: Nested, tmp_path: Path) -> None:
     path = Path(shutil.copytree(nested_bundle("trained"), tmp_path / "b"))
     before = open_bundle(path)
-    result = curve(str(path), data=DATA, device="cpu")
+    result = curve(str(path), **vars(DATA), device="cpu")
     after = open_bundle(path)
     assert result.path == path and after.digest == before.digest and verify(path).ok
     assert json.loads(after.read("reports/curve-shapes.json")) == result.report
@@ -68,7 +68,7 @@ def test_rounds_of_masks_alone_are_left_out_aloud(nested_bundle: Nested, tmp_pat
             said.append(text)
 
     report = curve(
-        str(nested_bundle("masks")), data=DATA, out=tmp_path / "c.json", device="cpu", reporter=Listener()
+        str(nested_bundle("masks")), **vars(DATA), out=tmp_path / "c.json", device="cpu", reporter=Listener()
     ).report
     assert [point["round"] for point in report["points"]] == [3]
     assert [line for line in said if "only their masks" in line] == [
@@ -83,9 +83,9 @@ def test_with_out_report_and_chart_are_files_that_need_force_to_be_replaced(
     manifest = (source / "manifest.json").read_bytes()
     (tmp_path / "c.png").write_text("mine")
     with pytest.raises(DataError, match=r"output exists: .*c\.png"):
-        curve(str(source), data=DATA, out=out, device="cpu")
+        curve(str(source), **vars(DATA), out=out, device="cpu")
     assert not out.exists() and (tmp_path / "c.png").read_text() == "mine"
-    result = curve(str(source), data=DATA, out=out, force=True, device="cpu")
+    result = curve(str(source), **vars(DATA), out=out, force=True, device="cpu")
     assert result.path == out and json.loads(out.read_text()) == result.report
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert (source / "manifest.json").read_bytes() == manifest
@@ -93,4 +93,4 @@ def test_with_out_report_and_chart_are_files_that_need_force_to_be_replaced(
 
 def test_only_a_bundle_has_a_curve() -> None:
     with pytest.raises(OptionError, match="only a bundle has rounds to draw: tiny"):
-        curve("tiny", data=DATA, device="cpu")
+        curve("tiny", **vars(DATA), device="cpu")

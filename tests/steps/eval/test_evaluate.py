@@ -18,7 +18,7 @@ from opentrans_cli.errors import DataError
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.look.verify import verify
 from opentrans_cli.steps.prune.prune import prune
-from opentrans_cli.steps.segment.segment import SegmentOptions, segment
+from opentrans_cli.steps.segment.segment import segment
 from opentrans_cli.steps.transfer.transfer import transfer
 
 
@@ -30,7 +30,7 @@ def options(folder: Any, **changes: Any) -> DatasetOptions:
 def predictions(source: Path | str, folder: Any, out: Path) -> dict[str, np.ndarray]:
     """Label maps by name, as segment writes them."""
     vocabulary = Vocabulary.from_file(folder.classes)
-    result = segment(str(source), [folder.images], SegmentOptions(out=out, device="cpu"), vocabulary=vocabulary)
+    result = segment(str(source), images=[folder.images], out=out, device="cpu", words=vocabulary)
     return {image["name"]: read_label_map(out / image["label_map"]) for image in result.images}
 
 
@@ -45,7 +45,7 @@ def test_a_segmentor_agrees_perfectly_with_its_own_predictions(
     for name in found:
         shutil.copy(tmp_path / "s" / f"{name}.png", labelled_folder.labels / f"{name}.png")
     report = evaluate(
-        str(tiny_segmentor), dataset="folder", data=options(labelled_folder), out=tmp_path / "r.json", device="cpu"
+        str(tiny_segmentor), dataset="folder", **vars(options(labelled_folder)), out=tmp_path / "r.json", device="cpu"
     ).report
     assert report["miou"] == report["pixel_accuracy"] == 1
     occurring = {int(index) for label_map in found.values() for index in np.unique(label_map)}
@@ -58,7 +58,7 @@ def test_iou_is_intersection_over_union_of_the_written_label_maps(
     found = predictions(tiny_segmentor, labelled_folder, tmp_path / "s")
     truth = {name: read_label_map(labelled_folder.labels / f"{name}.png") for name in found}
     report = evaluate(
-        str(tiny_segmentor), dataset="folder", data=options(labelled_folder), out=tmp_path / "r.json", device="cpu"
+        str(tiny_segmentor), dataset="folder", **vars(options(labelled_folder)), out=tmp_path / "r.json", device="cpu"
     ).report
     labelled = {name: label_map != 255 for name, label_map in truth.items()}
     for index, entry in enumerate(report["per_class"]):
@@ -72,7 +72,7 @@ def test_iou_is_intersection_over_union_of_the_written_label_maps(
 
 def test_seen_and_unseen_are_means_over_their_own_classes(labelled_folder: Any, tmp_path: Path) -> None:
     data = options(labelled_folder, hold_out=("red square", "blue square"))
-    report = evaluate("tiny", dataset="folder", data=data, device="cpu").report
+    report = evaluate("tiny", dataset="folder", **vars(data), device="cpu").report
     values = {entry["name"]: entry["iou"] for entry in report["per_class"]}
     assert report["miou_seen"] == pytest.approx(values["grass"])
     assert report["miou_unseen"] == pytest.approx((values["red square"] + values["blue square"]) / 2)
@@ -80,7 +80,7 @@ def test_seen_and_unseen_are_means_over_their_own_classes(labelled_folder: Any, 
 
 def test_what_training_saw_is_read_from_the_bundle(tiny_segmentor: Path, tmp_path: Path) -> None:
     data = DatasetOptions(split="val", limit=1)
-    report = evaluate(str(tiny_segmentor), data=data, out=tmp_path / "r.json", device="cpu").report
+    report = evaluate(str(tiny_segmentor), **vars(data), out=tmp_path / "r.json", device="cpu").report
     record = open_bundle(tiny_segmentor).manifest.segmentor
     assert record is not None
     assert {entry["name"] for entry in report["per_class"] if entry["seen"]} == set(record.seen)
@@ -92,7 +92,7 @@ def test_a_measurement_adds_a_report_and_keeps_the_digest(
     copy = Path(shutil.copytree(tiny_segmentor, tmp_path / "b"))
     digest = open_bundle(copy).digest
     reports = [
-        evaluate(str(copy), dataset="folder", data=options(labelled_folder), device="cpu").report for _ in range(2)
+        evaluate(str(copy), dataset="folder", **vars(options(labelled_folder)), device="cpu").report for _ in range(2)
     ]
     bundle = open_bundle(copy)
     assert accuracy(reports[0]) == accuracy(reports[1])
@@ -105,7 +105,7 @@ def test_a_measurement_adds_a_report_and_keeps_the_digest(
 def test_a_bundle_that_prunes_nothing_scores_as_its_base(labelled_folder: Any, tmp_path: Path) -> None:
     path = prune("tiny", sparsity=0.0, out=tmp_path / "b", device="cpu").path
     reports = [
-        evaluate(source, dataset="folder", data=options(labelled_folder), device="cpu").report
+        evaluate(source, dataset="folder", **vars(options(labelled_folder)), device="cpu").report
         for source in ("tiny", str(path))
     ]
     same = ("macs", "macs_kept", "params_dense", "params_kept", "framework", "resolution")
@@ -119,7 +119,7 @@ def test_a_bundle_scores_alike_before_and_after_transfer_to_the_training_free_re
     before = Path(shutil.copytree(tiny_bundle, tmp_path / "b"))
     transfer(before, to="maskclip", out=tmp_path / "t")
     reports = [
-        evaluate(str(source), dataset="folder", data=options(labelled_folder), device="cpu").report
+        evaluate(str(source), dataset="folder", **vars(options(labelled_folder)), device="cpu").report
         for source in (before, tmp_path / "t")
     ]
     assert accuracy(reports[0]) == accuracy(reports[1])
@@ -128,9 +128,9 @@ def test_a_bundle_scores_alike_before_and_after_transfer_to_the_training_free_re
 def test_an_existing_report_is_kept_without_force(labelled_folder: Any, tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     out.write_text("mine")
-    arguments = {"dataset": "folder", "data": options(labelled_folder, limit=1), "out": out, "device": "cpu"}
+    arguments: dict[str, Any] = {**vars(options(labelled_folder, limit=1)), "out": out, "device": "cpu"}
     with pytest.raises(DataError, match="output exists"):
-        evaluate("tiny", **arguments)  # type: ignore[arg-type]
+        evaluate("tiny", **arguments)
     assert out.read_text() == "mine"
-    assert evaluate("tiny", **arguments, force=True).path == out  # type: ignore[arg-type]
+    assert evaluate("tiny", **arguments, force=True).path == out
     assert json.loads(out.read_text())["images"] == 1

@@ -51,15 +51,15 @@ def layers_with_batchnorm(bundle: Bundle) -> dict[str, str]:
 
 def test_the_same_options_give_the_same_bytes(tiny_bundle: Path, tmp_path: Path, content: Content) -> None:
     for name in ("one", "two"):
-        finetune(tiny_bundle, out=tmp_path / name, options=short(), data=FOUR_SCENES, device="cpu")
+        finetune(tiny_bundle, out=tmp_path / name, **vars(short()), **vars(FOUR_SCENES), device="cpu")
     assert content(tmp_path / "one") == content(tmp_path / "two")
-    finetune(tiny_bundle, out=tmp_path / "other", options=short(seed=1), data=FOUR_SCENES, device="cpu")
+    finetune(tiny_bundle, out=tmp_path / "other", **vars(short(seed=1)), **vars(FOUR_SCENES), device="cpu")
     assert open_bundle(tmp_path / "other").digest != open_bundle(tmp_path / "one").digest
 
 
 def test_masks_stay_and_pruned_weights_are_exactly_zero(tiny_bundle: Path, tmp_path: Path) -> None:
     result = finetune(
-        tiny_bundle, out=tmp_path / "f", options=short(lr=0.1, freeze="none"), data=FOUR_SCENES, device="cpu"
+        tiny_bundle, out=tmp_path / "f", **vars(short(lr=0.1, freeze="none")), **vars(FOUR_SCENES), device="cpu"
     )
     parent, child = open_bundle(tiny_bundle), open_bundle(result.path)
     for layer, mask in parent.masks().items():
@@ -73,7 +73,7 @@ def test_frozen_layers_and_their_statistics_stay_bit_for_bit_and_all_others_lear
     freeze: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     options = short(freeze=freeze, lr=0.05)
-    result = finetune(tiny_bundle, out=tmp_path / "f", options=options, data=FOUR_SCENES, device="cpu")
+    result = finetune(tiny_bundle, out=tmp_path / "f", **vars(options), **vars(FOUR_SCENES), device="cpu")
     parent, child = open_bundle(tiny_bundle), open_bundle(result.path)
     before, after = parent.tower(), child.tower()
     partners = layers_with_batchnorm(parent)
@@ -87,7 +87,7 @@ def test_frozen_layers_and_their_statistics_stay_bit_for_bit_and_all_others_lear
 
 
 def test_with_no_layer_frozen_every_layer_learns(tiny_bundle: Path, tmp_path: Path) -> None:
-    result = finetune(tiny_bundle, out=tmp_path / "f", options=short(freeze="none"), data=FOUR_SCENES, device="cpu")
+    result = finetune(tiny_bundle, out=tmp_path / "f", **vars(short(freeze="none")), **vars(FOUR_SCENES), device="cpu")
     before, after = open_bundle(tiny_bundle).tower(), open_bundle(result.path).tower()
     assert result.cost["frozen_layers"] == []
     assert all(
@@ -108,7 +108,7 @@ def test_what_is_drawn_on_unseen_classes_never_reaches_training(
     for name, labels in {"shown": labelled_folder.labels, "hidden": hidden}.items():
         data = folder_options(labelled_folder, labels=labels, hold_out=("blue square",))
         result = finetune(
-            tiny_bundle, out=tmp_path / name, options=short(steps=4), dataset="folder", data=data, device="cpu"
+            tiny_bundle, out=tmp_path / name, **vars(short(steps=4)), dataset="folder", **vars(data), device="cpu"
         )
         trained[name] = content(result.path)
         assert open_bundle(result.path).manifest.segmentor.seen == ("grass", "red square")  # type: ignore[union-attr]
@@ -121,7 +121,7 @@ def test_a_class_that_is_seen_does_change_training(tiny_bundle: Path, tmp_path: 
     for hold_out in ((), ("blue square",)):
         data = folder_options(labelled_folder, hold_out=hold_out)
         out = tmp_path / f"f{len(hold_out)}"
-        finetune(tiny_bundle, out=out, options=short(), dataset="folder", data=data, device="cpu")
+        finetune(tiny_bundle, out=out, **vars(short()), dataset="folder", **vars(data), device="cpu")
         digests.append(open_bundle(out).digest)
     assert digests[0] != digests[1]
 
@@ -129,7 +129,7 @@ def test_a_class_that_is_seen_does_change_training(tiny_bundle: Path, tmp_path: 
 def test_training_goes_on_with_the_head_a_bundle_has(tiny_segmentor: Path, tmp_path: Path) -> None:
     """A second run starts from the first one's segmentor: with a learning rate near zero it stays what it is."""
     options = short(lr=1e-12, freeze="none", weight_decay=0.0)
-    result = finetune(tiny_segmentor, out=tmp_path / "f", options=options, data=FOUR_SCENES, device="cpu")
+    result = finetune(tiny_segmentor, out=tmp_path / "f", **vars(options), **vars(FOUR_SCENES), device="cpu")
     before, after = open_bundle(tiny_segmentor).head(), open_bundle(result.path).head()
     assert before is not None and after is not None and before.keys() == after.keys()
     learned = [name for name in before if not any(part in name for part in ("running", "num_batches"))]
@@ -150,14 +150,14 @@ def test_the_receipt_is_in_the_bundle_and_proves_the_freezing(tiny_segmentor: Pa
 
 def test_a_loss_that_is_not_finite_leaves_no_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="is not finite"):
-        finetune(tiny_bundle, out=tmp_path / "f", options=short(lr=1e8, steps=9), data=FOUR_SCENES, device="cpu")
+        finetune(tiny_bundle, out=tmp_path / "f", **vars(short(lr=1e8, steps=9)), **vars(FOUR_SCENES), device="cpu")
     assert {path.name for path in tmp_path.iterdir()} == {state_path(tmp_path / "f").name, "f.log.jsonl"}
 
 
 def test_a_framework_without_a_head_has_nothing_to_train(tiny_bundle: Path, tmp_path: Path) -> None:
     transfer(tiny_bundle, to="maskclip", out=tmp_path / "t")
     with pytest.raises(OptionError, match="segmentor has nothing to train: maskclip"):
-        finetune(tmp_path / "t", out=tmp_path / "f", options=short(), data=FOUR_SCENES, device="cpu")
+        finetune(tmp_path / "t", out=tmp_path / "f", **vars(short()), **vars(FOUR_SCENES), device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
@@ -165,7 +165,7 @@ def test_a_framework_without_a_head_has_nothing_to_train(tiny_bundle: Path, tmp_
 def whole(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     """The long run nobody interrupts."""
     out = tmp_path_factory.mktemp("whole") / "f"
-    return finetune(tiny_bundle, out=out, options=long(), data=FOUR_SCENES, device="cpu").path
+    return finetune(tiny_bundle, out=out, **vars(long()), **vars(FOUR_SCENES), device="cpu").path
 
 
 def test_an_interrupted_run_ends_in_the_bytes_of_an_uninterrupted_one(
@@ -177,15 +177,15 @@ def test_an_interrupted_run_ends_in_the_bytes_of_an_uninterrupted_one(
         finetune(
             tiny_bundle,
             out=out,
-            options=long(),
-            data=FOUR_SCENES,
+            **vars(long()),
+            **vars(FOUR_SCENES),
             device="cpu",
             reporter=interruption(bar=2, at=103),
         )
     assert {*tmp_path.iterdir()} == {state_path(out), tmp_path / "f.log.jsonl"}
     for change in ({"lr": 0.1}, {"freeze": "light"}, {"seed": 1}):
         with pytest.raises(TrainingError, match="state of another run"):
-            finetune(tiny_bundle, out=out, options=long(**change), data=FOUR_SCENES, device="cpu", resume=True)
-    finetune(tiny_bundle, out=out, options=long(), data=FOUR_SCENES, device="cpu", resume=True)
+            finetune(tiny_bundle, out=out, **vars(long(**change)), **vars(FOUR_SCENES), device="cpu", resume=True)
+    finetune(tiny_bundle, out=out, **vars(long()), **vars(FOUR_SCENES), device="cpu", resume=True)
     assert content(out) == content(whole)
     assert {*tmp_path.iterdir()} == {out, tmp_path / "f.log.jsonl"}

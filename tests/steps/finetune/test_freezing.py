@@ -20,7 +20,6 @@ from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.spectral.selection import Selection
 from opentrans_cli.steps.analyze.analyze import analyze
-from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.finetune import freezing as freeze_choice
 from opentrans_cli.steps.finetune.freezing import (
     FreezeChoice,
@@ -79,7 +78,7 @@ def in_trunk(names):
 @pytest.mark.parametrize("ratio", [None, 0.3])
 def test_the_frozen_layers_are_those_that_analyze_lists(analyzed, tmp_path, mode, ratio):
     rule = {"freeze": mode, "freeze_ratio": ratio, "seed": 5}
-    listed = analyze(str(shutil.copytree(analyzed, tmp_path / "copy")), options=AnalyzeOptions(**rule)).frozen
+    listed = analyze(str(shutil.copytree(analyzed, tmp_path / "copy")), **rule).frozen
     for measured_now in (False, True):
         choice = choose(analyzed, measured_now=measured_now, **rule)
         assert choice.layers == in_trunk(listed)

@@ -75,10 +75,9 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, tiny_segmentor: Path, run_cli: Any) -> Bundle:
     """The fine-tuned tiny bundle with exponents, and evaluations of it."""
-    from opentrans_cli.datasets.base import DatasetOptions
 
     path = Path(shutil.copytree(tiny_segmentor, tmp_path_factory.mktemp("card") / "bundle"))
-    evaluate(str(path), data=DatasetOptions(split="val", limit=2), device="cpu")
+    evaluate(str(path), split="val", limit=2, device="cpu")
     assert run_cli("analyze", path, "--quiet").exit_code == 0
     return open_bundle(path)
 

@@ -16,7 +16,6 @@ from opentrans_cli.bundle.manifest import SegmentorRecord
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.errors import BundleError
 from opentrans_cli.steps.analyze.analyze import analyze
-from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.look.diff import diff, segmentor_difference
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "bundle-v1"
@@ -30,7 +29,7 @@ def analysed(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Pat
     shutil.copytree(tiny_bundle, desk / "bundle")
     analyze(str(desk / "bundle"))
     (desk / "dense.json").write_text(json.dumps(analyze("tiny").to_json()))
-    (desk / "mid.json").write_text(json.dumps(analyze("tiny", AnalyzeOptions(estimator="xmin_mid")).to_json()))
+    (desk / "mid.json").write_text(json.dumps(analyze("tiny", estimator="xmin_mid").to_json()))
     return desk
 
 

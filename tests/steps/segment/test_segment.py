@@ -13,7 +13,7 @@ from PIL import Image
 from opentrans_cli.datasets.images import read_label_map
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError
-from opentrans_cli.steps.segment.segment import SegmentOptions, segment
+from opentrans_cli.steps.segment.segment import segment
 
 Content = Callable[[Path], dict[str, bytes]]
 WORDS = Vocabulary.from_names(["grass", "red square,red box", "blue square"])
@@ -26,10 +26,7 @@ def test_every_pixel_of_any_size_gets_one_of_the_words(tiny_segmentor: Path, tmp
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
         image.save(tmp_path / f"{height}x{width}.png")
     result = segment(
-        str(tiny_segmentor),
-        sorted(tmp_path.glob("*.png")),
-        SegmentOptions(out=tmp_path / "s", device="cpu"),
-        vocabulary=WORDS,
+        str(tiny_segmentor), images=sorted(tmp_path.glob("*.png")), out=tmp_path / "s", device="cpu", words=WORDS
     )
     for height, width in sizes:
         label_map = read_label_map(tmp_path / "s" / f"{height}x{width}.png")
@@ -49,7 +46,7 @@ def test_grey_deep_transparent_and_turned_pictures_are_read_as_they_look(tmp_pat
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by a quarter
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    segment("tiny", [tmp_path], SegmentOptions(out=tmp_path / "s", device="cpu"), vocabulary=WORDS)
+    segment("tiny", images=[tmp_path], out=tmp_path / "s", device="cpu", words=WORDS)
     shapes = {
         name: read_label_map(tmp_path / "s" / f"{name}.png").shape for name in ("grey", "deep", "clear", "turned")
     }
@@ -60,12 +57,7 @@ def test_the_same_run_writes_the_same_bytes(
     tiny_segmentor: Path, labelled_folder: Any, tmp_path: Path, content: Content
 ) -> None:
     for name in ("one", "two"):
-        segment(
-            str(tiny_segmentor),
-            [labelled_folder.images],
-            SegmentOptions(out=tmp_path / name, device="cpu"),
-            vocabulary=WORDS,
-        )
+        segment(str(tiny_segmentor), images=[labelled_folder.images], out=tmp_path / name, device="cpu", words=WORDS)
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
@@ -73,9 +65,7 @@ def test_the_order_of_words_only_renumbers_the_label_map(labelled_folder: Any, t
     order = [2, 0, 1]
     turned = Vocabulary(tuple(WORDS.classes[index] for index in order))
     for name, vocabulary in {"a": WORDS, "b": turned}.items():
-        segment(
-            "tiny", [labelled_folder.images], SegmentOptions(out=tmp_path / name, device="cpu"), vocabulary=vocabulary
-        )
+        segment("tiny", images=[labelled_folder.images], out=tmp_path / name, device="cpu", words=vocabulary)
     for path in sorted(labelled_folder.images.iterdir()):
         straight, renumbered = (read_label_map(tmp_path / name / path.name) for name in "ab")
         assert (np.array(order)[renumbered] == straight).mean() > 0.999  # ties of rounding aside
@@ -94,12 +84,7 @@ def test_words_are_found_where_they_are_painted(tmp_path: Path) -> None:
         present = [int(i) for i in np.unique(sample.label_map)]
         Image.fromarray(sample.image).save(tmp_path / "scene.png")
         vocabulary = Vocabulary.from_names([names[i] for i in present])
-        segment(
-            "tiny",
-            [tmp_path / "scene.png"],
-            SegmentOptions(out=tmp_path / f"s{index}", device="cpu"),
-            vocabulary=vocabulary,
-        )
+        segment("tiny", images=[tmp_path / "scene.png"], out=tmp_path / f"s{index}", device="cpu", words=vocabulary)
         found = np.array(present)[read_label_map(tmp_path / f"s{index}" / "scene.png")]
         right += int((found == sample.label_map).sum())
         by_chance += found.size / len(present)
@@ -110,14 +95,14 @@ def test_one_bad_picture_and_nothing_is_written(labelled_folder: Any, tmp_path: 
     (labelled_folder.images / "9.png").write_bytes(b"no picture")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DataError, match="image cannot be read"):
-        segment("tiny", [labelled_folder.images], SegmentOptions(out=tmp_path / "s", device="cpu"), vocabulary=WORDS)
+        segment("tiny", images=[labelled_folder.images], out=tmp_path / "s", device="cpu", words=WORDS)
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_force_replaces_an_earlier_run_but_no_other_file(labelled_folder: Any, tmp_path: Path) -> None:
     def run(count: int, *, force: bool = False) -> None:
         photos = sorted(labelled_folder.images.iterdir())[:count]
-        segment("tiny", photos, SegmentOptions(out=tmp_path / "s", device="cpu", force=force), vocabulary=WORDS)
+        segment("tiny", images=photos, out=tmp_path / "s", device="cpu", force=force, words=WORDS)
 
     run(2)
     with pytest.raises(DataError, match="output exists"):

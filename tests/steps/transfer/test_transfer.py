@@ -94,7 +94,7 @@ def test_what_cannot_be_transferred_is_told_before_anything_is_written(tiny_bund
     with pytest.raises(OptionError, match="unknown framework: 'fcn'"):
         transfer(tiny_bundle, to="fcn", out=tmp_path / "t")
     with pytest.raises(OptionError, match="deeplabv3 has no output stride: 5"):
-        transfer(tiny_bundle, to="deeplabv3", out=tmp_path / "t", options={"output_stride": 5})
+        transfer(tiny_bundle, to="deeplabv3", out=tmp_path / "t", **{"output_stride": 5})
     with pytest.raises(BundleError, match="no such bundle"):
         transfer(tmp_path / "none", to="deeplabv3", out=tmp_path / "t")
     assert list(tmp_path.iterdir()) == []
