@@ -1,20 +1,82 @@
-"""opentrans: prune a CLIP image encoder once, publish the subnet, use it in any segmentation framework."""
+"""opentrans: prune a CLIP image encoder once, publish the subnet, use it in any segmentation framework.
 
+    import opentrans_cli as ot
+
+    ot.prune("tiny", sparsity=0.5, out="subnet")
+    subnet = ot.load("subnet")
+
+Nothing below is imported before it is asked for. Every verb is called alike, `verb(source, *, out=..., device="auto",
+force=False, reporter=None, **options)`, where options are those of the command, and returns a dataclass.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from opentrans_cli.version import __version__
 
 if TYPE_CHECKING:
-    from opentrans_cli.steps.attach import attach
+    from opentrans_cli.errors import OpentransError
+    from opentrans_cli.steps.analyze.analyze import analyze
+    from opentrans_cli.steps.apply import apply, attach
+    from opentrans_cli.steps.eval.evaluate import evaluate
+    from opentrans_cli.steps.finetune.finetune import finetune
+    from opentrans_cli.steps.hub.pull import pull
+    from opentrans_cli.steps.hub.push import push
+    from opentrans_cli.steps.import_masks import import_masks
+    from opentrans_cli.steps.load import load
+    from opentrans_cli.steps.look.diff import diff
+    from opentrans_cli.steps.look.inspect import inspect
+    from opentrans_cli.steps.look.verify import verify
+    from opentrans_cli.steps.prune.prune import prune
+    from opentrans_cli.steps.segment.segment import segment
+    from opentrans_cli.steps.transfer.transfer import transfer
 
+_STEPS = "opentrans_cli.steps"
+_PLACES = {
+    "OpentransError": "opentrans_cli.errors",
+    "analyze": f"{_STEPS}.analyze.analyze",
+    "apply": f"{_STEPS}.apply",
+    "attach": f"{_STEPS}.apply",
+    "diff": f"{_STEPS}.look.diff",
+    "evaluate": f"{_STEPS}.eval.evaluate",
+    "finetune": f"{_STEPS}.finetune.finetune",
+    "import_masks": f"{_STEPS}.import_masks",
+    "inspect": f"{_STEPS}.look.inspect",
+    "load": f"{_STEPS}.load",
+    "prune": f"{_STEPS}.prune.prune",
+    "pull": f"{_STEPS}.hub.pull",
+    "push": f"{_STEPS}.hub.push",
+    "segment": f"{_STEPS}.segment.segment",
+    "transfer": f"{_STEPS}.transfer.transfer",
+    "verify": f"{_STEPS}.look.verify",
+}
 
-__all__ = ["__version__", "attach"]
+__all__ = [
+    "OpentransError",
+    "__version__",
+    "analyze",
+    "apply",
+    "attach",
+    "diff",
+    "evaluate",
+    "finetune",
+    "import_masks",
+    "inspect",
+    "load",
+    "prune",
+    "pull",
+    "push",
+    "segment",
+    "transfer",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """`attach` loads torch, so it is imported when it is asked for."""
-    if name == "attach":
-        from opentrans_cli.steps.attach import attach
-
-        return attach
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

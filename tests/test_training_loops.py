@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.layers import layer_weights
 from opentrans_cli.errors import MaskError
-from opentrans_cli.steps.attach import attach
+from opentrans_cli.steps.apply import apply
 from opentrans_cli.steps.sources import bundle_tower
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "training-loops.md"
@@ -123,10 +123,10 @@ def test_the_hook_for_mmengine_is_registered_and_holds_the_optimizer_inside_its_
 
 def test_the_document_names_what_attach_and_its_subnet_have(model: Backbone) -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    subnet = attach("my-bundle", model)
+    subnet = apply("my-bundle", model)
     public = {name for name in dir(subnet) if not name.startswith("_")} - {"sparsity"}
     assert not {name for name in public if f"`{name}" not in text}
-    arguments = set(attach.__kwdefaults__ or {})
+    arguments = set(apply.__kwdefaults__ or {})
     assert not {name for name in arguments if f"`{name}`" not in text}
     with pytest.raises(MaskError):
         model.backbone.conv2.weight.data.fill_(1)

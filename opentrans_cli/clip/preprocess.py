@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -21,6 +24,23 @@ class Preprocess:
     std: tuple[float, ...] = OPENAI_STD
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
+
+    def __call__(self, image: Image) -> Tensor:
+        """A picture -> float32 (3, size, size), resized, cropped and normalised as open_clip does it to evaluate."""
+        return cast("Tensor", self._transform(image))
+
+    @cached_property
+    def _transform(self) -> Callable[[Image], Any]:
+        from open_clip import image_transform
+
+        return image_transform(
+            self.size,
+            is_train=False,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            resize_mode=self.resize_mode,
+        )
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) RGB in [0, 255] -> float32 (B, 3, H, W), channels last in memory."""

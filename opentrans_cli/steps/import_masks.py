@@ -27,7 +27,7 @@ from opentrans_cli.errors import MaskError, OptionError, SourceError
 from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import prepare_parent
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.sources import Tower, load_tower
 from opentrans_cli.steps.step_record import step_record
 
@@ -72,9 +72,11 @@ class _Read:
 
 
 def import_masks(
-    file: Path | str,
+    source: str | Path,
     *,
-    out: Path,
+    out: str | Path,
+    force: bool = False,
+    reporter: Reporter | None = None,
     base: str | None = None,
     format: str | None = None,
     keys: str | None = None,
@@ -82,10 +84,8 @@ def import_masks(
     include: Iterable[str] = (),
     mask_only: bool = False,
     dtype: str = "float32",
-    force: bool = False,
-    reporter: Reporter = SILENT,
 ) -> ImportResult:
-    """Read a checkpoint that another program pruned and write masks and values as a new bundle at `out`.
+    """Read the checkpoint `source`, which another program pruned, and write masks and values as a new bundle at `out`.
 
     base: the CLIP it was pruned from, any source but a bundle; it gives the architecture, and the tensors that the
     file lacks. None: the file is a whole CLIP itself. format, keys, under: kind of file, key table and prefix, else
@@ -95,9 +95,10 @@ def import_masks(
     """
     if dtype not in DTYPES:
         raise OptionError(f"unknown dtype: '{dtype}'; choose one of {', '.join(DTYPES)}")
+    reporter, out = reporter or LOGGED, Path(out)
     check_replaceable(out, force=force)
     prepare_parent(out)
-    include, path = tuple(include), Path(file)
+    include, path = tuple(include), Path(source)
     foreign = open_foreign(path, format)
     tower = _base(foreign, base, reporter)
     found, layers = _places(foreign, tower, keys=keys, under=under, include=include)
@@ -105,7 +106,7 @@ def import_masks(
     sparsity = _sparsity(read.masks, path)
     _tell(read, sparsity, found, foreign, reporter)
     recorded = {
-        "file": str(file),
+        "file": str(source),
         "format": foreign.format,
         "keys": found.table.name,
         "under": found.prefix,

@@ -27,10 +27,10 @@ from opentrans_cli.reporter import SILENT, Reporter
 # The tower of an earlier round: every sparsity a pruning run passed through, from one bundle.
 
 
-__all__ = ["RoundInfo", "at_sparsity", "available", "dense_tower", "took_base", "tower_at"]
+__all__ = ["RoundInfo", "available", "dense_tower", "took_base", "tower_at", "tower_at_sparsity"]
 
 
-def at_sparsity(
+def tower_at_sparsity(
     bundle: Bundle, sparsity: float | None, *, base: str | None = None, reporter: Reporter = SILENT
 ) -> Tower:
     """The tower `bundle` had at `sparsity`, to within 0.0005; None: as it is.
@@ -102,14 +102,17 @@ def is_bundle(source: str) -> bool:
     return source != "tiny" and (Path(source) / "manifest.json").is_file()
 
 
-def load_tower(source: str, reporter: Reporter, *, base: str | None = None) -> Tower:
-    """Load the tower of a bundle, here or on the Hub, or of a CLIP. Raises SourceError, BundleError or HubError.
+def load_tower(source: str, reporter: Reporter, *, base: str | None = None, at_sparsity: float | None = None) -> Tower:
+    """Load the tower of a bundle, here or on the Hub, or of a CLIP.
 
-    `base` is where the base of a bundle of masks alone lies now, if it has moved.
+    base: where the base of a bundle of masks alone lies now, if it has moved. at_sparsity: an earlier round of a
+    bundle. Raises SourceError, BundleError, HubError, or OptionError where there is no such round.
     """
     place = local_source(source, reporter)
     if is_bundle(place):
-        return bundle_tower(open_bundle(place), base=base, reporter=reporter)
+        return tower_at_sparsity(open_bundle(place), at_sparsity, base=base, reporter=reporter)
+    if at_sparsity is not None:
+        raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
     if source != "tiny" and not is_local(source):
         reporter.say(f"loading {source} (cached, or downloaded by open_clip)")
     return clip_tower(_loaded(source, reporter))

@@ -22,7 +22,7 @@ from opentrans_cli.files.records import json_bytes
 from opentrans_cli.reporter import SILENT
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.look.verify import verify
-from opentrans_cli.steps.sources import at_sparsity, load_tower
+from opentrans_cli.steps.sources import load_tower, tower_at_sparsity
 from opentrans_cli.steps.transfer.open_clip import export_open_clip
 from opentrans_cli.steps.transfer.transfer import transfer
 
@@ -42,7 +42,7 @@ def moved(bundle: Path, base: Any) -> Path:
 def test_the_tower_of_a_trained_round_is_the_snapshot(nested_bundle: Nested, sparsity: float) -> None:
     bundle = open_bundle(nested_bundle("trained"))
     number = {0.2: 1, 0.5: 2}[sparsity]
-    tower = at_sparsity(bundle, sparsity)
+    tower = tower_at_sparsity(bundle, sparsity)
     expected = bundle.round_tower(number)
     state = tower.visual.state_dict()
     assert set(state) == set(expected)
@@ -55,7 +55,7 @@ def test_the_tower_of_a_trained_round_is_the_snapshot(nested_bundle: Nested, spa
 
 @pytest.mark.parametrize("kind", ["untrained", "bare"])
 def test_without_training_an_earlier_round_has_the_values_of_the_base(nested_bundle: Nested, kind: str) -> None:
-    tower = at_sparsity(open_bundle(nested_bundle(kind)), 0.5)
+    tower = tower_at_sparsity(open_bundle(nested_bundle(kind)), 0.5)
     dense, state = load_clip("tiny").model.visual.state_dict(), tower.visual.state_dict()
     for layer, mask in tower.masks.items():
         assert torch.equal(state[f"{layer}.weight"], torch.where(mask, dense[f"{layer}.weight"], 0))
@@ -65,14 +65,14 @@ def test_without_training_an_earlier_round_has_the_values_of_the_base(nested_bun
 
 def test_weights_that_were_trained_on_and_not_kept_are_not_made_up(nested_bundle: Nested) -> None:
     with pytest.raises(OptionError, match=r"only the masks of this round are there.*--keep-rounds weights") as caught:
-        at_sparsity(open_bundle(nested_bundle("masks")), 0.5)
+        tower_at_sparsity(open_bundle(nested_bundle("masks")), 0.5)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["trained", "masks", "untrained", "bare"])
 def test_the_last_sparsity_is_the_bundle_itself(nested_bundle: Nested, kind: str) -> None:
     path = nested_bundle(kind)
-    last, own = at_sparsity(open_bundle(path), 0.8), load_tower(str(path), SILENT)
+    last, own = tower_at_sparsity(open_bundle(path), 0.8), load_tower(str(path), SILENT)
     for name, tensor in own.visual.state_dict().items():
         assert torch.equal(tensor, last.visual.state_dict()[name])
     assert own.bundle is not None and own.bundle.manifest.target_sparsity == 0.8
@@ -109,7 +109,7 @@ def test_transfer_writes_a_bundle_of_that_round(
     out = transfer(parent.path, to="deeplabv3", out=tmp_path / "t", at_sparsity=sparsity).path
     assert out is not None and verify(out).ok
     bundle = open_bundle(out)
-    expected = at_sparsity(parent, sparsity)
+    expected = tower_at_sparsity(parent, sparsity)
     assert expected.bundle is not None
     assert bundle.manifest.target_sparsity == sparsity
     assert bundle.manifest.layers == expected.bundle.manifest.layers

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from opentrans_cli.bundle.hub.cache import is_cached
-from opentrans_cli.bundle.hub.source import local_source
-from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
+from opentrans_cli.bundle.store import Bundle, add_file
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset, dataset_name
 from opentrans_cli.errors import DataError, OptionError
@@ -23,14 +22,13 @@ from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
-from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_tower
+from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_checkpoint
 from opentrans_cli.steps.segmentors.scoring import class_ious, group_miou, score_images
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
-from opentrans_cli.steps.sources import Tower, is_bundle, load_tower
-from opentrans_cli.steps.sources import at_sparsity as tower_at_sparsity
+from opentrans_cli.steps.sources import Tower
 from opentrans_cli.steps.step_record import data_record, environment, parameter_count, step_record
 from opentrans_cli.training.device import resolve_device
 
@@ -143,14 +141,7 @@ def _opened(
         assert subject.framework is not None
         return open_checkpoint(subject.framework, subject.checkpoint, base=base, reporter=reporter)
     assert source is not None
-    place = local_source(source, reporter)
-    if is_bundle(place):
-        tower = tower_at_sparsity(open_bundle(place), at_sparsity, base=base, reporter=reporter)
-    elif at_sparsity is None:
-        tower = load_tower(source, reporter)
-    else:
-        raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
-    return open_tower(tower, source, framework=subject.framework, base=base, reporter=reporter)
+    return open_source(source, framework=subject.framework, at_sparsity=at_sparsity, base=base, reporter=reporter)
 
 
 def _seen(samples: SegDataset, words: Words, opened: OpenedSegmentor, subject: Subject) -> tuple[bool, ...]:

@@ -15,7 +15,7 @@ from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.files.tensorfile import read_bytes
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class PullResult:
 def pull(
     source: str,
     *,
-    out: Path | None = None,
-    base: str | None = None,
+    out: str | Path | None = None,
     force: bool = False,
-    reporter: Reporter = SILENT,
+    reporter: Reporter | None = None,
+    base: str | None = None,
 ) -> PullResult:
     """Bring the bundle of `source`, "org/name[@revision]" with or without "hf://", to `out`, or into the cache.
 
@@ -53,6 +53,7 @@ def pull(
     alone, with the recorded digest; the bundle at `out` then has weights. Raises OptionError, HubError, BundleError, or
     SourceError for a wrong base.
     """
+    reporter, out = reporter or LOGGED, None if out is None else Path(out)
     ref = hub_ref(source) or parse_ref(source)
     if base is not None and out is None:
         raise OptionError(f"a completed bundle needs a place: --base {base}; add --out")

@@ -23,7 +23,7 @@ from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.version import __version__
 
 # Named here as well, so that a push without them loads neither torch nor matplotlib.
@@ -62,9 +62,10 @@ class PushResult:
 
 
 def push(
-    bundle: Path | str,
+    source: str | Path,
     ref: str,
     *,
+    reporter: Reporter | None = None,
     dense: bool = False,
     mask_only: bool = False,
     private: bool = False,
@@ -73,9 +74,8 @@ def push(
     message: str | None = None,
     base: str | None = None,
     dry_run: bool = False,
-    reporter: Reporter = SILENT,
 ) -> PushResult:
-    """Verify a bundle, or one on the Hub, and put it into the repo `ref`, "org/name[@tag]", in one commit with a card.
+    """Verify the bundle `source` and put it into the repo `ref`, "org/name[@tag]", in one commit with a model card.
 
     dense: with the files that open_clip loads, whose text tower is that of the base, or of the source `base`.
     mask_only: without values. license: an identifier of the Hub, such as "apache-2.0". tag: default the next of v1, v2,
@@ -83,14 +83,14 @@ def push(
     SourceError, or HubError; the repo then holds its old state, or the new one without its tag, and running it again
     goes on from there.
     """
-    place = _place(ref, tag)
+    reporter, place = reporter or LOGGED, _place(ref, tag)
     if dense and mask_only:
         raise OptionError("with and without weights at once: --dense and --mask-only; leave one of them out")
     if not _LICENSE.fullmatch(license):
         raise OptionError(f"not an identifier of a license: {license[:80]!r}; write for example apache-2.0 or other")
-    source = _verified(bundle, reporter)
+    bundle = _verified(source, reporter)
     with TemporaryDirectory(prefix="opentrans-push-") as scratch:
-        staged = _staged(source, Path(scratch) / "bundle", mask_only=mask_only)
+        staged = _staged(bundle, Path(scratch) / "bundle", mask_only=mask_only)
         files = {name: staged.path / name for name in (MANIFEST, *(entry.name for entry in staged.manifest.files))}
         if dense:
             files |= _dense_files(staged, Path(scratch) / "open_clip", base, reporter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from opentrans_cli.bundle.compare import Comparison, Overlap, compare_subnets
@@ -12,7 +13,7 @@ from opentrans_cli.bundle.manifest import SegmentorRecord
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import finite
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.spectral.report import (
     AlphaComparison,
     AlphaReport,
@@ -96,12 +97,13 @@ class DiffResult:
         }
 
 
-def diff(a: str, b: str, *, reporter: Reporter = SILENT) -> DiffResult:
+def diff(a: str | Path, b: str | Path, *, reporter: Reporter | None = None) -> DiffResult:
     """Compare two bundles, or two alpha reports: those of bundles, `alpha.safetensors`, or `analyze --json`.
 
     A bundle may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError for what is
     neither, is damaged, or has nothing in common, HubError for what cannot be pulled.
     """
+    a, b, reporter = str(a), str(b), reporter or LOGGED
     (bundle_a, report_a), (bundle_b, report_b) = _opened(a, reporter), _opened(b, reporter)
     subnets = _subnets(bundle_a, bundle_b, a, b) if bundle_a and bundle_b else None
     reports = {a: report_a, b: report_b}

@@ -11,7 +11,7 @@ from opentrans_cli.bundle.hub.source import find_repo, hub_ref, local_bundle, no
 from opentrans_cli.bundle.layout import WEIGHTS
 from opentrans_cli.bundle.rounds import RoundInfo, at_round, available, find_round
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ class InspectResult:
     at_sparsity: float | None  # sparsity, counts and layers are those of this round; None: the bundle as it is
 
 
-def inspect(path: Path | str, *, at_sparsity: float | None = None, reporter: Reporter = SILENT) -> InspectResult:
-    """Reads the manifest of the bundle at `path` and checks that its files are there.
+def inspect(source: str | Path, *, at_sparsity: float | None = None, reporter: Reporter | None = None) -> InspectResult:
+    """Read the manifest of the bundle `source` and check that its files are there.
 
     Of hf://org/name[@revision] the headers of the tensor files are read too, in ranges. `at_sparsity` shows an earlier
     round, whose masks are read and counted; for that a bundle of the Hub is pulled into the cache. Raises BundleError,
     HubError, or OptionError if there is no such round.
     """
-    bundle = _opened(path, pulled=at_sparsity is not None, reporter=reporter)
+    bundle = _opened(source, pulled=at_sparsity is not None, reporter=reporter or LOGGED)
     rounds = available(bundle)
     shown = bundle if at_sparsity is None else at_round(bundle, find_round(bundle, at_sparsity), target=at_sparsity)
     manifest = shown.manifest
     layers = tuple(LayerSummary(**vars(layer), sparsity=1 - layer.kept / layer.total) for layer in manifest.layers)
     return InspectResult(
-        path=str(path),
+        path=str(source),
         digest=bundle.digest,
         source=manifest.base.source,
         architecture=manifest.base.architecture,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.verify.verify import Check, verify_bundle
-from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,14 @@ class VerifyResult:
     checks: tuple[Check, ...]
 
 
-def verify(path: Path | str, *, parents: Sequence[Path | str] = (), reporter: Reporter = SILENT) -> VerifyResult:
-    """Checks the bundle at `path`; damage shows as failed checks.
+def verify(source: str | Path, *, parents: Sequence[str | Path] = (), reporter: Reporter | None = None) -> VerifyResult:
+    """Check the bundle `source`; damage shows as failed checks.
 
     parents: bundles of its history, each checked too: by its digest, and tensors that were frozen since bit by bit.
     Any of them may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError when it is no
     bundle at all, HubError when it cannot be pulled.
     """
+    reporter = reporter or LOGGED
     given = [local_bundle(parent, reporter) for parent in parents]
-    checks = verify_bundle(local_bundle(path, reporter), parents=given)
-    return VerifyResult(path=str(path), ok=all(check.ok for check in checks), checks=checks)
+    checks = verify_bundle(local_bundle(source, reporter), parents=given)
+    return VerifyResult(path=str(source), ok=all(check.ok for check in checks), checks=checks)

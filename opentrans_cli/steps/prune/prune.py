@@ -68,7 +68,7 @@ def prune(
 
     Rounds remove the least important weights to the schedule's sparsities; each is followed by `steps_per_round` steps
     of distillation from the source's tower as it was, the last by `final_steps`; no rewinding (OpenTrans, Alg. 1).
-    Without `images` there is one round, and nothing is distilled.
+    Without `images` nothing is distilled, and there is one round unless earlier ones are kept.
 
     source: open_clip's NAME[:TAG], "tiny" (embedded), a bundle, a checkpoint, or hf://org/name[@revision].
     out: a new folder; None names it after source and sparsity, in the working directory.
@@ -87,7 +87,7 @@ def prune(
         check_replaceable(out, force=force)
         plan = make_plan(options, reporter)
         if options.images is None:
-            reporter.say(f"no images were given: one round by {plan.criterion}, nothing is distilled")
+            reporter.say(f"no images were given: weights are chosen by {plan.criterion}, and nothing is distilled")
         prepare_parent(out)
         plan.tower.visual.to(world.device)
         feed = open_feed(options, plan.tower.preprocess, world=world, workers=workers, reporter=reporter)

@@ -18,7 +18,7 @@ from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors.built import TRAINING_FREE, BuiltSegmentor, build_segmentor, bundle_segmentor
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.words import Words
-from opentrans_cli.steps.sources import Tower, load_text_clip, load_tower
+from opentrans_cli.steps.sources import load_text_clip, load_tower
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,12 @@ class OpenedSegmentor:
 
 
 def open_source(
-    source: str, *, framework: str | None = None, base: str | None = None, reporter: Reporter = SILENT
+    source: str,
+    *,
+    framework: str | None = None,
+    at_sparsity: float | None = None,
+    base: str | None = None,
+    reporter: Reporter = SILENT,
 ) -> OpenedSegmentor:
     """The segmentor of a source: the one a bundle holds, else the tower read out without training.
 
@@ -57,15 +62,7 @@ def open_source(
     """
     if framework is not None:
         FRAMEWORKS.load(framework)  # a wrong name is told before anything is loaded
-    return open_tower(
-        load_tower(source, reporter, base=base), source, framework=framework, base=base, reporter=reporter
-    )
-
-
-def open_tower(
-    tower: Tower, source: str, *, framework: str | None = None, base: str | None = None, reporter: Reporter = SILENT
-) -> OpenedSegmentor:
-    """`open_source` of a tower that is loaded already; `source` is how the user called it."""
+    tower = load_tower(source, reporter, base=base, at_sparsity=at_sparsity)
     record = tower.bundle.manifest.segmentor if tower.bundle else None
     if record is not None and framework in (None, record.framework):
         built = bundle_segmentor(tower)

@@ -15,9 +15,8 @@ from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.frameworks.keys import KeyMatch
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.steps import sources as rounds
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor, build_segmentor
-from opentrans_cli.steps.sources import Tower
+from opentrans_cli.steps.sources import Tower, took_base, tower_at_sparsity
 from opentrans_cli.steps.step_record import step_record
 from opentrans_cli.steps.transfer.result import Transferred
 
@@ -57,8 +56,8 @@ def transfer_framework(
     if out is not None:
         check_replaceable(out, force=force)
     parent = open_bundle(local_bundle(bundle, reporter))
-    tower = rounds.at_sparsity(parent, at_sparsity, base=base, reporter=reporter)
-    if base is not None and not rounds.took_base(tower):
+    tower = tower_at_sparsity(parent, at_sparsity, base=base, reporter=reporter)
+    if base is not None and not took_base(tower):
         raise OptionError(f"the bundle has all its weights: {bundle}; leave --base out")
     matches = framework.map_keys(tower.visual, framework.options(options))
     keys = tuple(_key(match, tower) for match in matches)

@@ -25,19 +25,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from opentrans_cli.bundle.hub.source import local_source
-from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import OptionError, TransferError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
-from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, open_source, open_tower
+from opentrans_cli.steps.segmentors.opened import open_source
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
-from opentrans_cli.steps.sources import at_sparsity as tower_at_sparsity
-from opentrans_cli.steps.sources import is_bundle
 from opentrans_cli.steps.step_record import versions
 from opentrans_cli.steps.transfer.result import Transferred
 
@@ -94,7 +90,7 @@ def export_onnx(
     require_packages()
     words = Words.of(words)
     _check_target(out, resolution, force=force)
-    opened = _opened(source, framework, at_sparsity, base, reporter)
+    opened = open_source(source, framework=framework, at_sparsity=at_sparsity, base=base, reporter=reporter)
     built, text = opened.built, opened.embedded(words, reporter=reporter)
     side = resolution or max(SMALLEST, built.tower.preprocess.size)
     fixed = (side, side) if built.framework.masks else None
@@ -157,18 +153,6 @@ def _check_target(out: Path | None, resolution: int | None, *, force: bool) -> N
     if os.path.lexists(out) and not force:
         raise TransferError(f"output exists: {out}; choose another --out, or --force to replace it")
     prepare_parent(out)
-
-
-def _opened(
-    source: str, framework: str | None, at_sparsity: float | None, base: str | None, reporter: Reporter
-) -> OpenedSegmentor:
-    if at_sparsity is None:
-        return open_source(source, framework=framework, base=base, reporter=reporter)
-    place = local_source(source, reporter)
-    if not is_bundle(place):
-        raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
-    tower = tower_at_sparsity(open_bundle(place), at_sparsity, base=base, reporter=reporter)
-    return open_tower(tower, source, framework=framework, base=base, reporter=reporter)
 
 
 def _picture(height: int, width: int, *, seed: int) -> Image:

@@ -20,8 +20,7 @@ from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_folder, prepare_parent
 from opentrans_cli.files.tensorfile import write_tensors
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.steps import sources as rounds
-from opentrans_cli.steps.sources import Tower, load_text_clip
+from opentrans_cli.steps.sources import Tower, load_text_clip, tower_at_sparsity
 from opentrans_cli.steps.step_record import parameter_count, versions
 from opentrans_cli.steps.transfer.framework import FrameworkTransfer
 
@@ -72,7 +71,7 @@ def export_open_clip(
     parent = open_bundle(local_bundle(bundle, reporter))
     if compact:
         _check_pattern(parent)
-    tower = rounds.at_sparsity(parent, at_sparsity, base=base, reporter=reporter)
+    tower = tower_at_sparsity(parent, at_sparsity, base=base, reporter=reporter)
     narrow = compact_tower(tower.visual, tower.masks, tower.base.model_cfg) if compact else None
     visual = tower.visual if narrow is None else narrow.visual
     result = OpenClipExport(

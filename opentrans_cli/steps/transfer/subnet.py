@@ -70,10 +70,10 @@ def load_subnet(
 def _with_values(bundle: Bundle, at_sparsity: float | None, base: str | None, reporter: Reporter) -> Bundle:
     if at_sparsity is None and base is None and bundle.has(WEIGHTS):
         return bundle
-    from opentrans_cli.steps import sources as rounds
+    from opentrans_cli.steps.sources import took_base, tower_at_sparsity
 
-    tower = rounds.at_sparsity(bundle, at_sparsity, base=base, reporter=reporter)
-    if base is not None and not rounds.took_base(tower):
+    tower = tower_at_sparsity(bundle, at_sparsity, base=base, reporter=reporter)
+    if base is not None and not took_base(tower):
         raise OptionError(f"the bundle has all its weights: {bundle.path}; leave --base out")
     assert tower.bundle is not None
     return tower.bundle

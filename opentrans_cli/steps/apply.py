@@ -1,6 +1,6 @@
-"""attach: a subnet on anybody's model, held through anybody's training loop.
+"""apply: a subnet on anybody's model, held through anybody's training loop.
 
-    subnet = attach("my-bundle", model)   # the removed weights are zero
+    subnet = apply("my-bundle", model)   # the removed weights are zero
     subnet.hold(optimizer)                # and zero again after every step
     ...                                   # training
     subnet.bake()                         # checked a last time; hooks are gone
@@ -27,10 +27,10 @@ from opentrans_cli.clip.arrays import tensors
 from opentrans_cli.clip.key_tables import Found, Place
 from opentrans_cli.clip.key_tables.places import find_tower_layers, laid_out, places_of, rows_of
 from opentrans_cli.errors import MaskError, OptionError, TransferError
-from opentrans_cli.reporter import SILENT
+from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.sparsity.masking import Held, fill, first_regrown
 from opentrans_cli.sparsity.patterns.base import pattern_for
-from opentrans_cli.steps import sources as rounds
+from opentrans_cli.steps.sources import tower_at_sparsity
 
 KEEP, SUBNET = "keep", "subnet"
 _NEXT = "pass the model that holds the bundle's kind of CLIP tower, or say where with keys= and under="
@@ -55,7 +55,7 @@ class Attached:
 
 
 class Subnet:
-    """Masks on a model; made by `attach`. As a context manager it bakes at the end, and after an error detaches."""
+    """Masks on a model; made by `apply`. As a context manager it bakes at the end, and after an error detaches."""
 
     def __init__(self, where: Attached, held: Iterable[Held]) -> None:
         self.where = where
@@ -139,10 +139,11 @@ class Subnet:
         return before_step
 
 
-def attach(
+def apply(
     bundle: Bundle | Path | str,
     model: nn.Module,
     *,
+    reporter: Reporter | None = None,
     weights: str = KEEP,
     at_sparsity: float | None = None,
     base: str | None = None,
@@ -157,12 +158,13 @@ def attach(
     towers fit. Raises TransferError if the tower is not there or a layer has no place, before anything is changed;
     OptionError, BundleError, HubError or SourceError for what cannot be read.
     """
+    reporter = reporter or LOGGED
     if weights not in (KEEP, SUBNET):
         raise OptionError(f"unknown weights: '{weights}'; choose keep or subnet")
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(local_bundle(bundle, SILENT))
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(local_bundle(bundle, reporter))
     values: Mapping[str, Tensor] = {}
     if weights == SUBNET:
-        tower = rounds.at_sparsity(opened, at_sparsity, base=base, reporter=SILENT)
+        tower = tower_at_sparsity(opened, at_sparsity, base=base, reporter=reporter)
         assert tower.bundle is not None
         opened, values = tower.bundle, tensors(tower.bundle.tower())
     elif at_sparsity is not None:
@@ -174,6 +176,10 @@ def attach(
     manifest = opened.manifest
     layers = tuple(layer.name for layer in manifest.layers)
     return Subnet(Attached(found.table.name, found.prefix, layers, manifest.achieved_sparsity, left_out), held)
+
+
+attach = apply
+"""The name that `apply` had first."""
 
 
 def _innermost(given: Any) -> Any:

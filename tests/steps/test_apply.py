@@ -22,7 +22,7 @@ from opentrans_cli.clip.architecture import build_visual, meta_visual
 from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
 from opentrans_cli.errors import MaskError, OptionError, TransferError
-from opentrans_cli.steps.attach import Subnet, attach
+from opentrans_cli.steps.apply import Subnet, apply
 from opentrans_cli.steps.sources import base_record, bundle_tower, numpy_masks
 
 
@@ -84,7 +84,7 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 def test_removed_weights_stay_zero_below_any_prefix_and_all_others_train(tiny_bundle: Path, path: str) -> None:
     model = Wrapped(fresh_tower(tiny_bundle), path)
     tower, before = model.get_submodule(path), copy.deepcopy(model.state_dict())
-    subnet = attach(tiny_bundle, model)
+    subnet = apply(tiny_bundle, model)
     assert subnet.where.prefix == f"{path}." and not removed(tiny_bundle, tower).any()
     for layer, mask in open_bundle(tiny_bundle).masks().items():
         kept = torch.from_numpy(mask)
@@ -104,7 +104,7 @@ def test_removed_weights_stay_zero_below_any_prefix_and_all_others_train(tiny_bu
 def test_without_holding_the_first_step_brings_removed_weights_back_and_bake_names_the_layer(tiny_bundle) -> None:
     """What `hold` is for; the weights are looked at before anything is zeroed."""
     model = Wrapped(fresh_tower(tiny_bundle))
-    subnet, optimizer = attach(tiny_bundle, model), adamw(model)
+    subnet, optimizer = apply(tiny_bundle, model), adamw(model)
     step(model, optimizer)
     values = copy.deepcopy(model.state_dict())
     with pytest.raises(MaskError, match=r"^pruned weights are no longer zero: conv2; .*Subnet.apply$"):
@@ -118,7 +118,7 @@ def test_without_holding_the_first_step_brings_removed_weights_back_and_bake_nam
 def test_weights_of_the_subnet_replace_all_of_the_tower_and_nothing_else(tiny_bundle: Path) -> None:
     model = Wrapped(fresh_tower(tiny_bundle))
     head = copy.deepcopy(model.head.state_dict())
-    subnet = attach(tiny_bundle, model, weights="subnet")
+    subnet = apply(tiny_bundle, model, weights="subnet")
     expected = open_bundle(tiny_bundle).tower()
     state = model.get_submodule(model.path).state_dict()
     assert all(np.array_equal(state[name].numpy(), array) for name, array in expected.items())
@@ -129,7 +129,7 @@ def test_weights_of_the_subnet_replace_all_of_the_tower_and_nothing_else(tiny_bu
 def test_tensors_that_a_framework_has_no_place_for_are_named(tiny_bundle: Path) -> None:
     tower = fresh_tower(tiny_bundle)
     del tower.attnpool
-    left_out = attach(tiny_bundle, Wrapped(tower), weights="subnet").where.left_out
+    left_out = apply(tiny_bundle, Wrapped(tower), weights="subnet").where.left_out
     assert len(left_out) == 9 and all(name.startswith("attnpool.") for name in left_out)
 
 
@@ -137,7 +137,7 @@ def test_an_earlier_round_is_attached_by_its_sparsity(nested_bundle: Callable[[s
     for kind, weights in (("masks", "keep"), ("trained", "subnet")):
         path = nested_bundle(kind)
         model = Wrapped(fresh_tower(path))
-        subnet = attach(path, model, at_sparsity=0.5, weights=weights)
+        subnet = apply(path, model, at_sparsity=0.5, weights=weights)
         tower = model.get_submodule(model.path)
         zeros = sum(int((weight == 0).sum()) for weight in layer_weights(tower, subnet.where.layers).values())
         assert abs(subnet.sparsity - 0.5) < 5e-4
@@ -155,7 +155,7 @@ def test_an_earlier_round_is_attached_by_its_sparsity(nested_bundle: Callable[[s
 )
 def test_the_model_may_change_its_form_while_it_is_held(tiny_bundle: Path, change: Any) -> None:
     model = Wrapped(fresh_tower(tiny_bundle))
-    subnet = attach(tiny_bundle, model)
+    subnet = apply(tiny_bundle, model)
     change(model)
     optimizer = adamw(model)
     subnet.hold(optimizer)
@@ -169,7 +169,7 @@ def test_several_optimizers_of_parts_accumulation_and_autocast_do_not_bring_weig
     first = torch.optim.SGD([tower.conv2.weight], lr=0.1, momentum=0.9, weight_decay=0.1)
     rest = [p for p in model.parameters() if p is not tower.conv2.weight]
     second = torch.optim.AdamW(rest, lr=1e-2)
-    attach(tiny_bundle, model).hold(first, second)
+    apply(tiny_bundle, model).hold(first, second)
     for _ in range(2):
         for _ in range(2):
             with torch.autocast("cpu", torch.bfloat16):
@@ -183,7 +183,7 @@ def test_several_optimizers_of_parts_accumulation_and_autocast_do_not_bring_weig
 def test_a_scaler_that_steps_is_followed(tiny_bundle: Path) -> None:
     model = Wrapped(fresh_tower(tiny_bundle))
     optimizer, scaler = adamw(model), torch.amp.GradScaler("cpu")
-    attach(tiny_bundle, model).hold(optimizer)
+    apply(tiny_bundle, model).hold(optimizer)
     scaler.scale(model(torch.rand(2, 3, 64, 64)).square().mean()).backward()
     scaler.step(optimizer)
     assert not removed(tiny_bundle, model.get_submodule(model.path)).any()
@@ -198,7 +198,7 @@ def test_a_wrapped_optimizer_is_followed_and_what_is_none_is_refused(tiny_bundle
 
     model = Wrapped(fresh_tower(tiny_bundle))
     optimizer = adamw(model)
-    subnet = attach(tiny_bundle, model).hold(OptimWrapper(optimizer), optimizer)
+    subnet = apply(tiny_bundle, model).hold(OptimWrapper(optimizer), optimizer)
     step(model, optimizer)
     subnet.bake()
     with pytest.raises(OptionError, match="not an optimizer of torch: int; pass the one whose step"):
@@ -210,7 +210,7 @@ def test_a_model_under_ddp_is_held(tiny_bundle: Path, tmp_path: Path) -> None:
     try:
         model = nn.parallel.DistributedDataParallel(Wrapped(fresh_tower(tiny_bundle)))
         optimizer = adamw(model)
-        with attach(tiny_bundle, model) as subnet:
+        with apply(tiny_bundle, model) as subnet:
             assert subnet.where.prefix.startswith("module.backbone.")
             subnet.hold(optimizer)
             step(model, optimizer)
@@ -223,8 +223,8 @@ def test_an_average_of_an_attached_model_is_sparse_as_well(tiny_bundle: Path) ->
     model = Wrapped(fresh_tower(tiny_bundle))
     average = AveragedModel(model, avg_fn=lambda average, new, count: 0.9 * average + 0.1 * new)
     optimizer = adamw(model)
-    attach(tiny_bundle, model).hold(optimizer)
-    second = attach(tiny_bundle, average)
+    apply(tiny_bundle, model).hold(optimizer)
+    second = apply(tiny_bundle, average)
     assert second.where.prefix == f"module.{model.path}."
     for _ in range(3):
         step(model, optimizer)
@@ -235,16 +235,16 @@ def test_an_average_of_an_attached_model_is_sparse_as_well(tiny_bundle: Path) ->
 def test_a_teacher_beside_the_model_is_left_alone_or_chosen_by_its_prefix(tiny_bundle: Path) -> None:
     model = Wrapped(fresh_tower(tiny_bundle), "backbone")
     model.teacher = fresh_tower(tiny_bundle)
-    assert attach(tiny_bundle, model).where.prefix == "backbone."
+    assert apply(tiny_bundle, model).where.prefix == "backbone."
     assert removed(tiny_bundle, model.teacher).all()
-    attach(tiny_bundle, model, under="teacher.")
+    apply(tiny_bundle, model, under="teacher.")
     assert not removed(tiny_bundle, model.teacher).any()
 
 
 def test_a_weight_that_something_else_wrote_is_found_before_the_next_step(tiny_bundle: Path) -> None:
     model = Wrapped(fresh_tower(tiny_bundle))
     dense, optimizer = copy.deepcopy(model.state_dict()), adamw(model)
-    subnet = attach(tiny_bundle, model).hold(optimizer, check_every=2)
+    subnet = apply(tiny_bundle, model).hold(optimizer, check_every=2)
     step(model, optimizer)
     model.load_state_dict(dense)
     with pytest.raises(MaskError, match="no longer zero: conv2"):
@@ -261,7 +261,7 @@ def test_a_weight_that_something_else_wrote_is_found_before_the_next_step(tiny_b
 def test_detaching_lets_go_and_attaching_again_goes_on(tiny_bundle: Path) -> None:
     model = Wrapped(fresh_tower(tiny_bundle))
     optimizer = adamw(model)
-    subnet = attach(tiny_bundle, model).hold(optimizer)
+    subnet = apply(tiny_bundle, model).hold(optimizer)
     subnet.detach()
     step(model, optimizer)
     assert removed(tiny_bundle, model.get_submodule(model.path)).any()
@@ -275,11 +275,11 @@ def test_detaching_lets_go_and_attaching_again_goes_on(tiny_bundle: Path) -> Non
 def test_the_context_bakes_at_the_end_and_detaches_after_an_error(tiny_bundle: Path) -> None:
     model = Wrapped(fresh_tower(tiny_bundle))
     optimizer, tower = adamw(model), model.get_submodule(model.path)
-    with attach(tiny_bundle, model) as subnet:
+    with apply(tiny_bundle, model) as subnet:
         subnet.hold(optimizer)
         step(model, optimizer)
     assert not removed(tiny_bundle, tower).any()
-    with pytest.raises(KeyError), attach(tiny_bundle, model) as subnet:
+    with pytest.raises(KeyError), apply(tiny_bundle, model) as subnet:
         subnet.hold(optimizer)
         raise KeyError("x")
     step(model, optimizer)
@@ -289,7 +289,7 @@ def test_the_context_bakes_at_the_end_and_detaches_after_an_error(tiny_bundle: P
 def test_nothing_of_a_subnet_is_in_what_training_saves(tiny_bundle: Path) -> None:
     model = Wrapped(fresh_tower(tiny_bundle))
     optimizer, names = adamw(model), set(model.state_dict())
-    subnet = attach(tiny_bundle, model).hold(optimizer)
+    subnet = apply(tiny_bundle, model).hold(optimizer)
     step(model, optimizer)
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -299,7 +299,7 @@ def test_nothing_of_a_subnet_is_in_what_training_saves(tiny_bundle: Path) -> Non
     resumed.load_state_dict(saved["model"])
     other = adamw(resumed)
     other.load_state_dict(saved["optimizer"])
-    again = attach(tiny_bundle, resumed).hold(other)
+    again = apply(tiny_bundle, resumed).hold(other)
     torch.manual_seed(3)
     step(model, optimizer)
     torch.manual_seed(3)
@@ -338,7 +338,7 @@ def test_packed_attention_is_held_part_by_part(tmp_path: Path) -> None:
     path, visual = vit_bundle(tmp_path)
     model = Wrapped(visual, "image_encoder")
     optimizer = adamw(model)
-    with attach(path, model, weights="subnet") as subnet:
+    with apply(path, model, weights="subnet") as subnet:
         assert subnet.where.left_out == () and "transformer.resblocks.1.attn.v_proj" in subnet.where.layers
         subnet.hold(optimizer)
         step(model, optimizer)
@@ -352,7 +352,7 @@ def test_with_whole_channels_what_they_leave_without_effect_is_held_too(tmp_path
     assert run_cli("prune", "tiny", "--pattern", "channel", "-s", "0.5", "-o", tmp_path / "narrow").exit_code == 0
     model = Wrapped(fresh_tower(tmp_path / "narrow"))
     optimizer, tower = adamw(model), model.get_submodule(model.path)
-    attach(tmp_path / "narrow", model).hold(optimizer)
+    apply(tmp_path / "narrow", model).hold(optimizer)
     step(model, optimizer)
     dead = ~torch.from_numpy(open_bundle(tmp_path / "narrow").masks()["layer1.0.conv1"]).flatten(1).any(1)
     norm = tower.get_submodule("layer1.0.bn1")
@@ -374,7 +374,7 @@ def test_what_cannot_be_attached_changes_nothing(tiny_bundle: Path, model, optio
     target = model or Wrapped(fresh_tower(tiny_bundle))
     before = copy.deepcopy(target.state_dict())
     with pytest.raises(kind, match=message) as caught:
-        attach(tiny_bundle, target, **options)
+        apply(tiny_bundle, target, **options)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
 
@@ -385,11 +385,11 @@ def test_a_layer_of_another_shape_is_named(tiny_bundle: Path) -> None:
     tower.layer1[0].conv1 = nn.Conv2d(3, 4, 1)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(TransferError, match=r"no place of its shape in the model: layer1.0.conv1, by the names of"):
-        attach(tiny_bundle, model)
+        apply(tiny_bundle, model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_attach_is_what_the_package_offers() -> None:
-    assert opentrans_cli.attach is attach and Subnet.__name__ == "Subnet"
+def test_apply_is_what_the_package_offers_and_attach_its_old_name() -> None:
+    assert opentrans_cli.attach is opentrans_cli.apply is apply and Subnet.__name__ == "Subnet"
     with pytest.raises(AttributeError, match="no attribute 'detach'"):
         _ = opentrans_cli.detach
