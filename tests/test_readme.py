@@ -258,7 +258,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     (code,) = blocks(README, "python")
     exec(compile(code, str(README), "exec"), {})
-    assert capsys.readouterr().out == "subnet 50093 of 500928\n"
+    assert capsys.readouterr().out == "subnet: 50,093 of 500,928 weights are left\n"
 
 
 def test_the_picture_of_the_documents_is_the_scene_it_is_said_to_be() -> None:
