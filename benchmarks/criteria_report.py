@@ -18,7 +18,7 @@ from opentrans_cli.datasets.views import Views
 from opentrans_cli.sparsity.criteria.base import Evidence
 from opentrans_cli.sparsity.criteria.fisher import fisher_scores
 from opentrans_cli.sparsity.patterns.base import pattern_for
-from opentrans_cli.steps.prune.feed import ImageFeed
+from opentrans_cli.steps.prune.loader import ImageLoader
 from opentrans_cli.steps.step_record import environment
 from opentrans_cli.training.processes.distributed import World
 
@@ -86,7 +86,7 @@ def agreement() -> list[str]:
     views = Views(SceneViews(size=64, limit=8192))
     for _ in views.scan():
         pass
-    feed = ImageFeed(views, clip.preprocess, world=World(torch.device("cpu")))
+    loader = ImageLoader(views, clip.preprocess, world=World(torch.device("cpu")))
     pattern = pattern_for("unstructured", visual)
     lines = [
         "| images | probes | correlation of log scores | kept weights in common | seconds |",
@@ -98,7 +98,7 @@ def agreement() -> list[str]:
 
     for count, probes in ((64, 1), (256, 1), (256, 4), (1024, 1), (4096, 1)):
         started = time.perf_counter()
-        halves = [list(feed.scoring(2 * count, seed=0))[part::2] for part in (0, 1)]
+        halves = [list(loader.scoring(2 * count, seed=0))[part::2] for part in (0, 1)]
         scores = [
             fisher_scores(Evidence(visual, layers, readout, _batches(half), seed=seed, probes=probes))
             for seed, half in enumerate(halves)

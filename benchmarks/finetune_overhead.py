@@ -36,11 +36,11 @@ from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.frameworks.base import BACKBONE, ClassText
 from opentrans_cli.reporter import SILENT
-from opentrans_cli.steps.finetune.log import RunLog
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.run import FinetuneRun
 from opentrans_cli.steps.finetune.settings import train_settings
 from opentrans_cli.steps.prune.prune import prune
+from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.steps.segmentors.built import build_segmentor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.sources import bundle_tower, load_text_clip

@@ -114,7 +114,7 @@ EstimateOpt = Annotated[
 AccountingOpt = Annotated[
     str, Option(help="Of --estimate: exact, by what autograd computes, or paper.", rich_help_panel=_COST)
 ]
-TimingOpt = Annotated[int, Option(help="Steps of the run and of full training timed before it.", rich_help_panel=_COST)]
+TimingOpt = Annotated[int, Option(help="Steps to time beside full training before the run.", rich_help_panel=_COST)]
 
 WorkersOpt = Annotated[int, Option(help="Processes that make crops; 0 for none.", rich_help_panel=_RUNNING)]
 SaveOpt = Annotated[int, Option(help="Steps between two states on disk.", rich_help_panel=_RUNNING)]

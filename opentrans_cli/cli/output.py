@@ -154,26 +154,6 @@ class _ProgressLines:
         self._say(f"{self._title}: {self._total} done{', ' + self._status if self._status else ''}")
 
 
-class StepLines:
-    """A log of JSON lines, appended to and flushed line by line; without a path it writes nowhere."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._file = path.open("a", encoding="utf-8") if path is not None and speaks() else None
-
-    def write(self, entry: dict[str, Any]) -> None:
-        """One line."""
-        if self._file is not None:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()
-
-    def __enter__(self) -> StepLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
 def human_bytes(count: int) -> str:
     """1234567 -> "1.2 MB" (powers of 1000)."""
     value, units = float(count), ["B", "kB", "MB", "GB"]

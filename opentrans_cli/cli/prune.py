@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Force, Talk, Typed, command
-from opentrans_cli.cli.output import ConsoleReporter, StepLines, emit, human_bytes, human_count, plain_table
+from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, plain_table
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions, prune_options
 from opentrans_cli.steps.shared_options import Machine
@@ -31,7 +31,6 @@ class Run(Options):
     )
     dry_run: bool = option(False, help="list layers, counts and rounds; write nothing")
     resume: bool = option(False, help="go on with a run that was interrupted; repeat its other options")
-    log: Path | None = option(None, help="append a JSON line for every step to this file", panel="Output and machine")
 
 
 @command
@@ -43,26 +42,25 @@ def prune_command(
     if run.dry_run:
         from opentrans_cli.steps.prune.plan import plan
 
-        made = plan(prune_options(given.pop("source", PruneOptions.source), run.recipe, given), reporter=reporter)
+        options, _ = prune_options(given.pop("source", PruneOptions.source), run.recipe, given)
+        made = plan(options, reporter=reporter)
         emit(made.to_json(), lambda console: _show_plan(console, made), as_json=talk.json)
         return
     from opentrans_cli.steps.prune.prune import prune
 
-    with StepLines(run.log) as lines:
-        result = prune(
-            **given,
-            recipe=run.recipe,
-            out=run.out,
-            device=machine.device,
-            workers=controls.workers,
-            compiled=controls.compile,
-            force=write.force,
-            resume=run.resume,
-            on_step=lambda entry: lines.write(asdict(entry)),
-            reporter=reporter,
-        )
-    document = {**asdict(result), "path": str(result.path)}
-    emit(document, lambda console: _show(console, result), as_json=talk.json, path=result.path, quiet=talk.quiet)
+    result = prune(
+        **given,
+        **vars(controls),
+        recipe=run.recipe,
+        out=run.out,
+        device=machine.device,
+        force=write.force,
+        resume=run.resume,
+        reporter=reporter,
+    )
+    emit(
+        result.to_json(), lambda console: _show(console, result), as_json=talk.json, path=result.path, quiet=talk.quiet
+    )
 
 
 def _show(console: Console, result: PruneResult) -> None:

@@ -1,11 +1,14 @@
-"""What a run leaves beside the bundle it is going to write: its state in one hidden file, and its log."""
+"""What a run leaves beside the bundle it is going to write: its state and towers of rounds in hidden files, its log."""
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+from opentrans_cli.errors import OptionError
 from opentrans_cli.files.atomic import left_behind
 from opentrans_cli.reporter import Reporter
 
@@ -16,10 +19,25 @@ def state_path(out: Path) -> Path:
     return target.with_name(f".{target.name}.resume.safetensors")
 
 
+def round_path(out: Path, number: int) -> Path:
+    """The tower of the target `out` after round `number`, from 1, until the bundle has it."""
+    state = state_path(out)
+    return state.with_name(f"{state.stem}.round-{number:03d}.safetensors")
+
+
 def log_beside(out: Path) -> Path:
     """The log of JSON lines that belongs to the target `out`, where no other was named."""
     target = Path(os.path.abspath(out))
     return target.with_name(f"{target.name}.log.jsonl")
+
+
+def check_places(out: Path, places: Mapping[str, Path | None]) -> None:
+    """Raise OptionError if one of `places`, by the flags that name them, is in the way of the bundle or its state."""
+    target, state = Path(os.path.abspath(out)), state_path(out)
+    for flag, place in places.items():
+        there = None if place is None else Path(os.path.abspath(place))
+        if there is not None and (there in (target, state) or target in there.parents):
+            raise OptionError(f"the bundle and its state are to lie there: {flag} {place}; choose another place")
 
 
 def state_to_resume(out: Path, *, resume: bool, reporter: Reporter) -> Path | None:
@@ -38,7 +56,10 @@ def state_to_resume(out: Path, *, resume: bool, reporter: Reporter) -> Path | No
 
 
 def _sweep(out: Path) -> None:
-    for written in (Path(os.path.abspath(out)), state_path(out), log_beside(out)):
+    state = state_path(out)
+    towers = state.parent.glob(f".{glob.escape(state.stem)}.round-*.tmp")
+    of_rounds = {half.with_name(half.name[1:].rsplit(".", 2)[0]) for half in towers}
+    for written in (Path(os.path.abspath(out)), state, log_beside(out), *of_rounds):
         for path in left_behind(written):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""The training loop: batches in, masks held after every step, resumed bit for bit, ended in good order.
+"""The training loop of `prune` and `finetune`: batches in, masks held after every step, resumed bit for bit, ended in
+good order.
 
 It knows no model and no data set: batches are a function of the step, the loss is a function of a batch.
 """
@@ -17,9 +18,10 @@ from typing import Any
 from torch import nn
 
 from opentrans_cli.errors import OptionError, TrainingStopped
+from opentrans_cli.training import state_file
 from opentrans_cli.training.generators import generators_kept
 from opentrans_cli.training.processes.distributed import World
-from opentrans_cli.training.run_state import Run, trained_parameters
+from opentrans_cli.training.run_state import Beside, Run, trained_parameters
 from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.step import Batch, Loss, NotFiniteError, Outcome, Stepper
 
@@ -51,12 +53,15 @@ class TrainLog:
 class _Hooks:
     """What the caller wants done between steps."""
 
+    before_step: Callable[[int], None] | None
     after_step: Callable[[], None] | None
     checkpoint: Path | None
     evaluate: Callable[[], Mapping[str, float]] | None
     on_evaluation: Callable[[int, Mapping[str, float]], None] | None
     progress: Callable[[StepFigures], None] | None
     told_to_stop: Callable[[], bool] | None
+    rate: Callable[[int], float] | None
+    rate_may_change: bool
 
 
 def train(
@@ -66,7 +71,11 @@ def train(
     *,
     loss: Callable[[nn.Module], Loss],
     world: World | None = None,
+    rate: Callable[[int], float] | None = None,
+    rate_may_change: bool = False,
+    before_step: Callable[[int], None] | None = None,
     after_step: Callable[[], None] | None = None,
+    beside: Beside | None = None,
     state: Path | None = None,
     narrowed: bool = False,
     checkpoint: Path | None = None,
@@ -84,7 +93,12 @@ def train(
         is not exact.
     loss: makes the loss from what it is to call in training: `model`, or a wrapper that shares its gradients.
     world: the processes of this run; None: this one alone, on the model's device.
+    rate: step (from 0) -> learning rate outside the backbone; None: by the settings' schedule.
+    rate_may_change: a state of another learning rate is gone on with; so a failing run keeps its last saved state.
+    before_step: called in all processes with the steps taken, before each; may change weights, and which are held, and
+        raise NotFiniteError.
     after_step: called once before the first step, when `model` is wrapped, and after each; holds the masks.
+    beside: what else the state keeps of the run; given back before the first step is taken.
     state: a file that an interrupted run wrote; the run goes on from there, on any number of processes.
     narrowed: the run of `state` may have trained more parameters, as before layers were frozen.
     checkpoint: where the state goes, every `settings.save_every` steps and at the end; may be `state`.
@@ -105,16 +119,26 @@ def train(
         raise OptionError("a run that may be stopped needs a state to go on from: max minutes; say where to keep it")
     device = next(iter(trained_parameters(model).values())).device
     world = world or World(device)
-    hooks = _Hooks(after_step, checkpoint, evaluate, on_evaluation, progress, told_to_stop)
+    hooks = _Hooks(
+        before_step,
+        after_step,
+        checkpoint,
+        evaluate,
+        on_evaluation,
+        progress,
+        told_to_stop,
+        rate,
+        rate_may_change,
+    )
     with generators_kept(device):
         called = world.wrap(
             model, sync_batchnorm=settings.sync_batchnorm, shard=settings.shard, accumulate=settings.accumulate
         )
         together = world.size == 1
         try:
-            run = Run(model, settings, world, identity=identity, notes=notes)
+            run = Run(model, settings, world, identity=identity, notes=notes, beside=beside)
             if state is not None:
-                run.resume(state, narrowed=narrowed)
+                run.resume(state, narrowed=narrowed, rate_may_change=rate_may_change)
             end = settings.steps if stop_at is None else min(stop_at, settings.steps)
             seconds = _Loop(run, called, loss(called), hooks).steps(batch_of, end, fresh=state is None)
             together = True
@@ -131,7 +155,7 @@ def train(
 class _Loop:
     def __init__(self, run: Run, called: nn.Module, loss: Loss, hooks: _Hooks) -> None:
         self.run, self.called, self.hooks = run, called, hooks
-        self.stepper = Stepper(run, loss)
+        self.stepper = Stepper(run, loss, rate=hooks.rate)
         minutes = run.settings.max_minutes
         self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
 
@@ -157,19 +181,29 @@ class _Loop:
     def _step(self, batch_of: Callable[[int], Batch]) -> Outcome:
         run, checkpoint = self.run, self.hooks.checkpoint
         try:
+            if self.hooks.before_step is not None:
+                self.hooks.before_step(run.step)
             outcome = self.stepper.take(batch_of(run.step), late=self._late(), told=self._told())
         except NotFiniteError as error:
+            lower = f"lower the learning rate (now {run.settings.lr:g})"
+            if self.hooks.rate_may_change:
+                raise NotFiniteError(f"{error}; {lower}{self._saved()}") from None
             kept = "" if checkpoint is None else f" (the state before it is in {checkpoint})"
             if checkpoint is not None:
                 run.save(checkpoint)
             raise NotFiniteError(
-                f"{error}{kept}; lower the learning rate (now {run.settings.lr:g}) or add warm-up steps and start "
-                "again, for --resume comes to the same"
+                f"{error}{kept}; {lower} or add warm-up steps and start again, for --resume comes to the same"
             ) from None
         self._hold()
         if run.average is not None and math.isfinite(outcome.grad_norm):
             run.average.update(run.step - 1)
         return outcome
+
+    def _saved(self) -> str:
+        checkpoint = self.hooks.checkpoint
+        if checkpoint is None or not checkpoint.exists():
+            return " and start again"
+        return f": --resume with it goes on from step {state_file.load_meta(checkpoint)['step']}"
 
     def _late(self) -> bool:
         return time.monotonic() >= self._deadline

@@ -44,12 +44,12 @@ def build_optimizer(
     """The settings' optimizer over `trained` (by name); `embeddings` are those that do not decay beside the vectors.
 
     Tensors of one dimension or none (norms, biases, scalars) and embeddings do not decay, as in Mask2Former's
-    configuration. The backbone, by the prefix of its names, learns slower. Each group carries `factor`, its learning
-    rate / `settings.lr`.
+    configuration, unless the settings say `decay_all`. The backbone, by the prefix of its names, learns slower. Each
+    group carries `factor`, its learning rate / `settings.lr`.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
-        decays = parameter.ndim > 1 and name not in embeddings
+        decays = settings.decay_all or (parameter.ndim > 1 and name not in embeddings)
         groups.setdefault((name.startswith(settings.backbone_prefix), decays), []).append(parameter)
     described = [
         {

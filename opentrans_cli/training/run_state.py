@@ -3,6 +3,7 @@
 model.<name>, optimizer.<parameter>.<slot>   see checkpoint.py
 ema.<parameter>                              averages, if there are any
 log.losses                                   float64, by step
+beside.<name>                                what the caller keeps of its own
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.training import state_file
@@ -29,6 +30,16 @@ from opentrans_cli.training.settings import TrainSettings
 _MAY_CHANGE = ("save_every", "log_every", "eval_every", "max_minutes", "shard")
 
 
+class Beside(Protocol):
+    """What a caller keeps in the state of a run beside model and optimizer."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As they are now, by name."""
+
+    def restore(self, tensors: Mapping[str, Tensor], /) -> None:
+        """Become what `tensors` gave; the model has its weights already."""
+
+
 class Run:
     """A run at some step. `model` has been wrapped by `world`: sharding makes other parameters of it."""
 
@@ -40,9 +51,10 @@ class Run:
         *,
         identity: Mapping[str, Any] | None,
         notes: Mapping[str, Any] | None,
+        beside: Beside | None = None,
     ) -> None:
         self.model, self.settings, self.world, self.device = model, settings, world, world.device
-        self.identity, self.notes = dict(identity or {}), dict(notes or {})
+        self.identity, self.notes, self.beside = dict(identity or {}), dict(notes or {}), beside
         self.trained = trained_parameters(model)
         self.optimizer = build_optimizer(self.trained, settings, embeddings=embeddings(model))
         self.average = Average(self.trained, settings.ema) if settings.ema else None
@@ -56,18 +68,21 @@ class Run:
             **state_file.with_prefix("model", self.model.state_dict()),
             **state_file.with_prefix("optimizer", state_file.optimizer_tensors(self.optimizer, self.trained)),
             **state_file.with_prefix("ema", averages),
+            **state_file.with_prefix("beside", {} if self.beside is None else self.beside.tensors()),
             "log.losses": torch.tensor(self.losses, dtype=torch.float64),
         }
         meta = {**self._compared(), "step": self.step, "scale": self.scale.state(), "notes": self.notes}
         state_file.save_state(path, tensors=tensors, meta=meta, write=self.world.is_main)
         self.world.barrier()
 
-    def resume(self, path: Path, *, narrowed: bool) -> None:
+    def resume(self, path: Path, *, narrowed: bool, rate_may_change: bool = False) -> None:
         """Become the run that wrote `path`, which may have trained more parameters if `narrowed`.
 
         Raises TrainingError for the state of another run.
         """
         tensors, meta = state_file.load_state(path)
+        if rate_may_change and "settings" in meta:
+            meta["settings"]["lr"] = self.settings.lr
         self._require_same(path, meta, narrowed=narrowed)
         state_file.restore_module(self.model, state_file.under_prefix("model", tensors), origin=str(path))
         slots = state_file.under_prefix("optimizer", tensors)
@@ -78,6 +93,8 @@ class Run:
                 put(average, tensors[f"ema.{name}"])
         self.scale.restore(meta["scale"])
         self.step, self.losses = int(meta["step"]), tensors["log.losses"].tolist()
+        if self.beside is not None:
+            self.beside.restore(state_file.under_prefix("beside", tensors))
 
     def _compared(self) -> dict[str, Any]:
         settings = {k: v for k, v in dataclasses.asdict(self.settings).items() if k not in _MAY_CHANGE}

@@ -41,6 +41,7 @@ class TrainSettings:
     backbone_lr_factor: float = 0.1  # learning rate of the backbone / lr
     backbone_prefix: str = "backbone."  # what the names of its parameters start with
     weight_decay: float = 0.05  # of what optimizer.py says decays
+    decay_all: bool = False  # of vectors and embeddings as well
     momentum: float = 0.9  # of sgd
     schedule: ScheduleName = "cosine"  # schedules.py
     lr_warmup_steps: int = 0  # the learning rate rises linearly over these

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,10 +90,11 @@ class Outcome:
 
 
 class Stepper:
-    """Takes the steps of `run`; `loss` calls the wrapped model."""
+    """Takes the steps of `run`; `loss` calls the wrapped model. rate: step -> learning rate, if not by the schedule."""
 
-    def __init__(self, run: Run, loss: Loss) -> None:
+    def __init__(self, run: Run, loss: Loss, *, rate: Callable[[int], float] | None = None) -> None:
         self._run, self._loss = run, loss
+        self._rate = rate or (lambda step: run.settings.lr * rate_at(run.settings, step))
         self._statistics = RunningStatistics(run.model)
 
     def take(self, batch: Batch, *, late: bool = False, told: bool = False) -> Outcome:
@@ -102,7 +103,7 @@ class Stepper:
         Raises NotFiniteError, and OptionError for a batch without equal parts.
         """
         run = self._run
-        rate = run.settings.lr * rate_at(run.settings, run.step)
+        rate = self._rate(run.step)
         self._statistics.keep()
         optimizers.set_rate(run.optimizer, rate)
         run.optimizer.zero_grad(set_to_none=True)

@@ -71,7 +71,7 @@ REQUIRED = {
     "diff_report": "a b subnets alphas warnings",
     "import_report": "path format keys prefix sparsity kept total layers from_base unused_masks mask_only",
     "onnx_report": "path framework classes resolution compared difference agreement bytes opset bundle versions",
-    "finetune_log_line": "event step loss terms lr grad_norm seconds",
+    "run_log_line": "event step loss terms lr grad_norm seconds",
 }
 KINDS = [place for place in REQUIRED if "/" not in place]
 TEXTS = ("x", "org/name", "sha256:" + 64 * "0", 40 * "0")
@@ -108,7 +108,7 @@ def sample(rule: dict[str, Any]) -> Any:
 def report(kind: str) -> dict[str, Any]:
     """A sound report with nothing but what it must have; of the log, the line of a step."""
     rule = load_schema()["$defs"][kind]
-    events = {"event": {"const": "step"}, "step": {"const": 1}} if kind == "finetune_log_line" else {}
+    events = {"event": {"const": "step"}, "step": {"const": 1}} if kind == "run_log_line" else {}
     made: dict[str, Any] = sample({**rule, "properties": {**rule["properties"], **events}})
     check_document(made, kind)
     return made
@@ -248,8 +248,8 @@ WRONG_REPORTS: list[tuple[str, dict[str, Any]]] = [
     ("finetune_estimate", {"cost": None}),
     ("analyze_report", {"median_alpha": "3"}),
     ("demo_report", {"rows": {}}),
-    ("finetune_log_line", {"event": "rest"}),
-    ("finetune_log_line", {"terms": {"mask": "1"}}),
+    ("run_log_line", {"event": "rest"}),
+    ("run_log_line", {"terms": {"mask": "1"}}),
 ]
 
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,34 +219,3 @@ def test_sigterm_ends_after_the_step_with_a_state_and_75(
     assert run_cli(*line, "--resume").exit_code == 0
     assert files_of(desk / "f") == whole
     assert steps_in(desk / "f.log.jsonl") == [1, 2, 3, 4, 5, 6]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_process_that_is_told_to_end_keeps_its_state_and_goes_on(
-    how: signal.Signals, code: int, whole: dict[str, bytes], run_cli: Any, desk: Path, bundle: Path
-) -> None:
-    """To the whole group of processes, workers and all, as a terminal and a batch queue do it."""
-    out = desk / "f"
-    line = ("finetune", bundle, *SMALL, "--steps", 400, "--save-every", 1, "--workers", 1, "-o", out)
-    command = [sys.executable, "-m", "opentrans_cli", *map(str, line)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 600
-        while not state_path(out).exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.killpg(process.pid, how)
-        written, told = process.communicate(timeout=600)
-    finally:
-        process.kill()
-    assert (process.returncode, written) == (code, "") and "Traceback" not in told, told
-    reached = load_meta(state_path(out))["step"]
-    assert 1 <= reached < 400
-    if how is signal.SIGTERM:
-        assert told.startswith(f"opentrans: error: told to stop: step {reached} of 400, the state is in ")
-    assert sorted(path.name for path in desk.iterdir()) == [state_path(out).name, "f.log.jsonl"]
-    assert "step " in told_in_one_line(run_cli(*line, "--resume", "--max-minutes", 1e-6), 75)
-    assert steps_in(desk / "f.log.jsonl") == list(range(1, reached + 2))

@@ -28,6 +28,7 @@ def test_json_tells_what_was_written(run_cli: Any, desk: Path) -> None:
         "distillation_loss": None,
         "skipped_images": 0,
         "bytes": bundle.size_bytes,
+        "log": None,
     }
     check_document(json.loads((desk / "b" / "manifest.json").read_text()), "manifest")
 
@@ -131,11 +132,14 @@ def test_a_dry_run_lists_layers_and_rounds_and_writes_nothing(run_cli: Any, desk
     assert sorted(path.name for path in desk.iterdir()) == before
 
 
-def test_a_log_gets_a_line_for_every_step(run_cli: Any, desk: Path) -> None:
+def test_the_log_has_the_lines_of_every_run(run_cli: Any, desk: Path) -> None:
     given = ("--images", "shapes", "--image-limit", 4, "--batch-size", 2, "--steps-per-round", 1, "--final-steps", 2)
     run_cli("prune", "tiny", "-s", 0.19, *given, "--log", desk / "log.jsonl", "-o", desk / "b")
     lines = [json.loads(line) for line in (desk / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2] and all(line["loss"] >= 0 for line in lines)
+    events = [line["event"] for line in lines]
+    assert events == ["start", "round", "step", "round", "step", "step", "end"]
+    assert [line["step"] for line in lines if line["event"] == "step"] == [1, 2, 3]
+    assert [line["sparsity"] for line in lines if line["event"] == "round"] == pytest.approx([0.1, 0.19], abs=1e-3)
 
 
 def test_bad_images_stop_the_run_unless_they_may_be_skipped(run_cli: Any, desk: Path, labelled_folder: Any) -> None:

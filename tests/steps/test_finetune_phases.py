@@ -93,7 +93,7 @@ def test_the_log_of_a_resumed_run_has_every_step_once(tiny_bundle: Path, tmp_pat
     result = run(tiny_bundle, tmp_path / "f", WARM, resume=True)
     lines = [json.loads(line) for line in result.log.read_text().splitlines()]
     for line in lines:
-        check_document(line, "finetune_log_line")
+        check_document(line, "run_log_line")
     assert [line["step"] for line in lines if line["event"] == "step"] == [1, 2, 3, 4, 5, 6]
     events = [line["event"] for line in lines if line["event"] != "step"]
     assert events == ["start", "freeze", "stop", "start", "end"] or events == ["start", "freeze", "start", "end"]

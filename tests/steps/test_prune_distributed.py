@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.distill.loop import StepLog
-from opentrans_cli.errors import DataError
+from opentrans_cli.errors import DataError, TrainingStopped
 from opentrans_cli.steps.look.verify import verify
 from opentrans_cli.steps.prune import prune as step
-from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
 
 OPTIONS = PruneOptions(
     source="tiny",
@@ -37,31 +36,29 @@ OPTIONS = PruneOptions(
 
 def worker(folder: Path) -> None:
     """What each of the processes does: a run, a run that is interrupted and resumed, and one that fails."""
-    plans, logs = [], []
+    plans = []
     make_plan = step.make_plan
 
     def watched(*arguments: Any) -> Any:
         plans.append(make_plan(*arguments))
         return plans[-1]
 
-    def interrupt(log: StepLog) -> None:
-        if log.step == 4:  # in the second round
-            raise KeyboardInterrupt
-
     step.make_plan = watched
-    result = step.prune(OPTIONS, out=folder / "whole", device="cpu", on_step=logs.append)
+    result = step.prune(**vars(OPTIONS), out=folder / "whole", device="cpu")
+    short, stops = PruneControls(max_minutes=1e-6), 0
+    for controls in (short, short, short, short, PruneControls()):  # four steps, the last in the second round
+        try:
+            step.prune(**vars(OPTIONS), out=folder / "resumed", device="cpu", **vars(controls), resume=True)
+        except TrainingStopped:
+            stops += 1
     try:
-        step.prune(OPTIONS, out=folder / "resumed", device="cpu", on_step=interrupt)
-    except KeyboardInterrupt:
-        step.prune(OPTIONS, out=folder / "resumed", device="cpu", resume=True)
-    try:
-        step.prune(PruneOptions(source="tiny", images="nowhere"), out=folder / "failed", device="cpu")
+        step.prune("tiny", images="nowhere", out=folder / "failed", device="cpu")
     except DataError as error:
         failure = [getattr(error, "told", False), str(error)]
-    towers = [plan.tower for plan in plans[:3:2]]
+    towers = [plan.tower for plan in (plans[0], plans[5])]  # of the two runs as they ended
     found = {
         "result": [result.sparsity, result.distillation_loss, result.path.name],
-        "losses": [log.loss for log in logs],
+        "stops": stops,
         "towers": [digest(tower.visual.state_dict()) for tower in towers],
         "masks": [digest(tower.masks) for tower in towers],
         "failure": failure,
@@ -89,7 +86,7 @@ def both(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The same run in this process."""
-    return open_bundle(step.prune(OPTIONS, out=tmp_path_factory.mktemp("alone") / "b", device="cpu").path)
+    return open_bundle(step.prune(**vars(OPTIONS), out=tmp_path_factory.mktemp("alone") / "b", device="cpu").path)
 
 
 def losses(bundle: Bundle) -> list[float]:
@@ -101,7 +98,7 @@ def test_both_processes_hold_the_same_masks_weights_and_result(both: list[dict[s
     first, second = both
     assert first["masks"] == second["masks"]
     assert first["towers"] == second["towers"]
-    assert first["losses"] == second["losses"]
+    assert first["stops"] == second["stops"] == 4
     assert first["result"] == second["result"]
 
 
@@ -132,7 +129,8 @@ def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(
 
 def test_the_bundle_is_complete_and_nothing_else_is_left(folder: Path) -> None:
     assert verify(folder / "whole").ok
-    assert sorted(path.name for path in folder.iterdir()) == ["0.json", "1.json", "resumed", "whole"]
+    logs = ["resumed.log.jsonl", "whole.log.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["0.json", "1.json", "resumed", "whole", *logs])
 
 
 def test_what_both_processes_fail_with_is_left_to_one_to_tell(both: list[dict[str, Any]]) -> None:

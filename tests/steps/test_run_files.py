@@ -11,7 +11,7 @@ import pytest
 
 from opentrans_cli.files.atomic import temporary_beside
 from opentrans_cli.reporter import SILENT
-from opentrans_cli.steps.run_files import state_path, state_to_resume
+from opentrans_cli.steps.run_files import round_path, state_path, state_to_resume
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no asking whether a process runs")
@@ -19,7 +19,7 @@ from opentrans_cli.steps.run_files import state_path, state_to_resume
 def test_halves_of_killed_runs_are_removed_and_nothing_else(resume: bool, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         gone.wait()
-    targets = (tmp_path / "f", state_path(tmp_path / "f"), tmp_path / "f.log.jsonl")
+    targets = (tmp_path / "f", state_path(tmp_path / "f"), tmp_path / "f.log.jsonl", round_path(tmp_path / "f", 7))
     named = [temporary_beside(target).name.replace(f".{os.getpid()}-", ".{}-") for target in targets]
     halves = [name.format(gone.pid) for name in named]
     kept = [

@@ -129,9 +129,9 @@ def _run_cost(
     built: BuiltSegmentor, options: FinetuneOptions, chosen: FreezeChoice, classes: Classes, *, cached: bool
 ) -> RunCost:
     modules, views = _cache(built, chosen, options, classes) if cached else ((), 0)
-    full = count_segmentor(built, crop=classes.crop, class_indices=classes.class_indices)
+    full = count_segmentor(built, crop=classes.crop, class_indices=classes.class_indices, checked=True)
     chosen.apply(built.module)
-    frozen = count_segmentor(built, crop=classes.crop, class_indices=classes.class_indices)
+    frozen = count_segmentor(built, crop=classes.crop, class_indices=classes.class_indices, checked=True)
     return run_cost(full, frozen, options, crop=classes.crop, cached=modules, views=views)
 
 

@@ -19,13 +19,18 @@ class SegmentorCount:
     """What one training image costs a segmentor as it is frozen at the moment."""
 
     layers: tuple[LayerCost, ...]  # by formula
-    counter: int  # MACs of forward and backward pass by torch's own counter
+    counter: int | None = None  # MACs of forward and backward pass by torch's own counter, where it was asked
 
 
-def count_segmentor(built: BuiltSegmentor, *, crop: int, class_indices: tuple[int, ...]) -> SegmentorCount:
-    """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `class_indices`."""
+def count_segmentor(
+    built: BuiltSegmentor, *, crop: int, class_indices: tuple[int, ...], checked: bool = False
+) -> SegmentorCount:
+    """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `class_indices`.
+
+    checked: ask torch's own counter as well, which runs a forward and a backward pass on the meta device.
+    """
     call = SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), class_indices)
-    return SegmentorCount(call.formulas(built.kept_shares()), call.counter())
+    return SegmentorCount(call.formulas(built.kept_shares()), call.counter() if checked else None)
 
 
 def cached_part(
@@ -61,4 +66,6 @@ def run_cost(
         cached=cached,
         views=views,
     )
-    return RunCost(phases, full.layers, (crop, crop), CounterCheck(run=frozen.counter, full=full.counter))
+    checked = frozen.counter is not None and full.counter is not None
+    check = CounterCheck(run=frozen.counter or 0, full=full.counter or 0) if checked else None
+    return RunCost(phases, full.layers, (crop, crop), check)

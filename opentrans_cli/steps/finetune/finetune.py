@@ -19,11 +19,11 @@ from opentrans_cli.files.targets import check_parent, prepare_parent
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.finetune.interim import Interim, check_interim_options, validation_samples
-from opentrans_cli.steps.finetune.log import RunLog, check_log, log_path
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions, with_recipe
 from opentrans_cli.steps.finetune.run import FinetuneRun
-from opentrans_cli.steps.finetune.settings import check_options, check_places
-from opentrans_cli.steps.run_files import discard_state, state_path, state_to_resume
+from opentrans_cli.steps.finetune.settings import check_cache_place, check_options
+from opentrans_cli.steps.run_files import check_places, discard_state, state_path, state_to_resume
+from opentrans_cli.steps.run_log import RunLog, check_log, log_path
 from opentrans_cli.steps.segmentors.built import segmentor_to_train
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.sources import bundle_tower, load_text_clip
@@ -87,15 +87,18 @@ def finetune(
         _check(options, controls, dataset, world)
         check_replaceable(out, force=force)
         check_parent(out)
-        check_places(out, controls)
+        log_to, events = controls.log, controls.tensorboard
+        check_places(out, {"--log": log_to, "--tensorboard": events, "--cache-features": controls.cache_features})
+        check_cache_place(controls)
         if world.is_main:
-            check_log(out, controls)
+            check_log(out, log_to, tensorboard=events)
         parent = open_bundle(local_bundle(source, reporter))
         prepare_parent(out)
         state = state_to_resume(out, resume=resume, reporter=reporter)
         job = _Job(parent, options, controls, dataset, data, base, world=world, reporter=reporter)
         taken = None if state is None else int(state_file.load_meta(state)["step"])
-        with RunLog.beside(out, controls, resumed_at=taken, writes=world.is_main, reporter=reporter) as log:
+        writes = world.is_main
+        with RunLog.beside(out, log_to, tensorboard=events, resumed_at=taken, writes=writes, reporter=reporter) as log:
             log.start(
                 options=job.recorded,
                 data={"fingerprint": job.samples.fingerprint, "images": len(job.samples)},
@@ -109,7 +112,7 @@ def finetune(
                 discard_state(out)
             world.barrier()
             log.end(cost=receipt, seconds_per_step=trained.seconds_per_step, timing=timing)
-        return FinetuneResult(out, loss, trained.seconds_per_step, receipt, timing, log_path(out, controls))
+        return FinetuneResult(out, loss, trained.seconds_per_step, receipt, timing, log_path(out, log_to))
 
 
 class _Job:

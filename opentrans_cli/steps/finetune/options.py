@@ -201,4 +201,4 @@ class FinetuneControls:
     max_minutes: float | None = None  # stop after them, with a state to go on from
     cache_features: Path | None = None  # folder for the features, in float32, of a frozen prefix; needs fixed views
     shard: bool = False  # several processes: parameters in parts (FSDP2) instead of copies (DDP)
-    timing_steps: int = 3  # paired steps of the run and of its full twin that are timed before the first; 0: none
+    timing_steps: int = 0  # paired steps of the run and of its full twin that are timed before the first; 0: none

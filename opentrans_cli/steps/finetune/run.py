@@ -21,10 +21,10 @@ from opentrans_cli.reporter import Reporter
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.finetune.cost import SegmentorCount, cached_part, count_segmentor, run_cost
 from opentrans_cli.steps.finetune.freezing import FreezeChoice, check_choice, choose_frozen
-from opentrans_cli.steps.finetune.log import RunLog
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.settings import train_settings
 from opentrans_cli.steps.finetune.terms import loss_identity, make_loss
+from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.words import text_class_indices
 from opentrans_cli.steps.sources import numpy_masks
@@ -122,7 +122,7 @@ class FinetuneRun:
     def _announce(self, choice: FreezeChoice) -> None:
         prefix = "" if choice.prefix_end is None else f", everything up to {choice.prefix_end} among them"
         self.reporter.say(f"frozen: {len(choice.layers)} layers{prefix} ({choice.origin})")
-        self.log.freeze(step=self.options.warmup_steps, choice=choice)
+        self.log.freeze(step=self.options.warmup_steps, layers=choice.layers, origin=choice.origin)
 
     def _phase(
         self,

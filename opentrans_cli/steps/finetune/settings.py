@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_makeable
 from opentrans_cli.frameworks import FRAMEWORKS
@@ -13,7 +10,6 @@ from opentrans_cli.steps.finetune.freezing import check_freeze_options
 from opentrans_cli.steps.finetune.module import SEGMENTOR
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.terms import check_loss_options
-from opentrans_cli.steps.run_files import state_path
 from opentrans_cli.steps.training_data import CropOptions, check_data_options
 from opentrans_cli.training.settings import TrainSettings
 
@@ -76,23 +72,14 @@ def _check_controls(options: FinetuneOptions, controls: FinetuneControls) -> Non
         raise OptionError("features are kept of a frozen prefix: --cache-features; add --freeze-prefix")
 
 
-def check_places(out: Path, controls: FinetuneControls) -> None:
-    """Raises OptionError if what a run writes beside the bundle would be in its way, or cannot be written."""
-    target, state = Path(os.path.abspath(out)), state_path(out)
-    places = {
-        "--log": controls.log,
-        "--tensorboard": controls.tensorboard,
-        "--cache-features": controls.cache_features,
-    }
-    for flag, place in places.items():
-        there = None if place is None else Path(os.path.abspath(place))
-        if there is not None and (there in (target, state) or target in there.parents):
-            raise OptionError(f"the bundle and its state are to lie there: {flag} {place}; choose another place")
-    if controls.cache_features is not None:
-        try:
-            check_makeable(controls.cache_features)
-        except OSError as error:
-            reason = error.strerror or error
-            raise OptionError(
-                f"cannot keep features: --cache-features {controls.cache_features} ({reason}); name another folder"
-            ) from error
+def check_cache_place(controls: FinetuneControls) -> None:
+    """Raises OptionError if the folder of --cache-features cannot be made."""
+    if controls.cache_features is None:
+        return
+    try:
+        check_makeable(controls.cache_features)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OptionError(
+            f"cannot keep features: --cache-features {controls.cache_features} ({reason}); name another folder"
+        ) from error

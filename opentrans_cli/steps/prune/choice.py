@@ -15,7 +15,7 @@ from opentrans_cli.sparsity.control import random_control_masks, random_scores
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
 from opentrans_cli.sparsity.patterns.base import Pattern
-from opentrans_cli.steps.prune.feed import ImageFeed
+from opentrans_cli.steps.prune.loader import ImageLoader
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.sources import Tower
 from opentrans_cli.training.processes.distributed import World
@@ -33,17 +33,17 @@ class Choice(Protocol):
 class Scorer:
     """Scores of a tower's weights by the run's criterion."""
 
-    def __init__(self, options: PruneOptions, *, feed: ImageFeed | None, world: World) -> None:
+    def __init__(self, options: PruneOptions, *, loader: ImageLoader | None, world: World) -> None:
         """Raises OptionError for an unknown criterion, or one that needs images where there are none."""
         name = options.resolved_criterion
         self.criterion: Criterion = CRITERIA.load(name)
-        if self.criterion.needs_images and feed is None:
+        if self.criterion.needs_images and loader is None:
             raise OptionError(f"criterion needs images: {name}; add --images, or choose magnitude")
-        self.options, self.feed, self.world = options, feed, world
+        self.options, self.loader, self.world = options, loader, world
 
     def scores(self, tower: Tower, number: int) -> Mapping[str, Tensor]:
         """By layer, for round `number`: every round looks with probes of its own at the same images."""
-        visual, feed, options = tower.visual, self.feed, self.options
+        visual, loader, options = tower.visual, self.loader, self.options
 
         def readout(images: Tensor) -> Tensor:
             return F.normalize(visual(images).float(), dim=-1)[:, None]
@@ -52,7 +52,7 @@ class Scorer:
             visual,
             tuple(tower.masks),
             readout,
-            None if feed is None else lambda: feed.scoring(options.score_images, seed=options.seed),
+            None if loader is None else lambda: loader.scoring(options.score_images, seed=options.seed),
             seed=options.seed * 1009 + number,
             probes=options.probes,
             total=self.world.total,

@@ -1,9 +1,8 @@
-"""The distillation of one pruning run: what is compared with the dense tower, and one optimizer for all rounds."""
+"""What a pruning run distils with: a loss that compares the tower with what it was when the run began."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,47 +14,61 @@ from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.distill.image import embed, image_loss
-from opentrans_cli.distill.loop import DistillSettings, StepLog, distill_round, make_optimizer
 from opentrans_cli.errors import OptionError
 from opentrans_cli.reporter import Reporter
-from opentrans_cli.steps.prune.feed import ImageFeed
+from opentrans_cli.steps.prune.loader import ImageLoader
 from opentrans_cli.steps.prune.options import EMBEDDED, PruneOptions
 from opentrans_cli.steps.prune.text_guided import RegionDistillation, RegionSettings
 from opentrans_cli.steps.region_teacher import raw_names
 from opentrans_cli.steps.sources import Tower, load_text_clip
+from opentrans_cli.training.loop import Batch, Loss
 from opentrans_cli.training.processes.distributed import World
 
-# Which loss a pruning run distils with, from its options.
+
+class Objective(Protocol):
+    """What a tower is distilled towards."""
+
+    @property
+    def learned(self) -> nn.Module:
+        """What it learns beside the tower."""
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What it says of the last step, for the report."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is compared on."""
+
+    def batch(self, step: int) -> Batch:
+        """This process's share of step `step` (from 0)."""
+
+    def loss_of(self, called: nn.Module) -> Loss:
+        """The loss of a batch; `called` is to be called in place of the tower."""
+
+    def detach(self) -> Any:
+        """Gives the tower back as an ordinary one."""
 
 
-def make_distillation(
+def make_objective(
     tower: Tower,
-    feed: ImageFeed | None,
+    loader: ImageLoader | None,
     options: PruneOptions,
     *,
-    rounds: int,
+    steps: int,
     world: World,
     compiled: bool,
     reporter: Reporter,
-) -> Distillation | None:
-    """Loss, teacher and optimizer; None, said aloud, where nothing is distilled."""
-    if options.distill == "none" or feed is None:
+) -> Objective | None:
+    """Loss and teacher of a run of `steps` steps; None, said aloud, where nothing is distilled."""
+    if options.distill == "none" or loader is None:
         if options.sparsity > 0:
-            reason = "no images given" if feed is None else "as asked"
-            hint = "; add --images to win accuracy back" if feed is None else ""
+            reason = "no images given" if loader is None else "as asked"
+            hint = "; add --images to win accuracy back" if loader is None else ""
             reporter.say(f"{reason}: pruning without distillation{hint}")
         return None
-    objective: Objective
     if options.distill == "image":
-        objective = ImageObjective(tower.visual, feed, options, world=world, compiled=compiled)
-    else:
-        objective = _regions(tower, options, world=world, compiled=compiled, reporter=reporter)
-    return Distillation(tower.visual, objective, options, rounds=rounds, world=world)
-
-
-def _regions(
-    tower: Tower, options: PruneOptions, *, world: World, compiled: bool, reporter: Reporter
-) -> RegionDistillation:
+        return ImageObjective(tower.visual, loader, options, steps=steps, world=world, compiled=compiled)
     if world.size > 1 or compiled:
         reason = "is not compiled: --compile" if compiled else "runs in one process: --distill text-guided"
         raise OptionError(f"text-guided distillation {reason}; use --distill image")
@@ -81,138 +94,63 @@ def labelled_images(options: PruneOptions) -> SegDataset:
     return samples
 
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class Objective(Protocol):
-    """A loss that compares the tower with what it was when the run began."""
-
-    @property
-    def fingerprint(self) -> str:
-        """What it is compared on."""
-
-    def begin(self, steps: range) -> None:
-        """The steps that come next, in order."""
-
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of one of them, 0-d, and its terms."""
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What it learns beside the tower."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Its own state, to go on with in another process."""
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes such a state back."""
-
-    def detach(self) -> Any:
-        """Gives the tower back as an ordinary one."""
-
-
 class ImageObjective:
     """Pooled embeddings of fixed images; the teacher's are those of the tower as it is now, computed here, once."""
 
     def __init__(
-        self, visual: nn.Module, feed: ImageFeed, options: PruneOptions, *, world: World, compiled: bool
+        self, visual: nn.Module, loader: ImageLoader, options: PruneOptions, *, steps: int, world: World, compiled: bool
     ) -> None:
         """Raises OptionError for fewer images than a batch, or a batch that does not divide among the processes."""
-        if len(feed) < options.batch_size:
+        if len(loader) < options.batch_size:
             raise OptionError(
-                f"fewer images than --batch-size: {len(feed)} < {options.batch_size}; lower it or give more images"
+                f"fewer images than --batch-size: {len(loader)} < {options.batch_size}; lower it or give more images"
             )
-        self.visual, self.feed, self.options, self.world = visual, feed, options, world
-        self.teacher = feed.map(lambda images: embed(visual, images))
-        student = world.wrap(visual)
-        self.student = torch.compile(student) if compiled else student
-        self._batches: Iterator[tuple[np.ndarray, Tensor]] = iter(())
+        self.loader, self.options, self.steps, self.world, self._compiled = loader, options, steps, world, compiled
+        self._rows(0)
+        self.teacher = loader.map(lambda images: embed(visual, images))
+        self.learned = nn.Module()
+        self.figures: dict[str, float] = {}
+        self._ahead: Iterator[tuple[np.ndarray, Tensor]] = iter(())
+        self._next = -1  # the step that `_ahead` gives next
 
     @property
     def fingerprint(self) -> str:
         """Of the images."""
-        return self.feed.fingerprint
+        return self.loader.fingerprint
 
-    def begin(self, steps: range) -> None:
+    def batch(self, step: int) -> Batch:
+        """Images (B, 3, S, S), normalised, and the teacher's embeddings (B, D); best asked for in the order of steps,
+        since workers decode the next ones ahead.
+        """
+        if step != self._next:
+            rows = [self._rows(number) for number in range(step, self.steps)]
+            self._ahead = zip(rows, self.loader.stream(rows), strict=True)
+        chosen, images = next(self._ahead)
+        self._next = step + 1
+        return images, self.teacher[torch.from_numpy(chosen)]
+
+    def _rows(self, step: int) -> np.ndarray:
+        o = self.options
+        order = batch_indices(step, count=len(self.loader), batch_size=o.batch_size, seed=o.seed)
+        return self.world.share(order)
+
+    def loss_of(self, called: nn.Module) -> Loss:
         """See Objective."""
-        count, size, seed = len(self.feed), self.options.batch_size, self.options.seed
-        rows = [self.world.share(batch_indices(step, count=count, batch_size=size, seed=seed)) for step in steps]
-        self._batches = zip(rows, self.feed.stream(rows), strict=True)
-
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """See Objective."""
-        rows, images = next(self._batches)
-        return image_loss(self.student(images), self.teacher[torch.from_numpy(rows)].to(images.device)), {}
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """None."""
-        return iter(())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing."""
+        return _ImageLoss(torch.compile(called) if self._compiled else called, self.world.size)  # type: ignore[arg-type]
 
     def detach(self) -> None:
-        """BatchNorms are ordinary again."""
-        self.world.unwrap(self.visual)
+        """Nothing was attached."""
 
 
-class Distillation:
-    """Trains `visual`, on the world's device, towards `objective`."""
+class _ImageLoss:
+    """Distance of the embeddings of a batch, as its share in all processes."""
 
-    def __init__(
-        self, visual: nn.Module, objective: Objective, options: PruneOptions, *, rounds: int, world: World
-    ) -> None:
-        self.visual, self.objective, self.world = visual, objective, world
-        self.settings = DistillSettings(
-            steps=options.steps_per_round,
-            final_steps=options.final_steps,
-            rounds=rounds,
-            lr=options.lr,
-            weight_decay=options.weight_decay,
-            grad_clip=options.grad_clip,
-        )
-        self._precision = PRECISIONS[options.precision]
-        self.optimizer = make_optimizer(self.trained().values(), self.settings)
+    def __init__(self, student: nn.Module, processes: int) -> None:
+        self._student, self._processes = student, processes
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """Everything the optimizer holds, by name."""
-        beside = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
-        return {**dict(self.visual.named_parameters()), **beside}
+    def whole(self, batch: Batch) -> None:
+        """Every process has as many images."""
 
-    def run_round(
-        self,
-        number: int,
-        *,
-        title: str,
-        after_step: Callable[[], None],
-        on_step: Callable[[StepLog], None],
-        reporter: Reporter,
-    ) -> list[StepLog]:
-        """Distil round `number`, counted from 0, with the masks held by `after_step`; one entry a step."""
-        steps = self.settings.steps_of(number)
-        self.objective.begin(steps)
-        with reporter.bar(title, len(steps)) as advance:
-
-            def tell(log: StepLog) -> None:
-                on_step(log)
-                advance(f"loss {log.loss:.4f}")
-
-            return distill_round(
-                self.visual,
-                self.optimizer,
-                self.settings,
-                number=number,
-                loss=self.objective.loss,
-                after_step=after_step,
-                reduce=self.world.mean,
-                autocast=self._autocast,
-                on_step=tell,
-            )
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self._precision is torch.float32:
-            return nullcontext()
-        return torch.autocast(self.world.device.type, dtype=self._precision)
+    def __call__(self, part: Batch, whole: None) -> dict[str, Tensor]:
+        images, teacher = part
+        return {"image": image_loss(self._student(images), teacher) / self._processes}

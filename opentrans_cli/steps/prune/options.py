@@ -126,8 +126,8 @@ class PruneOptions(Options):
         352, least=1, help="optimizer steps in the last round, at the target sparsity", panel=_DISTIL
     )
     batch_size: int = option(64, least=2, help="images in a step, over all processes", panel=_DISTIL)
-    lr: float = option(1e-3, above=0, help="learning rate of AdamW", panel=_DISTIL)
-    weight_decay: float = option(0.0, least=0, help="weight decay of AdamW", panel=_DISTIL)
+    lr: float = option(1e-3, above=0, most=1e9, help="learning rate of AdamW", panel=_DISTIL)
+    weight_decay: float = option(0.0, least=0, most=1e9, help="weight decay of AdamW", panel=_DISTIL)
     grad_clip: float = option(
         0.0, least=0, help="largest L2 norm of all gradients together; 0 clips nothing", panel=_DISTIL
     )
@@ -188,7 +188,24 @@ class PruneOptions(Options):
         return self.criterion or ("magnitude" if self.images is None else "fisher")
 
 
-def prune_options(source: str | Path, recipe: str | None, given: Mapping[str, Any]) -> PruneOptions:
+@dataclass(frozen=True)
+class PruneControls(Options):
+    """How a run of `prune` goes about it; none of this changes what comes out, but `compile` by rounding."""
+
+    workers: int = option(2, least=0, help="processes that decode images; 0 decodes in the main one", panel=_ON)
+    compile: bool = option(False, help="for image: compile the student with torch.compile", panel=_DISTIL)
+    save_every: int = option(100, least=1, help="distillation steps between two states on disk", panel=_OUT)
+    max_minutes: float | None = option(
+        None, above=0, help="stop after so long, with a state for --resume and exit code 75", panel=_OUT
+    )
+    log: Path | None = option(
+        None, help="JSON lines, one a round and a step of distillation", unset="OUT.log.jsonl", panel=_OUT
+    )
+
+
+def prune_options(
+    source: str | Path, recipe: str | None, given: Mapping[str, Any]
+) -> tuple[PruneOptions, PruneControls]:
     """What is `given`, over the recipe's values, over the defaults. A pattern of one sparsity brings that along.
 
     Raises OptionError for an unknown recipe or name, and for a value of the wrong kind or out of range.
@@ -199,9 +216,8 @@ def prune_options(source: str | Path, recipe: str | None, given: Mapping[str, An
     kept, _, group = str(values.get("pattern", "")).partition(":")
     if "sparsity" not in values and kept.isdigit() and group.isdigit() and int(group) > 0:
         values["sparsity"] = 1 - int(kept) / int(group)
-    options: PruneOptions
-    (options,) = by_name("prune", {"source": source, **values}, PruneOptions)
-    return options
+    options, controls = by_name("prune", {"source": source, **values}, PruneOptions, PruneControls)
+    return options, controls
 
 
 def default_out(options: PruneOptions) -> Path:
@@ -209,11 +225,3 @@ def default_out(options: PruneOptions) -> Path:
     stem = Path(options.source.removeprefix("hf://").rstrip("/")).name.lower()
     safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)
     return Path(f"{safe}-s{100 * options.sparsity:g}{'-random' if options.random else ''}")
-
-
-@dataclass(frozen=True)
-class PruneControls(Options):
-    """How a run of `prune` goes about it; none of this changes what comes out."""
-
-    workers: int = option(2, least=0, help="processes that decode images; 0 decodes in the main one", panel=_ON)
-    compile: bool = option(False, help="for image: compile the student with torch.compile", panel=_DISTIL)

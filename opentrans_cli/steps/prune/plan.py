@@ -11,8 +11,9 @@ from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.sparsity.masking import sparsity_of
 from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
 from opentrans_cli.sparsity.schedule import schedule
-from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
 from opentrans_cli.steps.sources import Tower, load_tower, with_layers
+from opentrans_cli.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,24 @@ def plan(options: PruneOptions, *, reporter: Reporter = SILENT) -> Plan:
     Raises OptionError, SourceError or BundleError, as `prune` does.
     """
     return make_plan(options, reporter)
+
+
+def train_settings(options: PruneOptions, controls: PruneControls, *, steps: int) -> TrainSettings:
+    """What the training loop is told of a run of `steps` steps."""
+    return TrainSettings(
+        steps=steps,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        decay_all=True,
+        schedule="constant",  # the rate is `Rounds.learning_rate`
+        grad_clip=options.grad_clip,
+        precision=options.precision,  # type: ignore[arg-type]
+        seed=options.seed,
+        save_every=controls.save_every,
+        log_every=1,
+        max_minutes=controls.max_minutes,
+    )
 
 
 def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,21 @@ from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.layers import split_packed
-from opentrans_cli.distill.loop import StepLog
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import takes
 from opentrans_cli.steps.prune.choice import Choice, RandomChoice, ScoredChoice, Scorer, random_choice
-from opentrans_cli.steps.prune.distillation import Distillation, make_distillation
-from opentrans_cli.steps.prune.feed import ImageFeed, open_feed
-from opentrans_cli.steps.prune.options import PruneOptions, default_out, prune_options
+from opentrans_cli.steps.prune.distillation import make_objective
+from opentrans_cli.steps.prune.loader import ImageLoader, open_loader
+from opentrans_cli.steps.prune.options import PruneControls, PruneOptions, default_out, prune_options
 from opentrans_cli.steps.prune.plan import Plan, make_plan
-from opentrans_cli.steps.prune.run import PruneRun
-from opentrans_cli.steps.run_files import state_to_resume
+from opentrans_cli.steps.prune.run import PruneRun, Rounds
+from opentrans_cli.steps.run_files import check_places, state_to_resume
+from opentrans_cli.steps.run_log import RunLog, check_log, log_path
 from opentrans_cli.steps.sources import numpy_masks
-from opentrans_cli.steps.step_record import machine, step_record
+from opentrans_cli.steps.step_record import environment, machine, step_record
+from opentrans_cli.training import state_file
 from opentrans_cli.training.processes.distributed import World, open_world
 
 REPORT = "reports/prune.json"
@@ -47,9 +48,14 @@ class PruneResult:
     distillation_loss: float | None  # mean over the end of the last round
     skipped_images: int  # unreadable ones, with `skip_bad`
     bytes: int  # of the whole bundle
+    log: Path | None  # JSON lines; None without distillation
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {**asdict(self), "path": str(self.path), "log": None if self.log is None else str(self.log)}
 
 
-@takes(PruneOptions)
+@takes(PruneOptions, PruneControls)
 def prune(
     source: str | Path = PruneOptions.source,
     *,
@@ -59,9 +65,6 @@ def prune(
     reporter: Reporter | None = None,
     recipe: str | None = None,
     resume: bool = False,
-    workers: int = 0,
-    compiled: bool = False,
-    on_step: Callable[[StepLog], None] = lambda log: None,
     **given: Any,
 ) -> PruneResult:
     """Prune the image tower of `source` and write the subnet as a new bundle at `out`.
@@ -72,84 +75,94 @@ def prune(
 
     source: open_clip's NAME[:TAG], "tiny" (embedded), a bundle, a checkpoint, or hf://org/name[@revision].
     out: a new folder; None names it after source and sparsity, in the working directory.
-    recipe: "paper" or "fast", values of options that are not given. resume: go on with a run that was killed, to the
-    same bundle. workers: processes that decode images. compiled: compile the tower for image distillation.
-    on_step: hears of every distillation step. Options: the fields of `PruneOptions`; `sparsity` is removed / prunable
-    weights, in [0, 1).
+    recipe: "paper" or "fast", values of options that are not given. resume: go on with a run that was killed or
+    stopped, from the step of its last state to the same bundle. Options: the fields of `PruneOptions` and
+    `PruneControls`; `sparsity` is removed / prunable weights, in [0, 1).
 
     Under torchrun the processes share every batch, and the first writes. Raises OptionError, SourceError, DataError,
-    BundleError, MaskError, HubError or TrainingError; nothing is at `out` then.
+    BundleError, MaskError, HubError or TrainingError; nothing is at `out` then. TrainingStopped when `max_minutes` are
+    over or after SIGTERM, with a state to go on from.
     """
     reporter = reporter or LOGGED
-    options = prune_options(source, recipe, given)
+    # Worker processes import the script that calls, which must then be ready for it: nobody gets them unasked.
+    options, controls = prune_options(source, recipe, {"workers": 0, **given})
     out = Path(out or default_out(options))
     with open_world(device) as world:
         check_replaceable(out, force=force)
+        check_places(out, {"--log": controls.log})
+        if world.is_main:
+            check_log(out, controls.log)
         plan = make_plan(options, reporter)
         if options.images is None:
             reporter.say(f"no images were given: weights are chosen by {plan.criterion}, and nothing is distilled")
         prepare_parent(out)
         plan.tower.visual.to(world.device)
-        feed = open_feed(options, plan.tower.preprocess, world=world, workers=workers, reporter=reporter)
+        state = state_to_resume(out, resume=resume, reporter=reporter)
+        loader = open_loader(options, plan.tower.preprocess, world=world, workers=controls.workers, reporter=reporter)
+        taken = None if state is None else int(state_file.load_meta(state).get("step", 0))
         try:
-            run = _run(plan, options, feed, world=world, compiled=compiled, out=out, on_step=on_step, reporter=reporter)
-            state = state_to_resume(out, resume=resume, reporter=reporter)
-            if state is not None:
-                run.restore(state, reporter)
-            run.finish(rounds=len(plan.sparsities), reporter=reporter)
+            distils = loader is not None and options.distill != "none"
+            writes = world.is_main and distils
+            with RunLog.beside(out, controls.log, resumed_at=taken, writes=writes, reporter=reporter) as log:
+                run = _run(plan, options, controls, loader, world=world, out=out, log=log, reporter=reporter)
+                recorded, data = _recorded(run, plan), _data(run, loader)
+                images = {"fingerprint": data, "images": len(loader) if loader else 0}
+                log.start(options=recorded, data=images, environment=environment(world.device))
+                run.finish(state=state, reporter=reporter)
+                if world.is_main:
+                    write_bundle(out, _contents(run, plan, loader, recorded, data), force=force)
+                    run.discard()
+                world.barrier()
+                log.end(seconds_per_step=run.seconds_per_step)
         finally:
-            if feed is not None:
-                feed.close()
-        if world.is_main:
-            write_bundle(out, _contents(run, plan, options, feed, compiled=compiled), force=force)
-            run.discard()
-        world.barrier()
-        return _result(open_bundle(out), run, plan, feed)
+            if loader is not None:
+                loader.close()
+        log_file = log_path(out, controls.log) if distils else None
+        return _result(open_bundle(out), run, plan, loader, log_file)
 
 
 def _run(
     plan: Plan,
     options: PruneOptions,
-    feed: ImageFeed | None,
+    controls: PruneControls,
+    loader: ImageLoader | None,
     *,
     world: World,
-    compiled: bool,
     out: Path,
-    on_step: Callable[[StepLog], None],
+    log: RunLog,
     reporter: Reporter,
 ) -> PruneRun:
-    scorer = Scorer(options, feed=feed, world=world)
+    scorer = Scorer(options, loader=loader, world=world)
     choice: Choice = ScoredChoice(scorer, plan.pattern, plan.sparsities)
     if options.random:
         like = None if options.like is None else open_bundle(local_bundle(options.like, reporter))
         choice = random_choice(plan.tower, plan.sparsities, pattern=plan.pattern, scorer=scorer, like=like)
-    distillation: Distillation | None = make_distillation(
-        plan.tower, feed, options, rounds=len(plan.sparsities), world=world, compiled=compiled, reporter=reporter
-    )
-    return PruneRun(
+    rounds = Rounds(len(plan.sparsities), options.steps_per_round, options.final_steps)
+    objective = make_objective(
         plan.tower,
-        choice,
-        plan.pattern,
+        loader,
         options,
-        distillation=distillation,
+        steps=rounds.total,
         world=world,
-        out=out,
-        on_step=on_step,
+        compiled=controls.compile,
+        reporter=reporter,
     )
+    return PruneRun(plan, choice, options, controls, rounds, objective=objective, world=world, out=out, log=log)
 
 
-def _result(bundle: Bundle, run: PruneRun, plan: Plan, feed: ImageFeed | None) -> PruneResult:
+def _result(bundle: Bundle, run: PruneRun, plan: Plan, loader: ImageLoader | None, log: Path | None) -> PruneResult:
     return PruneResult(
         path=bundle.path,
         sparsity=bundle.manifest.achieved_sparsity,
         kept=bundle.manifest.kept,
         total=bundle.manifest.total,
-        rounds=run.done,
+        rounds=run.rounds.count,
         criterion=_chosen_by(plan, run),
-        distilled=run.distillation is not None,
+        distilled=run.objective is not None,
         distillation_loss=run.loss,
-        skipped_images=len(feed.views.bad) if feed else 0,
+        skipped_images=len(loader.views.bad) if loader else 0,
         bytes=bundle.size_bytes,
+        log=log,
     )
 
 
@@ -158,20 +171,29 @@ def _chosen_by(plan: Plan, run: PruneRun) -> str:
     return "random" if isinstance(run.choice, RandomChoice) else plan.criterion
 
 
-def _contents(
-    run: PruneRun, plan: Plan, options: PruneOptions, feed: ImageFeed | None, *, compiled: bool
-) -> BundleContents:
-    tower, parent, distillation = plan.tower, plan.tower.bundle, run.distillation
-    kept_by_round = run.kept_by_round()
-    how = machine(run.world.device, processes=run.world.size)
-    recorded = {**asdict(options), "criterion": plan.criterion, "compile": compiled, **how}
+def _recorded(run: PruneRun, plan: Plan) -> dict[str, Any]:
+    """The options of the run as the bundle records them."""
+    options, how = run.options, machine(run.world.device, processes=run.world.size)
+    recorded = {**asdict(options), "criterion": plan.criterion, "compile": run.controls.compile, **how}
     if options.like is not None:  # where the other bundle lies says nothing about the result
         recorded["like"] = open_bundle(local_bundle(options.like, SILENT)).digest
+    return recorded
+
+
+def _data(run: PruneRun, loader: ImageLoader | None) -> str | None:
+    return run.objective.fingerprint if run.objective else loader.fingerprint if loader else None
+
+
+def _contents(
+    run: PruneRun, plan: Plan, loader: ImageLoader | None, recorded: Mapping[str, Any], data: str | None
+) -> BundleContents:
+    tower, parent, options = plan.tower, plan.tower.bundle, run.options
+    kept_by_round = run.kept_by_round()
     step = step_record(
         "prune",
         recorded,
         seed=options.seed,
-        data=distillation.objective.fingerprint if distillation else feed.fingerprint if feed else None,
+        data=data,
         parent=parent.digest if parent else None,
         metrics={"distillation_loss": run.loss, KEPT_BY_ROUND: kept_by_round},
     )
@@ -185,12 +207,12 @@ def _contents(
         dtype=options.dtype,
         rounds=None if options.keep_rounds == "none" else run.round_of(),
         round_weights=run.round_weights(),
-        reports={REPORT: json_bytes(_report(run, plan, feed, kept_by_round))},
+        reports={REPORT: json_bytes(_report(run, plan, loader, kept_by_round))},
     )
 
 
 def _report(
-    run: PruneRun, plan: Plan, feed: ImageFeed | None, kept_by_round: Mapping[str, list[int]]
+    run: PruneRun, plan: Plan, loader: ImageLoader | None, kept_by_round: Mapping[str, list[int]]
 ) -> dict[str, object]:
     """The prune report of `artifacts.schema.json`: what every round and every step did."""
     kept = [sum(counts) for counts in zip(*kept_by_round.values(), strict=True)]
@@ -199,7 +221,7 @@ def _report(
         "pattern": plan.pattern.name,
         "total": plan.total,
         "rounds": [{"round": number, "kept": count} for number, count in enumerate(kept, start=1)],
-        "steps": [{"step": log.step, "loss": log.loss, "lr": log.lr, **log.terms} for log in run.logs],
-        "images": len(feed) if feed else 0,
-        "skipped": list(feed.views.bad) if feed else [],
+        "steps": run.steps,
+        "images": len(loader) if loader else 0,
+        "skipped": list(loader.views.bad) if loader else [],
     }

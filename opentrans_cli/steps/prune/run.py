@@ -1,109 +1,229 @@
-"""One pruning run: rounds of choosing weights and distilling, saved after each so that a killed run can go on."""
+"""One pruning run: rounds of choosing weights, and between them distillation by the one training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from opentrans_cli.bundle.layout import Tensors
 from opentrans_cli.bundle.nested import kept_after
-from opentrans_cli.distill.loop import StepLog, final_loss
-from opentrans_cli.errors import TrainingError
+from opentrans_cli.clip.arrays import arrays
+from opentrans_cli.clip.layers import split_packed
+from opentrans_cli.errors import MaskError
 from opentrans_cli.reporter import Reporter
 from opentrans_cli.sparsity.masking import apply_masks, hold, sparsity_of
-from opentrans_cli.sparsity.patterns.base import Pattern
 from opentrans_cli.steps.prune.choice import Choice
-from opentrans_cli.steps.prune.distillation import Distillation
-from opentrans_cli.steps.prune.options import PruneOptions
-from opentrans_cli.steps.prune.state import RunState, Snapshots
-from opentrans_cli.steps.sources import Tower
+from opentrans_cli.steps.prune.distillation import Objective
+from opentrans_cli.steps.prune.options import MAX_ROUNDS, PruneControls, PruneOptions
+from opentrans_cli.steps.prune.plan import Plan, train_settings
+from opentrans_cli.steps.run_files import discard_state, round_path, state_path
+from opentrans_cli.steps.run_log import RunLog
+from opentrans_cli.training import state_file
+from opentrans_cli.training.loop import StepFigures, train
 from opentrans_cli.training.processes.distributed import World
+from opentrans_cli.training.step import NotFiniteError
+from opentrans_cli.training.stopping import told_to_stop
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Which optimizer steps follow which round; steps and rounds are counted from 0."""
+
+    count: int
+    steps: int  # optimizer steps after each round but the last
+    final_steps: int  # after the last, at the target sparsity
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.first_step(self.count - 1) + self.final_steps
+
+    def first_step(self, number: int) -> int:
+        """The first step of round `number`."""
+        return self.steps * number
+
+    def round_of(self, step: int) -> int:
+        """The round that step `step` belongs to."""
+        return min(step // self.steps, self.count - 1)
+
+    def learning_rate(self, step: int, *, lr: float) -> float:
+        """`lr` after a short warm-up of at most 20 steps, then half a cosine down to 0 over the last round.
+
+        It is flat while rounds still remove weights: the damage grows with the sparsity, so the late rounds must not be
+        the ones that learn least.
+        """
+        warmup = min(20, max(1, self.total // 10))
+        last = max(0, step - self.first_step(self.count - 1)) / self.final_steps
+        return lr * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * last))
+
+
+class _Distilled(nn.Module):
+    """The tower and what its objective learns beside it, as one module to train."""
+
+    def __init__(self, tower: nn.Module, learned: nn.Module) -> None:
+        super().__init__()
+        self.tower, self.learned = tower, learned
+
+    def forward(self, images: Tensor) -> Any:
+        return self.tower(images)
 
 
 class PruneRun:
-    """Works on `tower` in place: its weights and its masks."""
+    """Works on the tower of `plan` in place: its weights and its masks."""
 
     def __init__(
         self,
-        tower: Tower,
+        plan: Plan,
         choice: Choice,
-        pattern: Pattern,
         options: PruneOptions,
+        controls: PruneControls,
+        rounds: Rounds,
         *,
-        distillation: Distillation | None,
+        objective: Objective | None,
         world: World,
         out: Path,
-        on_step: Callable[[StepLog], None] = lambda log: None,
+        log: RunLog,
     ) -> None:
-        self.tower, self.choice, self.pattern = tower, choice, pattern
-        self.distillation, self.world = distillation, world
-        self.done = 0  # rounds finished
-        self.logs: list[StepLog] = []
-        self._on_step = on_step
-        self._state = RunState(out, asdict(options))
+        self.tower, self.choice, self.pattern, self.rounds = plan.tower, choice, plan.pattern, rounds
+        self.options, self.controls, self.objective = options, controls, objective
+        self.world, self.out, self.log = world, out, log
+        self.steps: list[dict[str, float]] = []  # of the report: step from 0, loss, learning rate, what the loss says
+        self.loss: float | None = None  # mean of the last quarter of the last round's; None without distillation
+        self.seconds_per_step = 0.0
         self._snapshots = Snapshots(out) if options.keep_rounds == "weights" else None
-        self._before = dict(tower.masks)  # what a source that is a bundle has already pruned
-        self._round_of = {layer: torch.zeros(mask.shape, dtype=torch.uint8) for layer, mask in tower.masks.items()}
+        self._before = dict(self.tower.masks)  # what a source that is a bundle has already pruned
+        self._round_of = {layer: torch.zeros(mask.shape, dtype=torch.uint8) for layer, mask in self._before.items()}
+        self._hold = self._holder()
 
-    @property
-    def loss(self) -> float | None:
-        """Mean distillation loss of the end of the last round; None without distillation."""
-        if self.distillation is None:
-            return None
-        first = self.distillation.settings.first_step(self.done - 1)
-        return final_loss([log for log in self.logs if log.step >= first])
+    def finish(self, *, state: Path | None, reporter: Reporter) -> None:
+        """Run the rounds, or those that `state` leaves to be done.
 
-    def finish(self, *, rounds: int, reporter: Reporter) -> None:
-        """Run the rounds that are not done yet.
-
-        Raises TrainingError for a loss that is not finite; the state after the last good round stays on the disk.
+        Raises TrainingError for a loss that is not finite and for the state of a run with other options or images; of
+        the options the learning rate alone may differ, and that is said aloud. Raises TrainingStopped when the time is
+        up; `state_path(out)` is then what to go on from.
         """
-        if self._snapshots is not None and self.done == 0 and self.world.is_main:
+        if self._snapshots is not None and state is None and self.world.is_main:
             self._snapshots.discard()  # those of an interrupted run that is not resumed belong to other weights
-        while self.done < rounds:
-            number = self.done
+        if self.objective is not None:
+            self._distil(self.objective, state, reporter)
+            return
+        for number in range(self.rounds.count):
             self._cut(number)
-            if self.distillation is not None:
-                self._distil(number, rounds=rounds, reporter=reporter)
-            self.done += 1
-            last = self.done == rounds
-            if self._snapshots is not None and not last and self.world.is_main:
-                self._snapshots.save(self.done, self.tower.visual)
-            if self.distillation is not None and not last:
-                self._save(self.distillation)
-        if self.distillation is not None:
-            self.distillation.objective.detach()
+            self._keep_tower(number)
+
+    def _distil(self, objective: Objective, state: Path | None, reporter: Reporter) -> None:
+        settings, taken = train_settings(self.options, self.controls, steps=self.rounds.total), 0
+        if state is not None:
+            meta = state_file.load_meta(state)
+            taken, before = int(meta["step"]), meta.get("settings", {}).get("lr", settings.lr)
+            if before != settings.lr:
+                reporter.say(f"going on with another lr: {settings.lr}, until here {before}")
+            reporter.say(f"resuming after step {taken} of {settings.steps}")
+        with told_to_stop() as told, reporter.bar("distilling", settings.steps, done=taken) as advance:
+
+            def progress(figures: StepFigures) -> None:
+                self._record(figures, objective.figures)
+                number = self.rounds.round_of(figures.step - 1)
+                advance(f"round {number + 1}/{self.rounds.count}, {self.log.status()}")
+
+            done = train(
+                _Distilled(self.tower.visual, objective.learned),
+                objective.batch,
+                settings,
+                loss=objective.loss_of,
+                world=self.world,
+                rate=lambda step: self.rounds.learning_rate(step, lr=settings.lr),
+                rate_may_change=True,
+                before_step=self._before_step,
+                after_step=lambda: self._hold(),
+                beside=self,
+                state=state,
+                checkpoint=state_path(self.out),
+                identity=self._identity(objective),
+                progress=progress,
+                told_to_stop=told,
+            )
+        objective.detach()
+        self.tower.visual.eval()
+        self.seconds_per_step = done.seconds_per_step
+        last = done.losses[self.rounds.first_step(self.rounds.count - 1) :]
+        last = last[-max(1, len(last) // 4) :]
+        self.loss = sum(last) / len(last)
+
+    def _identity(self, objective: Objective) -> dict[str, Any]:
+        """What must be the same when an interrupted run goes on."""
+        options = {name: value for name, value in asdict(self.options).items() if name != "lr"}
+        return {"verb": "prune", "options": options, "images": objective.fingerprint}
+
+    def _before_step(self, step: int) -> None:
+        number = self.rounds.round_of(step)
+        if step == self.rounds.first_step(number):
+            self.tower.visual.eval()
+            try:
+                self._cut(number)
+            except MaskError as error:
+                if step == 0:  # the source's own weights
+                    raise
+                reason = str(error).partition(";")[0]
+                raise NotFiniteError(f"{reason}, after step {step} of {self.rounds.total}") from error
+            self.tower.visual.train()
 
     def _cut(self, number: int) -> None:
         for layer, mask in self.choice.masks(self.tower, number).items():
             kept = mask.cpu()
             self._round_of[layer][self.tower.masks[layer] & ~kept] = number + 1
             self.tower.masks[layer] = kept
-        apply_masks(self.tower.visual, self.tower.masks, self._coupled())
+        apply_masks(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))
+        self._hold = self._holder()
+        kept_now = sum(int(mask.sum()) for mask in self.tower.masks.values())
+        step = self.rounds.first_step(number)
+        self.log.round(step=step, number=number + 1, sparsity=sparsity_of(self.tower.masks), kept=kept_now)
 
-    def _coupled(self) -> dict[str, Tensor]:
-        return self.pattern.coupled(self.tower.masks)
+    def _holder(self) -> Any:
+        return hold(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))
 
-    def _distil(self, number: int, *, rounds: int, reporter: Reporter) -> None:
-        assert self.distillation is not None
-        try:
-            self.logs += self.distillation.run_round(
-                number,
-                title=f"round {number + 1}/{rounds}, sparsity {sparsity_of(self.tower.masks):.3f}",
-                after_step=hold(self.tower.visual, self.tower.masks, self._coupled()),
-                on_step=self._on_step,
-                reporter=reporter,
-            )
-        except TrainingError as error:
-            if self.done == 0:
-                raise TrainingError(f"{error} and start again") from error
-            kept = f"round {self.done} of {rounds} is kept"
-            raise TrainingError(f"{error}, {kept}: go on from there with --resume --lr SMALLER") from error
+    def _record(self, figures: StepFigures, details: Mapping[str, float]) -> None:
+        step = figures.step - 1
+        self.steps.append({"step": step, "loss": figures.loss, "lr": figures.lr, **details})
+        self.log.step(figures, details=details)
+        number = self.rounds.round_of(step)
+        if figures.step == self.rounds.first_step(number + 1):
+            self._keep_tower(number)
+
+    def _keep_tower(self, number: int) -> None:
+        """After round `number`, where earlier rounds are to be kept with their weights."""
+        if self._snapshots is not None and number < self.rounds.count - 1 and self.world.is_main:
+            self._snapshots.save(number + 1, self.tower.visual)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the state keeps beside tower and optimizer: the rounds, and the report's columns (float64).
+
+        A figure that a step did not have is NaN, which no finite loss is made of.
+        """
+        columns = sorted({name for entry in self.steps for name in entry})
+        table = {
+            f"steps.{name}": torch.tensor([entry.get(name, math.nan) for entry in self.steps], dtype=torch.float64)
+            for name in columns
+        }
+        return {**state_file.with_prefix("round_of", self._round_of), **table}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave, and hold the masks of that moment."""
+        self._round_of = state_file.under_prefix("round_of", tensors)
+        self.tower.masks.update({layer: self._before[layer] & (array == 0) for layer, array in self._round_of.items()})
+        self._hold = self._holder()
+        columns = {name: values.tolist() for name, values in state_file.under_prefix("steps", tensors).items()}
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        there = [{name: value for name, value in row.items() if not math.isnan(value)} for row in rows]
+        self.steps = [{**row, "step": int(row["step"])} for row in there]
 
     def round_of(self) -> dict[str, np.ndarray]:
         """By layer, uint8: the round in which a weight was pruned, 0 = kept; 1 also for what was gone before."""
@@ -118,28 +238,45 @@ class PruneRun:
 
     def kept_by_round(self) -> dict[str, list[int]]:
         """By layer: weights kept after each round, what a random twin copies."""
-        return kept_after(self.round_of(), self.done)
-
-    def _save(self, distillation: Distillation) -> None:
-        if self.world.is_main:
-            self._state.save(self.tower.visual, distillation, round_of=self._round_of, logs=self.logs, done=self.done)
-        self.world.barrier()
-
-    def restore(self, state: Path, reporter: Reporter) -> None:
-        """Go on after the last round `state` holds.
-
-        Raises TrainingError if it belongs to a run with other options or images; only the learning rate may differ,
-        and that is said aloud.
-        """
-        if self.distillation is None:
-            return
-        restored = self._state.load(state, self.tower.visual, self.distillation, reporter=reporter)
-        self._round_of, self.logs, self.done = restored.round_of, restored.logs, restored.done
-        self.tower.masks.update({layer: self._before[layer] & (array == 0) for layer, array in self._round_of.items()})
-        reporter.say(f"resuming after round {self.done}")
+        return kept_after(self.round_of(), self.rounds.count)
 
     def discard(self) -> None:
         """Remove what only a resumed run would need."""
-        self._state.discard()
+        discard_state(self.out)
         if self._snapshots is not None:
             self._snapshots.discard()
+
+
+class Snapshots(Mapping[int, Tensors]):
+    """Towers after rounds, by number from 1, one file each beside the target; read when asked for.
+
+    They are not kept in memory, because a run of a full-size tower has gigabytes of them.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+
+    def _paths(self) -> dict[int, Path]:
+        paths = {number: round_path(self._out, number) for number in range(1, MAX_ROUNDS)}
+        return {number: path for number, path in paths.items() if path.exists()}
+
+    def save(self, number: int, visual: nn.Module) -> None:
+        """Write the tower as it is after round `number`."""
+        state_file.save_state(
+            round_path(self._out, number), tensors=split_packed(visual.state_dict()), meta={"round": number}
+        )
+
+    def __getitem__(self, number: int) -> dict[str, NDArray[Any]]:
+        tensors, _ = state_file.load_state(round_path(self._out, number))
+        return arrays(tensors)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._paths()))
+
+    def __len__(self) -> int:
+        return len(self._paths())
+
+    def discard(self) -> None:
+        """Remove the files."""
+        for path in self._paths().values():
+            path.unlink()

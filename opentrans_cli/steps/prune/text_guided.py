@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.datasets.base import SegDataset
-from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.distill.regions import find_regions, pool_regions
 from opentrans_cli.distill.text_guided import Mode, RegionHead, text_guided_loss
@@ -24,7 +22,7 @@ from opentrans_cli.steps.region_teacher import MOST_REGIONS, EmbedNames, RegionT
 from opentrans_cli.steps.segmentors.built import build_segmentor
 from opentrans_cli.steps.sources import Tower
 from opentrans_cli.steps.training_data import IGNORED, CropOptions, TrainingData
-from opentrans_cli.training.state_file import restore_module
+from opentrans_cli.training.loop import Batch
 
 _SALT = 0x726567696F6E73  # keeps these draws apart from those of other users of the same seed
 
@@ -52,7 +50,7 @@ class RegionSettings:
 
 
 class RegionDistillation:
-    """The loss of a step for the tower that is being pruned; a function of the step and of the weights.
+    """The loss of a step for the tower that is being pruned; a function of the batch and of the weights.
 
     The tower is moved to `device`, and stays what it is in all else. The student is a segmentor around a second module
     tree with the same parameters and buffers: the framework dilates that one and takes the attention pool off it, while
@@ -70,9 +68,9 @@ class RegionDistillation:
         """
         self.tower, self.settings, self.device = tower, settings, device
         options = CropOptions(batch_size=settings.batch_size, crop=settings.crop, seed=settings.seed)
-        self.feed = TrainingData(samples, options, preprocess=tower.preprocess)
+        self.data = TrainingData(samples, options, preprocess=tower.preprocess)
         tower.visual.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.teacher = RegionTeacher(tower.visual, self.feed)
+        self.teacher = RegionTeacher(tower.visual, self.data)
         self.teacher(0)
         self._trainable = {name: parameter.requires_grad for name, parameter in tower.visual.named_parameters()}
         built = build_segmentor(
@@ -86,54 +84,44 @@ class RegionDistillation:
         parts = {name: part for name, part in self.student.named_children() if name not in ("backbone", "classifier")}
         self.head = RegionHead(built.dimension).to(device)
         self.learned = nn.ModuleDict({"regions": self.head, **parts})
-        self.text = text(self.feed.seen_vocabulary.names).to(device)
+        self.text = text(self.data.seen_vocabulary.names).to(device)
+        self.figures: dict[str, float] = {}  # of the last step
 
     @property
     def fingerprint(self) -> str:
         """ "sha256:<hex>" of the data the loss is made of: images, label maps, seen classes, crop, and class names."""
-        return f"sha256:{hashlib.sha256(f'regions {self.feed.content_fingerprint}'.encode()).hexdigest()}"
+        return f"sha256:{hashlib.sha256(f'regions {self.data.content_fingerprint}'.encode()).hexdigest()}"
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What is learned besides the tower, on `device`; the names are those of `state_dict`."""
-        return self.learned.named_parameters()
+    def batch(self, step: int) -> Batch:
+        """Images, label maps, sample numbers and samples of step `step` (from 0)."""
+        return self.data.batch(step)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters alone, for an optimizer."""
-        return list(self.learned.parameters())
+    def loss_of(self, called: nn.Module) -> RegionDistillation:
+        """Its own loss: the student calls the tower's parameters itself."""
+        return self
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and buffers besides the tower's, which are the tower's own to save."""
-        return dict(self.learned.state_dict())
+    def whole(self, batch: Batch) -> None:
+        """A part is the whole."""
 
-    def load_state_dict(self, state: Mapping[str, Tensor], *, origin: str = "state") -> None:
-        """Copy `state` in; raises TrainingError naming `origin` if it is that of another framework or tower."""
-        restore_module(self.learned, state, origin=origin)
-
-    def begin(self, steps: range) -> None:
-        """Nothing to make ready for the steps that come next: each finds its own data."""
-
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of step `step` (from 0), and for the log its `visual` and `affinity` terms, `scale` and `regions`.
+    def __call__(self, part: Batch, whole: None = None) -> dict[str, Tensor]:
+        """The loss of a batch; `figures` are then its `visual` and `affinity` terms, `scale` and `regions`.
 
         The student trains: the tower's BatchNorm statistics move. Under autocast only the student's features are of
         lower precision. A batch without a labelled pixel gives zero and teaches nothing. Raises DataError for a
         damaged file or an image without a label map.
         """
-        order = batch_indices(
-            step, count=len(self.feed.samples), batch_size=self.settings.batch_size, seed=self.settings.seed
-        )
-        taught = [self.teacher(int(index)) for index in order]
-        images, label_maps, _, _ = self.feed.batch(step)
+        images, label_maps, numbers, rows = part
+        taught = [self.teacher(row) for row in rows.tolist()]
         self.student.train()
-        with self._own_draws(step):
-            embedding = self.student.embed(images.to(self.device))
+        embedding = self.student.embed(images.to(self.device))
         image_of, class_of = find_regions(label_maps, grid=embedding.shape[2:], ignored=IGNORED)
-        image_of, class_of = self._at_most(image_of, class_of, step)
+        image_of, class_of = self._at_most(image_of, class_of, int(numbers[0]) // self.settings.batch_size)
         with torch.autocast(self.device.type, enabled=False):
             loss, terms = self._compare(embedding.float(), label_maps, taught, image_of=image_of, class_of=class_of)
         names, values = [*terms, "scale"], [*terms.values(), self.head.scale.detach()]
         figures = dict(zip(names, torch.stack(values).tolist(), strict=True))
-        return loss, {**figures, "regions": float(len(image_of))}
+        self.figures = {**figures, "regions": float(len(image_of))}
+        return {self.settings.mode: loss}
 
     def _compare(
         self,
@@ -166,13 +154,6 @@ class RegionDistillation:
         words = Stream(self.settings.seed ^ _SALT, step).words(len(image_of))
         chosen = torch.from_numpy(np.sort(np.argsort(words, kind="stable")[:MOST_REGIONS]))
         return image_of[chosen], class_of[chosen]
-
-    @contextmanager
-    def _own_draws(self, step: int) -> Iterator[None]:
-        """Dropout as a function of seed and step, so that a resumed run drops the same; the caller's draws go on."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(Stream(self.settings.seed ^ _SALT, step).words(1)[0]) >> 1)
-            yield
 
     def detach(self) -> nn.Module:
         """The tower, in eval mode, with the parameters trainable that were; call it when distillation is over."""

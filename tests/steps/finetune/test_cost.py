@@ -26,11 +26,11 @@ def counted(bundle, framework, options, *, freeze=True):
     built = build_segmentor(
         bundle_tower(open_bundle(bundle)), framework, options={} if framework == "deeplabv3" else SMALL
     )
-    full = count_segmentor(built, crop=64, class_indices=CLASS_INDICES)
+    full = count_segmentor(built, crop=64, class_indices=CLASS_INDICES, checked=True)
     choice = choose_frozen(built, options, measured_now=False)
     if freeze:
         choice.apply(built.module)
-    return built, choice, full, count_segmentor(built, crop=64, class_indices=CLASS_INDICES)
+    return built, choice, full, count_segmentor(built, crop=64, class_indices=CLASS_INDICES, checked=True)
 
 
 @pytest.mark.parametrize("framework", ["deeplabv3", "han"])

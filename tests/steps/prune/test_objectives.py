@@ -13,7 +13,6 @@ import torch
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.distill.loop import StepLog
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import REPORT, prune
 
@@ -26,12 +25,14 @@ def report_of(bundle: Bundle) -> dict[str, Any]:
     return document
 
 
-def test_every_step_is_heard_and_recorded(tmp_path: Path, distilled: Options) -> None:
-    heard: list[StepLog] = []
-    result = prune(**vars(distilled()), out=tmp_path / "b", device="cpu", on_step=heard.append)
+def test_every_step_is_logged_and_recorded(tmp_path: Path, distilled: Options) -> None:
+    result = prune(**vars(distilled()), out=tmp_path / "b", device="cpu")
     report = report_of(open_bundle(result.path))
-    assert [step["step"] for step in report["steps"]] == [log.step for log in heard] == list(range(8))
-    assert [step["loss"] for step in report["steps"]] == [log.loss for log in heard]
+    assert result.log is not None
+    lines = [json.loads(line) for line in result.log.read_text().splitlines()]
+    heard = [line for line in lines if line["event"] == "step"]
+    assert [step["step"] for step in report["steps"]] == [line["step"] - 1 for line in heard] == list(range(8))
+    assert [step["loss"] for step in report["steps"]] == [line["loss"] for line in heard]
     assert report["rounds"][-1]["kept"] == result.kept and report["images"] == 8
     rates = [step["lr"] for step in report["steps"]]
     assert rates[:7] == [1e-3] * 7 and rates[7] == pytest.approx(5e-4)

@@ -15,7 +15,7 @@ from opentrans_cli.datasets.shapes import ShapesDataset
 from opentrans_cli.datasets.views import Views
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.reporter import SILENT, Advance, Reporter
-from opentrans_cli.steps.prune.feed import open_views
+from opentrans_cli.steps.prune.loader import open_views
 
 
 class Recorder:

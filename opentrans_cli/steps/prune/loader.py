@@ -18,9 +18,6 @@ from opentrans_cli.reporter import Reporter
 from opentrans_cli.steps.prune.options import EMBEDDED, PruneOptions
 from opentrans_cli.training.processes.distributed import World
 
-# The fixed square images distillation looks at: where they come from, read once with a progress bar.
-
-
 NAMED = 8
 """So many skipped pictures are named; the rest is counted."""
 
@@ -76,7 +73,7 @@ SCORE_BATCH = 16
 _SALT = 0x73636F7265  # keeps the choice of scored images apart from the order of training
 
 
-class ImageFeed:
+class ImageLoader:
     """The fixed images of a pruning run. Close it."""
 
     def __init__(self, views: Views, preprocess: Preprocess, *, world: World) -> None:
@@ -127,9 +124,9 @@ class ImageFeed:
         return zip(numbers, self.stream(rows), strict=True)
 
 
-def open_feed(
+def open_loader(
     options: PruneOptions, preprocess: Preprocess, *, world: World, workers: int, reporter: Reporter
-) -> ImageFeed | None:
+) -> ImageLoader | None:
     """The images of `options`; None without any."""
     if options.images is None:
         return None
@@ -142,4 +139,4 @@ def open_feed(
         skip_bad=options.skip_bad,
         reporter=reporter,
     )
-    return ImageFeed(views, preprocess, world=world)
+    return ImageLoader(views, preprocess, world=world)
