@@ -108,7 +108,7 @@ def prune(
                 recorded, data = _recorded(run, plan), _data(run, loader)
                 images = {"fingerprint": data, "images": len(loader) if loader else 0}
                 log.start(options=recorded, data=images, environment=environment(world.device))
-                run.finish(state=state, reporter=reporter)
+                run.finish(state=state)
                 if world.is_main:
                     write_bundle(out, _contents(run, plan, loader, recorded, data), force=force)
                     run.discard()
@@ -147,7 +147,9 @@ def _run(
         compiled=controls.compile,
         reporter=reporter,
     )
-    return PruneRun(plan, choice, options, controls, rounds, objective=objective, world=world, out=out, log=log)
+    return PruneRun(
+        plan, choice, options, controls, rounds, objective=objective, world=world, out=out, log=log, reporter=reporter
+    )
 
 
 def _result(bundle: Bundle, run: PruneRun, plan: Plan, loader: ImageLoader | None, log: Path | None) -> PruneResult:

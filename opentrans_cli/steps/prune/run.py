@@ -91,10 +91,11 @@ class PruneRun:
         world: World,
         out: Path,
         log: RunLog,
+        reporter: Reporter,
     ) -> None:
         self.tower, self.choice, self.pattern, self.rounds = plan.tower, choice, plan.pattern, rounds
         self.options, self.controls, self.objective = options, controls, objective
-        self.world, self.out, self.log = world, out, log
+        self.world, self.out, self.log, self.reporter = world, out, log, reporter
         self.steps: list[dict[str, float]] = []  # of the report: step from 0, loss, learning rate, what the loss says
         self.loss: float | None = None  # mean of the last quarter of the last round's; None without distillation
         self.seconds_per_step = 0.0
@@ -103,7 +104,7 @@ class PruneRun:
         self._round_of = {layer: torch.zeros(mask.shape, dtype=torch.uint8) for layer, mask in self._before.items()}
         self._hold = self._holder()
 
-    def finish(self, *, state: Path | None, reporter: Reporter) -> None:
+    def finish(self, *, state: Path | None) -> None:
         """Run the rounds, or those that `state` leaves to be done.
 
         Raises TrainingError for a loss that is not finite and for the state of a run with other options or images; of
@@ -113,13 +114,14 @@ class PruneRun:
         if self._snapshots is not None and state is None and self.world.is_main:
             self._snapshots.discard()  # those of an interrupted run that is not resumed belong to other weights
         if self.objective is not None:
-            self._distil(self.objective, state, reporter)
+            self._distil(self.objective, state)
             return
         for number in range(self.rounds.count):
             self._cut(number)
             self._keep_tower(number)
 
-    def _distil(self, objective: Objective, state: Path | None, reporter: Reporter) -> None:
+    def _distil(self, objective: Objective, state: Path | None) -> None:
+        reporter = self.reporter
         settings, taken = train_settings(self.options, self.controls, steps=self.rounds.total), 0
         if state is not None:
             meta = state_file.load_meta(state)
@@ -131,8 +133,7 @@ class PruneRun:
 
             def progress(figures: StepFigures) -> None:
                 self._record(figures, objective.figures)
-                number = self.rounds.round_of(figures.step - 1)
-                advance(f"round {number + 1}/{self.rounds.count}, {self.log.status()}")
+                advance(self.log.status())
 
             done = train(
                 _Distilled(self.tower.visual, objective.learned),
@@ -185,7 +186,10 @@ class PruneRun:
         self._hold = self._holder()
         kept_now = sum(int(mask.sum()) for mask in self.tower.masks.values())
         step = self.rounds.first_step(number)
-        self.log.round(step=step, number=number + 1, sparsity=sparsity_of(self.tower.masks), kept=kept_now)
+        sparsity = sparsity_of(self.tower.masks)
+        self.log.round(step=step, number=number + 1, sparsity=sparsity, kept=kept_now)
+        if self.objective is not None:
+            self.reporter.say(f"round {number + 1}/{self.rounds.count}, sparsity {sparsity:.3f}")
 
     def _holder(self) -> Any:
         return hold(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))

@@ -10,7 +10,7 @@ from opentrans_cli.steps.prune.options import PRUNE_RECIPES, PruneOptions, prune
 
 def test_a_recipe_gives_every_option_that_was_not_typed() -> None:
     for name, values in PRUNE_RECIPES.items():
-        options = prune_options("tiny", name, {"images": "shapes", "lr": 0.5})
+        options, _ = prune_options("tiny", name, {"images": "shapes", "lr": 0.5})
         assert options == PruneOptions(**{**values, "source": "tiny", "images": "shapes", "lr": 0.5})
 
 

@@ -144,7 +144,11 @@ def test_another_learning_rate_may_go_on_and_is_said(interrupted: Path, distille
             said.append(text)
 
     result = run(distilled(keep_rounds="masks", lr=1e-4), interrupted, resume=True, reporter=Listener())
-    assert said == ["going on with another lr: 0.0001, until here 0.001", "resuming after step 5 of 8"]
+    assert said == [
+        "going on with another lr: 0.0001, until here 0.001",
+        "resuming after step 5 of 8",
+        "round 4/4, sparsity 0.300",
+    ]
     steps = json.loads(open_bundle(result.path).read(REPORT))["steps"]
     assert [step["step"] for step in steps] == list(range(8)) and steps[5]["lr"] < steps[4]["lr"]
 
