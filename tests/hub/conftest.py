@@ -16,6 +16,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.hub.server import HubServer
 
+CHUNK = 1000
+"""Bytes that the client takes in before it writes them; its own ten megabytes are more than any file of the tests."""
 TOKEN = "hf_thisTokenMustNeverBeSeenAnywhere"
 
 
@@ -89,6 +91,7 @@ def _redirect_client(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> N
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": True,
         "HF_HUB_DISABLE_TELEMETRY": True,
+        "DOWNLOAD_CHUNK_SIZE": CHUNK,
     }
     for name, value in replaced.items():
         monkeypatch.setattr(constants, name, value)
@@ -107,12 +110,14 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
     from types import SimpleNamespace
 
+    from huggingface_hub import file_download
     from huggingface_hub.utils import _http
 
     from opentrans_cli.bundle.hub import client as hub
 
     clock = {name: getattr(time, name) for name in ("time", "monotonic", "perf_counter")}
-    monkeypatch.setattr(_http, "time", SimpleNamespace(**clock, sleep=lambda seconds: None))
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", SimpleNamespace(**clock, sleep=lambda seconds: None))
     monkeypatch.setattr(hub, "FIRST_WAIT", 0.0)
 
 

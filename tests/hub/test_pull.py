@@ -244,14 +244,14 @@ def test_a_file_of_another_size_is_refused_before_it_is_fetched(
         HubError, match=r"file on the Hub is not the declared one: weights.safetensors of hf://org/name"
     ):
         pull(REPO, out=tmp_path / "b")
-    assert not (tmp_path / "b").exists() and len(fetched(hub)) == 1
+    assert not (tmp_path / "b").exists() and not hub.server.requests("resolve/.*safetensors")
 
 
 def test_a_pointer_in_place_of_a_file_is_named(hub: Hub, tiny_bundle: Path, tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
     for name in (WEIGHTS, "manifest.json"):
         publish(hub, content(tiny_bundle) | {name: pointer})
-        with pytest.raises(HubError, match="Git LFS pointer instead of the"):
+        with pytest.raises(HubError, match="Git LFS pointer"):
             pull(REPO, out=tmp_path / "b")
     assert not (tmp_path / "b").exists()
 

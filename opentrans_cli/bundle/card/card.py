@@ -1,7 +1,7 @@
 """The model card of a bundle: Markdown for people, and the YAML header the Hugging Face Hub reads.
 
 Everything in it comes from the manifest and the reports, which may be anybody's: foreign text stands in code spans
-alone (`markup.py`). The same bundle gives the same bytes.
+alone (`markup.py`), and the YAML is the Hub's client's. The same bundle gives the same bytes.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opentrans_cli.bundle.card.markup import code_span, table, yaml_lines
-from opentrans_cli.bundle.card.usage import Pretrained, fence, pull, usage
+from opentrans_cli.bundle.card.markup import code_span, table
+from opentrans_cli.bundle.card.usage import Pretrained, fence, pull_command, usage
 from opentrans_cli.bundle.layout import HEAD, WEIGHTS
 from opentrans_cli.bundle.manifest import Manifest, Step
 
@@ -44,36 +44,39 @@ class CardFacts:
 
 def render_card(facts: CardFacts) -> str:
     """The document README.md."""
-    header = "\n".join(yaml_lines(_header(facts)))
-    return f"---\n{header}\n---\n\n" + "\n\n".join(_sections(facts)) + "\n"
+    return f"---\n{_header(facts)}\n---\n\n" + "\n\n".join(_sections(facts)) + "\n"
 
 
-def _header(facts: CardFacts) -> dict[str, Any]:
+def _header(facts: CardFacts) -> str:
+    """The YAML that the Hub reads."""
+    from huggingface_hub import EvalResult, ModelCardData
+
     manifest = facts.manifest
     tags = ["clip", "pruning", "sparse", "open-vocabulary", "segmentation", "opentrans", manifest.pattern]
-    header: dict[str, Any] = {"library_name": "opentrans", "pipeline_tag": TASK, "license": facts.license}
-    if facts.base_model is not None:
-        header["base_model"] = facts.base_model
-    header["tags"] = list(dict.fromkeys([*tags, *(["mask-only"] if _mask_only(manifest) else [])]))
-    if facts.evaluations:
-        results = [_result(report) for report in facts.evaluations]
-        header["model-index"] = [{"name": facts.repo.rpartition("/")[2], "results": results}]
-    return header
-
-
-def _result(report: Mapping[str, Any]) -> dict[str, Any]:
-    suffix = f" at sparsity {report['at_sparsity']:g}" if "at_sparsity" in report else ""
-    metrics = [
-        {"type": kind, "name": name + suffix, "value": report[key]}
-        for key, kind, name in _METRICS
-        if report[key] is not None
-    ]
-    dataset = report["dataset"]
-    return {
-        "task": {"type": TASK, "name": "Open-vocabulary semantic segmentation"},
-        "dataset": {"type": dataset, "name": f"{dataset}, {report['images']} images"},
-        "metrics": metrics,
-    }
+    data = ModelCardData(
+        library_name="opentrans",
+        pipeline_tag=TASK,
+        license=facts.license,
+        base_model=facts.base_model,
+        tags=list(dict.fromkeys([*tags, *(["mask-only"] if _mask_only(manifest) else [])])),
+        model_name=facts.repo.rpartition("/")[2] if facts.evaluations else None,
+        eval_results=[
+            EvalResult(
+                task_type=TASK,
+                task_name="Open-vocabulary semantic segmentation",
+                dataset_type=report["dataset"],
+                dataset_name=f"{report['dataset']}, {report['images']} images",
+                metric_type=kind,
+                metric_name=name + (f" at sparsity {report['at_sparsity']:g}" if "at_sparsity" in report else ""),
+                metric_value=report[key],
+            )
+            for report in facts.evaluations
+            for key, kind, name in _METRICS
+            if report[key] is not None
+        ]
+        or None,
+    )
+    return data.to_yaml()
 
 
 def _mask_only(manifest: Manifest) -> bool:
@@ -185,7 +188,7 @@ def _provenance(facts: CardFacts) -> str:
             table((">", "step", ">seed", "data", "versions"), rows),
             f"Bundle {code_span(facts.digest)}, from the base {code_span(facts.manifest.base.digest)}. "
             "To check it, and to make it again:",
-            fence("bash", f"{pull(facts.repo, facts.revision)}opentrans verify subnet\n{_REPRODUCE}"),
+            fence("bash", f"{pull_command(facts.repo, facts.revision)}opentrans verify subnet\n{_REPRODUCE}"),
         ]
     )
 

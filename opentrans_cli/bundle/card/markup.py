@@ -1,4 +1,4 @@
-"""Text that comes from a manifest or a report, written into Markdown and YAML so that it stays text.
+"""Text that comes from a manifest or a report, written into Markdown so that it stays text.
 
 Markdown has many ways to make a link, a picture or HTML out of text; a code span is the one place where all of them are
 off, so foreign text stands in code spans alone.
@@ -6,9 +6,8 @@ off, so foreign text stands in code spans alone.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 LONGEST = 300
 """Characters of one foreign text that a page for people shows."""
@@ -34,22 +33,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     names = [name.removeprefix(">") for name in header]
     rules = ["---:" if name.startswith(">") else "---" for name in header]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [names, rules, *rows])
-
-
-def yaml_lines(value: object, indent: int = 0) -> Iterator[str]:
-    """`value` (mappings, sequences, text, numbers) as lines of block YAML, text always as a quoted JSON string."""
-    space = " " * indent
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        start = f"{key}:" if isinstance(value, Mapping) else "-"
-        if isinstance(item, Mapping | list) and item:
-            yield f"{space}{start}"
-            yield from yaml_lines(item, indent + 2)
-        else:
-            yield f"{space}{start} {_scalar(item)}"
-
-
-def _scalar(value: object) -> str:
-    # JSON's \u escapes of rare characters come in pairs that YAML does not join, so such text is left as it is.
-    text = printable(value) if isinstance(value, str) else value
-    return json.dumps(text, ensure_ascii=False, allow_nan=False)

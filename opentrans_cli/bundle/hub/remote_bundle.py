@@ -59,6 +59,6 @@ def open_remote(repo: RemoteRepo) -> RemoteBundle | None:
     headers = {}
     for entry in manifest.files:
         if entry.name.endswith(".safetensors"):
-            headers[entry.name] = {name: place.header for name, place in repo.places(entry).items()}
+            headers[entry.name] = repo.headers(entry.name)
             layout.check_headers(manifest, entry.name, headers[entry.name])
     return RemoteBundle(Path(str(repo.ref)), manifest, repo, len(text), headers)

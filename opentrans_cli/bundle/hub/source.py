@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from opentrans_cli.bundle.folder import MANIFEST
 from opentrans_cli.bundle.hub.cache import bundle_folder, remember, remembered
 from opentrans_cli.bundle.hub.client import HubRef, hub_errors, is_transient, offline, parse_ref
-from opentrans_cli.bundle.hub.pull import Talk, download, holds_all
+from opentrans_cli.bundle.hub.download import download, holds_all
 from opentrans_cli.bundle.hub.remote import RemoteRepo, resolve
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import BundleError, HubError
@@ -23,7 +21,6 @@ from opentrans_cli.reporter import Reporter
 
 # A Path made of an address has lost one of its slashes.
 _ADDRESS = re.compile(r"hf:/+(?=[^/])")
-_MEGABYTE = 1_000_000
 
 
 def hub_ref(source: str | Path) -> HubRef | None:
@@ -101,7 +98,7 @@ def cached_bundle(ref: HubRef, reporter: Reporter, *, hashed: bool = False) -> C
     text = repo.manifest_bytes()
     if text is None:
         return None
-    fetched = fetch(repo, text, folder, force=False, seed=None, reporter=reporter)
+    fetched = download(repo, text, folder, force=False, seed=None, reporter=reporter)
     remember(ref, repo.commit)
     return Cached(folder, repo.commit, fetched, asked)
 
@@ -133,28 +130,3 @@ def _stale(ref: HubRef, commit: str, why: str, reporter: Reporter) -> RemoteRepo
         f"{ref} from the cache, {why}: {revision} as it was pulled last, commit {commit[:12]}; it may have moved"
     )
     return RemoteRepo(ref, commit)
-
-
-def fetch(
-    repo: RemoteRepo, manifest_text: bytes, target: Path, *, force: bool, seed: Path | None, reporter: Reporter
-) -> int:
-    """Bring the bundle to `target` with a bar of its megabytes; returns the bytes that came over the network."""
-    total = sum(entry.bytes for entry in repo.parse(manifest_text).files)
-    with _megabytes(reporter, f"pulling {repo.ref}, MB", total) as talk:
-        return download(repo, manifest_text, target, force=force, seed=seed, talk=talk)
-
-
-@contextmanager
-def _megabytes(reporter: Reporter, title: str, total: int) -> Iterator[Talk]:
-    units = max(1, -(-total // _MEGABYTE))
-    with reporter.bar(title, units) as advance:
-        seen = shown = 0
-
-        def arrived(count: int) -> None:
-            nonlocal seen, shown
-            seen += count
-            while shown < min(units, -(-seen * units // max(total, 1))):
-                advance("")
-                shown += 1
-
-        yield Talk(reporter.say, arrived)

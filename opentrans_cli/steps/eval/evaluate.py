@@ -25,7 +25,7 @@ from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.predictor import Predictor
-from opentrans_cli.steps.segmentors.published import open_checkpoint
+from opentrans_cli.steps.segmentors.published import open_published
 from opentrans_cli.steps.segmentors.scoring import class_ious, group_miou, score_images
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
 from opentrans_cli.steps.sources import Tower
@@ -139,7 +139,7 @@ def _opened(
         if at_sparsity is not None:
             raise OptionError(f"only a bundle has earlier rounds: {subject.checkpoint}; leave --at-sparsity out")
         assert subject.framework is not None
-        return open_checkpoint(subject.framework, subject.checkpoint, base=base, reporter=reporter)
+        return open_published(subject.framework, subject.checkpoint, base=base, reporter=reporter)
     assert source is not None
     return open_source(source, framework=subject.framework, at_sparsity=at_sparsity, base=base, reporter=reporter)
 

@@ -9,7 +9,8 @@ from typing import Any
 from opentrans_cli.bundle.folder import MANIFEST, check_replaceable
 from opentrans_cli.bundle.hub.cache import bundle_folder
 from opentrans_cli.bundle.hub.client import HubRef, parse_ref
-from opentrans_cli.bundle.hub.source import cached_bundle, fetch, find_repo, hub_ref, no_bundle
+from opentrans_cli.bundle.hub.download import download
+from opentrans_cli.bundle.hub.source import cached_bundle, find_repo, hub_ref, no_bundle
 from opentrans_cli.bundle.layout import WEIGHTS
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import OptionError
@@ -82,7 +83,7 @@ def _to_folder(ref: HubRef, out: Path, *, force: bool, reporter: Reporter) -> Pu
         seed, text = None, repo.manifest_bytes()
     if text is None:
         raise no_bundle(ref)
-    fetched = fetch(repo, text, out, force=force, seed=seed, reporter=reporter)
+    fetched = download(repo, text, out, force=force, seed=seed, reporter=reporter)
     return _result(open_bundle(out), ref, repo.commit, fetched, asked=asked, completed=False)
 
 

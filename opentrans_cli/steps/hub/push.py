@@ -13,8 +13,8 @@ from typing import Any
 
 from opentrans_cli.bundle.folder import MANIFEST, read_manifest
 from opentrans_cli.bundle.hub.client import HubRef, endpoint, is_revision, parse_ref
-from opentrans_cli.bundle.hub.push import BRANCH, Outgoing, Published, publish
 from opentrans_cli.bundle.hub.source import local_bundle
+from opentrans_cli.bundle.hub.upload import BRANCH, Outgoing, upload
 from opentrans_cli.bundle.layout import README
 from opentrans_cli.bundle.mask_only import is_mask_only, write_mask_only
 from opentrans_cli.bundle.store import Bundle, open_bundle
@@ -103,7 +103,7 @@ def push(
             message=message or _message(staged),
             private=private,
         )
-        done = None if dry_run else _publish(outgoing, place.revision, reporter)
+        done = None if dry_run else upload(outgoing, tag=place.revision, reporter=reporter)
         revision = place.revision if done is None else done.tag
         card = outgoing.card(revision or "v1")
         sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -184,8 +184,3 @@ def _message(staged: Bundle) -> str:
     manifest = staged.manifest
     sparsity = f"{manifest.base.architecture} at sparsity {manifest.achieved_sparsity:.4g}"
     return f"Subnet of {sparsity}, {staged.digest[:19]} (opentrans {__version__})"
-
-
-def _publish(outgoing: Outgoing, tag: str | None, reporter: Reporter) -> Published:
-    title = f"push to {outgoing.repo}"
-    return publish(outgoing, tag=tag, say=reporter.say, bar=lambda total: reporter.bar(title, total))

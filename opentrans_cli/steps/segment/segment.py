@@ -26,7 +26,7 @@ from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.segment.segments import find_instances, find_segments, things_of
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.predictor import Predictor
-from opentrans_cli.steps.segmentors.published import open_checkpoint
+from opentrans_cli.steps.segmentors.published import open_published
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
 from opentrans_cli.training.device import resolve_device
 
@@ -129,7 +129,7 @@ def segment(
 def _opened(source: str | None, options: SegmentOptions, reporter: Reporter) -> OpenedSegmentor:
     if options.checkpoint is not None:
         assert options.framework is not None
-        return open_checkpoint(options.framework, options.checkpoint, base=options.base, reporter=reporter)
+        return open_published(options.framework, options.checkpoint, base=options.base, reporter=reporter)
     assert source is not None
     return open_source(source, framework=options.framework, base=options.base, reporter=reporter)
 

@@ -29,7 +29,7 @@ from opentrans_cli.steps.sources import Tower, load_tower
 _BESIDE_WORDS = tuple(f"classifier.{name}" for name in ("void_embedding", "non_object_embedding", "no_object"))
 
 
-def open_checkpoint(
+def open_published(
     framework: str, path: Path, *, base: str | None = None, reporter: Reporter = SILENT
 ) -> OpenedSegmentor:
     """The segmentor of a checkpoint as the framework's own code saved it, or as ours did.
@@ -57,7 +57,7 @@ def open_checkpoint(
 
 
 def checkpoint_words(framework: str, path: Path, *, base: str | None, reporter: Reporter) -> LoadedClip:
-    """The CLIP that reads words for a checkpoint; raises as `open_checkpoint` does."""
+    """The CLIP that reads words for a checkpoint; raises as `open_published` does."""
     reporter.say(f"reading {path}")
     return _words(_read(framework, path), path, base)
 

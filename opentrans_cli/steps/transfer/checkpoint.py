@@ -29,10 +29,10 @@ from opentrans_cli.files.atomic import Written, sync_folder, temporary_beside, w
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.steps.transfer.checkpoint_plan import MASK, WEIGHTS, Plan, edits_of, make_plan
+from opentrans_cli.steps.transfer.checkpoint_plan import MASK, WEIGHTS, CheckpointPlan, edits_of, plan_checkpoint
 from opentrans_cli.steps.transfer.parity import trunk_parity
 from opentrans_cli.steps.transfer.result import Transferred
-from opentrans_cli.steps.transfer.subnet import Subnet, load_subnet
+from opentrans_cli.steps.transfer.subnet import SubnetArrays, load_subnet
 from opentrans_cli.version import __version__
 
 RECEIPT = ".receipt.json"
@@ -112,7 +112,7 @@ def transfer_checkpoint(
     opened = open_checkpoint(checkpoint)
     same_format = out is None or opened.copies_to(out.suffix.lower())
     subnet = load_subnet(parent, values=what == WEIGHTS, at_sparsity=at_sparsity, base=base, reporter=reporter)
-    plan = make_plan(subnet, opened, what=what, to=to, under=under, allow_missing=allow_missing)
+    plan = plan_checkpoint(subnet, opened, what=what, to=to, under=under, allow_missing=allow_missing)
     result = CheckpointTransfer(
         path=None,
         framework=plan.found.table.name,
@@ -160,8 +160,8 @@ def _described(opened: CheckpointFile, *, same_format: bool) -> dict[str, Any]:
 
 def _write(
     result: CheckpointTransfer,
-    plan: Plan,
-    subnet: Subnet,
+    plan: CheckpointPlan,
+    subnet: SubnetArrays,
     opened: CheckpointFile,
     edits: Edits,
     out: Path,

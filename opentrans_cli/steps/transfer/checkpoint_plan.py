@@ -14,7 +14,7 @@ from opentrans_cli.checkpoints.edit import CheckpointFile, Edits
 from opentrans_cli.clip.key_tables import Found, Place, find_layers
 from opentrans_cli.errors import OptionError, TransferError
 from opentrans_cli.files.slots import FLOATS, encoded
-from opentrans_cli.steps.transfer.subnet import Subnet
+from opentrans_cli.steps.transfer.subnet import SubnetArrays
 
 MASK, WEIGHTS = "mask", "weights"
 
@@ -32,7 +32,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckpointPlan:
     """Where every tensor of the tower goes."""
 
     found: Found
@@ -52,7 +52,7 @@ class Plan:
             return self.found.place(name)
         return entry.place if entry.verdict in ("masked", "moved", "untouched") else None
 
-    def keys(self, subnet: Subnet) -> tuple[dict[str, Any], ...]:
+    def keys(self, subnet: SubnetArrays) -> tuple[dict[str, Any], ...]:
         """The rows of the receipt."""
         return tuple(
             {
@@ -68,15 +68,15 @@ class Plan:
         )
 
 
-def make_plan(
-    subnet: Subnet,
+def plan_checkpoint(
+    subnet: SubnetArrays,
     checkpoint: CheckpointFile,
     *,
     what: str,
     to: str | None,
     under: str | None,
     allow_missing: Iterable[str],
-) -> Plan:
+) -> CheckpointPlan:
     """Find the tower in the checkpoint and decide what happens to each of its tensors.
 
     Raises TransferError if the tower is not found or found twice, OptionError for an unknown table or a pattern of
@@ -94,7 +94,7 @@ def make_plan(
     )
     missing = {entry.layer for entry in tensors if entry.layer is not None and not entry.changes}
     allowed = {layer for layer in missing if layer and any(fnmatchcase(layer, pattern) for pattern in patterns)}
-    return Plan(found, tensors, frozenset(allowed))
+    return CheckpointPlan(found, tensors, frozenset(allowed))
 
 
 def _planned(
@@ -114,7 +114,7 @@ def _planned(
     return Planned(name, shape, layer, place, "masked" if what == MASK else "moved", True)
 
 
-def edits_of(plan: Plan, subnet: Subnet, checkpoint: CheckpointFile) -> Edits:
+def edits_of(plan: CheckpointPlan, subnet: SubnetArrays, checkpoint: CheckpointFile) -> Edits:
     """The new values of every tensor that changes, by key; made when they are asked for."""
     by_key: dict[str, list[Planned]] = {}
     for entry in plan.tensors:
@@ -123,7 +123,7 @@ def edits_of(plan: Plan, subnet: Subnet, checkpoint: CheckpointFile) -> Edits:
     return {key: _edit(entries, subnet, checkpoint.slots[key].dtype) for key, entries in by_key.items()}
 
 
-def _edit(entries: list[Planned], subnet: Subnet, dtype: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def _edit(entries: list[Planned], subnet: SubnetArrays, dtype: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
     def edit(stored: NDArray[Any]) -> NDArray[Any]:
         for entry in entries:
             assert entry.place is not None
@@ -140,7 +140,7 @@ def part(stored: NDArray[Any], place: Place) -> NDArray[Any]:
     return rows.T if place.transposed else rows
 
 
-def new_values(entry: Planned, subnet: Subnet, own: NDArray[Any], dtype: str) -> NDArray[Any]:
+def new_values(entry: Planned, subnet: SubnetArrays, own: NDArray[Any], dtype: str) -> NDArray[Any]:
     """What a tensor becomes: the target's own values with pruned ones zero, or those of the subnet; as stored."""
     if entry.verdict == "masked":
         assert entry.layer is not None

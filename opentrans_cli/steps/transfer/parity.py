@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from opentrans_cli.checkpoints.edit import CheckpointFile
 from opentrans_cli.files.slots import decoded, read_slot
-from opentrans_cli.steps.transfer.checkpoint_plan import Plan, part
-from opentrans_cli.steps.transfer.subnet import Subnet
+from opentrans_cli.steps.transfer.checkpoint_plan import CheckpointPlan, part
+from opentrans_cli.steps.transfer.subnet import SubnetArrays
 
 # The trunk of a CLIP ResNet in numpy alone, one weight in memory at a time: an independent look at a written file.
 #
@@ -93,8 +93,8 @@ _SEED = 0
 
 
 def trunk_parity(
-    plan: Plan,
-    subnet: Subnet,
+    plan: CheckpointPlan,
+    subnet: SubnetArrays,
     source: tuple[CheckpointFile, BinaryIO],
     written: tuple[CheckpointFile, BinaryIO],
     model_cfg: Mapping[str, Any],
@@ -133,7 +133,7 @@ def trunk_parity(
     return {"difference": max(differences), "largest": largest, "image": [3, _SIDE, _SIDE], "reason": None}
 
 
-def _values(plan: Plan, name: str, checkpoint: CheckpointFile, file: BinaryIO) -> NDArray[Any]:
+def _values(plan: CheckpointPlan, name: str, checkpoint: CheckpointFile, file: BinaryIO) -> NDArray[Any]:
     place = plan.place(name)
     assert place is not None
     slot = checkpoint.slots[place.key]

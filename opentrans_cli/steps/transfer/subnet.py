@@ -23,7 +23,7 @@ _PARTS = ("q_proj.bias", "k_proj.bias", "v_proj.bias")
 
 
 @dataclass(frozen=True)
-class Subnet:
+class SubnetArrays:
     """Masks, and values where they were asked for."""
 
     masks: Mapping[str, Mask]  # by layer
@@ -48,7 +48,7 @@ class Subnet:
 
 def load_subnet(
     bundle: Bundle, *, values: bool, at_sparsity: float | None, base: str | None, reporter: Reporter
-) -> Subnet:
+) -> SubnetArrays:
     """The masks of a bundle, at an earlier round with `at_sparsity`, and with `values` its whole tower.
 
     Masks need nothing but the bundle. Values that it does not hold come from its base, or from `base` where that has
@@ -61,10 +61,10 @@ def load_subnet(
         headers = tensor_headers(bundle.file_path(WEIGHTS)) if bundle.has(WEIGHTS) else {}
         masks = view.masks()
         others = {name: header.shape for name, header in headers.items()}
-        return Subnet(masks, _shapes(masks, others), None)
+        return SubnetArrays(masks, _shapes(masks, others), None)
     view = _with_values(bundle, at_sparsity, base, reporter)
     masks, tower = view.masks(), view.tower()
-    return Subnet(masks, _shapes(masks, {name: value.shape for name, value in tower.items()}), tower)
+    return SubnetArrays(masks, _shapes(masks, {name: value.shape for name, value in tower.items()}), tower)
 
 
 def _with_values(bundle: Bundle, at_sparsity: float | None, base: str | None, reporter: Reporter) -> Bundle:

@@ -1,17 +1,13 @@
-"""Foreign text stays text, in Markdown and in YAML."""
+"""Foreign text stays text in Markdown."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from opentrans_cli.bundle.card.markup import code_span, printable, table, yaml_lines
+from opentrans_cli.bundle.card.markup import code_span, printable, table
 
 HOSTILE = [
     "`", "``a`", "a`", "`a", "a``b```c", "a|b", "\\", "\\`", "a\\|b", "<script>x</script>",
@@ -51,35 +47,3 @@ def test_foreign_text_breaks_no_table(cells: list[str]) -> None:
 @given(st.text())
 def test_what_is_printable_is_one_line_without_controls(text: str) -> None:
     assert printable(text).isprintable() and printable(printable(text)) == printable(text)
-
-
-VALUES: Any = st.recursive(
-    st.text(max_size=20) | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b-c", "d_e"]), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
-
-
-def shown(value: Any) -> Any:
-    """What is left of a value: text is printable, the rest is the same."""
-    if isinstance(value, dict):
-        return {key: shown(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [shown(item) for item in value]
-    return printable(value) if isinstance(value, str) else value
-
-
-@given(st.dictionaries(st.sampled_from(["x", "model-index"]), VALUES, max_size=2))
-def test_yaml_reads_back_what_was_written(document: dict[str, Any]) -> None:
-    text = "\n".join(yaml_lines(document))
-    assert yaml.safe_load(text) == (shown(document) or None)
-
-
-@pytest.mark.parametrize(
-    "text", [*HOSTILE, "yes", "null", "1.0", "- a", "a: b", "{a", "!!python/object:os.system", "%", "@", "2020-01-01"]
-)
-def test_text_is_text_in_yaml(text: str) -> None:
-    (line,) = yaml_lines({"x": text})
-    assert yaml.safe_load(line) == {"x": printable(text)} and not re.search(r"[\r\n\x85\u2028]", line)

@@ -205,11 +205,11 @@ def test_integers_in_place_of_weights_are_no_match(tiny_bundle, tmp_path):
 
 
 def test_half_precision_that_cannot_hold_the_subnet_is_refused(tiny_bundle, tmp_path, monkeypatch):
-    from opentrans_cli.steps.transfer.subnet import Subnet
+    from opentrans_cli.steps.transfer.subnet import SubnetArrays
 
     save_file(foreign_state(find_table("han"), dtype=torch.float16), tmp_path / "in.safetensors")
-    value = Subnet.value
-    monkeypatch.setattr(Subnet, "value", lambda self, name: value(self, name) * np.float32(1e8))
+    value = SubnetArrays.value
+    monkeypatch.setattr(SubnetArrays, "value", lambda self, name: value(self, name) * np.float32(1e8))
     with pytest.raises(TransferError, match="a value is too large for float16"):
         transfer_checkpoint(tiny_bundle, tmp_path / "in.safetensors", what="weights", out=tmp_path / "out.safetensors")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors"]

@@ -1,24 +1,33 @@
-"""Publishing a bundle: one commit that nobody else's can come between, and a tag that names it for ever."""
+"""A bundle to the Hub: one commit that nobody else's can come between, and a tag that names it for ever.
+
+By the client's `create_commit` and `create_tag`. Around them stands what they do not do: files of others stay, the same
+content makes no second version, and a commit whose answer was lost is found out.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from opentrans_cli.bundle.folder import MANIFEST, MAX_MANIFEST
-from opentrans_cli.bundle.hub.client import client, endpoint, hub_errors, offline, retrying, silent_client, status
-from opentrans_cli.bundle.hub.tree import FileContent, RepoTree
+from opentrans_cli.bundle.folder import MANIFEST
+from opentrans_cli.bundle.hub.client import (
+    HubRef,
+    client,
+    endpoint,
+    hub_errors,
+    offline,
+    retrying,
+    silent_client,
+    status,
+)
+from opentrans_cli.bundle.hub.remote import RemoteRepo
 from opentrans_cli.bundle.layout import README
-from opentrans_cli.bundle.manifest import FILE_NAME, FORMAT
 from opentrans_cli.errors import BundleError, HubError
-from opentrans_cli.files.records import parse_json
-from opentrans_cli.files.tensorfile import read_bytes
+from opentrans_cli.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -27,10 +36,6 @@ BRANCH = "main"
 _LARGE = 4 << 20  # bytes; larger files are sent one by one, so that progress can be told
 _NUMBERED = re.compile(r"v([1-9][0-9]{0,8})")
 _TRIES = 5  # to find a free number when others tag as well
-
-Say = Callable[[str], None]
-Bar = Callable[[int], AbstractContextManager[Say]]
-"""Opens a progress bar over so many files; called with the name of each that was sent."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
-class Published:
+class Uploaded:
     """What is on the Hub now."""
 
     tag: str
@@ -58,47 +63,62 @@ class Published:
     deleted: tuple[str, ...] = ()  # files of an older bundle
 
 
-def publish(
-    outgoing: Outgoing,
-    *,
-    tag: str | None,
-    say: Say = lambda text: None,
-    bar: Bar = lambda total: nullcontext(lambda name: None),
-) -> Published:
-    """Creates the repo if need be, commits what changed, and tags it; what is there already is neither sent nor made.
+def upload(outgoing: Outgoing, *, tag: str | None, reporter: Reporter = SILENT) -> Uploaded:
+    """Create the repo if need be, commit what changed, and tag it; what is there already is neither sent nor made.
 
-    tag: None takes the one that the content has, or the next of v1, v2, ... say: told of every new try. bar: shown
-    while files are sent. Raises HubError; nothing is visible then, or everything but the tag, and the same call goes on
-    from there.
+    tag: None takes the one that the content has, or the next of v1, v2, ... The reporter hears of every new try, and
+    has a bar while files are sent. Raises HubError; nothing is visible then, or everything but the tag, and the same
+    call goes on from there.
     """
     if offline():
         raise HubError(f"calls to the Hub are forbidden: hf://{outgoing.repo}, HF_HUB_OFFLINE is set; unset it")
     with hub_errors(f"hf://{outgoing.repo}"), silent_client():
-        return _Push(outgoing, say, bar).run(tag)
+        return _Upload(outgoing, reporter).run(tag)
 
 
-class _Push:
-    """One call of `publish`."""
+class _Tree(NamedTuple):
+    """What a repo holds at one commit."""
 
-    def __init__(self, outgoing: Outgoing, say: Say, bar: Bar) -> None:
-        self.outgoing, self.repo, self.say, self.bar = outgoing, outgoing.repo, say, bar
+    commit: str | None  # None: nothing was ever committed
+    files: Mapping[str, Any]  # path -> RepoFile of the client
+
+    def has(self, addition: CommitOperationAdd) -> bool:
+        """Whether the file is there, the same byte for byte."""
+        from huggingface_hub.utils.sha import git_hash
+
+        found, here = self.files.get(addition.path_in_repo), addition.upload_info
+        if found is None or found.size != here.size:
+            return False
+        if found.lfs is not None:
+            return bool(found.lfs.sha256 == here.sha256.hex())
+        with addition.as_file() as file:
+            return bool(found.blob_id == git_hash(file.read()))
+
+
+class _Upload:
+    """One call of `upload`."""
+
+    def __init__(self, outgoing: Outgoing, reporter: Reporter) -> None:
+        self.outgoing, self.repo, self.reporter = outgoing, outgoing.repo, reporter
+        from huggingface_hub import CommitOperationAdd
+
         self.api: HfApi = client()
-        self.contents = {name: FileContent.of(path) for name, path in outgoing.files.items()}
+        self.contents = {name: CommitOperationAdd(name, str(path)) for name, path in outgoing.files.items()}
 
-    def run(self, tag: str | None) -> Published:
+    def run(self, tag: str | None) -> Uploaded:
         self._create()
         head, tags = self._refs()
         if tag is not None and tag in tags:
             if not self._whole(self._at(tags[tag])):
                 raise self._taken(tag)
-            return self._published(tag, tags[tag], committed=False)
+            return self._uploaded(tag, tags[tag], committed=False)
         remote = self._at(head)
         if remote.commit is None or not self._whole(remote) or README not in remote.files:
             return self._update(remote, tag, tags)
         known = None if tag else self._known(remote.commit, tags)
         if known is not None:
-            return self._published(known, tags[known], committed=False)
-        return self._published(self._tag(tag, remote.commit, tags), remote.commit, committed=False)
+            return self._uploaded(known, tags[known], committed=False)
+        return self._uploaded(self._tag(tag, remote.commit, tags), remote.commit, committed=False)
 
     def _create(self) -> None:
         from huggingface_hub import get_token
@@ -116,16 +136,16 @@ class _Push:
         heads = [branch.target_commit for branch in refs.branches if branch.name == BRANCH]
         return (heads[0] if heads else None), {tag.name: tag.target_commit for tag in refs.tags}
 
-    def _at(self, commit: str | None) -> RepoTree:
+    def _at(self, commit: str | None) -> _Tree:
         if commit is None:
-            return RepoTree(None, {})
+            return _Tree(None, {})
         tree = self._ask(lambda: list(self.api.list_repo_tree(self.repo, recursive=True, revision=commit)))
-        return RepoTree(commit, {entry.path: entry for entry in tree if hasattr(entry, "blob_id")})
+        return _Tree(commit, {entry.path: entry for entry in tree if hasattr(entry, "blob_id")})
 
-    def _whole(self, remote: RepoTree) -> bool:
+    def _whole(self, remote: _Tree) -> bool:
         """Whether the bundle is there as it is to be, whatever became of its card."""
         surplus = any(name in remote.files and name not in self.contents for name in self.outgoing.extras)
-        return not surplus and all(remote.has(name, content) for name, content in self.contents.items())
+        return not surplus and all(map(remote.has, self.contents.values()))
 
     def _known(self, head: str, tags: Mapping[str, str]) -> str | None:
         """A tag that names this content: one at the head, or the last number."""
@@ -135,56 +155,46 @@ class _Push:
         last = max(tags, key=_number, default=None)
         return last if last is not None and self._whole(self._at(tags[last])) else None
 
-    def _update(self, remote: RepoTree, tag: str | None, tags: Mapping[str, str]) -> Published:
+    def _update(self, remote: _Tree, tag: str | None, tags: Mapping[str, str]) -> Uploaded:
+        from huggingface_hub import CommitOperationAdd
+
         declared = self._declared(remote)
         beside = {*self.outgoing.extras, *self.outgoing.charts}
         if declared is None:
             self._refuse_foreign(remote, {*self.contents, *beside})
-        changed = [name for name, content in self.contents.items() if not remote.has(name, content)]
         card = self.outgoing.card(tag or _next(tags))
+        new = [content for content in self.contents.values() if not remote.has(content)]
+        new += [CommitOperationAdd(name, data) for name, data in card.items()]
         ours = set() if declared is None else {*declared, *beside}
         gone = tuple(sorted(ours.intersection(remote.files) - {*self.contents, *card}))
-        commit = self._commit(remote, {**{name: self.outgoing.files[name] for name in changed}, **card}, gone)
+        commit = self._commit(remote, new, gone)
         if not self._whole(self._at(commit)):
             raise HubError(f"the Hub did not store all files: hf://{self.repo}, commit {commit}; run the command again")
-        sizes = {name: self.contents[name].bytes for name in changed} | {name: len(data) for name, data in card.items()}
+        sizes = {addition.path_in_repo: addition.upload_info.size for addition in new}
         name = self._tag(tag, commit, tags)
-        return self._published(name, commit, committed=True, uploaded=sizes, deleted=gone)
+        return self._uploaded(name, commit, committed=True, uploaded=sizes, deleted=gone)
 
-    def _refuse_foreign(self, remote: RepoTree, names: Collection[str]) -> None:
+    def _refuse_foreign(self, remote: _Tree, names: Collection[str]) -> None:
         """A repo without a bundle may hold somebody's model, which no push may overwrite or stand beside."""
         theirs = sorted(set(names).intersection(remote.files))
         if theirs:
             raise HubError(f"repo holds a file of its own: {theirs[0]!r} in hf://{self.repo}; push to another repo")
 
-    def _declared(self, remote: RepoTree) -> set[str] | None:
+    def _declared(self, remote: _Tree) -> set[str] | None:
         """The files of the bundle that the repo holds; None if it holds none."""
-        found = remote.files.get(MANIFEST)
-        if found is None or found.size > MAX_MANIFEST:
+        if remote.commit is None or MANIFEST not in remote.files:
             return None
-        with TemporaryDirectory() as scratch:
-            path = self._ask(
-                lambda: self.api.hf_hub_download(self.repo, MANIFEST, revision=remote.commit, local_dir=scratch)
-            )
-            try:
-                document = parse_json(read_bytes(path), MANIFEST)
-            except BundleError:
-                return None
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
+        repo = RemoteRepo(HubRef(self.repo, None), remote.commit)
+        try:
+            return {entry.name for entry in repo.parse(repo.manifest_bytes() or b"").files}
+        except BundleError:
             return None
-        entries = document.get("files")
-        names = [entry.get("name") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-        # Whoever wrote that manifest, it deletes nothing but what a bundle can hold.
-        return {name for name in names if isinstance(name, str) and FILE_NAME.fullmatch(name)}
 
-    def _commit(self, remote: RepoTree, new: Mapping[str, Path | bytes], gone: Collection[str]) -> str:
+    def _commit(self, remote: _Tree, additions: list[CommitOperationAdd], gone: Collection[str]) -> str:
         """Sends files and makes the commit, provided that the branch is still where `remote` is."""
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub import CommitOperationDelete
         from huggingface_hub.errors import HfHubHTTPError
 
-        additions = [
-            CommitOperationAdd(name, data if isinstance(data, bytes) else str(data)) for name, data in new.items()
-        ]
         deletions = [CommitOperationDelete(name, is_folder=False) for name in gone]
         self._upload(additions)
         try:
@@ -211,10 +221,10 @@ class _Push:
         """Sends what is not stored yet; nothing of it is visible before the commit."""
         small = [addition for addition in additions if addition.upload_info.size <= _LARGE]
         large = [[addition] for addition in additions if addition.upload_info.size > _LARGE]
-        with self.bar(len(additions)) as sent:
+        with self.reporter.bar(f"push to {self.repo}", len(additions)) as sent:
             for group in (small, *large):
                 # Newer clients try the requests of this again by themselves, for long enough.
-                retrying(partial(self._send, group), attempts=2, say=self.say)
+                retrying(partial(self._send, group), attempts=2, say=self.reporter.say)
                 for addition in group:
                     sent(addition.path_in_repo)
 
@@ -243,11 +253,11 @@ class _Push:
     def _taken(self, tag: str) -> HubError:
         return HubError(f"tag names something else: hf://{self.repo}@{tag}; choose another --revision, tags stay")
 
-    def _published(self, tag: str, commit: str, **facts: Any) -> Published:
-        return Published(tag, commit, f"{endpoint()}/{self.repo}/tree/{tag}", **facts)
+    def _uploaded(self, tag: str, commit: str, **facts: Any) -> Uploaded:
+        return Uploaded(tag, commit, f"{endpoint()}/{self.repo}/tree/{tag}", **facts)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        return retrying(call, say=self.say)
+        return retrying(call, say=self.reporter.say)
 
 
 def _number(tag: str) -> int:
