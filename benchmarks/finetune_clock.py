@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -137,13 +138,13 @@ def measure(setting: Setting, subject: Subject, pairs: int) -> Found:
     cost = run_cost(full, subject.count(), options, crop=subject.feed.crop, cached=cached)
     timing = timer.time(own.__getitem__, batches.__getitem__, CPU)
     assert timing is not None
-    return Found(len(choice.layers), cost.run(dense).total / cost.twin(dense).total, timing)
+    return Found(len(choice.layers), cost.run(dense).total / cost.control(dense).total, timing)
 
 
 def row(name: str, found: Found) -> str:
     """One line of the table."""
     timing = found.timing
-    ratios = [run / twin for run, twin in zip(timing.run, timing.twin, strict=True)]
+    ratios = [run / control for run, control in zip(timing.run, timing.control, strict=True)]
     apart = 100 * (timing.ratio - found.counted)
     cells = (
         name,
@@ -151,8 +152,8 @@ def row(name: str, found: Found) -> str:
         f"{found.counted:.3f}",
         f"{timing.ratio:.3f} ({min(ratios):.3f}, {max(ratios):.3f})",
         f"{apart:+.1f}{'' if abs(apart) <= CLOSE else ' (!)'}",
-        f"{timing.run_seconds:.3f}",
-        f"{timing.twin_seconds:.3f}",
+        f"{median(timing.run):.3f}",
+        f"{median(timing.control):.3f}",
     )
     return f"| {' | '.join(map(str, cells))} |"
 

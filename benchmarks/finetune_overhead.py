@@ -48,7 +48,7 @@ from opentrans_cli.steps.step_record import environment
 from opentrans_cli.steps.training_data import IGNORED, TrainingBatch, TrainingData
 from opentrans_cli.training.optimizer import build_optimizer
 from opentrans_cli.training.processes.distributed import World
-from opentrans_cli.training.run_state import Run
+from opentrans_cli.training.run_state import RunState
 
 SPARSITY = 0.9
 SAVE_EVERY = FinetuneControls().save_every
@@ -171,14 +171,14 @@ def measure(subject: Subject, work: Path, *, pairs: int, clock: Callable[[], flo
     clip = load_text_clip(opened.manifest.base, None, SILENT)
     text = embed_vocabulary(clip, feed.seen_vocabulary, templates=built.framework.templates)
     feed.plain = plain_step(copy.deepcopy(built.module), feed.made, text, options)
-    save = Run.save
+    save = RunState.save
 
-    def save_timed(run: Run, path: Path) -> None:
+    def save_timed(run: RunState, path: Path) -> None:
         seconds.saving.append(timed(clock, lambda: save(run, path)))
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as stream:
         reporter = Drawn(stream)
-        with RunLog(Path(folder) / "log.jsonl") as log, patch.object(Run, "save", save_timed):
+        with RunLog(Path(folder) / "log.jsonl") as log, patch.object(RunState, "save", save_timed):
             run = FinetuneRun(built, feed, clip, options, controls, world=world, log=log, reporter=reporter)
             run.train(resume_from=None, checkpoint=Path(folder) / "state", evaluate=None)
         seconds.redraw = reporter.redraw(clock)

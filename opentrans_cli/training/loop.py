@@ -7,25 +7,27 @@ It knows no model and no data set: batches are a function of the step, the loss 
 from __future__ import annotations
 
 import math
+import signal
 import statistics
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from torch import nn
 
 from opentrans_cli.errors import OptionError, TrainingStopped
 from opentrans_cli.training import state_file
-from opentrans_cli.training.generators import generators_kept
 from opentrans_cli.training.processes.distributed import World
-from opentrans_cli.training.run_state import Beside, Run, trained_parameters
+from opentrans_cli.training.run_state import Beside, RunState, trained_parameters
 from opentrans_cli.training.settings import TrainSettings
-from opentrans_cli.training.step import Batch, Loss, NotFiniteError, Outcome, Stepper
+from opentrans_cli.training.step import Batch, Loss, NotFiniteError, Outcome, Stepper, generators_kept
 
-__all__ = ["Batch", "Loss", "StepFigures", "TrainLog", "train"]
+__all__ = ["Batch", "Hooks", "Loss", "NotFiniteError", "StepFigures", "TrainLog", "train"]
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,21 @@ class TrainLog:
 
 
 @dataclass(frozen=True)
-class _Hooks:
-    """What the caller wants done between steps."""
+class Hooks:
+    """What the caller wants done between steps.
 
-    before_step: Callable[[int], None] | None
-    after_step: Callable[[], None] | None
-    checkpoint: Path | None
-    evaluate: Callable[[], Mapping[str, float]] | None
-    on_evaluation: Callable[[int, Mapping[str, float]], None] | None
-    progress: Callable[[StepFigures], None] | None
-    told_to_stop: Callable[[], bool] | None
-    rate: Callable[[int], float] | None
-    rate_may_change: bool
+    before_step: called in all processes with the steps taken, before each; may change weights, and which are held, and
+        raise NotFiniteError.
+    after_step: called once before the first step, when the model is wrapped, and after each; holds the masks.
+    evaluate: called in all processes, in eval mode with the averaged parameters; without effect on the training.
+    on_evaluation, progress: called in rank 0 with the steps taken and figures; before the state of that step is saved.
+    """
+
+    before_step: Callable[[int], None] | None = None
+    after_step: Callable[[], None] | None = None
+    evaluate: Callable[[], Mapping[str, float]] | None = None
+    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
+    progress: Callable[[StepFigures], None] | None = None
 
 
 def train(
@@ -70,11 +75,10 @@ def train(
     settings: TrainSettings,
     *,
     loss: Callable[[nn.Module], Loss],
+    hooks: Hooks | None = None,
     world: World | None = None,
     rate: Callable[[int], float] | None = None,
     rate_may_change: bool = False,
-    before_step: Callable[[int], None] | None = None,
-    after_step: Callable[[], None] | None = None,
     beside: Beside | None = None,
     state: Path | None = None,
     narrowed: bool = False,
@@ -82,10 +86,6 @@ def train(
     identity: Mapping[str, Any] | None = None,
     notes: Mapping[str, Any] | None = None,
     stop_at: int | None = None,
-    evaluate: Callable[[], Mapping[str, float]] | None = None,
-    on_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
-    progress: Callable[[StepFigures], None] | None = None,
-    told_to_stop: Callable[[], bool] | None = None,
 ) -> TrainLog:
     """Train `model` in place and leave it in eval mode, with the averaged parameters if there are some.
 
@@ -95,52 +95,37 @@ def train(
     world: the processes of this run; None: this one alone, on the model's device.
     rate: step (from 0) -> learning rate outside the backbone; None: by the settings' schedule.
     rate_may_change: a state of another learning rate is gone on with; so a failing run keeps its last saved state.
-    before_step: called in all processes with the steps taken, before each; may change weights, and which are held, and
-        raise NotFiniteError.
-    after_step: called once before the first step, when `model` is wrapped, and after each; holds the masks.
     beside: what else the state keeps of the run; given back before the first step is taken.
     state: a file that an interrupted run wrote; the run goes on from there, on any number of processes.
     narrowed: the run of `state` may have trained more parameters, as before layers were frozen.
     checkpoint: where the state goes, every `settings.save_every` steps and at the end; may be `state`.
     identity: JSON that must be the same when resuming (masks, data).
-    notes: JSON that is kept in the state and compared with nothing; `checkpoint.load_meta(path)["notes"]`.
+    notes: JSON that is kept in the state and compared with nothing; `state_file.load_meta(path)["notes"]`.
     stop_at: end after so many steps with the last parameters, averaged or not; another call goes on from the state.
-    evaluate: called in all processes, in eval mode with the averaged parameters; without effect on the training.
-    on_evaluation, progress: called in rank 0 with the steps taken and figures; before the state of that step is saved.
-    told_to_stop: asked in every step; once it is true in any process, the run ends after that step as when time is up.
 
     Freeze before calling: only what requires gradients gets into the optimizer. Torch's generators are seeded for each
     part of each step, and the caller's again afterwards. Raises TrainingError if nothing can be trained, if `state` is
     from another run, or if a loss or gradient is not finite: then the model holds the last good state, and so does
-    `checkpoint`. Raises TrainingStopped when the time is up or it is told to stop: `checkpoint` has the state to go on
-    from.
+    `checkpoint`. With a checkpoint the run also ends when the time is up or a signal comes (see `_signals`), in all
+    processes after the same step: TrainingStopped, or KeyboardInterrupt after Ctrl-C; `checkpoint` has the state.
     """
-    if (settings.max_minutes is not None or told_to_stop is not None) and checkpoint is None:
+    if settings.max_minutes is not None and checkpoint is None:
         raise OptionError("a run that may be stopped needs a state to go on from: max minutes; say where to keep it")
     device = next(iter(trained_parameters(model).values())).device
     world = world or World(device)
-    hooks = _Hooks(
-        before_step,
-        after_step,
-        checkpoint,
-        evaluate,
-        on_evaluation,
-        progress,
-        told_to_stop,
-        rate,
-        rate_may_change,
-    )
-    with generators_kept(device):
+    with generators_kept(device), _signals(listen=checkpoint is not None) as told:
         called = world.wrap(
             model, sync_batchnorm=settings.sync_batchnorm, shard=settings.shard, accumulate=settings.accumulate
         )
         together = world.size == 1
         try:
-            run = Run(model, settings, world, identity=identity, notes=notes, beside=beside)
+            run = RunState(model, settings, world, identity=identity, notes=notes, beside=beside)
             if state is not None:
                 run.resume(state, narrowed=narrowed, rate_may_change=rate_may_change)
             end = settings.steps if stop_at is None else min(stop_at, settings.steps)
-            seconds = _Loop(run, called, loss(called), hooks).steps(batch_of, end, fresh=state is None)
+            stepper = Stepper(run, loss(called), rate=rate)
+            loop = _Loop(run, called, stepper, hooks or Hooks(), checkpoint, told, rate_may_change=rate_may_change)
+            seconds = loop.steps(batch_of, end, fresh=state is None)
             together = True
         except (NotFiniteError, TrainingStopped):
             together = True
@@ -153,9 +138,19 @@ def train(
 
 
 class _Loop:
-    def __init__(self, run: Run, called: nn.Module, loss: Loss, hooks: _Hooks) -> None:
-        self.run, self.called, self.hooks = run, called, hooks
-        self.stepper = Stepper(run, loss, rate=hooks.rate)
+    def __init__(
+        self,
+        run: RunState,
+        called: nn.Module,
+        stepper: Stepper,
+        hooks: Hooks,
+        checkpoint: Path | None,
+        told: Callable[[], bool],
+        *,
+        rate_may_change: bool,
+    ) -> None:
+        self.run, self.called, self.stepper, self.hooks = run, called, stepper, hooks
+        self._checkpoint, self._told, self._rate_may_change = checkpoint, told, rate_may_change
         minutes = run.settings.max_minutes
         self._deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
 
@@ -179,37 +174,33 @@ class _Loop:
         return seconds
 
     def _step(self, batch_of: Callable[[int], Batch]) -> Outcome:
-        run, checkpoint = self.run, self.hooks.checkpoint
+        run = self.run
         try:
             if self.hooks.before_step is not None:
                 self.hooks.before_step(run.step)
-            outcome = self.stepper.take(batch_of(run.step), late=self._late(), told=self._told())
+            late = time.monotonic() >= self._deadline
+            outcome = self.stepper.take(batch_of(run.step), late=late, told=self._told())
         except NotFiniteError as error:
-            lower = f"lower the learning rate (now {run.settings.lr:g})"
-            if self.hooks.rate_may_change:
-                raise NotFiniteError(f"{error}; {lower}{self._saved()}") from None
-            kept = "" if checkpoint is None else f" (the state before it is in {checkpoint})"
-            if checkpoint is not None:
-                run.save(checkpoint)
-            raise NotFiniteError(
-                f"{error}{kept}; {lower} or add warm-up steps and start again, for --resume comes to the same"
-            ) from None
+            raise self._explained(error) from None
         self._hold()
         if run.average is not None and math.isfinite(outcome.grad_norm):
             run.average.update(run.step - 1)
         return outcome
 
-    def _saved(self) -> str:
-        checkpoint = self.hooks.checkpoint
-        if checkpoint is None or not checkpoint.exists():
-            return " and start again"
-        return f": --resume with it goes on from step {state_file.load_meta(checkpoint)['step']}"
-
-    def _late(self) -> bool:
-        return time.monotonic() >= self._deadline
-
-    def _told(self) -> bool:
-        return self.hooks.told_to_stop is not None and self.hooks.told_to_stop()
+    def _explained(self, error: NotFiniteError) -> NotFiniteError:
+        """What to do about it; leaves the state before the step on the disk, or the last that was saved."""
+        checkpoint, lower = self._checkpoint, f"lower the learning rate (now {self.run.settings.lr:g})"
+        if self._rate_may_change:
+            if checkpoint is None or not checkpoint.exists():
+                return NotFiniteError(f"{error}; {lower} and start again")
+            saved = state_file.load_meta(checkpoint)["step"]
+            return NotFiniteError(f"{error}; {lower}: --resume with it goes on from step {saved}")
+        kept = "" if checkpoint is None else f" (the state before it is in {checkpoint})"
+        if checkpoint is not None:
+            self.run.save(checkpoint)
+        return NotFiniteError(
+            f"{error}{kept}; {lower} or add warm-up steps and start again, for --resume comes to the same"
+        )
 
     def _hold(self) -> None:
         if self.hooks.after_step is not None:
@@ -222,12 +213,12 @@ class _Loop:
         if hooks.evaluate is not None and _due(run.step, settings.eval_every):
             self._evaluate(hooks.evaluate)
         # After figures and evaluation: a log that is cut back to the state's step lacks nothing.
-        if hooks.checkpoint is not None and (last or outcome.stop or _due(run.step, settings.save_every)):
-            run.save(hooks.checkpoint)
+        if self._checkpoint is not None and (last or outcome.stop or _due(run.step, settings.save_every)):
+            run.save(self._checkpoint)
         if outcome.stop and run.step < settings.steps:
             reason = "time is up" if outcome.late else "told to stop"
             raise TrainingStopped(
-                f"{reason}: step {run.step} of {settings.steps}, the state is in {hooks.checkpoint}; "
+                f"{reason}: step {run.step} of {settings.steps}, the state is in {self._checkpoint}; "
                 "go on with --resume"
             )
 
@@ -246,3 +237,34 @@ class _Loop:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+@contextmanager
+def _signals(*, listen: bool) -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM, which batch queues send some time before they kill, or a first Ctrl-C has come.
+
+    Inside, neither ends anything at once. A second Ctrl-C raises KeyboardInterrupt, and so does the TrainingStopped
+    that the first has led to, once it comes by. The old handlers are back afterwards. Only a main thread can have
+    handlers: elsewhere, and without `listen`, signals end the process as ever.
+    """
+    came: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    if not listen or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(came)
+    except TrainingStopped as stopped:
+        if signal.SIGINT in came:
+            raise KeyboardInterrupt(str(stopped)) from stopped
+        raise
+    finally:
+        for number, handler in before.items():
+            # None: a handler that was not set by Python, and cannot be set again by it.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -89,7 +89,7 @@ def total_norm(gradients: Iterable[Tensor]) -> Tensor:
     return whole(torch.nn.utils.get_total_norm(gradients))
 
 
-def shorten(gradients: list[Tensor], norm: float, *, limit: float, scale: float) -> None:
+def clip_gradients(gradients: list[Tensor], norm: float, *, limit: float, scale: float) -> None:
     """Divide the gradients by `scale`, and then make their norm, `norm` after that, `limit` at most; 0: no limit."""
     factor = (min(1.0, limit / (norm + 1e-6)) if limit else 1.0) / scale
     if factor != 1:

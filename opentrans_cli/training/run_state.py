@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,15 +20,86 @@ from torch import Tensor, nn
 
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.training import state_file
-from opentrans_cli.training.ema import Average
 from opentrans_cli.training.optimizer import build_optimizer, embeddings
-from opentrans_cli.training.precision import LossScale
 from opentrans_cli.training.processes.distributed import World
-from opentrans_cli.training.processes.sharding import put
-from opentrans_cli.training.settings import TrainSettings
+from opentrans_cli.training.processes.sharding import local_tensor, put
+from opentrans_cli.training.settings import Precision, TrainSettings
 
 # Between an interrupted run and its resumption.
 _MAY_CHANGE = ("save_every", "log_every", "eval_every", "max_minutes", "shard")
+_GROWTH, _BACK_OFF, _INTERVAL = 2.0, 0.5, 2000  # of the scale of a float16 loss
+
+
+class Average:
+    """Exponential moving averages of `trained`, by name, which often segment better than the last parameters.
+
+    The decay of the n-th update (from 0) is min(decay, (1 + n) / (10 + n)): a short run would otherwise end with the
+    average of what it began with. A weight that was zero at every update is exactly zero.
+    """
+
+    def __init__(self, trained: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in trained.items()}
+        self._parameters = [local_tensor(parameter) for parameter in trained.values()]
+        self._averages = [local_tensor(tensor) for tensor in self.tensors.values()]
+
+    def begin(self) -> None:
+        """Take the parameters as they are."""
+        torch._foreach_copy_(self._averages, self._parameters)
+
+    def update(self, number: int) -> None:
+        """Move towards the parameters; `number` counts the updates from 0."""
+        decay = min(self.decay, (1 + number) / (10 + number))
+        torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
+
+    def fill(self) -> None:
+        """Write the averages into the parameters."""
+        torch._foreach_copy_(self._parameters, self._averages)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Inside, the parameters are the averages."""
+        before = [parameter.clone() for parameter in self._parameters]
+        self.fill()
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._parameters, before)
+
+
+class LossScale:
+    """What the loss is multiplied by before the backward pass: 1, or for float16 as torch's GradScaler has it.
+
+    Halved with every gradient that is not finite, doubled after 2000 steps without one; a power of two, so that
+    dividing the gradients by it is exact. Ours counts in the norm that clipping needs anyway, and is the same number
+    in every process.
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        self.changes = precision == "float16"
+        self.value = 2.0**16 if self.changes else 1.0
+        self.good_steps = 0  # since it last changed
+
+    def back_off(self) -> bool:
+        """After gradients that were not finite: whether leaving the step out is enough to go on."""
+        self.value *= _BACK_OFF if self.changes else 1.0
+        self.good_steps = 0
+        return self.changes and self.value >= 1
+
+    def count_good(self) -> None:
+        """After a step that was taken."""
+        self.good_steps += 1
+        if self.changes and self.good_steps == _INTERVAL:
+            self.value, self.good_steps = self.value * _GROWTH, 0
+
+    def state(self) -> dict[str, float]:
+        """Numbers to go on from."""
+        return {"value": self.value, "good_steps": self.good_steps} if self.changes else {}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from `state`."""
+        if self.changes:
+            self.value, self.good_steps = float(state["value"]), int(state["good_steps"])
 
 
 class Beside(Protocol):
@@ -40,7 +112,7 @@ class Beside(Protocol):
         """Become what `tensors` gave; the model has its weights already."""
 
 
-class Run:
+class RunState:
     """A run at some step. `model` has been wrapped by `world`: sharding makes other parameters of it."""
 
     def __init__(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,18 +14,16 @@ from torch import Tensor, nn
 
 from opentrans_cli.errors import OptionError, TrainingError
 from opentrans_cli.training import optimizer as optimizers
-from opentrans_cli.training.generators import seed_all
 from opentrans_cli.training.optimizer import rate_at
-from opentrans_cli.training.precision import autocast
-from opentrans_cli.training.run_state import Run
-
-# The running statistics of BatchNorms, kept for the case that a step fails.
-#
-# A forward pass with NaN or infinite activations reaches them before the loss is seen.
+from opentrans_cli.training.run_state import RunState
+from opentrans_cli.training.settings import Precision
 
 
 class RunningStatistics:
-    """A copy of those inside `module`, whose buffers must stay the same tensors."""
+    """A copy of those of the BatchNorms inside `module`, whose buffers must stay the same tensors.
+
+    A forward pass with NaN or infinite activations reaches them before the loss is seen.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
@@ -92,7 +92,7 @@ class Outcome:
 class Stepper:
     """Takes the steps of `run`; `loss` calls the wrapped model. rate: step -> learning rate, if not by the schedule."""
 
-    def __init__(self, run: Run, loss: Loss, *, rate: Callable[[int], float] | None = None) -> None:
+    def __init__(self, run: RunState, loss: Loss, *, rate: Callable[[int], float] | None = None) -> None:
         self._run, self._loss = run, loss
         self._rate = rate or (lambda step: run.settings.lr * rate_at(run.settings, step))
         self._statistics = RunningStatistics(run.model)
@@ -159,7 +159,7 @@ class Stepper:
 
     def _update(self, norm: float) -> None:
         run = self._run
-        optimizers.shorten(
+        optimizers.clip_gradients(
             optimizers.gradients(run.trained.values()), norm, limit=run.settings.grad_clip, scale=run.scale.value
         )
         run.optimizer.step()
@@ -183,3 +183,39 @@ def parts_of(batch: Batch, count: int) -> list[Batch]:
             "choose another --accumulate or --batch-size"
         )
     return list(zip(*(tensor.split(length // count) for tensor in batch), strict=True))
+
+
+def seed_all(device: torch.device, *numbers: int) -> None:
+    """Seed the CPU's generator, and `device`'s if it is an accelerator, from `numbers`, whose order counts."""
+    # Their sum, or a step behind a seed, would let two runs with neighbouring seeds draw the same.
+    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
+    seed = int.from_bytes(digest[:4], "little")  # the CPU's takes no more
+    # torch.manual_seed would write down the call stack for devices that nobody uses.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
+    elif device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+@contextmanager
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """Afterwards the CPU's generator and `device`'s are as they were."""
+    module = None if device.type == "cpu" else torch.get_device_module(device)
+    # Only CUDA has a generator per card; the others' functions take no device.
+    index = (device,) if device.type == "cuda" else ()
+    before, others = torch.get_rng_state(), module and module.get_rng_state(*index)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+        if module is not None:
+            module.set_rng_state(others, *index)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Inside, torch computes in `precision` where that is safe; parameters and their gradients stay float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float16)

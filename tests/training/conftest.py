@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.training.freezing import freeze_layers
-from opentrans_cli.training.loop import TrainLog, train
+from opentrans_cli.training.loop import Hooks, TrainLog, train
 from opentrans_cli.training.settings import TrainSettings
 
 TINY = {
@@ -108,12 +108,11 @@ class Experiment:
         self.removed = torch.rand(self.weight.shape, generator=torch.Generator().manual_seed(9)) < 0.5
 
     def run(self, *, batches: Callable[[int], Any] = batch_of, **options: Any) -> TrainLog:
-        options = {
-            "loss": lambda called: PixelLoss(called, lambda: None),
-            "after_step": hold(self.net, {"backbone.conv1": ~self.removed}),
-            **options,
-        }
-        return train(self.net, batches, self.settings, **options)
+        """`options` of `train`, and hooks by their names."""
+        holding = {"after_step": hold(self.net, {"backbone.conv1": ~self.removed})}
+        given = {name: options.pop(name) for name in vars(Hooks()) if name in options}
+        options = {"loss": lambda called: PixelLoss(called, lambda: None), **options}
+        return train(self.net, batches, self.settings, hooks=Hooks(**holding | given), **options)
 
     def state(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self.net.state_dict().items()}

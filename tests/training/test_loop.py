@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import signal
 import time
 
 import pytest
@@ -251,3 +252,43 @@ def test_a_run_that_ends_as_its_time_does_has_ended(experiment, tmp_path):
 def test_a_limit_of_time_without_a_place_for_the_state_is_refused(experiment):
     with pytest.raises(OptionError, match=r"needs a state to go on from"):
         experiment(changed(max_minutes=1.0)).run()
+
+
+@pytest.mark.parametrize(
+    ("signals", "kind", "step"),
+    [
+        ([signal.SIGTERM], TrainingStopped, 3),
+        ([signal.SIGINT], KeyboardInterrupt, 3),
+        ([signal.SIGTERM, signal.SIGTERM], TrainingStopped, 3),
+        ([signal.SIGINT, signal.SIGINT], KeyboardInterrupt, 1),  # at once: the state is the last that was saved
+    ],
+)
+def test_signals_end_a_run_after_its_step_and_a_second_ctrl_c_at_once(experiment, batch, tmp_path, signals, kind, step):
+    state, handlers = tmp_path / "state", [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    def batches(number):
+        for each in signals if number == 2 else ():
+            signal.raise_signal(each)
+        return batch(number)
+
+    with pytest.raises(kind):
+        experiment(changed(save_every=1 if step == 1 else 100)).run(batches=batches, checkpoint=state)
+    assert load_meta(state)["step"] == (2 if step == 1 else 3)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert experiment(SETTINGS).run(state=state).losses == experiment(SETTINGS).run().losses
+
+
+def test_another_learning_rate_may_go_on_where_it_is_allowed(experiment, batch, tmp_path):
+    state = tmp_path / "state"
+    experiment(SETTINGS).run(checkpoint=state, stop_at=3)
+    slower = {"rate": lambda step: 1e-3, "rate_may_change": True}
+    with pytest.raises(TrainingError, match="lr was"):
+        experiment(changed(lr=0.01)).run(state=state)
+    heard = []
+    experiment(changed(lr=0.01)).run(state=state, progress=heard.append, **slower)
+    assert [figures.lr for figures in heard] == [1e-3] * 3
+    with pytest.raises(
+        TrainingError, match=r"lower the learning rate \(now 0.01\): --resume with it goes on from step 3"
+    ):
+        experiment(changed(lr=0.01)).run(batches=poisoned_at(4, batch), state=state, checkpoint=state, **slower)
+    assert load_meta(state)["step"] == 3

@@ -16,7 +16,7 @@ from torch import nn
 
 from opentrans_cli.errors import TrainingError, TrainingStopped
 from opentrans_cli.sparsity.masking import hold
-from opentrans_cli.training.loop import train
+from opentrans_cli.training.loop import Hooks, train
 from opentrans_cli.training.processes.distributed import World, open_world
 from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.state_file import load_meta, load_state
@@ -81,7 +81,9 @@ def run(world: World, settings: TrainSettings, *, poison: int | None = None, **o
         return images[rows], labels[rows]
 
     loss = options.pop("loss", lambda called: Pixels(called, world))
-    log = train(net, batch_of, settings, loss=loss, world=world, after_step=hold(net, {"backbone.0": mask}), **options)
+    own = {name: options.pop(name) for name in ("evaluate", "on_evaluation") if name in options}
+    hooks = Hooks(after_step=hold(net, {"backbone.0": mask}), **own)
+    log = train(net, batch_of, settings, loss=loss, world=world, hooks=hooks, **options)
     assert not net.backbone[0].weight[~mask].any()
     return net, log
 

@@ -8,10 +8,11 @@ from torch import nn
 
 from opentrans_cli.training.optimizer import (
     build_optimizer,
+    clip_gradients,
     embeddings,
     gradients,
+    rate_at,
     set_rate,
-    shorten,
     total_norm,
 )
 from opentrans_cli.training.settings import TrainSettings
@@ -61,5 +62,36 @@ def test_a_norm_above_the_limit_becomes_the_limit_after_the_scale_is_taken_out(l
     parameters[0].grad, parameters[1].grad = torch.tensor([0.0, 3.0]) * 8, torch.tensor(4.0) * 8
     found = gradients(parameters)
     assert len(found) == 2 and float(total_norm(found)) == 40
-    shorten(found, 5.0, limit=limit, scale=8.0)
+    clip_gradients(found, 5.0, limit=limit, scale=8.0)
     assert float(total_norm(found)) == pytest.approx(expected, rel=1e-5)
+
+
+def rates(**settings):
+    made = TrainSettings(**settings)
+    return [rate_at(made, step) for step in range(made.steps)]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "poly"])
+def test_falling_schedules_start_at_one_and_end_just_above_zero(schedule):
+    found = rates(steps=100, schedule=schedule)
+    assert found[0] == 1 and found == sorted(found, reverse=True) and 0 < found[-1] < 0.02
+
+
+def test_halfway_they_are_what_their_formulas_say():
+    assert rates(steps=100, schedule="cosine")[50] == pytest.approx(0.5)
+    assert rates(steps=100, schedule="poly")[50] == pytest.approx(0.5**0.9)
+
+
+def test_steps_fall_by_gamma_at_their_milestones():
+    found = rates(steps=10, schedule="steps", milestones=(0.44, 0.85), gamma=0.1)
+    assert found == pytest.approx([1] * 4 + [0.1] * 4 + [0.01] * 2)
+    published = TrainSettings(steps=368_750, schedule="steps", milestones=(0.888889, 0.962961))
+    falls = [step for step in (327_777, 327_778, 355_091, 355_092)]
+    assert [rate_at(published, step) for step in falls] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "poly", "steps", "constant"])
+def test_a_warm_up_rises_linearly_to_the_schedule(schedule):
+    plain, warmed = rates(steps=100, schedule=schedule), rates(steps=100, schedule=schedule, lr_warmup_steps=4)
+    assert warmed == pytest.approx([rate * min(1, (step + 1) / 4) for step, rate in enumerate(plain)])
+    assert warmed[4:] == plain[4:]

@@ -6,11 +6,14 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.training.freezing import freeze_layers
+from opentrans_cli.training.run_state import Average, LossScale
 from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.state_file import load_meta, load_state, under_prefix
+from opentrans_cli.training.step import autocast
 
 SETTINGS = TrainSettings(steps=6, batch_size=4, lr=0.02, lr_warmup_steps=2, save_every=2, log_every=1, seed=5)
 KINDS = {
@@ -190,3 +193,92 @@ def test_a_frozen_layer_of_another_run_is_refused_by_name(experiment, tmp_path):
     freeze_layers(other.net, ["head"], batchnorm_of={"head": None})
     with pytest.raises(TrainingError, match=r"trained, first at 'head.bias'"):
         other.run(state=tmp_path / "state")
+
+
+def two():
+    trained = {"a": nn.Parameter(torch.tensor([0.0, 2.0])), "b": nn.Parameter(torch.tensor(3.0))}
+    average = Average(trained, 0.9)
+    average.begin()
+    return trained, average
+
+
+def test_an_average_moves_by_its_decay_which_rises_in_the_first_updates():
+    trained, average = two()
+    expected = torch.tensor([0.0, 2.0])
+    for number in range(200):
+        with torch.no_grad():
+            trained["a"][1] = number
+        average.update(number)
+        decay = min(0.9, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * torch.tensor([0.0, number])
+        assert average.tensors["a"][0] == 0
+        torch.testing.assert_close(average.tensors["a"], expected)
+    assert average.tensors["a"][1] == pytest.approx(199 - 9, rel=1e-3)  # decay / (1 - decay) behind
+
+
+def test_averages_are_shown_for_a_while_and_the_parameters_come_back_to_the_bit():
+    trained, average = two()
+    with torch.no_grad():
+        trained["a"][1] = 0.1
+    for error in (None, KeyboardInterrupt):
+        try:
+            with average.shown():
+                assert trained["a"].tolist() == [0, 2]
+                if error is not None:
+                    raise error
+        except KeyboardInterrupt:
+            pass
+        assert torch.equal(trained["a"], torch.tensor([0, 0.1]))
+    average.fill()
+    assert trained["a"].tolist() == [0, 2]
+
+
+def test_begin_forgets_what_was_before():
+    trained, average = two()
+    with torch.no_grad():
+        trained["a"].zero_()
+    average.begin()
+    assert average.tensors["a"].tolist() == [0, 0]
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_products_are_computed_in_the_precision_asked_for(precision):
+    matrix = torch.ones(2, 2)
+    with autocast(CPU, precision):
+        assert (matrix @ matrix).dtype is getattr(torch, precision)
+    assert (matrix @ matrix).dtype is torch.float32
+
+
+def test_the_scale_is_that_of_torch_after_the_same_steps():
+    ours, theirs = LossScale("float16"), torch.amp.GradScaler("cpu", growth_interval=2000)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0)
+    theirs.scale(torch.zeros(1))
+    for number in range(2300):
+        bad = number in (3, 4, 250)
+        weight.grad = torch.full((1,), float("inf") if bad else 1.0)
+        theirs.step(optimizer)
+        theirs.update()
+        if bad:
+            assert ours.back_off()
+        else:
+            ours.count_good()
+        assert ours.value == theirs.get_scale()
+    assert ours.value == 2.0**14
+
+
+def test_a_scale_goes_on_where_it_stopped():
+    first, second = LossScale("float16"), LossScale("float16")
+    first.back_off()
+    first.count_good()
+    second.restore(first.state())
+    assert second.state() == first.state() == {"value": 2.0**15, "good_steps": 1}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_without_float16_gradients_that_are_not_finite_are_the_end(precision):
+    scale = LossScale(precision)
+    assert not scale.back_off() and scale.value == 1 and scale.state() == {}

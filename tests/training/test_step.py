@@ -11,6 +11,7 @@ from torch import nn
 from opentrans_cli.errors import TrainingError
 from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.state_file import load_meta
+from opentrans_cli.training.step import RunningStatistics, generators_kept, seed_all
 
 SETTINGS = TrainSettings(steps=6, batch_size=4, lr=0.02, log_every=1, seed=5)
 
@@ -102,3 +103,46 @@ def test_float16_gives_up_when_no_scale_is_small_enough(experiment, pixel_loss):
                 return {**super().__call__(part, whole), "root": root}
 
         experiment(settings).run(loss=lambda called: Root(called, lambda: None))
+
+
+CPU = torch.device("cpu")
+
+
+def drawn(*numbers):
+    seed_all(CPU, *numbers)
+    return torch.rand(8).tolist()
+
+
+def test_the_same_numbers_draw_the_same_and_others_something_else():
+    assert drawn(0, 1) == drawn(0, 1)
+    draws = [drawn(*numbers) for numbers in [(0, 0), (0, 1), (1, 0), (1, 1), (11,), (0,), (0, 2)]]
+    assert len({tuple(values) for values in draws}) == 7
+
+
+def test_the_callers_generator_goes_on_where_it_was():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    first = torch.rand(2)
+    with pytest.raises(KeyboardInterrupt), generators_kept(CPU):
+        drawn(5)
+        raise KeyboardInterrupt
+    assert torch.equal(torch.cat([first, torch.rand(2)]), expected)
+
+
+def test_a_forward_pass_on_nan_is_undone(small_net):
+    net = small_net()
+    kept = RunningStatistics(net)
+    net(torch.randn(2, 3, 4, 4))
+    kept.keep()
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    net(torch.full((2, 3, 4, 4), float("nan")))
+    assert net.backbone.bn1.running_mean.isnan().all() and net.backbone.bn1.num_batches_tracked == 2
+    kept.restore()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+
+
+def test_a_net_without_batchnorm_has_nothing_to_keep():
+    kept = RunningStatistics(torch.nn.Linear(2, 2))
+    kept.keep()
+    kept.restore()

@@ -33,11 +33,10 @@ from opentrans_cli.training import state_file
 from opentrans_cli.training.costs.timing import StepTimer, Timing
 from opentrans_cli.training.feature_cache import FeatureCache
 from opentrans_cli.training.freezing import state_hash
-from opentrans_cli.training.loop import Batch, StepFigures, TrainLog, train
+from opentrans_cli.training.loop import Batch, Hooks, StepFigures, TrainLog, train
 from opentrans_cli.training.processes.distributed import World
 from opentrans_cli.training.run_state import require_identity
 from opentrans_cli.training.settings import TrainSettings
-from opentrans_cli.training.stopping import told_to_stop
 
 _CHOICE = "choice"  # in the notes of a state; null while nothing is frozen yet
 
@@ -138,7 +137,7 @@ class FinetuneRun:
         """Steps up to `end` with one set of layers frozen. narrowed: `resume_from` is the end of the warm-up."""
         taken = 0 if resume_from is None else int(state_file.load_meta(resume_from)["step"])
         title = "warming up" if choice is None else "fine-tuning"
-        with told_to_stop() as told, self.reporter.bar(title, end, done=taken) as advance:
+        with self.reporter.bar(title, end, done=taken) as advance:
 
             def progress(figures: StepFigures) -> None:
                 self.log.step(figures)
@@ -149,18 +148,19 @@ class FinetuneRun:
                 batch_of,
                 self._settings(),
                 loss=self._loss,
+                hooks=Hooks(
+                    after_step=self._holder(self._trained),
+                    evaluate=evaluate,
+                    on_evaluation=self.log.evaluation,
+                    progress=progress,
+                ),
                 world=self.world,
-                after_step=self._holder(self._trained),
                 state=resume_from,
                 narrowed=narrowed,
                 checkpoint=checkpoint,
                 identity=self._identity(),
                 notes={_CHOICE: None if choice is None else choice.to_json()},
                 stop_at=end,
-                told_to_stop=told,
-                evaluate=evaluate,
-                on_evaluation=self.log.evaluation,
-                progress=progress,
             )
 
     def _identity(self) -> dict[str, Any]:

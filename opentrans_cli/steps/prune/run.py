@@ -27,10 +27,8 @@ from opentrans_cli.steps.prune.plan import Plan, train_settings
 from opentrans_cli.steps.run_files import discard_state, round_path, state_path
 from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.training import state_file
-from opentrans_cli.training.loop import StepFigures, train
+from opentrans_cli.training.loop import Hooks, NotFiniteError, StepFigures, train
 from opentrans_cli.training.processes.distributed import World
-from opentrans_cli.training.step import NotFiniteError
-from opentrans_cli.training.stopping import told_to_stop
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ class PruneRun:
             if before != settings.lr:
                 reporter.say(f"going on with another lr: {settings.lr}, until here {before}")
             reporter.say(f"resuming after step {taken} of {settings.steps}")
-        with told_to_stop() as told, reporter.bar("distilling", settings.steps, done=taken) as advance:
+        with reporter.bar("distilling", settings.steps, done=taken) as advance:
 
             def progress(figures: StepFigures) -> None:
                 self._record(figures, objective.figures)
@@ -140,17 +138,14 @@ class PruneRun:
                 objective.batch,
                 settings,
                 loss=objective.loss_of,
+                hooks=Hooks(before_step=self._before_step, after_step=lambda: self._hold(), progress=progress),
                 world=self.world,
                 rate=lambda step: self.rounds.learning_rate(step, lr=settings.lr),
                 rate_may_change=True,
-                before_step=self._before_step,
-                after_step=lambda: self._hold(),
                 beside=self,
                 state=state,
                 checkpoint=state_path(self.out),
                 identity=self._identity(objective),
-                progress=progress,
-                told_to_stop=told,
             )
         objective.detach()
         self.tower.visual.eval()

@@ -1,12 +1,12 @@
 """Cost receipt of a training run: what it multiplies, what the same run without freezing would, and what is saved.
 
 A run has phases, a model one cost an image in each: first steps with nothing frozen, then those with frozen layers,
-whose lowest blocks may be read from a cache instead of computed. Beside it stands its full twin: the same segmentor,
-masks and steps, with nothing frozen and nothing cached. Two columns each: dense multiplies zeros like any number,
-which is what dense kernels do; sparse skips zero weights in the forward pass and in weight gradients, while input
-gradients stay dense, as the paper counts (OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2). By autograd's rules, see
-cost.py: a frozen beginning has no input gradients. Not counted: a teacher, the text tower, the loss and what it learns
-beside the segmentor, the optimizer. Counted, never measured, so the same run has the same receipt.
+whose lowest blocks may be read from a cache instead of computed. Beside it stands full training as its control: the
+same segmentor, masks and steps, with nothing frozen and nothing cached. Two columns each: dense multiplies zeros like
+any number, which is what dense kernels do; sparse skips zero weights in the forward pass and in weight gradients, while
+input gradients stay dense, as the paper counts (OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2). By autograd's
+rules, see macs.py: a frozen beginning has no input gradients. Not counted: a teacher, the text tower, the loss and what
+it learns beside the segmentor, the optimizer. Counted, never measured, so the same run has the same receipt.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class CounterCheck:
 
 @dataclass(frozen=True)
 class RunCost:
-    """The receipt of a whole run beside its full twin."""
+    """The receipt of a whole run beside that of full training."""
 
     phases: tuple[Phase, ...]
     full: tuple[LayerCost, ...]  # of one image, nothing frozen
@@ -151,19 +151,19 @@ class RunCost:
         """What the run multiplies, of one part of the model or of all."""
         return sum((phase.columns(price, part) for phase in self.phases), Columns())
 
-    def twin(self, price: Pricing = sparse, part: str | None = None) -> Columns:
-        """What its full twin multiplies."""
+    def control(self, price: Pricing = sparse, part: str | None = None) -> Columns:
+        """What full training, its control, multiplies."""
         return total(self.full, price, part).times(self.images)
 
     @property
     def saved(self) -> dict[str, float]:
         """Shares saved, in [0, 1].
 
-        dense and sparse: of the full twin's total in the same column. all: of ordinary dense training, by freezing,
+        dense and sparse: of the control's total in the same column. all: of ordinary dense training, by freezing,
         caching and skipped zeros together.
         """
-        shares = {column: _share(self.run(price), self.twin(price)) for column, price in _PRICINGS.items()}
-        return {**shares, "all": _share(self.run(sparse), self.twin(dense))}
+        shares = {column: _share(self.run(price), self.control(price)) for column, price in _PRICINGS.items()}
+        return {**shares, "all": _share(self.run(sparse), self.control(dense))}
 
     def to_json(self) -> dict[str, Any]:
         """The counted fields of the cost receipt of `artifacts.schema.json`."""
@@ -175,18 +175,18 @@ class RunCost:
             "weight_gradient": run.weight_gradient,
             "total": run.total,
             "unmasked_total": self.run(dense).total,
-            "dense_total": self.twin(dense).total,
+            "dense_total": self.control(dense).total,
             "images": self.images,
             "resolution": list(self.resolution),
             "run": _both(self.run),
-            "full": _both(self.twin),
+            "full": _both(self.control),
             "saved": self.saved,
             "phases": [phase.to_json() for phase in self.phases],
             "parts": [
                 {
                     "name": part,
                     "run": _both(lambda price, part=part: self.run(price, part)),  # type: ignore[misc]
-                    "full": _both(lambda price, part=part: self.twin(price, part)),  # type: ignore[misc]
+                    "full": _both(lambda price, part=part: self.control(price, part)),  # type: ignore[misc]
                 }
                 for part in (TRUNK, HEAD)
             ],
@@ -225,5 +225,5 @@ def _both(columns: Callable[[Pricing], Columns]) -> dict[str, dict[str, int]]:
     return {column: columns(price).to_json() for column, price in _PRICINGS.items()}
 
 
-def _share(run: Columns, twin: Columns) -> float:
-    return 1 - run.total / twin.total if twin.total else 0.0
+def _share(run: Columns, control: Columns) -> float:
+    return 1 - run.total / control.total if control.total else 0.0

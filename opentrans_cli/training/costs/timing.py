@@ -1,35 +1,34 @@
-"""Measured seconds of a training step of a run and of its full twin, taken in turn, so that a busy machine or a warming
-processor slows both alike.
+"""Measured seconds of a training step of a run and of full training as its control, on copies of the model.
+
+They are taken in turn, so that a busy machine or a warming processor slows both alike.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from opentrans_cli.training.loop import Batch, Loss
-from opentrans_cli.training.optimizer import build_optimizer, embeddings
-from opentrans_cli.training.precision import autocast
-from opentrans_cli.training.run_state import trained_parameters
+from opentrans_cli.training.processes.distributed import World
+from opentrans_cli.training.run_state import RunState
 from opentrans_cli.training.settings import TrainSettings
-from opentrans_cli.training.step import parts_of
-
-# Measured seconds of a step beside those of full training, on copies: the run itself does not notice.
-
+from opentrans_cli.training.step import Stepper
 
 _BATCHES = 2  # that the steps go through in turn
 
+Step = Callable[[], Any]
+
 
 class StepTimer:
-    """Made before layers are frozen, so that there is a full twin; `time` it after."""
+    """Made before layers are frozen, so that there is a control in which none is; `time` it after."""
 
     def __init__(
         self,
@@ -40,51 +39,31 @@ class StepTimer:
         *,
         steps: int,
     ) -> None:
-        """steps: pairs that are timed; with 0 nothing is copied."""
+        """holder: makes what holds the masks of a copy. steps: pairs that are timed; with 0 nothing is copied."""
         self._trained, self._loss, self._settings, self._holder, self._steps = trained, loss, settings, holder, steps
         self._full = copy.deepcopy(trained) if steps else None
 
     def time(
         self, batch_of: Callable[[int], Batch], full_batch_of: Callable[[int], Batch], device: torch.device
     ) -> Timing | None:
-        """Seconds of steps of both on the first batches; None if nothing was to be timed."""
+        """Seconds of steps of both on the first batches; None if nothing was to be timed. In one process alone."""
         if self._full is None:
             return None
-        run = self._step(self._trained, batch_of, device)
-        full = self._step(self._full, full_batch_of, device)
+        run = self._step(copy.deepcopy(self._trained), batch_of, device)
+        control = self._step(self._full, full_batch_of, device)
         self._full = None
-        return time_pair(run, full, steps=self._steps, device=device)
+        return time_pair(run, control, steps=self._steps, device=device)
 
-    def _step(self, module: nn.Module, batch_of: Callable[[int], Batch], device: torch.device) -> Callable[[], Any]:
-        turn = cycle([tuple(tensor.to(device) for tensor in batch_of(step)) for step in range(_BATCHES)])
+    def _step(self, copied: nn.Module, batch_of: Callable[[int], Batch], device: torch.device) -> Step:
+        state = RunState(copied.train(), self._settings, World(device), identity=None, notes=None)
+        stepper, hold = Stepper(state, self._loss(copied)), self._holder(copied)
+        batches = cycle([batch_of(number) for number in range(_BATCHES)])
 
-        def losses_of(copied: nn.Module) -> Callable[[], Iterator[Tensor]]:
-            loss = self._loss(copied)
+        def step() -> None:
+            stepper.take(next(batches))
+            hold()
 
-            def of_parts() -> Iterator[Tensor]:
-                batch = next(turn)
-                with torch.no_grad():
-                    whole = loss.whole(batch)
-                for part in parts_of(batch, self._settings.accumulate):
-                    with autocast(part[0].device, self._settings.precision):
-                        terms = loss(part, whole)
-                    yield torch.stack([term.float() for term in terms.values()]).sum()
-
-            return of_parts
-
-        return training_step(
-            module,
-            losses_of,
-            optimizer=self._optimizer,
-            after_step=self._holder,
-            grad_clip=self._settings.grad_clip,
-        )
-
-    def _optimizer(self, copied: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(trained_parameters(copied), self._settings, embeddings=embeddings(copied))
-
-
-Step = Callable[[], Any]
+        return step
 
 
 @dataclass(frozen=True)
@@ -92,42 +71,32 @@ class Timing:
     """Seconds of paired steps."""
 
     run: tuple[float, ...]  # by pair
-    twin: tuple[float, ...]
-
-    @property
-    def run_seconds(self) -> float:
-        """Median of a step of the run."""
-        return median(self.run)
-
-    @property
-    def twin_seconds(self) -> float:
-        """Median of a step of the full twin."""
-        return median(self.twin)
+    control: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        """Median over the pairs of the run's seconds by the twin's: what is left of the time of full training."""
-        return median(run / twin for run, twin in zip(self.run, self.twin, strict=True))
+        """Median over the pairs of the run's seconds by the control's: what is left of the time of full training."""
+        return median(run / control for run, control in zip(self.run, self.control, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """As JSON values; seconds are medians."""
         return {
             "pairs": len(self.run),
-            "run_seconds": self.run_seconds,
-            "full_seconds": self.twin_seconds,
+            "run_seconds": median(self.run),
+            "full_seconds": median(self.control),
             "ratio": self.ratio,
         }
 
 
-def time_pair(run: Step, twin: Step, *, steps: int, device: torch.device | None = None) -> Timing:
-    """Call both `steps` times, in the order run, twin, twin, run, ..., after one call of each that is not timed.
+def time_pair(run: Step, control: Step, *, steps: int, device: torch.device | None = None) -> Timing:
+    """Call both `steps` times, in the order run, control, control, run, ..., after one call of each that is not timed.
 
     steps: at least 1. device: what to wait for before the clock is read. The random numbers of the caller go on as if
     nothing had been called.
     """
     if steps < 1:
         raise ValueError(f"at least one pair is needed, got {steps}")
-    both: tuple[tuple[Step, list[float]], ...] = ((run, []), (twin, []))
+    both: tuple[tuple[Step, list[float]], ...] = ((run, []), (control, []))
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         for step, _ in both:
@@ -136,36 +105,6 @@ def time_pair(run: Step, twin: Step, *, steps: int, device: torch.device | None 
             for step, seconds in both if pair % 2 == 0 else both[::-1]:
                 seconds.append(_seconds(step, device))
     return Timing(tuple(both[0][1]), tuple(both[1][1]))
-
-
-def training_step(
-    model: nn.Module,
-    losses: Callable[[nn.Module], Callable[[], Iterable[Tensor]]],
-    *,
-    optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-    after_step: Callable[[nn.Module], Callable[[], None]] | None = None,
-    grad_clip: float = 0.0,
-) -> Step:
-    """A step of training of a copy of `model`, which itself stays as it is.
-
-    losses, optimizer and after_step are made for the copy; what `losses` makes gives the losses of one batch, 0-d, part
-    by part. grad_clip: largest L2 norm of all gradients together; 0: no clipping.
-    """
-    trained = copy.deepcopy(model).train()
-    losses_of, update = losses(trained), optimizer(trained)
-    hold = None if after_step is None else after_step(trained)
-
-    def step() -> None:
-        update.zero_grad(set_to_none=True)
-        for loss in losses_of():
-            torch.autograd.backward(loss)
-        if grad_clip:
-            nn.utils.clip_grad_norm_(trained.parameters(), grad_clip)
-        update.step()
-        if hold is not None:
-            hold()
-
-    return step
 
 
 def _seconds(step: Step, device: torch.device | None) -> float:
@@ -177,7 +116,5 @@ def _seconds(step: Step, device: torch.device | None) -> float:
 
 
 def _wait(device: torch.device | None) -> None:
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device is not None and device.type == "mps":
-        torch.mps.synchronize()
+    if device is not None and device.type != "cpu":
+        torch.get_device_module(device).synchronize()

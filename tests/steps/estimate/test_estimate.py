@@ -121,7 +121,7 @@ def test_a_cached_prefix_runs_once_for_every_view() -> None:
     plain, cached = (estimate(None, options, cached=cached) for cached in (False, True))
     assert plain.cost is not None and cached.cost is not None
     assert cached.cost.run().total < plain.cost.run().total
-    assert cached.cost.twin() == plain.cost.twin()
+    assert cached.cost.control() == plain.cost.control()
     assert cached.cost.phases[-1].to_json()["cached_views"] == 2 * 118_287
     with pytest.raises(OptionError, match="a cache of features needs fixed crops"):
         estimate(None, finetune_options("deeplabv3", {**given, "views": 0}), cached=True)

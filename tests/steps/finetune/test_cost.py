@@ -53,7 +53,7 @@ def test_without_warm_up_the_receipt_is_that_of_the_frozen_layers(tiny_bundle: P
     assert [cost.run(price) for price in (sparse, dense)] == [
         total(frozen.layers, price).times(12) for price in (sparse, dense)
     ]
-    assert cost.twin(dense) == total(full.layers, dense).times(12)
+    assert cost.control(dense) == total(full.layers, dense).times(12)
 
 
 def test_kept_shares_are_those_of_the_masks_of_layers_the_segmentor_has(tiny_bundle: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_prefix_costs_nothing_backward_and_a_cached_one_one_pass_a_view(tiny_b
     plain = run_cost(full, frozen, options, crop=64)
     cached = run_cost(full, frozen, options, crop=64, cached=prefix, views=5)
     assert plain.run(dense).total - cached.run(dense).total == (12 - 5) * sum(layer.forward for layer in inside)
-    assert plain.twin() == cached.twin()
+    assert plain.control() == cached.control()
 
 
 def test_counting_changes_nothing(tiny_bundle: Path) -> None:

@@ -56,7 +56,7 @@ def test_steps_of_the_warm_up_cost_as_much_as_those_of_the_full_twin():
     assert (first.name, first.images, second.images) == ("warm-up", 12, 28)
     assert first.columns(dense) == Columns(147, 47, 147).times(12)
     assert cost.run(dense) == first.columns(dense) + Columns(147, 7, 47).times(28)
-    assert cost.twin(dense) == Columns(147, 47, 147).times(40)
+    assert cost.control(dense) == Columns(147, 47, 147).times(40)
     assert run(warmup_steps=10).saved == {"dense": 0.0, "sparse": 0.0, "all": pytest.approx(1 - 169 / 341)}
 
 
@@ -66,7 +66,7 @@ def test_a_cached_layer_runs_once_for_each_view_and_its_full_twin_in_every_step(
     assert second.columns(dense).forward == 100 * 6 + 47 * 20
     assert second.columns(sparse).forward == 50 * 6 + (4 + 7) * 20
     assert second.to_json()["cached_views"] == 6 and cost.phases[0].to_json()["cached_views"] is None
-    assert cost.twin() == run().twin()
+    assert cost.control() == run().control()
 
 
 def test_the_parts_add_up_to_the_whole():

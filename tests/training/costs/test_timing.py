@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from opentrans_cli.training.costs import timing as step_timing
-from opentrans_cli.training.costs.timing import Timing, time_pair, training_step
+from opentrans_cli.training.costs.timing import StepTimer, Timing, time_pair
 from opentrans_cli.training.freezing import freeze_modules
+from opentrans_cli.training.settings import TrainSettings
 
 
 def test_both_are_called_in_turn_and_who_is_first_changes():
     calls = []
-    timing = time_pair(lambda: calls.append("run"), lambda: calls.append("twin"), steps=3)
+    timing = time_pair(lambda: calls.append("run"), lambda: calls.append("control"), steps=3)
     untimed, timed = calls[:2], calls[2:]
-    assert untimed == ["run", "twin"]
-    assert timed == ["run", "twin", "twin", "run", "run", "twin"]
-    assert len(timing.run) == len(timing.twin) == 3
+    assert untimed == ["run", "control"]
+    assert timed == ["run", "control", "control", "run", "run", "control"]
+    assert len(timing.run) == len(timing.control) == 3
 
 
 def test_each_is_measured_by_itself(monkeypatch):
@@ -33,7 +33,7 @@ def test_each_is_measured_by_itself(monkeypatch):
         return step
 
     timing = time_pair(lasting(100.0, 1.0, 2.0, 30.0), lasting(50.0, 2.0, 8.0, 40.0), steps=3)
-    assert (timing.run, timing.twin) == ((1.0, 2.0, 30.0), (2.0, 8.0, 40.0))
+    assert (timing.run, timing.control) == ((1.0, 2.0, 30.0), (2.0, 8.0, 40.0))
     assert timing.to_json() == {"pairs": 3, "run_seconds": 2.0, "full_seconds": 8.0, "ratio": 0.5}
 
 
@@ -42,7 +42,7 @@ def test_one_function_may_be_both():
         pass
 
     timing = time_pair(step, step, steps=2)
-    assert len(timing.run) == len(timing.twin) == 2
+    assert len(timing.run) == len(timing.control) == 2
 
 
 def test_a_slow_moment_moves_no_median():
@@ -54,49 +54,30 @@ def test_no_pair_is_refused():
         time_pair(lambda: None, lambda: None, steps=0)
 
 
-def test_timing_leaves_models_and_random_numbers_as_they_were(small_net):
-    full, run = small_net(), small_net()
-    freeze_modules(run, ["backbone.conv1", "backbone.bn1"])
-    images = torch.randn(2, 3, 8, 8)
-    held = []
+def test_timing_takes_steps_of_training_of_copies_alone(experiment, pixel_loss, batch):
+    settings = TrainSettings(steps=6, batch_size=4, accumulate=2, lr=0.1, grad_clip=1.0)
+    made, copies, held = experiment(settings, frozen=False), [], []
 
-    def step_of(model):
-        return training_step(
-            model,
-            lambda copied: lambda: (copied(part[None]).square().mean() for part in images),
-            optimizer=lambda copied: torch.optim.SGD(
-                [parameter for parameter in copied.parameters() if parameter.requires_grad], lr=0.1
-            ),
-            after_step=lambda copied: lambda: held.append(copied),
-            grad_clip=1.0,
-        )
+    def loss(called):
+        copies.append(called)
+        return pixel_loss(called, lambda: None)
 
-    before = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in (full, run)]
-    steps = [step_of(run), step_of(full)]
-    generator = torch.get_rng_state()
-    time_pair(*steps, steps=2)
+    timer = StepTimer(made.net, loss, settings, lambda copied: lambda: held.append(copied), steps=2)
+    freeze_modules(made.net, ["backbone.conv1", "backbone.bn1"])
+    before, generator = made.state(), torch.get_rng_state()
+    timing = timer.time(batch, batch, torch.device("cpu"))
+    assert timing is not None and len(timing.run) == len(timing.control) == 2
     assert torch.equal(torch.get_rng_state(), generator)
-    for model, state in zip((full, run), before, strict=True):
-        assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-        assert all(parameter.grad is None for parameter in model.parameters())
-    trained = {id(copied): copied for copied in held}.values()
-    assert len(held) == 6 and len(trained) == 2
-    frozen_copy, full_copy = trained
-    assert torch.equal(frozen_copy.backbone.conv1.weight, run.backbone.conv1.weight)
-    assert not torch.equal(full_copy.backbone.conv1.weight, full.backbone.conv1.weight)
-    assert not torch.equal(frozen_copy.head.weight, run.head.weight)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.state().items())
+    assert all(parameter.grad is None for parameter in made.net.parameters())
+    run, control = copies
+    assert held.count(run) == held.count(control) == 3  # one of each is not timed
+    assert torch.equal(run.backbone.conv1.weight, made.weight)
+    assert not torch.equal(control.backbone.conv1.weight, made.weight)
+    assert not torch.equal(run.head.weight, made.net.head.weight)
 
 
-def test_every_part_of_a_batch_adds_to_one_step():
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(model.weight)
-    seen = []
-    step = training_step(
-        model,
-        lambda copied: lambda: (copied(part).sum() for part in torch.tensor([[[1.0]], [[2.0]]])),
-        optimizer=lambda copied: torch.optim.SGD(copied.parameters(), lr=1.0),
-        after_step=lambda copied: lambda: seen.append(copied.weight.item()),
-    )
-    step()
-    step()
-    assert seen == [-2.0, -5.0] and model.weight.item() == 1.0
+def test_without_steps_nothing_is_copied_and_nothing_timed(experiment, batch):
+    made = experiment(TrainSettings(steps=1))
+    timer = StepTimer(made.net, None, made.settings, None, steps=0)
+    assert timer.time(batch, batch, torch.device("cpu")) is None

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.sparsity.masking import check_support, hold
-from opentrans_cli.training.loop import train
 from opentrans_cli.training.processes import sharding
 from opentrans_cli.training.processes.distributed import World, open_world
 from opentrans_cli.training.processes.sharding import local_share, local_tensor, put, whole
-from opentrans_cli.training.settings import TrainSettings
 
 STEPS, BATCH = 3, 8
 
@@ -153,7 +147,6 @@ def results() -> dict[str, Any]:
         found = {name: case_results(world, case) for name, case in CASES.items()}
         found["tensors"] = tensor_results(world)
         found["again"] = wrapped_again(world)
-        found["loop"] = {name: loop_results(world, settings) for name, settings in LOOPED.items()}
         world.barrier()
     return found
 
@@ -166,78 +159,6 @@ def case_results(world: Any, case: dict[str, Any]) -> dict[str, Any]:
     difference = max(float((state[name] - tensor).abs().max()) for name, tensor in alone.items()) / largest
     same = {name: tensor.shape for name, tensor in state.items()} == {n: tensor.shape for n, tensor in alone.items()}
     return found | {"difference": difference, "digest": digest(state), "same": same}
-
-
-class Squares:
-    """The loss of `trained`, for `train`."""
-
-    def __init__(self, called: nn.Module) -> None:
-        self.called = called
-
-    def whole(self, batch: tuple[Tensor, ...]) -> int:
-        return BATCH
-
-    def __call__(self, part: tuple[Tensor, ...], whole: int) -> dict[str, Tensor]:
-        images, wanted = part
-        return {"squares": (self.called(images) - wanted).square().sum() / whole}
-
-
-LOOPED = {
-    "adamw": TrainSettings(steps=4, accumulate=2, lr=1e-2, ema=0.5, eval_every=2, seed=3),
-    "sgd": TrainSettings(steps=4, optimizer="sgd", lr=0.05, grad_clip=0.5, eval_every=1, sync_batchnorm=True),
-}
-
-
-def looped(world: World, settings: TrainSettings, **options: Any) -> tuple[Net, list[float]]:
-    """A network after the training loop, and the losses of all steps."""
-    net, masks, images, wanted = example()
-
-    def batch_of(step: int) -> tuple[Tensor, Tensor]:
-        rows = world.share(np.arange(BATCH), accumulate=settings.accumulate)
-        return images[step % STEPS][rows], wanted[step % STEPS][rows]
-
-    def evaluate() -> dict[str, float]:
-        # More images in one process than in the other.
-        return {"mean": sum(float(net(images[0][:1]).detach().mean()) for _ in range(1 + world.is_main))}
-
-    log = train(
-        net, batch_of, settings, loss=Squares, world=world, after_step=hold(net, masks), evaluate=evaluate, **options
-    )
-    check_support(net, masks)
-    return net, list(log.losses)
-
-
-def loop_results(world: World, settings: TrainSettings) -> dict[str, Any]:
-    """How far runs of two processes are from that of one; the last two go on from what shards left."""
-    alone, losses = looped(World(torch.device("cpu")), settings)
-    found: dict[str, Any] = {}
-    with TemporaryDirectory() as folder:
-        # Rank 0 alone writes; the others read what it wrote.
-        state = Path(json.loads(agreed(world, folder))) / "state"
-        sharded = replace(settings, shard=True)
-        runs = {
-            "copies": looped(world, settings),
-            "shards": looped(world, sharded),
-            "stopped": looped(world, sharded, checkpoint=state, stop_at=2),
-            "shards again": looped(world, sharded, state=state),
-            "copies after shards": looped(world, settings, state=state),
-        }
-        world.barrier()
-    for name, (net, own) in runs.items():
-        if name != "stopped":
-            found[name] = max(furthest(net, alone), float(np.abs(np.subtract(own, losses)).max()))
-    return found | {"digests": [digest(net.state_dict()) for net, _ in runs.values()]}
-
-
-def agreed(world: World, text: str) -> str:
-    """Rank 0's `text`, as JSON of a string, in every process."""
-    own = torch.tensor(list(json.dumps(text).encode().ljust(200)), dtype=torch.uint8)
-    return bytes(world.agree({"text": own})["text"].tolist()).decode()
-
-
-def furthest(net: nn.Module, wanted: nn.Module) -> float:
-    pairs = zip(net.state_dict().values(), wanted.state_dict().values(), strict=True)
-    return max(float((tensor - other).abs().max()) for tensor, other in pairs)
 
 
 def tensor_results(world: Any) -> dict[str, Any]:
@@ -311,17 +232,6 @@ def test_unwrapping_leaves_the_modules_own_parameters_and_no_trace(both, case):
         assert found[case]["own"]
         assert found[case]["layout"]
         assert found[case]["plain"]
-
-
-@pytest.mark.parametrize("name", LOOPED)
-def test_the_loop_trains_two_processes_as_one_from_start_to_end_and_from_either_state(both, name):
-    for found in both:
-        differences = {run: value for run, value in found["loop"][name].items() if run != "digests"}
-        assert len(differences) == 4
-        assert max(differences.values()) < 1e-9, differences
-    first, second = (found["loop"][name]["digests"] for found in both)
-    assert first == second
-    assert first[1] == first[3]  # stopping changes no bit
 
 
 def test_a_module_can_be_sharded_again_with_fewer_trained_layers(both):
