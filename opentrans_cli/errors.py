@@ -24,7 +24,7 @@ class OpentransError(Exception):
     """A known problem, told in one line; the base of everything users are told about."""
 
     exit_code = 1
-    told = False  # of several processes that met it, another has told it
+    reported = False  # of several processes that met it, another has reported it
 
 
 class OptionError(OpentransError):

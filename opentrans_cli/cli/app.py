@@ -37,7 +37,7 @@ class _Group(TyperGroup):
         except (OpentransError, OSError) as error:
             if isinstance(error, BrokenPipeError) or os.environ.get("OPENTRANS_TRACEBACK"):
                 raise
-            if not getattr(error, "told", False):
+            if not getattr(error, "reported", False):
                 typer.echo(f"opentrans: error: {_line(error)}", err=True)
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 

@@ -1,4 +1,4 @@
-"""Training crops of a data set by sample and draw, in this process or in workers, with samples kept in memory."""
+"""Training crops of a data set by sample and number, in this process or in workers, with samples kept in memory."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class CropSource:
             )
         return Labelled(sample.name, sample.image, self.ids[sample.label_map])
 
-    def crop(self, sample: Labelled, draw: int) -> Crop:
-        """Crop number `draw`, of `sample`."""
+    def crop(self, sample: Labelled, number: int) -> Crop:
+        """Crop number `number`, of `sample`."""
         square, labels = training_crop(
             Sample(sample.image, sample.label_map.astype(np.int64), sample.name),
             size=self.size,
             seed=self.seed,
-            draw=draw,
+            draw=number,
             ignore_index=self.ignored,
             flip=self.flip,
             scale=self.scale,
@@ -80,8 +80,8 @@ class CropMaker:
         self._kept: dict[int, Labelled] = {}
         self._room = limit
 
-    def make(self, row: int, draw: int) -> Crop:
-        """Crop number `draw`, of sample `row`. Raises DataError for a damaged file."""
+    def make(self, row: int, number: int) -> Crop:
+        """Crop number `number`, of sample `row`. Raises DataError for a damaged file."""
         sample = self._kept.get(row)
         if sample is None:
             sample = self.source.read(row)
@@ -89,7 +89,7 @@ class CropMaker:
             if needed <= self._room:
                 self._kept[row] = sample
                 self._room -= needed
-        return self.source.crop(sample, draw)
+        return self.source.crop(sample, number)
 
 
 _makers: list[CropMaker] = []  # of a worker process, the one it was started for
@@ -104,8 +104,8 @@ class CropTask(NamedTuple):
     """One crop to make, in a process that serves its source."""
 
     row: int
-    draw: int
+    number: int
 
     def run(self) -> Crop:
         """The crop."""
-        return _makers[0].make(self.row, self.draw)
+        return _makers[0].make(self.row, self.number)

@@ -72,7 +72,7 @@ class FeatureCache:
         self.entry_bytes = sum(_FLOAT.itemsize * torch.Size(shape).numel() for shape in self._shapes)
         self.hits = 0  # rows this process has read
         self.misses = 0  # rows this process has computed
-        with self._told():
+        with self._disk_errors_explained():
             self._open({**self._facts(), "crop": crop, "rows": rows, "pixels": dict(identity)})
 
     @property
@@ -83,7 +83,7 @@ class FeatureCache:
     @property
     def computed(self) -> int:
         """Rows that are filled, by whichever process."""
-        with self._told():
+        with self._disk_errors_explained():
             stored = os.pread(self._index, self.rows * _ENTRY.size, 0)
         return sum(there == _THERE for there, _ in _ENTRY.iter_unpack(stored[: len(stored) // 8 * 8]))
 
@@ -119,14 +119,14 @@ class FeatureCache:
     def _entry(self, image: Tensor, row: int) -> bytes:
         if not 0 <= row < self.rows:
             raise IndexError(f"row {row} of {self.rows}")
-        with self._told():
+        with self._disk_errors_explained():
             stored = self._read(row)
         if stored is not None:
             self.hits += 1
             return stored
         maps = self._compute(image)
         entry = b"".join(x[0].permute(1, 2, 0).contiguous().cpu().numpy().astype(_FLOAT).tobytes() for x in maps)
-        with self._told():
+        with self._disk_errors_explained():
             _write_all(self._features, entry, row * self.entry_bytes)
             _write_all(self._index, _ENTRY.pack(_THERE, zlib.crc32(entry)), row * _ENTRY.size)
         self.misses += 1
@@ -203,7 +203,7 @@ class FeatureCache:
             )
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _disk_errors_explained(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

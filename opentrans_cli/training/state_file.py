@@ -49,13 +49,13 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises TrainingError if the file is missing, damaged, or not the state of a run.
     """
     meta = load_meta(path)
-    with _told(path):
+    with _explained(path):
         return {name: torch.from_numpy(array) for name, array in read_tensors(path).items()}, meta
 
 
 def load_meta(path: Path) -> dict[str, Any]:
     """What `save_state` was given as `meta`, without reading the tensors. Raises as `load_state` does."""
-    with _told(path):
+    with _explained(path):
         header = read_metadata(path)
     if header.get("kind") != _KIND or header.get("version") != _VERSION:
         raise TrainingError(f"not the state of a run of this version: {path}; start the run again without --resume")
@@ -63,7 +63,7 @@ def load_meta(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except BundleError as error:

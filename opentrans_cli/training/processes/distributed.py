@@ -1,7 +1,7 @@
 """The processes that work on one run: a world of one, or as many as torchrun started (accelerate, gloo or nccl).
 
 Every process runs the same program on its share of each batch. The first, rank 0, alone writes files and talks. All of
-them must reach every `total`, `mean`, `agree`, `barrier`, `gathered` and training step.
+them must reach every `total`, `agree`, `barrier`, `gathered` and training step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from opentrans_cli.errors import OptionError
 from opentrans_cli.training.device import resolve_device
 from opentrans_cli.training.processes.batchnorm import GlobalBatchNorm2d, own_statistics, share_statistics
-from opentrans_cli.training.processes.dropout import Draws, own_draws, share_draws
+from opentrans_cli.training.processes.dropout import BatchRows, own_dropout, share_dropout
 from opentrans_cli.training.processes.failures import Failures
 from opentrans_cli.training.processes.sharding import Shards
 
@@ -40,7 +40,7 @@ class _Wrapped(NamedTuple):
 
     module: nn.Module
     called: nn.Module  # in its place
-    draws: Draws
+    rows: BatchRows
     shards: Shards | None = None
 
 
@@ -70,7 +70,7 @@ class World:
 
         Raises OptionError for a BatchNorm that cannot see all batches, and for dropout that cannot be shared.
         """
-        self._wrapped.append(_Wrapped(module, module, self._share_draws(module, accumulate)))
+        self._wrapped.append(_Wrapped(module, module, self._share_dropout(module, accumulate)))
         return module
 
     def unwrap(self, module: nn.Module) -> None:
@@ -79,7 +79,7 @@ class World:
         """
         for wrapped in [wrapped for wrapped in self._wrapped if wrapped.module is module]:
             self._wrapped.remove(wrapped)
-        own_draws(module)
+        own_dropout(module)
 
     @contextmanager
     def part(self, number: int) -> Iterator[None]:
@@ -88,7 +88,7 @@ class World:
         Dropouts drop what the part's rows have, and processes wait for each other's gradients at the last part only.
         """
         for wrapped in self._wrapped:
-            wrapped.draws.part = number
+            wrapped.rows.part = number
         yield
 
     @contextmanager
@@ -113,10 +113,6 @@ class World:
             )
         return rows.reshape(accumulate, self.size, -1)[:, self.rank].reshape(-1)
 
-    def mean(self, value: float) -> float:
-        """The mean of all processes' values, the same bits in each; not finite if one of them is not."""
-        return value
-
     def total(self, tensor: Tensor) -> None:
         """Sum `tensor`, of any device and any dtype but bool, over the processes, in place, the same bits in each."""
 
@@ -131,8 +127,8 @@ class World:
         """Let go of what was wrapped. The connections stay for the next world of this process."""
         self._wrapped.clear()
 
-    def _share_draws(self, module: nn.Module, accumulate: int) -> Draws:
-        return share_draws(module, rank=self.rank, size=self.size, accumulate=accumulate)
+    def _share_dropout(self, module: nn.Module, accumulate: int) -> BatchRows:
+        return share_dropout(module, rank=self.rank, size=self.size, accumulate=accumulate)
 
     def __enter__(self) -> World:
         return self
@@ -156,18 +152,18 @@ class _ManyProcesses(World):
     def wrap(
         self, module: nn.Module, *, sync_batchnorm: bool = True, shard: bool = False, accumulate: int = 1
     ) -> nn.Module:
-        draws = self._share_draws(module, accumulate)
+        rows = self._share_dropout(module, accumulate)
         if sync_batchnorm:
             share_statistics(module)
         if shard:
             self._take_from_main([*module.parameters(), *module.buffers()])
             shards = Shards(module, init_device_mesh(self.device.type, (self.size,)))
-            self._wrapped.append(_Wrapped(module, module, draws, shards))
+            self._wrapped.append(_Wrapped(module, module, rows, shards))
             return module
         # Gradients of 1 x 1 convolutions in channels_last differ from the weights in strides that address nothing.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         called: nn.Module = self._accelerator.prepare_model(module)
-        self._wrapped.append(_Wrapped(module, called, draws))
+        self._wrapped.append(_Wrapped(module, called, rows))
         return called
 
     def unwrap(self, module: nn.Module) -> None:
@@ -185,7 +181,7 @@ class _ManyProcesses(World):
         with super().part(number), ExitStack() as stack:
             for wrapped in self._wrapped:
                 # Sharded gradients are reduced at every part: whole ones in between would need the memory again.
-                if isinstance(wrapped.called, DistributedDataParallel) and number < wrapped.draws.accumulate - 1:
+                if isinstance(wrapped.called, DistributedDataParallel) and number < wrapped.rows.accumulate - 1:
                     stack.enter_context(wrapped.called.no_sync())
             yield
 
@@ -204,11 +200,6 @@ class _ManyProcesses(World):
         with torch.no_grad():
             for tensor in tensors:
                 tensor.copy_(self._of_main(tensor))
-
-    def mean(self, value: float) -> float:
-        amount = torch.tensor(value, dtype=torch.float64, device=self.device)
-        self.total(amount)
-        return float(amount) / self.size
 
     def total(self, tensor: Tensor) -> None:
         if tensor.dtype is torch.bool:

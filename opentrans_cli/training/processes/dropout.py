@@ -1,4 +1,5 @@
-"""Dropout that drops the same of an image whatever the number of processes, and of parts a step is taken in.
+"""Dropout that drops the same of an image whatever the number of processes, and of parts a step is taken in, which that
+of no library does.
 
 Whoever trains seeds torch's generators before every part of a step, alike in all parts and processes, and says which
 part it is (`World.part`). Every dropout then draws a seed for each row of the whole batch, in the order of calls, and
@@ -21,7 +22,7 @@ _DRAWN_ANEW = 2  # leading dimensions of the shape in which channels, not values
 
 
 @dataclass
-class Draws:
+class BatchRows:
     """Which rows of the whole batch are here now. Whoever trains sets `part` before the forward pass of each part."""
 
     rank: int
@@ -45,15 +46,15 @@ class Draws:
 
 
 class _Shared(nn.modules.dropout._DropoutNd):
-    """What the classes below have in common; `draws` is set by `share_draws`."""
+    """What the classes below have in common; `rows` is set by `share_dropout`."""
 
-    draws: Draws
+    rows: BatchRows
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, ...) -> the same shape and dtype, scaled by 1 / (1 - p) where it is kept."""
         if not self.training or self.p == 0:
             return inputs
-        kept = self.draws.kept(self._drawn(inputs.shape), self.p, inputs.device)
+        kept = self.rows.kept(self._drawn(inputs.shape), self.p, inputs.device)
         return inputs * kept * (0.0 if self.p == 1 else 1 / (1 - self.p))
 
     def _drawn(self, shape: torch.Size) -> torch.Size:
@@ -78,7 +79,7 @@ _PLAIN = {shared: plain for plain, shared in _CLASSES.items()}
 _SHARES = ("p", "prob", "drop_prob", "dropout", "attention_dropout", "activation_dropout", "layerdrop", "attn_drop")
 
 
-def share_draws(module: nn.Module, *, rank: int, size: int, accumulate: int = 1) -> Draws:
+def share_dropout(module: nn.Module, *, rank: int, size: int, accumulate: int = 1) -> BatchRows:
     """Make every nn.Dropout and nn.Dropout2d inside `module` one whose draws are the whole batch's, in place; hooks and
     names stay. Returns what they look at: set its `part` before the forward pass of each part.
 
@@ -88,22 +89,22 @@ def share_draws(module: nn.Module, *, rank: int, size: int, accumulate: int = 1)
     if size > 1:
         for name, part in module.named_modules():
             _require_known(name, part)
-    draws = Draws(rank, size, accumulate)
+    rows = BatchRows(rank, size, accumulate)
     for part in module.modules():
         if type(part) in _CLASSES:
             # A new module in its place would lose its hooks, and whoever holds the old one would hold a dead one.
             part.__class__ = _CLASSES[type(part)]
         if isinstance(part, _Shared):
-            part.draws = draws
-    return draws
+            part.rows = rows
+    return rows
 
 
-def own_draws(module: nn.Module) -> None:
-    """Undo `share_draws`."""
+def own_dropout(module: nn.Module) -> None:
+    """Undo `share_dropout`."""
     for part in module.modules():
         if isinstance(part, _Shared):
             part.__class__ = _PLAIN[type(part)]  # type: ignore[assignment]
-            del part.draws
+            del part.rows
 
 
 def _require_known(name: str, part: nn.Module) -> None:

@@ -33,18 +33,18 @@ class Failures:
     def settle(self, error: Exception) -> None:
         """Tell the others of `error`, which ends this process's part of the run.
 
-        If rank 0 tells the same, `error` gets an attribute `told`, True: nobody needs to read it again. A connection
-        that broke becomes a TrainingError, told if another process has said why.
+        If rank 0 tells the same, `error` gets an attribute `reported`, True: nobody needs to read it again. A
+        connection that broke becomes a TrainingError, reported if another process has said why.
         """
         if _is_lost_connection(error):
             lost = TrainingError(_GONE)
-            lost.told = self._somebody_told()
+            lost.reported = self._somebody_reported()
             raise lost from error
         try:
             store = self._store()
             store.set(str(self.rank), str(error))
             if self.rank != 0:
-                error.told = _word_of_main(store) == str(error)  # type: ignore[attr-defined]
+                error.reported = _word_of_main(store) == str(error)  # type: ignore[attr-defined]
         except DistError:
             return  # without the store every process tells its own
 
@@ -53,7 +53,7 @@ class Failures:
         server = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=patience)
         return PrefixStore(self._prefix, server)
 
-    def _somebody_told(self) -> bool:
+    def _somebody_reported(self) -> bool:
         try:
             store = self._store()
             return any(store.check([str(rank)]) for rank in range(self.size) if rank != self.rank)

@@ -2,7 +2,8 @@
 
 A sharded parameter is a DTensor in the whole parameter's shape, cut along its first dimension. All processes must reach
 every `whole`; `put` and `local_share` ask nobody. Tensors that are not sharded pass through, so callers need not ask
-which they have.
+which they have. torch shards, gathers and cuts; by hand is the way back, which fully_shard lacks and loss, masks and
+bundle need, since they hold the module itself. (torch.distributed.checkpoint works on copies of its state.)
 """
 
 from __future__ import annotations

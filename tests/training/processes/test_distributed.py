@@ -91,8 +91,6 @@ def shared_results(world):
     return {
         "rows": world.share(np.array([5, 2, 9, 7])).tolist(),
         "parts": world.share(np.arange(12), accumulate=3).tolist(),
-        "mean": world.mean(0.1 * own),
-        "infinite": world.mean(float("inf") if world.is_main else 1.0),
         "totals": {name: tensor.tolist() for name, tensor in totals.items()},
         "striped": striped.unique().tolist(),
         "agreed": {name: mask.tolist() for name, mask in agreed.items()},
@@ -131,7 +129,7 @@ def told(world, error):
         with world:
             raise error
     except Exception as seen:
-        return getattr(seen, "told", False), str(seen)
+        return getattr(seen, "reported", False), str(seen)
 
 
 def failure_results():
@@ -149,9 +147,9 @@ def failure_results():
         return found
     try:
         with open_world("cpu") as world:
-            world.mean(1.0)
+            world.total(torch.ones(()))
     except TrainingError as error:
-        found["left"] = (error.told, str(error))
+        found["left"] = (error.reported, str(error))
     return found
 
 
@@ -236,11 +234,9 @@ def test_without_sync_each_process_keeps_its_own_statistics_until_those_of_rank_
     assert first["unwrapped"][1] == 4
 
 
-def test_means_and_totals_are_the_same_everywhere_and_what_is_not_finite_stays_so(both):
+def test_totals_are_the_same_everywhere(both):
     first, second = (found["shared"] for found in both)
     assert first == {**second, "rows": first["rows"], "parts": first["parts"]}
-    assert first["mean"] == pytest.approx(0.15, abs=1e-16)
-    assert first["infinite"] == float("inf")
     assert len(first["totals"]) == 7
     assert all(total == [3, 30] for total in first["totals"].values())
     assert first["striped"] == [3.0]
@@ -276,7 +272,6 @@ def test_a_process_alone_is_a_world_of_one(small_net):
         assert (world.rank, world.size, world.is_main, world.device) == (0, 1, True, torch.device("cpu"))
         assert world.wrap(net) is net
         assert world.share(rows).tolist() == [0, 1, 2]
-        assert world.mean(0.1) == 0.1
         tensor = torch.ones(2)
         world.total(tensor)
         assert tensor.tolist() == [1, 1]
@@ -291,7 +286,7 @@ def test_a_process_alone_is_a_world_of_one(small_net):
 def test_an_error_of_a_process_alone_passes_through_as_it_is():
     with pytest.raises(OptionError) as caught, open_world("cpu"):
         raise OptionError("no such file: a; give another")
-    assert not hasattr(caught.value, "told") or not caught.value.told
+    assert not hasattr(caught.value, "reported") or not caught.value.reported
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from opentrans_cli.errors import OptionError
-from opentrans_cli.training.processes.dropout import SharedDropout, SharedDropout2d, own_draws, share_draws
+from opentrans_cli.training.processes.dropout import SharedDropout, SharedDropout2d, own_dropout, share_dropout
 
 BATCH = 12
 KINDS = {"values": (nn.Dropout, (10, 9)), "channels": (nn.Dropout2d, (60, 2, 2))}
@@ -32,7 +32,7 @@ def taken_in(kind, *, size, accumulate, seed=0):
     for part in range(accumulate):
         for rank in range(size):
             net = Twice(layer)
-            draws = share_draws(net, rank=rank, size=size, accumulate=accumulate)
+            draws = share_dropout(net, rank=rank, size=size, accumulate=accumulate)
             draws.part = part
             torch.manual_seed(seed)
             outputs.append(net(inputs[len(outputs) * rows :][:rows]))
@@ -56,7 +56,7 @@ def test_no_two_rows_drop_the_same_and_another_seed_drops_other_things(kind):
 @pytest.mark.parametrize("probability", [0.2, 0.7])
 def test_the_given_share_is_dropped_and_what_is_kept_is_scaled_up(probability):
     layer = nn.Dropout(probability)
-    share_draws(layer, rank=0, size=1)
+    share_dropout(layer, rank=0, size=1)
     torch.manual_seed(0)
     outputs = layer(torch.ones(8, 5000))
     assert float((outputs == 0).float().mean()) == pytest.approx(probability, abs=0.01)
@@ -65,7 +65,7 @@ def test_the_given_share_is_dropped_and_what_is_kept_is_scaled_up(probability):
 
 def test_dropout2d_drops_whole_channels():
     layer = nn.Dropout2d(0.5)
-    share_draws(layer, rank=0, size=1)
+    share_dropout(layer, rank=0, size=1)
     torch.manual_seed(0)
     zeros = (layer(torch.ones(4, 16, 3, 3)) == 0).flatten(2)
     assert torch.equal(zeros.all(2), zeros.any(2))
@@ -74,7 +74,7 @@ def test_dropout2d_drops_whole_channels():
 
 def test_the_gradient_is_that_of_a_product_with_the_mask():
     layer = nn.Dropout(0.5)
-    share_draws(layer, rank=0, size=1)
+    share_dropout(layer, rank=0, size=1)
     inputs = torch.ones(3, 7, requires_grad=True)
     outputs = layer(inputs)
     outputs.sum().backward()
@@ -83,14 +83,14 @@ def test_the_gradient_is_that_of_a_product_with_the_mask():
 
 def test_half_precision_stays_half_precision():
     layer = nn.Dropout(0.5)
-    share_draws(layer, rank=0, size=1)
+    share_dropout(layer, rank=0, size=1)
     assert layer(torch.ones(3, 7, dtype=torch.bfloat16)).dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize(("probability", "mode", "wanted"), [(0.0, True, 1.0), (0.9, False, 1.0), (1.0, True, 0.0)])
 def test_nothing_everything_and_evaluation_draw_no_numbers_that_matter(probability, mode, wanted):
     layer = nn.Dropout(probability).train(mode)
-    share_draws(layer, rank=0, size=1)
+    share_dropout(layer, rank=0, size=1)
     before = torch.get_rng_state()
     assert layer(torch.ones(3, 7)).unique().tolist() == [wanted]
     assert torch.equal(torch.get_rng_state(), before) == (probability < 1)
@@ -101,13 +101,13 @@ def test_sharing_keeps_names_and_hooks_and_can_be_undone():
     calls = []
     net[0].register_forward_hook(lambda module, inputs, outputs: calls.append(module))
     modules, attributes = dict(net.named_modules()), [sorted(vars(part)) for part in net.modules()]
-    share_draws(net, rank=0, size=2)
-    draws = share_draws(net, rank=1, size=2)
+    share_dropout(net, rank=0, size=2)
+    draws = share_dropout(net, rank=1, size=2)
     assert [type(part) for part in net[:2]] == [SharedDropout, SharedDropout2d]
-    assert net[0].draws is net[1].draws is draws
+    assert net[0].rows is net[1].rows is draws
     net(torch.zeros(1, 2, 2, 2))
     assert calls == [net[0]]
-    own_draws(net)
+    own_dropout(net)
     assert [type(part) for part in net] == [nn.Dropout, nn.Dropout2d, nn.Linear]
     assert dict(net.named_modules()) == modules
     assert [sorted(vars(part)) for part in net.modules()] == attributes
@@ -151,11 +151,11 @@ def test_other_dropout_is_refused_by_name_among_processes_and_nothing_changes(ki
     net = nn.Sequential(nn.Dropout(0.1))
     net.add_module("odd", OTHERS[kind](0.25))
     with pytest.raises(OptionError, match=rf"dropout that processes cannot share: 'odd' \({kind}\) drops 0.25"):
-        share_draws(net, rank=0, size=2)
+        share_dropout(net, rank=0, size=2)
     assert type(net[0]) is nn.Dropout
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_one_process_and_a_share_of_zero_are_not_refused(kind):
-    share_draws(OTHERS[kind](0.25), rank=0, size=1)
-    share_draws(OTHERS[kind](0.0), rank=0, size=2)
+    share_dropout(OTHERS[kind](0.25), rank=0, size=1)
+    share_dropout(OTHERS[kind](0.0), rank=0, size=2)

@@ -32,31 +32,31 @@ def settle(error, *, rank):
 
 def test_a_lost_connection_is_told_where_nobody_left_word(store):
     ended = settle(LOST, rank=0)
-    assert not ended.told
+    assert not ended.reported
     assert str(ended).startswith("another process of this run has ended: it left no reason; read torchrun's report")
 
 
 def test_a_lost_connection_is_not_told_where_another_process_said_why(store):
     settle(OptionError("no such file: a"), rank=2)
-    assert settle(LOST, rank=0).told
-    assert settle(LOST, rank=1).told
+    assert settle(LOST, rank=0).reported
+    assert settle(LOST, rank=1).reported
 
 
 def test_a_process_that_lost_its_connection_leaves_no_word(store):
     settle(LOST, rank=0)
-    assert not settle(LOST, rank=1).told
+    assert not settle(LOST, rank=1).reported
 
 
 def test_rank_0_tells_its_error_and_the_others_tell_only_what_differs(store):
     first, same, other = (OptionError(text) for text in ("no such file: a", "no such file: a", "no such file: b"))
     settle(first, rank=0)
     assert not getattr(first, "told", False)
-    assert settle(same, rank=1).told
-    assert not settle(other, rank=2).told
+    assert settle(same, rank=1).reported
+    assert not settle(other, rank=2).reported
 
 
 def test_without_word_from_rank_0_the_others_tell_their_own(store):
-    assert not settle(OptionError("no such file: a"), rank=1).told
+    assert not settle(OptionError("no such file: a"), rank=1).reported
 
 
 def test_an_error_of_another_kind_is_no_lost_connection(store):
@@ -72,4 +72,4 @@ def test_without_a_store_every_process_tells_its_own(monkeypatch):
     error = OptionError("no such file: a")
     assert settle(error, rank=1) is error
     assert not getattr(error, "told", False)
-    assert not settle(LOST, rank=1).told
+    assert not settle(LOST, rank=1).reported
