@@ -13,8 +13,7 @@ import torch.nn.functional as F
 
 from opentrans_cli.clip.layers import prunable_layers
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.datasets.view_sets import SceneViews
-from opentrans_cli.datasets.views import Views
+from opentrans_cli.datasets.views import SceneViews, Views
 from opentrans_cli.sparsity.criteria.base import Evidence
 from opentrans_cli.sparsity.criteria.fisher import fisher_scores
 from opentrans_cli.sparsity.patterns.base import pattern_for

@@ -11,7 +11,6 @@
     folder.py           own images and label maps
     shapes.py           the embedded data set; scenes.py: how its scenes are painted
     picture_source.py   a folder, a file list or tar shards -> pictures; shards.py: the pictures inside shards
-    view_sets.py        the square views of pictures that distillation looks at, each a function of (seed, index)
     views.py            all views, in memory or made again for every batch
     workers.py          processes that make views and training crops
 

@@ -7,6 +7,7 @@ of a batch, D embedding; visual and text embeddings have rows of length 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -49,21 +50,25 @@ def text_guided_loss(
     return loss, {name: value.detach() for name, value in terms.items()}
 
 
-class RegionHead(nn.Module):
-    """The learned parts of the loss: a projection of pooled embeddings, and the scale of the text, 1 at first.
+class RegionHeads(nn.Module):
+    """The learned parts of the loss: a projection for each layer that is taught, and the scale of the text, first 1.
 
-    The projection starts as the identity: our segmentors embed in CLIP's own space, so a random one would first have
-    to unlearn itself, and the tower would meanwhile be pulled by noise. (The published head starts from decoder queries
-    of another space.)
+    One projection between equal spaces starts as the identity: our segmentors of pixels embed in CLIP's own space, so a
+    random one would first have to unlearn itself, and the tower would meanwhile be pulled by noise. Those of the layers
+    of a decoder start at random, as published.
     """
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, layers: int, width: int, dimension: int) -> None:
         super().__init__()
-        self.projection = nn.Linear(dimension, dimension)
-        nn.init.eye_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)
-        self.scale = nn.Parameter(torch.ones(()))
+        self.projections = nn.ModuleList([nn.Linear(width, dimension) for _ in range(layers)])
+        if layers == 1:
+            nn.init.eye_(self.projections[0].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.projections[0].bias)  # type: ignore[arg-type]
+        # One number in a row, since parameters that are shared out among processes need a dimension.
+        self.scale = nn.Parameter(torch.ones(1))
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Student embeddings (R, D), rows of length 1, of pooled ones (R, D) of any length."""
-        return F.normalize(self.projection(pooled), dim=1)
+    def forward(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Embeddings (..., D) with rows of length 1, by layer, of `states` (..., W) of any length."""
+        return tuple(
+            F.normalize(project(state).float(), dim=-1) for project, state in zip(self.projections, states, strict=True)
+        )

@@ -32,7 +32,7 @@ class Square:
 
 class Loaded:
     def run(self):
-        import opentrans_cli.datasets.view_sets
+        import opentrans_cli.datasets.views
         return sorted({"torch", "open_clip", "typer", "rich"} & set(sys.modules)), os.getpid()
 
 @dataclass(frozen=True)

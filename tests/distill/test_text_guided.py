@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opentrans_cli.distill.text_guided import RegionHead, text_guided_loss
+from opentrans_cli.distill.text_guided import RegionHeads, text_guided_loss
 
 MODES = ["text-guided", "vision-guided", "vanilla"]
 every_mode = pytest.mark.parametrize("mode", MODES)
@@ -93,12 +93,12 @@ def test_a_student_that_is_the_teacher_has_no_visual_error(mode):
 
 @every_mode
 def test_without_regions_the_loss_is_zero_and_teaches_nothing(mode):
-    head = RegionHead(7)
+    head = RegionHeads(1, 7, 7)
     none = torch.zeros(0, 7)
-    loss, _ = text_guided_loss(head(none), none, none, torch.zeros(0, dtype=torch.int64), head.scale, mode=mode)
+    loss, _ = text_guided_loss(head([none])[0], none, none, torch.zeros(0, dtype=torch.int64), head.scale[0], mode=mode)
     loss.backward()
     assert loss.item() == 0
-    assert not head.projection.weight.grad.any()
+    assert not head.projections[0].weight.grad.any()
 
 
 def test_the_scale_learns_to_fit_the_affinities():
@@ -109,10 +109,3 @@ def test_the_scale_learns_to_fit_the_affinities():
         (gradient,) = torch.autograd.grad(text_guided_loss(teacher, teacher, text, image_of, scale)[0], scale)
         scale = (scale - 0.2 * gradient).detach().requires_grad_()
     assert scale.item() == pytest.approx(1.0, abs=1e-3)
-
-
-def test_the_head_starts_as_the_identity_and_gives_rows_of_length_one():
-    pooled, head = 3 * torch.randn(5, 7), RegionHead(7)
-    torch.testing.assert_close(head(pooled), F.normalize(pooled, dim=1))
-    assert head.scale.item() == 1
-    assert set(dict(head.named_parameters())) == {"projection.weight", "projection.bias", "scale"}

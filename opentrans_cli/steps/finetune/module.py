@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.prefix import replay
 from opentrans_cli.distill.regions import pool_regions
+from opentrans_cli.distill.text_guided import RegionHeads
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import ClassText, MaskQueries, class_scores
 from opentrans_cli.frameworks.readout import resize
 from opentrans_cli.steps.finetune.grounding import GroundingScale
 from opentrans_cli.steps.finetune.options import FinetuneOptions
-from opentrans_cli.steps.finetune.region_kd import Regions, StudentHeads
+from opentrans_cli.steps.finetune.region_kd import Regions
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 
 SEGMENTOR = "segmentor."
@@ -60,7 +61,7 @@ class TrainedModule(nn.Module):
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            self.regions = StudentHeads(*self._sizes(built)) if options.kd_weight else None
+            self.regions = RegionHeads(*self._sizes(built)) if options.kd_weight else None
         self.grounding = GroundingScale() if options.grounding_weight else None
 
     def _sizes(self, built: BuiltSegmentor) -> tuple[int, int, int]:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.distill.regions import find_regions
@@ -38,28 +37,6 @@ class RegionShare(NamedTuple):
 
     limit: float  # the largest number of a region that takes part; regions are numbered at random, in [0, 1)
     terms: int  # of the loss, see `_terms`
-
-
-class StudentHeads(nn.Module):
-    """What distillation learns beside the segmentor: a projection for each layer, and the scale of the text, first 1.
-
-    A projection between equal spaces starts as the identity, see RegionHead; one out of a decoder starts at random.
-    """
-
-    def __init__(self, layers: int, width: int, dimension: int) -> None:
-        super().__init__()
-        self.projections = nn.ModuleList([nn.Linear(width, dimension) for _ in range(layers)])
-        if layers == 1:
-            nn.init.eye_(self.projections[0].weight)  # type: ignore[arg-type]
-            nn.init.zeros_(self.projections[0].bias)  # type: ignore[arg-type]
-        # One number in a row, since parameters that are shared out among processes need a dimension.
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Embeddings (..., D) with rows of length 1, by layer, of `states` (..., W)."""
-        return tuple(
-            F.normalize(project(state).float(), dim=-1) for project, state in zip(self.projections, states, strict=True)
-        )
 
 
 class RegionKd:

@@ -12,8 +12,7 @@ from torch import Tensor
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.datasets.picture_source import list_pictures
 from opentrans_cli.datasets.sampling import batch_indices
-from opentrans_cli.datasets.view_sets import PhotoViews, SceneViews, ViewSet
-from opentrans_cli.datasets.views import IN_MEMORY, Views
+from opentrans_cli.datasets.views import IN_MEMORY, PhotoViews, SceneViews, Views, ViewSet
 from opentrans_cli.reporter import Reporter
 from opentrans_cli.steps.prune.options import EMBEDDED, PruneOptions
 from opentrans_cli.training.processes.distributed import World

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.distill.regions import find_regions, pool_regions
-from opentrans_cli.distill.text_guided import Mode, RegionHead, text_guided_loss
+from opentrans_cli.distill.text_guided import Mode, RegionHeads, text_guided_loss
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.steps.region_teacher import MOST_REGIONS, EmbedNames, RegionTeacher
@@ -82,7 +82,7 @@ class RegionDistillation:
         self.student: Any = built.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The classifier comes after the embeddings: nothing of the loss reaches it.
         parts = {name: part for name, part in self.student.named_children() if name not in ("backbone", "classifier")}
-        self.head = RegionHead(built.dimension).to(device)
+        self.head = RegionHeads(1, built.dimension, built.dimension).to(device)
         self.learned = nn.ModuleDict({"regions": self.head, **parts})
         self.text = text(self.data.seen_vocabulary.names).to(device)
         self.figures: dict[str, float] = {}  # of the last step
@@ -118,7 +118,7 @@ class RegionDistillation:
         image_of, class_of = self._at_most(image_of, class_of, int(numbers[0]) // self.settings.batch_size)
         with torch.autocast(self.device.type, enabled=False):
             loss, terms = self._compare(embedding.float(), label_maps, taught, image_of=image_of, class_of=class_of)
-        names, values = [*terms, "scale"], [*terms.values(), self.head.scale.detach()]
+        names, values = [*terms, "scale"], [*terms.values(), self.head.scale[0].detach()]
         figures = dict(zip(names, torch.stack(values).tolist(), strict=True))
         self.figures = {**figures, "regions": float(len(image_of))}
         return {self.settings.mode: loss}
@@ -139,11 +139,11 @@ class RegionDistillation:
         image_of, class_of = image_of.to(self.device), class_of.to(self.device)
         pooled = pool_regions(embedding, label_maps.to(self.device), image_of=image_of, class_of=class_of)
         return text_guided_loss(
-            self.head(pooled),
+            self.head((pooled,))[0],
             torch.cat(teacher),
             self.text[class_of],
             image_of,
-            self.head.scale,
+            self.head.scale[0],
             mode=self.settings.mode,
         )
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from opentrans_cli.steps.finetune.region_kd import RegionKd, Regions, RegionShare, StudentHeads
+from opentrans_cli.distill.text_guided import RegionHeads
+from opentrans_cli.steps.finetune.region_kd import RegionKd, Regions, RegionShare
 from opentrans_cli.training.processes.distributed import World
 
 LABELS = torch.tensor([[0, 0, 1, 1], [2, -1, 1, 1]]).repeat_interleave(8, 0).repeat_interleave(8, 1)
@@ -25,11 +26,11 @@ def kd(*, whole_cells: bool = False) -> RegionKd:
 
 def test_between_equal_spaces_nothing_is_changed_at_first() -> None:
     states = torch.randn(5, 6)
-    torch.testing.assert_close(StudentHeads(1, 6, 6)((states,))[0], F.normalize(states, dim=1))
+    torch.testing.assert_close(RegionHeads(1, 6, 6)((states,))[0], F.normalize(states, dim=1))
 
 
 def test_every_layer_has_a_head_of_its_own() -> None:
-    heads = StudentHeads(3, 6, 4)
+    heads = RegionHeads(3, 6, 4)
     found = heads([torch.ones(2, 5, 6)] * 3)
     assert [tuple(one.shape) for one in found] == [(2, 5, 4)] * 3
     assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from opentrans_cli.clip.preprocess import Preprocess
-from opentrans_cli.datasets.view_sets import SceneViews
-from opentrans_cli.datasets.views import Views
+from opentrans_cli.datasets.views import SceneViews, Views
 from opentrans_cli.steps.prune.loader import SCORE_BATCH, ImageLoader
 from opentrans_cli.training.processes.distributed import World
 
