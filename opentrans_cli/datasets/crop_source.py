@@ -59,7 +59,7 @@ class CropSource:
             Sample(sample.image, sample.label_map.astype(np.int64), sample.name),
             size=self.size,
             seed=self.seed,
-            draw=number,
+            number=number,
             ignore_index=self.ignored,
             flip=self.flip,
             scale=self.scale,

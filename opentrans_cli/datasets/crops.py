@@ -1,4 +1,4 @@
-"""Random training crops: scaled, cut or padded to a square, mirrored; a function of (seed, draw) alone."""
+"""Random training crops: scaled, cut or padded to a square, mirrored; a function of (seed, number) alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def training_crop(
     *,
     size: int,
     seed: int,
-    draw: int,
+    number: int,
     ignore_index: int,
     flip: bool = True,
     scale: tuple[float, float] = (0.75, 1.5),
@@ -38,11 +38,11 @@ def training_crop(
 
     The image is resized, keeping its aspect, by a random factor from `scale` of what `scale_of` says. A random square
     is cut out or, where the image is smaller, it is placed at random on PADDING with label `ignore_index`. Half of all
-    crops are mirrored if `flip`. The same sample, seed and draw give the same crop. ValueError without a label map.
+    crops are mirrored if `flip`. The same sample, seed and number give the same crop. ValueError without a label map.
     """
     if sample.label_map is None:
         raise ValueError(f"sample '{sample.name}' has no label map")
-    stream = Stream(seed ^ _SALT, draw)
+    stream = Stream(seed ^ _SALT, number)
     factor = scale[0] + (scale[1] - scale[0]) * (stream.below(_STEPS + 1) / _STEPS)
     height, width = sample.image.shape[:2]
     if scale_of == "crop":

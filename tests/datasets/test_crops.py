@@ -31,7 +31,9 @@ def decoded(image: np.ndarray) -> np.ndarray:
 def test_without_scaling_every_pixel_keeps_its_label(shape: tuple[int, int]) -> None:
     sample = coded(*shape, cell=5)
     for draw in range(20):
-        image, labels = training_crop(sample, size=48, seed=3, draw=draw, ignore_index=IGNORE, scale=(1, 1), flip=True)
+        image, labels = training_crop(
+            sample, size=48, seed=3, number=draw, ignore_index=IGNORE, scale=(1, 1), flip=True
+        )
         assert image.shape == (48, 48, 3)
         assert labels.shape == (48, 48)
         assert (image.dtype, labels.dtype) == (np.uint8, np.int64)
@@ -42,7 +44,7 @@ def test_without_scaling_every_pixel_keeps_its_label(shape: tuple[int, int]) -> 
 def test_scaled_crops_stay_aligned_up_to_blurred_edges() -> None:
     sample = coded(80, 80, cell=20)
     for draw in range(20):
-        image, labels = training_crop(sample, size=64, seed=0, draw=draw, ignore_index=IGNORE)
+        image, labels = training_crop(sample, size=64, seed=0, number=draw, ignore_index=IGNORE)
         assert (decoded(image) == labels).mean() > 0.75  # chance is 1 / 16
         assert ((image == PADDING).all(-1) == (labels == IGNORE)).mean() > 0.99
 
@@ -51,18 +53,18 @@ def test_scales_fill_the_range_and_both_directions_occur() -> None:
     sample = coded(40, 40, cell=40)
     sides = []
     for draw in range(200):
-        _, labels = training_crop(sample, size=100, seed=0, draw=draw, ignore_index=IGNORE, scale=(0.5, 2.0))
+        _, labels = training_crop(sample, size=100, seed=0, number=draw, ignore_index=IGNORE, scale=(0.5, 2.0))
         sides.append(int(np.sqrt((labels != IGNORE).sum())))
     assert 20 <= min(sides) < 25
     assert 75 < max(sides) <= 80
     left = Sample(image=np.zeros((8, 8, 3), np.uint8), label_map=np.eye(8, dtype=np.int64), name="x")
     flips = [
-        int(training_crop(left, size=8, seed=0, draw=draw, ignore_index=IGNORE, scale=(1, 1))[1][0, 0])
+        int(training_crop(left, size=8, seed=0, number=draw, ignore_index=IGNORE, scale=(1, 1))[1][0, 0])
         for draw in range(200)
     ]
     assert 70 < sum(flips) < 130
     steady = [
-        int(training_crop(left, size=8, seed=0, draw=d, ignore_index=IGNORE, scale=(1, 1), flip=False)[1][0, 0])
+        int(training_crop(left, size=8, seed=0, number=d, ignore_index=IGNORE, scale=(1, 1), flip=False)[1][0, 0])
         for d in range(20)
     ]
     assert steady == [1] * 20
@@ -73,13 +75,13 @@ def test_a_factor_of_the_crop_fits_the_image_into_it_whatever_its_size(shape: tu
     sample = Sample(np.full((*shape, 3), 9, np.uint8), np.ones(shape, np.int64), "plain")
     for factor, draw in ((1.0, 0), (0.5, 1), (0.1, 2)):
         image, labels = training_crop(
-            sample, size=64, seed=0, draw=draw, ignore_index=IGNORE, scale=(factor, factor), scale_of="crop"
+            sample, size=64, seed=0, number=draw, ignore_index=IGNORE, scale=(factor, factor), scale_of="crop"
         )
         rows, columns = np.nonzero(labels == 1)
         sides = (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1)
         wanted = tuple(round(side * 64 * factor / max(shape)) for side in shape)
         assert sides == wanted and (image[labels == 1] == 9).all() and (image[labels != 1] == PADDING).all()
-    _, labels = training_crop(sample, size=64, seed=0, draw=3, ignore_index=IGNORE, scale=(2.0, 2.0), scale_of="crop")
+    _, labels = training_crop(sample, size=64, seed=0, number=3, ignore_index=IGNORE, scale=(2.0, 2.0), scale_of="crop")
     assert (labels == 1).sum() == min(64, round(128 * shape[0] / max(shape))) * min(
         64, round(128 * shape[1] / max(shape))
     )
@@ -89,7 +91,7 @@ def test_a_crop_is_a_function_of_seed_and_draw() -> None:
     sample = coded(60, 90, cell=5)
 
     def digest(seed: int, draw: int) -> str:
-        image, labels = training_crop(sample, size=32, seed=seed, draw=draw, ignore_index=IGNORE)
+        image, labels = training_crop(sample, size=32, seed=seed, number=draw, ignore_index=IGNORE)
         return hashlib.sha256(image.tobytes() + labels.tobytes()).hexdigest()
 
     keys = [(seed, draw) for seed in range(3) for draw in range(5)]
@@ -100,7 +102,7 @@ def test_a_crop_is_a_function_of_seed_and_draw() -> None:
 
 def test_the_sample_itself_is_left_alone() -> None:
     sample = coded(32, 32, cell=4)
-    image, labels = training_crop(sample, size=32, seed=0, draw=0, ignore_index=IGNORE, scale=(1, 1), flip=False)
+    image, labels = training_crop(sample, size=32, seed=0, number=0, ignore_index=IGNORE, scale=(1, 1), flip=False)
     image[:], labels[:] = 1, 1
     assert np.array_equal(decoded(sample.image), sample.label_map)
 
@@ -108,4 +110,4 @@ def test_the_sample_itself_is_left_alone() -> None:
 def test_a_sample_without_label_map_is_a_mistake_of_the_program() -> None:
     sample = Sample(image=np.zeros((8, 8, 3), np.uint8), label_map=None, name="bare")
     with pytest.raises(ValueError, match="'bare' has no label map"):
-        training_crop(sample, size=8, seed=0, draw=0, ignore_index=IGNORE)
+        training_crop(sample, size=8, seed=0, number=0, ignore_index=IGNORE)

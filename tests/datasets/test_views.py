@@ -202,12 +202,12 @@ def made(view_set: ViewSet, rows: list[int]) -> Made:
     return pickle.loads(pickle.dumps(view_set.piece(rows))).run()
 
 
-def photo_views(pictures: tuple[Picture, ...], *, limit: int = 100, seed: int = 0, size: int = 32) -> PhotoViews:
+def set_of(pictures: tuple[Picture, ...], *, limit: int = 100, seed: int = 0, size: int = 32) -> PhotoViews:
     return PhotoViews(pictures, size=size, limit=limit, seed=seed)
 
 
 def test_every_picture_gives_its_whole_view_and_one_crop(pictures: tuple[Picture, ...]) -> None:
-    photo_views = photo_views(pictures, seed=5)
+    photo_views = set_of(pictures, seed=5)
     found = made(photo_views, list(range(10)))
     assert found.pixels.shape == (len(photo_views), 32, 32, 3) and found.pixels.dtype == np.uint8 and found.bad == {}
     for index, picture in enumerate(pictures):
@@ -221,7 +221,7 @@ def test_every_picture_gives_its_whole_view_and_one_crop(pictures: tuple[Picture
 def test_a_view_does_not_depend_on_what_is_made_with_it(
     pictures: tuple[Picture, ...], rows: list[int], seed: int
 ) -> None:
-    photo_views = photo_views(pictures, seed=seed, size=8)
+    photo_views = set_of(pictures, seed=seed, size=8)
     assert np.array_equal(made(photo_views, rows).pixels, made(photo_views, list(range(10))).pixels[rows])
 
 
@@ -229,7 +229,7 @@ def test_a_view_does_not_depend_on_what_is_made_with_it(
 def test_the_limit_counts_views_and_the_seed_chooses_pictures_in_their_order(
     pictures: tuple[Picture, ...], limit: int, seed: int
 ) -> None:
-    photo_views, everything = photo_views(pictures, limit=limit, seed=seed), photo_views(pictures, seed=seed)
+    photo_views, everything = set_of(pictures, limit=limit, seed=seed), set_of(pictures, seed=seed)
     assert len(photo_views) == min(limit, 10)
     names = [photo_views.name(row) for row in range(len(photo_views))]
     assert names[::2] == sorted(set(names)) and names[1::2] == names[: len(names) // 2 * 2 : 2]
@@ -243,7 +243,7 @@ def test_the_limit_counts_views_and_the_seed_chooses_pictures_in_their_order(
 def test_every_picture_is_chosen_by_some_seed_and_crops_differ_by_seed_and_index(
     pictures: tuple[Picture, ...],
 ) -> None:
-    assert {photo_views(pictures, limit=2, seed=seed).name(0) for seed in range(30)} == {p.name for p in pictures}
+    assert {set_of(pictures, limit=2, seed=seed).name(0) for seed in range(30)} == {p.name for p in pictures}
     image = read_image(pictures[0].path)
     crops = {random_view(image, 16, seed, index).tobytes() for seed in range(5) for index in range(5)}
     assert len(crops) == 25
@@ -251,11 +251,11 @@ def test_every_picture_is_chosen_by_some_seed_and_crops_differ_by_seed_and_index
 
 def test_bad_pictures_are_reported_by_position_and_leave_the_others_alone(pictures: tuple[Picture, ...]) -> None:
     gone = Picture(Path("gone.png"))
-    found = made(photo_views((pictures[0], gone, pictures[2])), [5, 3, 2, 0])
+    found = made(set_of((pictures[0], gone, pictures[2])), [5, 3, 2, 0])
     assert sorted(found.bad) == [1, 2]
     assert set(found.bad.values()) == {"image not found: gone.png; check the path"}
     assert not found.pixels[1:3].any()
-    assert np.array_equal(found.pixels[[3, 0]], made(photo_views(pictures), [0, 5]).pixels)
+    assert np.array_equal(found.pixels[[3, 0]], made(set_of(pictures), [0, 5]).pixels)
 
 
 def test_a_large_jpeg_is_decoded_at_a_fraction_that_still_has_detail_times_the_size(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_large_jpeg_is_decoded_at_a_fraction_that_still_has_detail_times_the_s
     for size, fraction in [(32, 2), (40, 1), (16, 4)]:
         image = read_image(tmp_path / "x.jpg", shrink_to=DETAIL * size)
         assert image.shape == (300 // fraction, 400 // fraction, 3)
-        found = made(photo_views(list_pictures(tmp_path), size=size), [0, 1]).pixels
+        found = made(set_of(list_pictures(tmp_path), size=size), [0, 1]).pixels
         assert np.array_equal(found, [whole_view(image, size), random_view(image, size, 0, 0)])
 
 
@@ -277,7 +277,7 @@ def test_the_scenes_are_the_training_scenes_of_the_embedded_data_set() -> None:
 def test_a_limit_below_one_is_refused(pictures: tuple[Picture, ...]) -> None:
     for limit in (0, -3):
         with pytest.raises(OptionError, match=f"--image-limit must be at least 1: {limit}"):
-            photo_views(pictures, limit=limit)
+            set_of(pictures, limit=limit)
         with pytest.raises(OptionError, match=f"--image-limit must be at least 1: {limit}"):
             SceneViews(size=32, limit=limit)
 
