@@ -1,4 +1,4 @@
-"""Crops by sample and draw: samples are read once while there is room for them, and never change a crop."""
+"""Crops by sample and number: samples are read once while there is room for them, and never change a crop."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_samples_are_kept_while_there_is_room() -> None:
     for limit, wanted in ((0, [0, 1, 2, 3] * 2), (2 * one, [0, 1, 2, 3, 2, 3]), (4 * one, [0, 1, 2, 3])):
         samples = Counted()
         maker = CropMaker(source(samples), limit=limit)
-        crops = [maker.make(row, draw=7) for row in (0, 1, 2, 3, 0, 1, 2, 3)]
+        crops = [maker.make(row, number=7) for row in (0, 1, 2, 3, 0, 1, 2, 3)]
         assert samples.reads == wanted
         assert all(np.array_equal(crops[i].image, crops[i + 4].image) for i in range(4))
 
 
 def test_ids_are_mapped_and_padding_is_ignored() -> None:
-    crop = CropMaker(source(Counted())).make(2, draw=0)
+    crop = CropMaker(source(Counted())).make(2, number=0)
     inside = (crop.image == 2).all(-1)
     assert inside.sum() == 32 * 32 and crop.label_map.dtype == np.int8
     assert (crop.label_map[~inside] == -1).all()
@@ -52,5 +52,5 @@ def test_ids_are_mapped_and_padding_is_ignored() -> None:
 
 def test_a_task_gives_what_the_process_serves() -> None:
     serve(source(Counted()), 0)
-    crop, direct = CropTask(row=3, draw=5).run(), CropMaker(source(Counted())).make(3, draw=5)
+    crop, direct = CropTask(row=3, number=5).run(), CropMaker(source(Counted())).make(3, number=5)
     assert np.array_equal(crop.image, direct.image) and np.array_equal(crop.label_map, direct.label_map)

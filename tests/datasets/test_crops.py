@@ -1,4 +1,4 @@
-"""Random crops: image and label map stay aligned, and (seed, draw) say everything."""
+"""Random crops: image and label map stay aligned, and (seed, number) say everything."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def decoded(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(60, 90), (20, 90), (20, 24), (48, 48)])
 def test_without_scaling_every_pixel_keeps_its_label(shape: tuple[int, int]) -> None:
     sample = coded(*shape, cell=5)
-    for draw in range(20):
+    for number in range(20):
         image, labels = training_crop(
-            sample, size=48, seed=3, number=draw, ignore_index=IGNORE, scale=(1, 1), flip=True
+            sample, size=48, seed=3, number=number, ignore_index=IGNORE, scale=(1, 1), flip=True
         )
         assert image.shape == (48, 48, 3)
         assert labels.shape == (48, 48)
@@ -43,8 +43,8 @@ def test_without_scaling_every_pixel_keeps_its_label(shape: tuple[int, int]) -> 
 
 def test_scaled_crops_stay_aligned_up_to_blurred_edges() -> None:
     sample = coded(80, 80, cell=20)
-    for draw in range(20):
-        image, labels = training_crop(sample, size=64, seed=0, number=draw, ignore_index=IGNORE)
+    for number in range(20):
+        image, labels = training_crop(sample, size=64, seed=0, number=number, ignore_index=IGNORE)
         assert (decoded(image) == labels).mean() > 0.75  # chance is 1 / 16
         assert ((image == PADDING).all(-1) == (labels == IGNORE)).mean() > 0.99
 
@@ -52,15 +52,15 @@ def test_scaled_crops_stay_aligned_up_to_blurred_edges() -> None:
 def test_scales_fill_the_range_and_both_directions_occur() -> None:
     sample = coded(40, 40, cell=40)
     sides = []
-    for draw in range(200):
-        _, labels = training_crop(sample, size=100, seed=0, number=draw, ignore_index=IGNORE, scale=(0.5, 2.0))
+    for number in range(200):
+        _, labels = training_crop(sample, size=100, seed=0, number=number, ignore_index=IGNORE, scale=(0.5, 2.0))
         sides.append(int(np.sqrt((labels != IGNORE).sum())))
     assert 20 <= min(sides) < 25
     assert 75 < max(sides) <= 80
     left = Sample(image=np.zeros((8, 8, 3), np.uint8), label_map=np.eye(8, dtype=np.int64), name="x")
     flips = [
-        int(training_crop(left, size=8, seed=0, number=draw, ignore_index=IGNORE, scale=(1, 1))[1][0, 0])
-        for draw in range(200)
+        int(training_crop(left, size=8, seed=0, number=number, ignore_index=IGNORE, scale=(1, 1))[1][0, 0])
+        for number in range(200)
     ]
     assert 70 < sum(flips) < 130
     steady = [
@@ -73,9 +73,9 @@ def test_scales_fill_the_range_and_both_directions_occur() -> None:
 @pytest.mark.parametrize("shape", [(40, 80), (400, 300), (96, 96)])
 def test_a_factor_of_the_crop_fits_the_image_into_it_whatever_its_size(shape: tuple[int, int]) -> None:
     sample = Sample(np.full((*shape, 3), 9, np.uint8), np.ones(shape, np.int64), "plain")
-    for factor, draw in ((1.0, 0), (0.5, 1), (0.1, 2)):
+    for factor, number in ((1.0, 0), (0.5, 1), (0.1, 2)):
         image, labels = training_crop(
-            sample, size=64, seed=0, number=draw, ignore_index=IGNORE, scale=(factor, factor), scale_of="crop"
+            sample, size=64, seed=0, number=number, ignore_index=IGNORE, scale=(factor, factor), scale_of="crop"
         )
         rows, columns = np.nonzero(labels == 1)
         sides = (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1)
@@ -90,11 +90,11 @@ def test_a_factor_of_the_crop_fits_the_image_into_it_whatever_its_size(shape: tu
 def test_a_crop_is_a_function_of_seed_and_draw() -> None:
     sample = coded(60, 90, cell=5)
 
-    def digest(seed: int, draw: int) -> str:
-        image, labels = training_crop(sample, size=32, seed=seed, number=draw, ignore_index=IGNORE)
+    def digest(seed: int, number: int) -> str:
+        image, labels = training_crop(sample, size=32, seed=seed, number=number, ignore_index=IGNORE)
         return hashlib.sha256(image.tobytes() + labels.tobytes()).hexdigest()
 
-    keys = [(seed, draw) for seed in range(3) for draw in range(5)]
+    keys = [(seed, number) for seed in range(3) for number in range(5)]
     first = [digest(*key) for key in keys]
     assert [digest(*key) for key in reversed(keys)][::-1] == first
     assert len(set(first)) == len(keys)

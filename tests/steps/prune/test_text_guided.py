@@ -233,7 +233,7 @@ def test_what_is_learned_is_the_tower_and_the_named_rest(distil: Distil, tower: 
     distillation = distil(framework=framework)
     state = distillation.student.state_dict()
     beyond = {name for name in state if not name.startswith(("backbone.", "classifier."))}
-    head = {"regions.projection.weight", "regions.projection.bias", "regions.scale"}
+    head = {"regions.projections.0.weight", "regions.projections.0.bias", "regions.scale"}
     assert distillation.learned.state_dict().keys() == beyond | head
     loss_of(distillation, 0).backward()
     for name, parameter in distillation.learned.named_parameters():
