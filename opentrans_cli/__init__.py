@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 from opentrans_cli.version import __version__
 
 if TYPE_CHECKING:
-    from opentrans_cli.errors import OpentransError
-    from opentrans_cli.steps.analyze.analyze import analyze
-    from opentrans_cli.steps.apply import apply, attach
-    from opentrans_cli.steps.eval.evaluate import evaluate
-    from opentrans_cli.steps.finetune.finetune import finetune
-    from opentrans_cli.steps.hub.pull import pull
-    from opentrans_cli.steps.hub.push import push
-    from opentrans_cli.steps.import_masks import import_masks
-    from opentrans_cli.steps.load import load
-    from opentrans_cli.steps.look.diff import diff
-    from opentrans_cli.steps.look.inspect import inspect
-    from opentrans_cli.steps.look.verify import verify
-    from opentrans_cli.steps.prune.prune import prune
-    from opentrans_cli.steps.segment.segment import segment
-    from opentrans_cli.steps.transfer.transfer import transfer
+    from opentrans_cli.errors import OpentransError as OpentransError
+    from opentrans_cli.steps.analyze.analyze import analyze as analyze
+    from opentrans_cli.steps.apply import apply as apply
+    from opentrans_cli.steps.apply import attach as attach
+    from opentrans_cli.steps.eval.evaluate import evaluate as evaluate
+    from opentrans_cli.steps.finetune.finetune import finetune as finetune
+    from opentrans_cli.steps.hub.pull import pull as pull
+    from opentrans_cli.steps.hub.push import push as push
+    from opentrans_cli.steps.import_masks import import_masks as import_masks
+    from opentrans_cli.steps.load import load as load
+    from opentrans_cli.steps.look.diff import diff as diff
+    from opentrans_cli.steps.look.inspect import inspect as inspect
+    from opentrans_cli.steps.look.verify import verify as verify
+    from opentrans_cli.steps.prune.prune import prune as prune
+    from opentrans_cli.steps.segment.segment import segment as segment
+    from opentrans_cli.steps.transfer.transfer import transfer as transfer
 
 _STEPS = "opentrans_cli.steps"
 _PLACES = {
@@ -51,25 +52,7 @@ _PLACES = {
     "verify": f"{_STEPS}.look.verify",
 }
 
-__all__ = [
-    "OpentransError",
-    "__version__",
-    "analyze",
-    "apply",
-    "attach",
-    "diff",
-    "evaluate",
-    "finetune",
-    "import_masks",
-    "inspect",
-    "load",
-    "prune",
-    "pull",
-    "push",
-    "segment",
-    "transfer",
-    "verify",
-]
+__all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,26 +1,37 @@
 """Sources on the Hugging Face Hub: hf://org/name[@revision] as a folder on this disk. No torch is loaded.
 
-A local source makes no network call, and does not load the Hub's client.
+A local source makes no network call, and does not load the Hub's client. What was pulled is kept, checked:
+
+    $OPENTRANS_CACHE/hub/ORG--NAME/COMMIT/          a bundle
+    $OPENTRANS_CACHE/hub/ORG--NAME/revisions.json   tag or branch -> commit; "" is the newest
+
+The cache is ~/.cache/opentrans if OPENTRANS_CACHE is not set; anything in it may be deleted. The client's own cache
+holds links, which no reader of bundles follows, and does not tell what was checked.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from opentrans_cli.bundle.folder import MANIFEST
-from opentrans_cli.bundle.hub.cache import bundle_folder, remember, remembered
 from opentrans_cli.bundle.hub.client import HubRef, hub_errors, is_transient, offline, parse_ref
 from opentrans_cli.bundle.hub.download import download, holds_all
-from opentrans_cli.bundle.hub.remote import RemoteRepo, resolve
+from opentrans_cli.bundle.hub.remote import COMMIT, RemoteRepo, resolve
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import BundleError, HubError
+from opentrans_cli.files.atomic import locked, write_file
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.tensorfile import read_bytes
 from opentrans_cli.reporter import Reporter
 
 # A Path made of an address has lost one of its slashes.
 _ADDRESS = re.compile(r"hf:/+(?=[^/])")
+_REVISIONS = "revisions.json"
 
 
 def hub_ref(source: str | Path) -> HubRef | None:
@@ -53,7 +64,7 @@ def local_source(source: str, reporter: Reporter) -> str:
     does one that cannot be asked for, since it may lie there.
     """
     ref = hub_ref(source)
-    if ref is None or (offline() and remembered(ref) is None):
+    if ref is None or (offline() and _remembered(ref) is None):
         return source
     found = cached_bundle(ref, reporter)
     return source if found is None else str(found.path)
@@ -68,8 +79,8 @@ def no_bundle(ref: HubRef) -> HubError:
 
 
 @dataclass(frozen=True)
-class Cached:
-    """A bundle in the cache."""
+class Pulled:
+    """A bundle of the Hub on this disk."""
 
     path: Path
     commit: str
@@ -77,7 +88,7 @@ class Cached:
     asked: bool  # the Hub was asked what the revision is now
 
 
-def cached_bundle(ref: HubRef, reporter: Reporter, *, hashed: bool = False) -> Cached | None:
+def cached_bundle(ref: HubRef, reporter: Reporter, *, hashed: bool = False) -> Pulled | None:
     """The bundle of a repo in the cache, pulled if it is not there; None if the repo holds none.
 
     Without the Hub a revision is what it was when it was pulled last, and that is said. hashed: one that is there is
@@ -90,7 +101,7 @@ def cached_bundle(ref: HubRef, reporter: Reporter, *, hashed: bool = False) -> C
             bundle = open_bundle(folder)
             if hashed and not holds_all(folder, bundle.manifest):
                 raise BundleError(f"damaged in the cache: {str(folder)!r}; delete this folder and pull {ref} again")
-            return Cached(folder, repo.commit, 0, asked)
+            return Pulled(folder, repo.commit, 0, asked)
         except BundleError:
             if not asked and offline():
                 raise
@@ -99,13 +110,25 @@ def cached_bundle(ref: HubRef, reporter: Reporter, *, hashed: bool = False) -> C
     if text is None:
         return None
     fetched = download(repo, text, folder, force=False, seed=None, reporter=reporter)
-    remember(ref, repo.commit)
-    return Cached(folder, repo.commit, fetched, asked)
+    _remember(ref, repo.commit)
+    return Pulled(folder, repo.commit, fetched, asked)
+
+
+def bundle_at(ref: HubRef, out: Path, reporter: Reporter, *, force: bool) -> Pulled:
+    """The bundle of a repo written at `out`; what the cache has of it is copied. Raises HubError or BundleError."""
+    repo, asked = find_repo(ref, reporter)
+    seed = bundle_folder(ref, repo.commit)
+    there = (seed / MANIFEST).is_file()
+    text = read_bytes(seed / MANIFEST) if there else repo.manifest_bytes()
+    if text is None:
+        raise no_bundle(ref)
+    fetched = download(repo, text, out, force=force, seed=seed if there else None, reporter=reporter)
+    return Pulled(out, repo.commit, fetched, asked)
 
 
 def find_repo(ref: HubRef, reporter: Reporter) -> tuple[RemoteRepo, bool]:
     """The repo at the commit its revision names, and whether the Hub was asked; a commit in the cache needs no Hub."""
-    known = remembered(ref)
+    known = _remembered(ref)
     if known is not None and ref.revision == known:
         return RemoteRepo(ref, known), False
     if offline():
@@ -120,7 +143,7 @@ def find_repo(ref: HubRef, reporter: Reporter) -> tuple[RemoteRepo, bool]:
                 raise
         return _stale(ref, known, "the Hub gives no answer", reporter), False
     if bundle_folder(ref, repo.commit).is_dir():
-        remember(ref, repo.commit)
+        _remember(ref, repo.commit)
     return repo, True
 
 
@@ -130,3 +153,59 @@ def _stale(ref: HubRef, commit: str, why: str, reporter: Reporter) -> RemoteRepo
         f"{ref} from the cache, {why}: {revision} as it was pulled last, commit {commit[:12]}; it may have moved"
     )
     return RemoteRepo(ref, commit)
+
+
+# The cache.
+
+
+def cache_folder() -> Path:
+    """Where pulled bundles are kept."""
+    given = os.environ.get("OPENTRANS_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opentrans"
+
+
+def is_cached(path: Path) -> bool:
+    """Whether `path` lies in the cache, where nothing is to be added to a bundle."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(cache_folder()))
+
+
+def _repo_folder(ref: HubRef) -> Path:
+    """Everything about one repo; its name may not hold two dashes in a row, so no two repos share a folder."""
+    return cache_folder() / "hub" / ref.repo.replace("/", "--")
+
+
+def bundle_folder(ref: HubRef, commit: str) -> Path:
+    """Where the bundle of one commit is, or goes."""
+    return _repo_folder(ref) / commit
+
+
+def _remembered(ref: HubRef) -> str | None:
+    """The commit of the revision when it was asked for last, if the bundle of that commit is there."""
+    commit = ref.revision or ""
+    if not COMMIT.fullmatch(commit):
+        commit = _read(_repo_folder(ref)).get(commit, "")
+    return commit if commit and bundle_folder(ref, commit).is_dir() else None
+
+
+def _remember(ref: HubRef, commit: str) -> None:
+    """Keep the commit of a revision. Raises BundleError if the disk refuses."""
+    folder = _repo_folder(ref)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            known = _read(folder)
+            if known.get(ref.revision or "") != commit:
+                write_file(folder / _REVISIONS, [json_bytes({**known, ref.revision or "": commit})])
+    except OSError as error:
+        raise BundleError(
+            f"cannot write the cache: {str(folder)!r}, {error.strerror or error}; set OPENTRANS_CACHE to another folder"
+        ) from error
+
+
+def _read(folder: Path) -> dict[str, str]:
+    try:
+        known = json.loads((folder / _REVISIONS).read_bytes())
+    except (OSError, ValueError):
+        return {}  # damaged is as good as lost: the Hub is asked again
+    items = known.items() if isinstance(known, dict) else ()
+    return {name: commit for name, commit in items if isinstance(commit, str) and COMMIT.fullmatch(commit)}

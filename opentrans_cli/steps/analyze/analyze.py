@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.bundle.hub.cache import is_cached
+from opentrans_cli.bundle.hub.source import is_cached
 from opentrans_cli.bundle.layout import ALPHA
 from opentrans_cli.bundle.store import Bundle, add_file
 from opentrans_cli.clip.architecture import meta_visual

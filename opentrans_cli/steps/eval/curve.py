@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from opentrans_cli.bundle.hub.cache import is_cached
-from opentrans_cli.bundle.hub.source import local_source
+from opentrans_cli.bundle.hub.source import is_cached, local_source
 from opentrans_cli.bundle.rounds import RoundInfo, available, subnet_bytes
 from opentrans_cli.bundle.store import Bundle, add_files, open_bundle
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset, dataset_name

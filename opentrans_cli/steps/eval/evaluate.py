@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from opentrans_cli.bundle.hub.cache import is_cached
+from opentrans_cli.bundle.hub.source import is_cached
 from opentrans_cli.bundle.store import Bundle, add_file
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import DatasetOptions, SegDataset, dataset_name

@@ -6,16 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.bundle.folder import MANIFEST, check_replaceable
-from opentrans_cli.bundle.hub.cache import bundle_folder
-from opentrans_cli.bundle.hub.client import HubRef, parse_ref
-from opentrans_cli.bundle.hub.download import download
-from opentrans_cli.bundle.hub.source import cached_bundle, find_repo, hub_ref, no_bundle
+from opentrans_cli.bundle.contents import BundleContents
+from opentrans_cli.bundle.folder import check_replaceable
+from opentrans_cli.bundle.hub.client import parse_ref
+from opentrans_cli.bundle.hub.source import Pulled, bundle_at, cached_bundle, hub_ref, no_bundle
 from opentrans_cli.bundle.layout import WEIGHTS
-from opentrans_cli.bundle.store import Bundle, open_bundle
+from opentrans_cli.bundle.rounds import untrained, with_base
+from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import prepare_parent
-from opentrans_cli.files.tensorfile import read_bytes
 from opentrans_cli.reporter import LOGGED, Reporter
 
 
@@ -61,51 +60,61 @@ def pull(
     if out is not None:
         check_replaceable(out, force=force)
         prepare_parent(out)
+    found: Pulled | None
     if out is None or base is not None:
         found = cached_bundle(ref, reporter, hashed=True)
         if found is None:
             raise no_bundle(ref)
-        bundle = open_bundle(found.path)
-        if out is not None and base is not None:
-            bundle = _complete(bundle, ref, out, base, force=force, reporter=reporter)
-        return _result(bundle, ref, found.commit, found.fetched, asked=found.asked, completed=base is not None)
-    return _to_folder(ref, out, force=force, reporter=reporter)
-
-
-def _to_folder(ref: HubRef, out: Path, *, force: bool, reporter: Reporter) -> PullResult:
-    """Straight to `out`; what the cache has of it is copied."""
-    repo, asked = find_repo(ref, reporter)
-    seed: Path | None = bundle_folder(ref, repo.commit)
-    assert seed is not None
-    if (seed / MANIFEST).is_file():
-        text: bytes | None = read_bytes(seed / MANIFEST)
     else:
-        seed, text = None, repo.manifest_bytes()
-    if text is None:
-        raise no_bundle(ref)
-    fetched = download(repo, text, out, force=force, seed=seed, reporter=reporter)
-    return _result(open_bundle(out), ref, repo.commit, fetched, asked=asked, completed=False)
-
-
-def _complete(bundle: Bundle, ref: HubRef, out: Path, base: str, *, force: bool, reporter: Reporter) -> Bundle:
-    """Write `bundle`, masks alone, with the values of `base` at `out`."""
-    if bundle.has(WEIGHTS):
-        raise OptionError(f"the bundle has all its weights: {ref}; leave --base out")
-    from opentrans_cli.steps.hub.completion import completed
-
-    return completed(bundle, out, base=base, force=force, reporter=reporter)
-
-
-def _result(bundle: Bundle, ref: HubRef, commit: str, fetched: int, *, asked: bool, completed: bool) -> PullResult:
+        found = bundle_at(ref, out, reporter, force=force)
+    bundle = open_bundle(found.path)
+    if out is not None and base is not None:
+        if bundle.has(WEIGHTS):
+            raise OptionError(f"the bundle has all its weights: {ref}; leave --base out")
+        bundle = _completed(bundle, out, base=base, force=force, reporter=reporter)
     return PullResult(
         path=bundle.path,
         repo=ref.repo,
         revision=ref.revision,
-        commit=commit,
+        commit=found.commit,
         digest=bundle.digest,
         sparsity=bundle.manifest.achieved_sparsity,
         bytes=bundle.size_bytes,
-        fetched_bytes=fetched,
-        asked=asked,
-        completed=completed,
+        fetched_bytes=found.fetched,
+        asked=found.asked,
+        completed=base is not None,
     )
+
+
+def _completed(bundle: Bundle, out: Path, *, base: str, force: bool, reporter: Reporter) -> Bundle:
+    """Write `bundle` with values at `out`: kept weights, and all other tensors of the tower, are those of `base`.
+
+    What was measured goes along only if nothing was trained, since it was measured on other values else. Raises
+    SourceError if `base` is not the CLIP that the bundle was cut from.
+    """
+    # Both import torch.
+    from opentrans_cli.steps.sources import base_tower
+    from opentrans_cli.steps.step_record import step_record
+
+    manifest = bundle.manifest
+    same = untrained(manifest.steps)
+    if not same:
+        reporter.say("weights were trained after they were pruned, and are not here: kept ones get those of the base")
+    documents = [entry.name for entry in manifest.files if same and not entry.name.endswith(".safetensors")]
+    whole = with_base(bundle, base_tower(bundle, base, reporter))
+    step = step_record("pull", {"base": base}, seed=None, parent=bundle.digest)
+    contents = BundleContents(
+        base=manifest.base,
+        pattern=manifest.pattern,
+        target_sparsity=manifest.target_sparsity,
+        masks=whole.masks(),
+        tower=whole.tower(),
+        steps=(*manifest.steps, step),
+        dtype=manifest.layers[0].dtype,
+        rounds=bundle.rounds(),
+        head=bundle.head(),
+        segmentor=manifest.segmentor,
+        alpha=bundle.alpha() if same else None,
+        reports={name: bundle.read(name) for name in documents},
+    )
+    return write_bundle(out, contents, force=force)

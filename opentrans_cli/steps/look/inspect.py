@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from opentrans_cli.bundle.hub.cache import bundle_folder
-from opentrans_cli.bundle.hub.remote_bundle import open_remote
-from opentrans_cli.bundle.hub.source import find_repo, hub_ref, local_bundle, no_bundle
+from opentrans_cli.bundle.hub.remote import open_remote
+from opentrans_cli.bundle.hub.source import bundle_folder, find_repo, hub_ref, local_bundle, no_bundle
 from opentrans_cli.bundle.layout import WEIGHTS
 from opentrans_cli.bundle.rounds import RoundInfo, at_round, available, find_round
 from opentrans_cli.bundle.store import Bundle, open_bundle
