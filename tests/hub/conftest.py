@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +47,27 @@ class Hub:
     home: Path  # HF_HOME
     token: str
     env: dict[str, str] = field(repr=False)  # whole environment of a subprocess
+
+    def publish(self, files: Path | Mapping[str, bytes], repo: str = "org/name", *, tag: str | None = "v1") -> str:
+        """One commit with exactly these files, or those of a folder; its name."""
+        files = self.content(files) if isinstance(files, Path) else files
+        kinds = load_server()
+        there = self.server.repos.setdefault(repo, kinds.Repo())
+        blobs = {name: kinds.Blob(data, self.server.is_lfs(name, len(data))) for name, data in files.items()}
+        commit: str = there.add_commit("main", blobs, "bundle")
+        if tag is not None:
+            there.tags[tag] = commit
+        return commit
+
+    def ranges(self) -> list[str | None]:
+        """The ranges in which the weights of org/name were asked for."""
+        return [request.range for request in self.server.requests("GET /org/name/resolve/.*/weights.safetensors$")]
+
+    @staticmethod
+    def content(folder: Path) -> dict[str, bytes]:
+        """Every file of a folder."""
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.fixture
@@ -95,6 +116,12 @@ def _redirect_client(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> N
     }
     for name, value in replaced.items():
         monkeypatch.setattr(constants, name, value)
+
+
+@pytest.fixture
+def published(hub: Hub, tiny_bundle: Path) -> str:
+    """The tiny bundle on the Hub, tagged v1; its commit."""
+    return hub.publish(tiny_bundle)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-LONGEST_WAIT = 60.0
+LONGEST_WAIT = 600.0
 """Seconds after which every wait of the server ends, whatever a test forgot."""
 
 ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"

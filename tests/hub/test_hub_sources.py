@@ -26,21 +26,9 @@ REPO = "org/name"
 ADDRESS = f"hf://{REPO}@v1"
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def publish(hub: Hub, folder: Path, repo: str = REPO) -> None:
-    """The folder as the only commit of a repo, tagged v1."""
-    server = sys.modules["opentrans_test_hub_server"]
-    made = hub.server.repos[repo] = server.Repo()
-    blobs = {name: server.Blob(data, hub.server.is_lfs(name, len(data))) for name, data in content(folder).items()}
-    made.tags["v1"] = made.add_commit("main", blobs, "bundle")
-
-
 @pytest.fixture
 def published(hub: Hub, tiny_segmentor: Path) -> Path:
-    publish(hub, tiny_segmentor)
+    hub.publish(tiny_segmentor)
     return tiny_segmentor
 
 
@@ -70,7 +58,9 @@ def test_every_command_takes_a_bundle_of_the_hub(
     assert result.exit_code == 0, result.output
     kept = list((tmp_path / "cache").rglob("manifest.json"))
     assert len(kept) == (command != "inspect")
-    assert not kept or content(kept[0].parent) == content(published), "a bundle of the Hub stays as it was published"
+    assert not kept or hub.content(kept[0].parent) == hub.content(published), (
+        "a bundle of the Hub stays as it was published"
+    )
     if "{out}" in COMMANDS[command]:
         assert (tmp_path / "out").is_dir()
 
@@ -78,7 +68,7 @@ def test_every_command_takes_a_bundle_of_the_hub(
 def test_curves_are_drawn_of_bundles_of_the_hub_into_files(
     hub: Hub, nested_bundle: Any, run_cli: Any, tmp_path: Path
 ) -> None:
-    publish(hub, nested_bundle("untrained"))
+    hub.publish(nested_bundle("untrained"))
     result = run_cli("eval", ADDRESS, "--curve", *SHORT)
     assert result.exit_code == 2 and "add --out" in result.stderr
     assert run_cli("eval", ADDRESS, "--curve", *SHORT, "-o", tmp_path / "curve.json").exit_code == 0
@@ -90,7 +80,7 @@ def test_a_clip_of_the_hub_is_a_source_and_only_its_two_files_are_fetched(
 ) -> None:
     export_open_clip(tiny_bundle, out=tmp_path / "clip")
     (tmp_path / "clip" / "model.pkl").write_bytes(b"cos\nsystem\n")
-    publish(hub, tmp_path / "clip")
+    hub.publish(tmp_path / "clip")
     assert local_source(ADDRESS, SILENT) == ADDRESS
     clip = load_clip(ADDRESS)
     assert clip.source == ADDRESS
@@ -101,9 +91,7 @@ def test_a_clip_of_the_hub_is_a_source_and_only_its_two_files_are_fetched(
 
 
 def test_a_repo_that_is_neither_is_told_in_one_line(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text("{}")
-    publish(hub, tmp_path / "other")
+    hub.publish({"config.json": b"{}"})
     with pytest.raises(SourceError, match=f"neither a bundle nor an open_clip folder: {ADDRESS}"):
         load_clip(ADDRESS)
     with pytest.raises(HubError, match="no bundle in the repo"):
@@ -111,7 +99,7 @@ def test_a_repo_that_is_neither_is_told_in_one_line(hub: Hub, tmp_path: Path) ->
 
 
 def test_inspect_reads_manifest_and_headers_and_no_tensor(hub: Hub, tiny_segmentor: Path, tmp_path: Path) -> None:
-    publish(hub, tiny_segmentor)
+    hub.publish(tiny_segmentor)
     local, remote = inspect(tiny_segmentor), inspect(ADDRESS)
     assert {**vars(remote), "path": ""} == {**vars(local), "path": ""}
     reads = [request.range for request in hub.server.requests("GET .*safetensors$")]
@@ -122,15 +110,13 @@ def test_inspect_reads_manifest_and_headers_and_no_tensor(hub: Hub, tiny_segment
 
 
 def test_headers_of_a_remote_bundle_are_compared_with_its_manifest(hub: Hub, tiny_segmentor: Path) -> None:
-    publish(hub, tiny_segmentor)
+    hub.publish(tiny_segmentor)
     repo = hub.server.repos[REPO]
     commit = repo.commits[repo.tags["v1"]]
     document = json.loads(commit.files["manifest.json"].data)
     first, second = document["layers"][:2]
     first["kept"], second["kept"] = first["kept"] - 1, second["kept"] + 1
-    server = sys.modules["opentrans_test_hub_server"]
-    changed = {**commit.files, "manifest.json": server.Blob(json.dumps(document).encode(), False)}
-    repo.tags["v1"] = repo.add_commit("main", changed, "forged")
+    hub.publish(repo.files("v1") | {"manifest.json": json.dumps(document).encode()})
     with pytest.raises(Exception, match="disagrees with the manifest"):
         inspect(ADDRESS)
 
@@ -138,22 +124,19 @@ def test_headers_of_a_remote_bundle_are_compared_with_its_manifest(hub: Hub, tin
 def test_rounds_of_a_remote_bundle_are_listed_from_headers_and_counted_when_pulled(
     hub: Hub, nested_bundle: Any
 ) -> None:
-    publish(hub, nested_bundle("trained"))
+    hub.publish(nested_bundle("trained"))
     local, remote = inspect(nested_bundle("trained")), inspect(ADDRESS)
     assert remote.rounds == local.rounds and len(remote.rounds) == 3
     shown = inspect(ADDRESS, at_sparsity=remote.rounds[0].sparsity)
     assert shown.layers == inspect(nested_bundle("trained"), at_sparsity=remote.rounds[0].sparsity).layers
 
 
-@pytest.mark.parametrize("address", [ADDRESS, f"hf:/{REPO}@v1", Path(ADDRESS)])
-def test_an_address_survives_being_a_path(address: Any) -> None:
-    assert str(hub_ref(address)) == ADDRESS
-
-
-@pytest.mark.parametrize("address", ["hf://name", "hf://../x", "hf://a/b/c", "hf://a/b@", "hf://a/b@../c"])
-def test_addresses_that_cannot_be_are_wrong_usage(address: str) -> None:
-    with pytest.raises(OptionError, match="not a re"):
-        local_bundle(address, SILENT)
+def test_an_address_survives_being_a_path_and_one_that_cannot_be_is_wrong_usage() -> None:
+    for address in (ADDRESS, f"hf:/{REPO}@v1", Path(ADDRESS)):
+        assert str(hub_ref(address)) == ADDRESS
+    for wrong in ("hf://name", "hf://../x", "hf://a/b/c", "hf://a/b@", "hf://a/b@../c"):
+        with pytest.raises(OptionError, match="not a re"):
+            local_bundle(wrong, SILENT)
 
 
 def test_a_local_source_asks_nobody_and_loads_no_client(hub: Hub, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -1,20 +1,29 @@
-"""push: what lies on the Hub is the bundle that was verified, and nothing of the user's is lost."""
+"""push: what lies on the Hub is the bundle that was verified, and nothing of the user's is lost.
+
+With --dense other programs load it; with --mask-only it needs no right to the weights.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+import subprocess
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+from opentrans_cli.bundle.hub.client import client
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError, OptionError
+from opentrans_cli.files.tensorfile import parse_tensors
 from opentrans_cli.steps.hub import card
 from opentrans_cli.steps.hub.push import CHARTS, OPEN_CLIP_FILES, push
 from opentrans_cli.steps.transfer import open_clip as export
@@ -38,6 +47,13 @@ def written(files: dict[str, bytes], folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
+
+
+def add(hub: Hub, files: dict[str, bytes]) -> None:
+    """Somebody's own commit to the repo, which is made if need be."""
+    client().create_repo(REPO, exist_ok=True)
+    for name, data in files.items():
+        client().upload_file(path_or_fileobj=data, path_in_repo=name, repo_id=REPO)
 
 
 def whole(hub: Hub, bundle: Path, revision: str = "main") -> bool:
@@ -70,10 +86,8 @@ def test_a_bundle_lies_on_the_hub_as_it_is_with_card_and_tag(hub: Hub, tiny_bund
 def test_the_repo_as_it_is_downloaded_verifies_even_after_its_card_was_edited(
     hub: Hub, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    from opentrans_cli.bundle.hub.client import client
-
     push(tiny_bundle, REPO)
-    client().upload_file(path_or_fileobj=b"---\nlicense: mit\n---\nmine\n", path_in_repo="README.md", repo_id=REPO)
+    add(hub, {"README.md": b"---\nlicense: mit\n---\nmine\n"})
     folder = written(hub.server.repos[REPO].files(), tmp_path / "down")
     assert all(check.ok for check in verify_bundle(folder))
     again = push(tiny_bundle, REPO)
@@ -104,11 +118,9 @@ def test_a_tag_never_moves(hub: Hub, tiny_bundle: Path, other: Path) -> None:
 def test_a_new_version_takes_away_files_of_the_old_one_and_no_others(
     hub: Hub, tiny_bundle: Path, other: Path, tmp_path: Path
 ) -> None:
-    from opentrans_cli.bundle.hub.client import client
-
     push(other, REPO, dense=True)
     mine = {"notes.txt": b"mine", "reports/mine.json": b"{}", "card/mine.png": b"mine"}
-    client().upload_folder(repo_id=REPO, folder_path=written(mine, tmp_path / "mine"))
+    add(hub, mine)
     result = push(tiny_bundle, REPO)
     gone = {"round_weights.safetensors", "rounds.safetensors", *OPEN_CLIP_FILES}
     assert set(result.deleted) == gone - set(declared(tiny_bundle)) and result.revision == "v2"
@@ -119,10 +131,7 @@ def test_a_new_version_takes_away_files_of_the_old_one_and_no_others(
 
 
 def test_files_of_a_repo_that_is_no_bundle_are_not_overwritten(hub: Hub, tiny_bundle: Path) -> None:
-    from opentrans_cli.bundle.hub.client import client
-
-    client().create_repo(REPO)
-    client().upload_file(path_or_fileobj=b"{}", path_in_repo="open_clip_config.json", repo_id=REPO)
+    add(hub, {"open_clip_config.json": b"{}"})
     before = dict(hub.server.repos[REPO].commits)
     for dense in (True, False):
         with pytest.raises(
@@ -152,17 +161,11 @@ def test_a_private_repo_is_private_and_a_public_one_takes_nothing_private(hub: H
     assert hub.server.repos[REPO].commits == before
 
 
-def test_no_file_is_left_out_because_the_repo_ignores_it(hub: Hub, tiny_bundle: Path) -> None:
-    from opentrans_cli.bundle.hub.client import client
-
-    client().create_repo(REPO)
-    client().upload_file(path_or_fileobj=b"*.safetensors\n*.json\n", path_in_repo=".gitignore", repo_id=REPO)
-    push(tiny_bundle, REPO)
-    assert whole(hub, tiny_bundle, "v1")
-
-
-def test_large_files_go_in_parts(hub: Hub, tiny_bundle: Path) -> None:
+def test_no_file_is_left_out_because_the_repo_ignores_it_and_large_ones_go_in_parts(
+    hub: Hub, tiny_bundle: Path
+) -> None:
     hub.server.part_bytes = 50_000
+    add(hub, {".gitignore": b"*.safetensors\n*.json\n"})
     push(tiny_bundle, REPO)
     assert whole(hub, tiny_bundle, "v1") and len(hub.server.requests("PUT /lfs/.*/2$")) > 0
 
@@ -179,17 +182,15 @@ def test_a_declared_readme_stays_at_home(hub: Hub, tiny_bundle: Path, tmp_path: 
     assert b"# notes" not in (folder / "README.md").read_bytes()
 
 
-def test_names_that_steps_share_are_the_same(hub: Hub) -> None:
+def test_names_that_steps_share_are_the_same() -> None:
     assert (export.CONFIG, export.WEIGHTS) == OPEN_CLIP_FILES
     assert (card.SPARSITY_CHART, card.ALPHA_CHART) == CHARTS
 
 
-@pytest.mark.parametrize(
-    "ref", ["name", "a/b/c", "../b", "a/b@", "a/b@x y", "a/b@main", "a/b@abcdef0", "a/b.git", "a//b"]
-)
-def test_names_the_hub_does_not_know_are_refused_before_any_call(ref: str, hub: Hub, tiny_bundle: Path) -> None:
-    with pytest.raises(OptionError, match=r"^not a (repo of the Hub|revision|name for a tag): .*; write "):
-        push(tiny_bundle, ref)
+def test_names_the_hub_does_not_know_are_refused_before_any_call(hub: Hub, tiny_bundle: Path) -> None:
+    for ref in ("name", "a/b/c", "../b", "a/b@", "a/b@x y", "a/b@main", "a/b@abcdef0", "a/b.git", "a//b"):
+        with pytest.raises(OptionError, match=r"^not a (repo of the Hub|revision|name for a tag): .*; write "):
+            push(tiny_bundle, ref)
     assert hub.server.log == []
 
 
@@ -242,8 +243,6 @@ def test_the_token_is_nowhere_to_be_seen(hub: Hub, tiny_bundle: Path, run_cli: A
 def test_a_token_that_cannot_be_sent_is_not_quoted(
     hub: Hub, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import traceback
-
     token = "hf_secret\u2028\nline"
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(Exception) as caught:
@@ -260,3 +259,61 @@ def test_without_a_token_and_offline_it_says_so(hub: Hub, tiny_bundle: Path, mon
     with pytest.raises(HubError, match="calls to the Hub are forbidden: hf://org/name, HF_HUB_OFFLINE is set"):
         push(tiny_bundle, REPO)
     assert hub.server.log == []
+
+
+# With --dense and --mask-only.
+
+
+LOAD = """
+import sys
+import numpy as np
+import open_clip
+model = open_clip.create_model("hf-hub:" + sys.argv[1])
+np.savez(sys.argv[2], **{name: value.numpy() for name, value in model.visual.state_dict().items()})
+"""
+
+
+def load(hub: Hub, out: Path) -> subprocess.CompletedProcess[str]:
+    """open_clip by itself, in a process that knows nothing of this program."""
+    line = [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", LOAD, REPO, str(out)]
+    return subprocess.run(line, env=hub.env, capture_output=True, text=True, timeout=600)
+
+
+def test_open_clip_loads_the_dense_files_and_refuses_a_repo_without_them_instead_of_making_weights_up(
+    hub: Hub, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    push(tiny_bundle, REPO, dense=True)
+    done = load(hub, tmp_path / "loaded.npz")
+    assert done.returncode == 0, done.stderr
+    loaded, tower = np.load(tmp_path / "loaded.npz"), open_bundle(tiny_bundle).tower()
+    assert set(loaded) == set(tower)
+    assert all(np.array_equal(loaded[name], tower[name]) for name in tower)
+    push(tiny_bundle, REPO)
+    assert not {*OPEN_CLIP_FILES} & set(hub.server.repos[REPO].files())
+    done = load(hub, tmp_path / "other.npz")
+    assert done.returncode != 0 and OPEN_CLIP_FILES[0] in done.stderr and not (tmp_path / "other.npz").exists()
+
+
+def test_dense_files_are_added_to_what_is_there(hub: Hub, tiny_bundle: Path) -> None:
+    plain, dense = push(tiny_bundle, REPO), push(tiny_bundle, REPO, dense=True)
+    assert (plain.revision, dense.revision) == ("v1", "v2") and dense.committed
+    assert {*OPEN_CLIP_FILES} <= set(hub.server.repos[REPO].files("v2")) - set(hub.server.repos[REPO].files("v1"))
+    assert len(hub.server.requests("PUT")) == 3  # mask and weights once, and the dense tower
+    stored = parse_tensors(hub.server.repos[REPO].files()[OPEN_CLIP_FILES[1]], OPEN_CLIP_FILES[1])
+    assert all(np.isfinite(array).all() for array in stored.values())
+
+
+def test_a_mask_alone_carries_no_weight(hub: Hub, nested_bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    source = open_bundle(nested_bundle("trained"))
+    result = push(source.path, REPO, mask_only=True)
+    files = hub.server.repos[REPO].files("v1")
+    assert {name for name in files if name.endswith(".safetensors")} == {"mask.safetensors"}
+    assert files["mask.safetensors"] == source.read("mask.safetensors")
+    found = open_bundle(written(files, tmp_path / "down"))
+    assert all(check.ok for check in verify_bundle(found.path))
+    assert found.digest == result.digest and found.manifest.steps[-1].parent == source.digest
+    assert b"mask-only" in files["README.md"]
+    assert not push(source.path, REPO, mask_only=True).committed
+    push(source.path, REPO)
+    assert "weights.safetensors" in push(source.path, REPO, mask_only=True).deleted
+    assert "weights.safetensors" not in hub.server.repos[REPO].files()

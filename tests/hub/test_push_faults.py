@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opentrans_cli.bundle.hub.client import FIRST_WAIT, retrying
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import HubError
 from opentrans_cli.steps.hub.push import push
@@ -21,7 +20,7 @@ from opentrans_cli.steps.hub.push import push
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub
 
-pytestmark = pytest.mark.usefixtures("charts_drawn_once")
+pytestmark = pytest.mark.usefixtures("charts_drawn_once", "no_waits")
 REPO = "org/name"
 ENDPOINTS = [
     "POST /api/repos/create",
@@ -35,8 +34,6 @@ ENDPOINTS = [
     "POST .*/commit/",
     "POST .*/tag/",
 ]
-LATER = ["GET .*/resolve/", "HEAD .*/resolve/", "POST .*/commit/"]
-"""Asked for when an older bundle is there."""
 
 
 def holds(hub: Hub, bundle: Path, revision: str) -> bool:
@@ -55,36 +52,37 @@ def older(hub: Hub, nested_bundle: Callable[[str], Path]) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("no_waits")
-@pytest.mark.parametrize(
-    ("kind", "pattern"),
-    [*((kind, pattern) for pattern in ENDPOINTS for kind in ("503", "lost")), ("dropped", "PUT /lfs/")],
-)
-def test_one_failure_at_any_endpoint_is_overcome(kind: str, pattern: str, hub: Hub, tiny_bundle: Path) -> None:
-    if kind == "503":
-        hub.server.fail(pattern, 503)
-    elif kind == "dropped":
-        hub.server.drop(pattern, after_bytes=20)
-    else:
-        hub.server.lose(pattern)
-    result = push(tiny_bundle, REPO)
-    assert len(hub.server.requests(pattern)) >= 2 and holds(hub, tiny_bundle, "v1")
-    assert hub.server.repos[REPO].tags == {"v1": result.commit} and len(hub.server.repos[REPO].commits) == 2
+@pytest.mark.parametrize("kind", ["503", "lost", "dropped"])
+def test_one_failure_at_any_endpoint_is_overcome(kind: str, hub: Hub, tiny_bundle: Path) -> None:
+    for pattern in ENDPOINTS if kind != "dropped" else ["PUT /lfs/"]:
+        hub.server.state.repos.clear()
+        hub.server.state.objects.clear()
+        hub.server.log.clear()
+        if kind == "503":
+            hub.server.fail(pattern, 503)
+        elif kind == "dropped":
+            hub.server.drop(pattern, after_bytes=20)
+        else:
+            hub.server.lose(pattern)
+        result = push(tiny_bundle, REPO)
+        assert len(hub.server.requests(pattern)) >= 2 and holds(hub, tiny_bundle, "v1"), pattern
+        assert hub.server.repos[REPO].tags == {"v1": result.commit} and len(hub.server.repos[REPO].commits) == 2
 
 
-@pytest.mark.usefixtures("no_waits")
-@pytest.mark.parametrize("pattern", LATER)
 def test_one_failure_on_the_way_to_a_second_version_is_overcome(
-    pattern: str, hub: Hub, older: Path, tiny_bundle: Path
+    hub: Hub, nested_bundle: Callable[[str], Path], tiny_bundle: Path
 ) -> None:
-    for fault in (hub.server.fail, hub.server.lose):
-        fault(pattern)
-    push(tiny_bundle, REPO)
-    assert holds(hub, tiny_bundle, "v2") and holds(hub, older, "v1")
-    assert len(hub.server.repos[REPO].commits) == 3
+    older = nested_bundle("bare")
+    for pattern in ("GET .*/resolve/", "POST .*/commit/"):
+        hub.server.state.repos.clear()
+        push(older, REPO)
+        for fault in (hub.server.fail, hub.server.lose):
+            fault(pattern)
+        push(tiny_bundle, REPO)
+        assert holds(hub, tiny_bundle, "v2") and holds(hub, older, "v1")
+        assert len(hub.server.repos[REPO].commits) == 3, pattern
 
 
-@pytest.mark.usefixtures("no_waits")
 # Not lfs-verify: by then the file is stored, which a second try finds out.
 @pytest.mark.parametrize("pattern", [pattern for pattern in ENDPOINTS if pattern != "POST /lfs-verify"])
 def test_a_hub_that_stays_broken_gives_one_line_and_nothing_half_visible(
@@ -101,79 +99,66 @@ def test_a_hub_that_stays_broken_gives_one_line_and_nothing_half_visible(
     assert hub.server.repos[REPO].tags.keys() == {"v1"} and holds(hub, older, "v1")
     if pattern != "POST .*/tag/":
         assert hub.server.repos[REPO].commits == before
-    hub.server.heal()
-    push(tiny_bundle, REPO)
-    assert holds(hub, tiny_bundle, "v2") and len(hub.server.repos[REPO].commits) == len(before) + 1
-
-
-@pytest.mark.usefixtures("no_waits")
-def test_a_second_try_sends_no_large_file_again(hub: Hub, tiny_bundle: Path) -> None:
-    hub.server.fail("POST .*/commit/", 500, times=1000)
-    with pytest.raises(HubError):
-        push(tiny_bundle, REPO)
     puts = hub.server.requests("PUT")
     hub.server.heal()
     push(tiny_bundle, REPO)
-    assert len(puts) == 2 and hub.server.requests("PUT") == puts
+    assert holds(hub, tiny_bundle, "v2") and len(hub.server.repos[REPO].commits) == len(before) + 1
+    if pattern == "POST .*/commit/":
+        assert hub.server.requests("PUT") == puts, "a second try sends no large file again"
 
 
-@pytest.mark.usefixtures("no_waits")
 def test_nobody_there_is_told_in_one_line(hub: Hub, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match=r"^the Hub cannot be reached: hf://org/name, \w+; check the connection and HF_"):
         push(tiny_bundle, REPO)
 
 
-@pytest.mark.usefixtures("no_waits")
 def test_of_two_pushers_one_wins_and_the_other_is_told(
     hub: Hub, older: Path, tiny_bundle: Path, nested_bundle: Callable[[str], Path]
 ) -> None:
     third = nested_bundle("masks")
-    hub.server.slow("POST .*/commit/", 30)  # the first to come waits before anything is done
-    outcome: list[object] = []
-
-    def run() -> None:
-        try:
-            outcome.append(push(tiny_bundle, REPO))
-        except HubError as error:
-            outcome.append(error)
-
-    slow = Thread(target=run)
-    slow.start()
-    assert hub.server.wait_for("POST .*/commit/", 2)
-    push(third, REPO)
-    hub.server.heal()
-    slow.join(60)
-    assert str(outcome[0]).startswith("somebody pushed meanwhile: hf://org/name; look at what is there")
+    outcome = _meeting(hub, tiny_bundle, lambda: push(third, REPO), commits=2)
+    assert str(outcome).startswith("somebody pushed meanwhile: hf://org/name; look at what is there")
     assert hub.server.repos[REPO].tags.keys() == {"v1", "v2"} and holds(hub, third, "v2") and holds(hub, third, "main")
     push(tiny_bundle, REPO)
     assert holds(hub, tiny_bundle, "v3") and holds(hub, third, "v2") and holds(hub, older, "v1")
 
 
-@pytest.mark.usefixtures("no_waits")
 def test_two_who_push_the_same_both_succeed(hub: Hub, tiny_bundle: Path) -> None:
-    hub.server.slow("POST .*/commit/", 30)
-    results: list[object] = []
-    slow = Thread(target=lambda: results.append(push(tiny_bundle, REPO).commit))
+    commits: list[object] = []
+    outcome = _meeting(hub, tiny_bundle, lambda: commits.append(push(tiny_bundle, REPO).commit), commits=1)
+    assert [outcome] == commits and len(hub.server.repos[REPO].commits) == 2
+
+
+def _meeting(hub: Hub, bundle: Path, meanwhile: Callable[[], object], *, commits: int) -> object:
+    """What comes of a push whose commit, the one of that number, waits until `meanwhile` is done."""
+    hub.server.slow("POST .*/commit/", 600)
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            outcome.append(push(bundle, REPO).commit)
+        except HubError as error:
+            outcome.append(error)
+
+    slow = Thread(target=run)
     slow.start()
-    assert hub.server.wait_for("POST .*/commit/", 1)
-    results.append(push(tiny_bundle, REPO).commit)
+    assert hub.server.wait_for("POST .*/commit/", commits, seconds=600)
+    meanwhile()
     hub.server.heal()
-    slow.join(60)
-    assert results[0] == results[1] and len(hub.server.repos[REPO].commits) == 2
+    slow.join(600)
+    return outcome[0]
 
 
 @pytest.mark.parametrize(
     "moment", ["POST .*/create", "GET .*/refs", "POST .*/preupload", "PUT /lfs/", "POST .*/commit/", "POST .*/tag/"]
 )
-def test_a_killed_push_leaves_the_old_state_and_the_next_one_finishes(
-    moment: str, hub: Hub, tiny_bundle: Path, no_waits: None
-) -> None:
-    hub.server.slow(moment, 60)
+def test_a_killed_push_leaves_the_old_state_and_the_next_one_finishes(moment: str, hub: Hub, tiny_bundle: Path) -> None:
+    hub.server.slow(moment, 600)
     line = [sys.executable, "-m", "opentrans_cli", "push", str(tiny_bundle), REPO, "--quiet"]
     process = subprocess.Popen(line, env=hub.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        assert hub.server.wait_for(moment, seconds=60)
+        assert hub.server.wait_for(moment, seconds=600)
     finally:
         process.kill()
         _, said = process.communicate(timeout=600)
@@ -184,20 +169,3 @@ def test_a_killed_push_leaves_the_old_state_and_the_next_one_finishes(
     assert made is None or (not made.tags and (len(made.commits) == 1 or holds(hub, tiny_bundle, "main")))
     push(tiny_bundle, REPO)
     assert holds(hub, tiny_bundle, "v1") and len(hub.server.repos[REPO].commits) == 2
-
-
-def test_waits_double_and_are_no_longer_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
-
-    def call() -> int:
-        if len(waits) < 4:
-            raise ConnectionResetError
-        return 7
-
-    assert retrying(call) == 7 and waits == [FIRST_WAIT, 2, 4, 8]
-    with pytest.raises(ConnectionResetError):
-        retrying(lambda: (_ for _ in ()).throw(ConnectionResetError()), attempts=2, wait=0)
-    with pytest.raises(KeyError):
-        retrying(lambda: {}["never tried again"])
-    assert waits == [FIRST_WAIT, 2, 4, 8, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim.swa_utils import AveragedModel
 
-import opentrans_cli
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.store import open_bundle, write_bundle
 from opentrans_cli.clip.architecture import build_visual, meta_visual
 from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
+from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import MaskError, OptionError, TransferError
-from opentrans_cli.steps.apply import Subnet, apply
+from opentrans_cli.steps.apply import apply
 from opentrans_cli.steps.sources import base_record, bundle_tower, numpy_masks
 
 
@@ -40,8 +41,12 @@ class Wrapped(nn.Module):
         self.path = path
         self.head = nn.Linear(64, 3)
 
+    @property
+    def tower(self) -> Any:
+        return self.get_submodule(self.path)
+
     def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = self.head(self.get_submodule(self.path)(images))
+        out: Tensor = self.head(self.tower(images))
         return out
 
 
@@ -58,6 +63,11 @@ def fresh_tower(bundle: Path, *, seed: int = 0) -> nn.Module:
         for parameter in tower.parameters():
             parameter.add_(0.05 + 0.01 * torch.rand_like(parameter))
     return tower
+
+
+@pytest.fixture
+def model(tiny_bundle: Path) -> Wrapped:
+    return Wrapped(fresh_tower(tiny_bundle))
 
 
 def step(model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
@@ -80,30 +90,31 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
 
 
-@pytest.mark.parametrize("path", ["tower", "backbone.clip_model.visual", "model.vision_backbone.body"])
+@pytest.mark.parametrize("path", ["tower_", "backbone.clip_model.visual", "model.vision_backbone.body"])
 def test_removed_weights_stay_zero_below_any_prefix_and_all_others_train(tiny_bundle: Path, path: str) -> None:
     model = Wrapped(fresh_tower(tiny_bundle), path)
-    tower, before = model.get_submodule(path), copy.deepcopy(model.state_dict())
+    before = copy.deepcopy(model.state_dict())
     subnet = apply(tiny_bundle, model)
-    assert subnet.where.prefix == f"{path}." and not removed(tiny_bundle, tower).any()
+    assert subnet.where.prefix == f"{path}." and not removed(tiny_bundle, model.tower).any()
     for layer, mask in open_bundle(tiny_bundle).masks().items():
         kept = torch.from_numpy(mask)
-        weight = tower.get_parameter(f"{layer}.weight").detach()
+        weight = model.tower.get_parameter(f"{layer}.weight").detach()
         assert torch.equal(weight[kept], before[f"{path}.{layer}.weight"][kept]), "kept values are the model's own"
     optimizer = adamw(model)
     subnet.hold(optimizer)
     for _ in range(3):
         step(model, optimizer)
-        assert not removed(tiny_bundle, tower).any()
+        assert not removed(tiny_bundle, model.tower).any()
     subnet.bake()
     changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
     assert set(changed) == set(before)
     assert subnet.sparsity == open_bundle(tiny_bundle).manifest.achieved_sparsity
 
 
-def test_without_holding_the_first_step_brings_removed_weights_back_and_bake_names_the_layer(tiny_bundle) -> None:
+def test_without_holding_the_first_step_brings_removed_weights_back_and_bake_names_the_layer(
+    tiny_bundle: Path, model: Wrapped
+) -> None:
     """What `hold` is for; the weights are looked at before anything is zeroed."""
-    model = Wrapped(fresh_tower(tiny_bundle))
     subnet, optimizer = apply(tiny_bundle, model), adamw(model)
     step(model, optimizer)
     values = copy.deepcopy(model.state_dict())
@@ -112,62 +123,54 @@ def test_without_holding_the_first_step_brings_removed_weights_back_and_bake_nam
     assert all(torch.equal(tensor, values[name]) for name, tensor in model.state_dict().items())
     subnet.apply()
     subnet.bake()
-    assert not removed(tiny_bundle, model.get_submodule(model.path)).any()
+    assert not removed(tiny_bundle, model.tower).any()
 
 
-def test_weights_of_the_subnet_replace_all_of_the_tower_and_nothing_else(tiny_bundle: Path) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
+def test_weights_of_the_subnet_replace_all_of_the_tower_and_name_what_has_no_place(
+    tiny_bundle: Path, model: Wrapped
+) -> None:
     head = copy.deepcopy(model.head.state_dict())
     subnet = apply(tiny_bundle, model, weights="subnet")
-    expected = open_bundle(tiny_bundle).tower()
-    state = model.get_submodule(model.path).state_dict()
-    assert all(np.array_equal(state[name].numpy(), array) for name, array in expected.items())
+    state = model.tower.state_dict()
+    assert all(np.array_equal(state[name].numpy(), array) for name, array in open_bundle(tiny_bundle).tower().items())
     assert all(torch.equal(tensor, head[name]) for name, tensor in model.head.state_dict().items())
     assert subnet.where.left_out == ()
-
-
-def test_tensors_that_a_framework_has_no_place_for_are_named(tiny_bundle: Path) -> None:
-    tower = fresh_tower(tiny_bundle)
-    del tower.attnpool
-    left_out = apply(tiny_bundle, Wrapped(tower), weights="subnet").where.left_out
+    del model.tower.attnpool
+    left_out = apply(tiny_bundle, model, weights="subnet").where.left_out
     assert len(left_out) == 9 and all(name.startswith("attnpool.") for name in left_out)
 
 
-def test_an_earlier_round_is_attached_by_its_sparsity(nested_bundle: Callable[[str], Path]) -> None:
+def test_an_earlier_round_is_applied_by_its_sparsity(nested_bundle: Callable[[str], Path]) -> None:
     for kind, weights in (("masks", "keep"), ("trained", "subnet")):
         path = nested_bundle(kind)
         model = Wrapped(fresh_tower(path))
         subnet = apply(path, model, at_sparsity=0.5, weights=weights)
-        tower = model.get_submodule(model.path)
-        zeros = sum(int((weight == 0).sum()) for weight in layer_weights(tower, subnet.where.layers).values())
+        zeros = sum(int((weight == 0).sum()) for weight in layer_weights(model.tower, subnet.where.layers).values())
         assert abs(subnet.sparsity - 0.5) < 5e-4
         assert zeros == round(subnet.sparsity * open_bundle(path).manifest.total)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_the_model_may_change_its_form_while_it_is_held(tiny_bundle: Path) -> None:
+    changes: tuple[Callable[[nn.Module], object], ...] = (
         lambda model: model.to(torch.float64),
         lambda model: model.to(memory_format=torch.channels_last),
         lambda model: model.load_state_dict(copy.deepcopy(model.state_dict()), assign=False),
-    ],
-    ids=["cast", "channels last", "loaded"],
-)
-def test_the_model_may_change_its_form_while_it_is_held(tiny_bundle: Path, change: Any) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
-    subnet = apply(tiny_bundle, model)
-    change(model)
-    optimizer = adamw(model)
-    subnet.hold(optimizer)
-    step(model, optimizer)
-    assert not removed(tiny_bundle, model.get_submodule(model.path)).any()
+    )
+    for change in changes:
+        model = Wrapped(fresh_tower(tiny_bundle))
+        subnet = apply(tiny_bundle, model)
+        change(model)
+        optimizer = adamw(model)
+        subnet.hold(optimizer)
+        step(model, optimizer)
+        assert not removed(tiny_bundle, model.tower).any()
 
 
-def test_several_optimizers_of_parts_accumulation_and_autocast_do_not_bring_weights_back(tiny_bundle: Path) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
-    tower = model.get_submodule(model.path)
-    first = torch.optim.SGD([tower.conv2.weight], lr=0.1, momentum=0.9, weight_decay=0.1)
-    rest = [p for p in model.parameters() if p is not tower.conv2.weight]
+def test_several_optimizers_of_parts_accumulation_autocast_and_a_scaler_do_not_bring_weights_back(
+    tiny_bundle: Path, model: Wrapped
+) -> None:
+    first = torch.optim.SGD([model.tower.conv2.weight], lr=0.1, momentum=0.9, weight_decay=0.1)
+    rest = [p for p in model.parameters() if p is not model.tower.conv2.weight]
     second = torch.optim.AdamW(rest, lr=1e-2)
     apply(tiny_bundle, model).hold(first, second)
     for _ in range(2):
@@ -177,26 +180,21 @@ def test_several_optimizers_of_parts_accumulation_and_autocast_do_not_bring_weig
         for optimizer in (first, second):
             optimizer.step()
             optimizer.zero_grad()
-        assert not removed(tiny_bundle, tower).any()
-
-
-def test_a_scaler_that_steps_is_followed(tiny_bundle: Path) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
-    optimizer, scaler = adamw(model), torch.amp.GradScaler("cpu")
-    apply(tiny_bundle, model).hold(optimizer)
+        assert not removed(tiny_bundle, model.tower).any()
+    scaler = torch.amp.GradScaler("cpu")
     scaler.scale(model(torch.rand(2, 3, 64, 64)).square().mean()).backward()
-    scaler.step(optimizer)
-    assert not removed(tiny_bundle, model.get_submodule(model.path)).any()
+    for optimizer in (first, second):
+        scaler.step(optimizer)
+    assert not removed(tiny_bundle, model.tower).any()
 
 
-def test_a_wrapped_optimizer_is_followed_and_what_is_none_is_refused(tiny_bundle: Path) -> None:
+def test_a_wrapped_optimizer_is_followed_and_what_is_none_is_refused(tiny_bundle: Path, model: Wrapped) -> None:
     class OptimWrapper:
         """As mmengine's: it steps the optimizer it keeps."""
 
         def __init__(self, optimizer: torch.optim.Optimizer) -> None:
             self.optimizer = optimizer
 
-    model = Wrapped(fresh_tower(tiny_bundle))
     optimizer = adamw(model)
     subnet = apply(tiny_bundle, model).hold(OptimWrapper(optimizer), optimizer)
     step(model, optimizer)
@@ -205,22 +203,21 @@ def test_a_wrapped_optimizer_is_followed_and_what_is_none_is_refused(tiny_bundle
         subnet.hold(3)
 
 
-def test_a_model_under_ddp_is_held(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_model_under_ddp_is_held(tiny_bundle: Path, model: Wrapped, tmp_path: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        model = nn.parallel.DistributedDataParallel(Wrapped(fresh_tower(tiny_bundle)))
-        optimizer = adamw(model)
-        with apply(tiny_bundle, model) as subnet:
+        parallel = nn.parallel.DistributedDataParallel(model)
+        optimizer = adamw(parallel)
+        with apply(tiny_bundle, parallel) as subnet:
             assert subnet.where.prefix.startswith("module.backbone.")
             subnet.hold(optimizer)
-            step(model, optimizer)
-        assert not removed(tiny_bundle, model.module.get_submodule(model.module.path)).any()
+            step(parallel, optimizer)
+        assert not removed(tiny_bundle, model.tower).any()
     finally:
         distributed.destroy_process_group()
 
 
-def test_an_average_of_an_attached_model_is_sparse_as_well(tiny_bundle: Path) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
+def test_an_average_of_a_held_model_is_sparse_as_well(tiny_bundle: Path, model: Wrapped) -> None:
     average = AveragedModel(model, avg_fn=lambda average, new, count: 0.9 * average + 0.1 * new)
     optimizer = adamw(model)
     apply(tiny_bundle, model).hold(optimizer)
@@ -241,8 +238,9 @@ def test_a_teacher_beside_the_model_is_left_alone_or_chosen_by_its_prefix(tiny_b
     assert not removed(tiny_bundle, model.teacher).any()
 
 
-def test_a_weight_that_something_else_wrote_is_found_before_the_next_step(tiny_bundle: Path) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
+def test_a_weight_that_something_else_wrote_is_found_before_the_next_step_unless_it_is_let_go(
+    tiny_bundle: Path, model: Wrapped
+) -> None:
     dense, optimizer = copy.deepcopy(model.state_dict()), adamw(model)
     subnet = apply(tiny_bundle, model).hold(optimizer, check_every=2)
     step(model, optimizer)
@@ -253,41 +251,31 @@ def test_a_weight_that_something_else_wrote_is_found_before_the_next_step(tiny_b
     step(model, optimizer)
     step(model, optimizer)
     subnet.detach()
-    with pytest.raises(MaskError, match="no longer zero"):
-        step(model, optimizer)
-        subnet.hold(optimizer)
-
-
-def test_detaching_lets_go_and_attaching_again_goes_on(tiny_bundle: Path) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
-    optimizer = adamw(model)
-    subnet = apply(tiny_bundle, model).hold(optimizer)
-    subnet.detach()
     step(model, optimizer)
-    assert removed(tiny_bundle, model.get_submodule(model.path)).any()
+    assert removed(tiny_bundle, model.tower).any()
+    with pytest.raises(MaskError, match="no longer zero"):
+        subnet.hold(optimizer)
     subnet.apply()
     subnet.hold(optimizer)
     step(model, optimizer)
     subnet.bake()
-    assert not removed(tiny_bundle, model.get_submodule(model.path)).any()
+    assert not removed(tiny_bundle, model.tower).any()
 
 
-def test_the_context_bakes_at_the_end_and_detaches_after_an_error(tiny_bundle: Path) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
-    optimizer, tower = adamw(model), model.get_submodule(model.path)
+def test_the_context_bakes_at_the_end_and_detaches_after_an_error(tiny_bundle: Path, model: Wrapped) -> None:
+    optimizer = adamw(model)
     with apply(tiny_bundle, model) as subnet:
         subnet.hold(optimizer)
         step(model, optimizer)
-    assert not removed(tiny_bundle, tower).any()
+    assert not removed(tiny_bundle, model.tower).any()
     with pytest.raises(KeyError), apply(tiny_bundle, model) as subnet:
         subnet.hold(optimizer)
         raise KeyError("x")
     step(model, optimizer)
-    assert removed(tiny_bundle, tower).any(), "nothing follows the optimizer any more"
+    assert removed(tiny_bundle, model.tower).any(), "nothing follows the optimizer any more"
 
 
-def test_nothing_of_a_subnet_is_in_what_training_saves(tiny_bundle: Path) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
+def test_nothing_of_a_subnet_is_in_what_training_saves(tiny_bundle: Path, model: Wrapped) -> None:
     optimizer, names = adamw(model), set(model.state_dict())
     subnet = apply(tiny_bundle, model).hold(optimizer)
     step(model, optimizer)
@@ -300,10 +288,9 @@ def test_nothing_of_a_subnet_is_in_what_training_saves(tiny_bundle: Path) -> Non
     other = adamw(resumed)
     other.load_state_dict(saved["optimizer"])
     again = apply(tiny_bundle, resumed).hold(other)
-    torch.manual_seed(3)
-    step(model, optimizer)
-    torch.manual_seed(3)
-    step(resumed, other)
+    for trained, by in ((model, optimizer), (resumed, other)):
+        torch.manual_seed(3)
+        step(trained, by)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     for one in (subnet, again):
@@ -322,16 +309,9 @@ def vit_bundle(folder: Path) -> tuple[Path, nn.Module]:
     masks = {n: w.abs() > w.abs().median() for n, w in layer_weights(visual, prunable_layers(visual)).items()}
     dense = arrays(split_packed(visual.state_dict()))
     dense |= {f"{layer}.weight": dense[f"{layer}.weight"] * mask.numpy() for layer, mask in masks.items()}
-    base = base_record(opentrans_tiny())
-    base = type(base)(**{**base.__dict__, "model_cfg": config, "architecture": "vit"})
+    base = replace(base_record(load_clip("tiny")), model_cfg=config, architecture="vit")
     contents = BundleContents(base, "unstructured", 0.5, numpy_masks(masks), dense, ())
     return write_bundle(folder / "vit", contents).path, visual
-
-
-def opentrans_tiny() -> Any:
-    from opentrans_cli.clip.source import load_clip
-
-    return load_clip("tiny")
 
 
 def test_packed_attention_is_held_part_by_part(tmp_path: Path) -> None:
@@ -351,45 +331,29 @@ def test_packed_attention_is_held_part_by_part(tmp_path: Path) -> None:
 def test_with_whole_channels_what_they_leave_without_effect_is_held_too(tmp_path: Path, run_cli: Any) -> None:
     assert run_cli("prune", "tiny", "--pattern", "channel", "-s", "0.5", "-o", tmp_path / "narrow").exit_code == 0
     model = Wrapped(fresh_tower(tmp_path / "narrow"))
-    optimizer, tower = adamw(model), model.get_submodule(model.path)
+    optimizer = adamw(model)
     apply(tmp_path / "narrow", model).hold(optimizer)
     step(model, optimizer)
     dead = ~torch.from_numpy(open_bundle(tmp_path / "narrow").masks()["layer1.0.conv1"]).flatten(1).any(1)
-    norm = tower.get_submodule("layer1.0.bn1")
+    norm = model.tower.get_submodule("layer1.0.bn1")
     assert dead.any() and not norm.weight.detach()[dead].any() and not norm.bias.detach()[dead].any()
     assert norm.weight.detach()[~dead].all()
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "kind", "message"),
-    [
+def test_what_cannot_be_applied_is_told_and_changes_nothing(tiny_bundle: Path, model: Wrapped) -> None:
+    reshaped = Wrapped(fresh_tower(tiny_bundle))
+    reshaped.tower.layer1[0].conv1 = nn.Conv2d(3, 4, 1)
+    cases: tuple[tuple[nn.Module, dict[str, Any], type[Exception], str], ...] = (
         (nn.Linear(2, 2), {}, TransferError, "the tower is not there in the model: .*; pass the model that holds"),
-        (None, {"weights": "half"}, OptionError, "unknown weights: 'half'; choose keep or subnet"),
-        (None, {"at_sparsity": 0.3}, OptionError, "no round has this sparsity"),
-        (None, {"keys": "flax"}, OptionError, "unknown key table"),
-        (None, {"under": "elsewhere."}, TransferError, "the tower is not there in the model"),
-    ],
-)
-def test_what_cannot_be_attached_changes_nothing(tiny_bundle: Path, model, options, kind, message) -> None:
-    target = model or Wrapped(fresh_tower(tiny_bundle))
-    before = copy.deepcopy(target.state_dict())
-    with pytest.raises(kind, match=message) as caught:
-        apply(tiny_bundle, target, **options)
-    assert "\n" not in str(caught.value)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
-
-
-def test_a_layer_of_another_shape_is_named(tiny_bundle: Path) -> None:
-    model = Wrapped(fresh_tower(tiny_bundle))
-    tower = model.get_submodule(model.path)
-    tower.layer1[0].conv1 = nn.Conv2d(3, 4, 1)
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(TransferError, match=r"no place of its shape in the model: layer1.0.conv1, by the names of"):
-        apply(tiny_bundle, model)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_apply_is_what_the_package_offers_and_attach_its_old_name() -> None:
-    assert opentrans_cli.attach is opentrans_cli.apply is apply and Subnet.__name__ == "Subnet"
-    with pytest.raises(AttributeError, match="no attribute 'detach'"):
-        _ = opentrans_cli.detach
+        (model, {"weights": "half"}, OptionError, "unknown weights: 'half'; choose keep or subnet"),
+        (model, {"at_sparsity": 0.3}, OptionError, "no round has this sparsity"),
+        (model, {"keys": "flax"}, OptionError, "unknown key table"),
+        (model, {"under": "elsewhere."}, TransferError, "the tower is not there in the model"),
+        (reshaped, {}, TransferError, "no place of its shape in the model: layer1.0.conv1, by the names of"),
+    )
+    for target, options, kind, message in cases:
+        before = copy.deepcopy(target.state_dict())
+        with pytest.raises(kind, match=message) as caught:
+            apply(tiny_bundle, target, **options)
+        assert "\n" not in str(caught.value)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())

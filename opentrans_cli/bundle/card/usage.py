@@ -66,34 +66,11 @@ opentrans inspect subnet
 opentrans segment subnet photo.jpg --words "person, grass, sky" --out pictures
 """
 
-_FRAMEWORKS = """\
-# FC-CLIP, built from its own configuration; its CLIP is open_clip's, keys `backbone.clip_model.visual.*`.
-tower = model.backbone.clip_model.visual
-tower.load_state_dict(state)
+_APPLY = """\
+import opentrans_cli as ot
 
-# detectron2, with CLIP's ResNet as the backbone, keys `backbone.layer1.0.conv1.weight`; mostly without attention pool.
-tower = model.backbone
-missing, left_over = tower.load_state_dict(state, strict=False)
-assert not missing and all(name.startswith("attnpool.") for name in left_over), (missing, left_over)
-
-# Either way, where the tower is trained further: after every optimizer step, or pruned weights grow back.
-weights = dict(tower.named_parameters())
-with torch.no_grad():
-    for name, mask in masks.items():
-        if name in weights:
-            weights[name].mul_(mask.to(weights[name].device))
-"""
-
-_TRANSFORMER = """\
-# Any framework that builds its CLIP with open_clip; what leads to its `visual` is the framework's own.
-tower = model.visual
-tower.load_state_dict(state)
-
-# Where the tower is trained further: after every optimizer step, or pruned weights grow back.
-with torch.no_grad():
-    for name, mask in masks.items():
-        weight = tower.get_parameter(name)
-        weight.mul_(mask.to(weight.device))
+subnet = ot.apply({source!a}, model{values})
+subnet.hold(optimizer)  # where the model is trained further: after every step, or removed weights grow back
 """
 
 
@@ -123,27 +100,26 @@ def _parts(manifest: Manifest, repo: str, revision: str | None, dense: bool, bas
     values = "a value is stored where its bit is set" if _has_values(manifest) else "values are those of the base"
     yield f"The files need no code of ours: a mask is one bit a weight, {values}."
     yield fence("python", plain_torch(manifest, repo=repo, revision=revision, base=base))
-    yield "### FC-CLIP, detectron2" if is_resnet(manifest) else "### Other frameworks"
-    yield "`state` and `masks` are those of the section above; names are those of open_clip's image tower."
-    yield fence("python", frameworks(manifest))
+    yield "### Your own model"
+    yield (
+        "It is found in FC-CLIP, detectron2, mmsegmentation, timm, Hugging Face or whatever holds this tower, "
+        f"{'and gives it its values' if _has_values(manifest) else 'whose own values are kept'}."
+    )
+    values = ', weights="subnet"' if _has_values(manifest) else ""
+    yield fence("python", _APPLY.format(source=f"hf://{repo}" + (f"@{revision}" if revision else ""), values=values))
 
 
-def is_resnet(manifest: Manifest) -> bool:
+def _is_resnet(manifest: Manifest) -> bool:
     """Whether the tower is one of CLIP's ResNets, whose configuration has a depth for each stage."""
     vision = manifest.base.model_cfg.get("vision_cfg")
     return isinstance(vision, dict) and isinstance(vision.get("layers"), list)
-
-
-def frameworks(manifest: Manifest) -> str:
-    """Python that puts `state` into the image tower of a framework's `model`, and keeps its zeros."""
-    return _FRAMEWORKS if is_resnet(manifest) else _TRANSFORMER
 
 
 def plain_torch(manifest: Manifest, *, repo: str, revision: str | None, base: Pretrained | None) -> str:
     """Python that reads masks and state dict of the tower without opentrans, but for a base only opentrans knows."""
     has_values = _has_values(manifest)
     pinned = "" if revision is None else f", revision={revision!a}"
-    packed = "" if is_resnet(manifest) else "pack({})"
+    packed = "" if _is_resnet(manifest) else "pack({})"
     wrap = (packed or "{}").format
     lines = [f"folder = Path(snapshot_download({repo!a}{pinned}))", "masks = read_masks(folder)"]
     if has_values:

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from opentrans_cli.bundle.mask_only import write_mask_only
 from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
 from opentrans_cli.clip.architecture import build_clip, build_visual
 from opentrans_cli.clip.arrays import tensors
-from opentrans_cli.clip.layers import join_packed
+from opentrans_cli.clip.layers import join_packed, layer_weights
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import json_bytes
@@ -29,6 +28,7 @@ from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.hub.card import card_files
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
+from opentrans_cli.steps.sources import bundle_tower
 from opentrans_cli.steps.step_record import step_record
 from opentrans_cli.steps.transfer.open_clip import export_open_clip
 
@@ -106,7 +106,7 @@ def test_the_card_has_a_section_for_all_that_is_known(measured: Bundle) -> None:
     text = card(measured)
     headings = re.findall(r"^##+ (.*)$", text, re.MULTILINE)
     assert headings == [
-        "Use", "open_clip", "Plain torch", "FC-CLIP, detectron2", "Sparsity", "Alpha", "Evaluation",
+        "Use", "open_clip", "Plain torch", "Your own model", "Sparsity", "Alpha", "Evaluation",
         "Cost of fine-tuning", "Provenance", "Limits",
     ]  # fmt: skip
     manifest = measured.manifest
@@ -132,24 +132,31 @@ def test_the_same_bundle_gives_the_same_bytes(measured: Bundle, tmp_path: Path) 
     assert set(re.findall(r"!\[.*?\]\((.*?)\)", one["README.md"].decode())) == one.keys() - {"README.md"}
 
 
-@pytest.mark.parametrize(
-    ("source", "base_model"),
-    [
-        ("RN50-quickgelu:openai", "timm/resnet50_clip.openai"),
-        ("RN50-quickgelu", "timm/resnet50_clip.openai"),
-        ("hf://org/clip@main", "org/clip"),
-        ("hf://org/clip", "org/clip"),
-        ("RN50-quickgelu:no-such-tag", None),
-        ("no-such-model:openai", None),
-        ("hf://org/clip/../x", None),
-        ("clips/RN50.pt", None),
-    ],
-)
-def test_the_base_is_named_where_the_hub_has_it(
-    tiny_bundle: Path, tmp_path: Path, source: str, base_model: str | None
-) -> None:
-    bundle = altered(tiny_bundle, tmp_path, lambda document: document["base"].update(source=source))
-    assert ModelCard(card(bundle)).data.base_model == base_model
+def test_the_base_is_named_where_the_hub_has_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    for number, (source, base_model) in enumerate(
+        (
+            ("RN50-quickgelu:openai", "timm/resnet50_clip.openai"),
+            ("RN50-quickgelu", "timm/resnet50_clip.openai"),
+            ("hf://org/clip@main", "org/clip"),
+            ("hf://org/clip", "org/clip"),
+            ("RN50-quickgelu:no-such-tag", None),
+            ("no-such-model:openai", None),
+            ("hf://org/clip/../x", None),
+            ("clips/RN50.pt", None),
+        )
+    ):
+        bundle = altered(tiny_bundle, tmp_path / str(number), lambda text: text["base"].update(source=source))  # noqa: B023
+        assert ModelCard(card(bundle)).data.base_model == base_model
+    masks = altered(
+        masks_of(open_bundle(tiny_bundle), tmp_path), tmp_path, lambda text: text["base"].update(source="RN50")
+    )
+    assert "open_clip.create_model('RN50', pretrained='openai').visual.state_dict()" in card(masks)
+
+
+def masks_of(bundle: Bundle, folder: Path) -> Path:
+    """The bundle without its values."""
+    (folder / "masks").mkdir()
+    return write_mask_only(bundle, folder / "masks").path
 
 
 # Its code.
@@ -189,17 +196,6 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_plain_torch_packs_the_attention_of_a_vit(vit: Bundle, run: Run) -> None:
     names = run(blocks(card(vit))[1], vit.path)
     assert_same(names["state"], tensors(join_packed(vit.tower())))
-    tower = build_visual(VIT, {name: torch.zeros_like(value) for name, value in names["state"].items()})
-    load, after = blocks(card(vit))[2].split("# Where")
-    run(load, vit.path, model=SimpleNamespace(visual=tower), state=names["state"])
-    assert_same(tower.state_dict(), names["state"])
-    with torch.no_grad():
-        for weight in tower.parameters():
-            weight += 1
-    run("#" + after, vit.path, torch=torch, tower=tower, masks=names["masks"])
-    moved = dict(tower.named_parameters())
-    for name, mask in names["masks"].items():
-        assert not moved[name][~mask].any() and moved[name][mask].all()
     assert names["masks"]["transformer.resblocks.0.attn.in_proj_weight"][64:128].all()
 
 
@@ -208,8 +204,7 @@ def test_plain_torch_applies_masks_alone_to_the_base(
     kind: str, tiny_bundle: Path, vit: Bundle, tmp_path: Path, run: Run
 ) -> None:
     source = open_bundle(tiny_bundle) if kind == "resnet" else vit
-    (tmp_path / "masks").mkdir()
-    bundle = write_mask_only(source, tmp_path / "masks")
+    bundle = open_bundle(masks_of(source, tmp_path))
     text = card(bundle)
     pull = f"opentrans pull org/tiny-half --base {bundle.manifest.base.source} --out subnet"
     assert pull in blocks(text, "bash")[0]
@@ -220,17 +215,9 @@ def test_plain_torch_applies_masks_alone_to_the_base(
 
 
 def test_figures_of_values_that_were_left_out_are_said_to_be_that(measured: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "masks").mkdir()
-    masks = write_mask_only(measured, tmp_path / "masks")
+    masks = open_bundle(masks_of(measured, tmp_path))
     said = f"left out in step {len(masks.manifest.steps)} of the history: figures from before hold for those values"
     assert "## Evaluation" in card(masks) and said in card(masks) and "left out in step" not in card(measured)
-
-
-def test_masks_alone_name_the_base_as_open_clip_does(tiny_bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "masks").mkdir()
-    masks = write_mask_only(open_bundle(tiny_bundle), tmp_path / "masks").path
-    bundle = altered(masks, tmp_path, lambda document: document["base"].update(source="RN50-quickgelu"))
-    assert "open_clip.create_model('RN50-quickgelu', pretrained='openai').visual.state_dict()" in card(bundle)
 
 
 def test_open_clip_loads_the_exported_folder_and_the_hub_s_where_it_is_dense(
@@ -253,26 +240,39 @@ def test_open_clip_loads_the_exported_folder_and_the_hub_s_where_it_is_dense(
     assert "transfer subnet --to open-clip" not in card(bundle, dense=True)
 
 
-def test_frameworks_take_the_state_and_keep_the_zeros(tiny_bundle: Path, run: Run) -> None:
-    """Stand-ins with the names of FC-CLIP, whole, and of a detectron2 backbone, without the attention pool."""
-    bundle = open_bundle(tiny_bundle)
-    visual, backbone = (load_clip("tiny").model.visual for _ in range(2))
-    del backbone.attnpool
-    names = run(blocks(card(bundle))[1], tiny_bundle)
-    code = blocks(card(bundle))[2]
-    fc_clip, detectron2 = code.split("# detectron2")
-    detectron2, after = detectron2.split("# Either way")
-    model: Any = SimpleNamespace(backbone=SimpleNamespace(clip_model=SimpleNamespace(visual=visual)))
-    for part, tower in ((fc_clip, visual), ("#" + detectron2, backbone)):
-        run(part, tiny_bundle, model=model, **{name: names[name] for name in ("state", "masks")})
-        assert all(torch.equal(value, names["state"][name]) for name, value in tower.state_dict().items())
-        with torch.no_grad():
-            for weight in tower.parameters():
-                weight += 1
-        run("#" + after, tiny_bundle, torch=torch, tower=tower, masks=names["masks"])
-        moved = dict(tower.named_parameters())
-        assert all(not moved[name][~mask].any() and moved[name][mask].all() for name, mask in names["masks"].items())
-        model = SimpleNamespace(backbone=backbone)
+@pytest.mark.parametrize(
+    ("path", "lacks"), [("backbone.clip_model.visual", ()), ("backbone", ("attnpool",)), ("visual", ())]
+)
+def test_any_model_with_the_tower_takes_the_subnet_and_keeps_its_zeros(
+    path: str, lacks: tuple[str, ...], tiny_bundle: Path, vit: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of FC-CLIP, of a detectron2 backbone, which has no attention pool, and of open_clip."""
+    bundle, asked = vit if path == "visual" else open_bundle(tiny_bundle), []
+
+    def pulled(source: str, reporter: object) -> Path:
+        asked.append(source)
+        return bundle.path
+
+    monkeypatch.setattr("opentrans_cli.steps.apply.local_bundle", pulled)
+    tower = bundle_tower(bundle).visual
+    for part in lacks:
+        delattr(tower, part)
+    state = {name: value.clone() for name, value in tower.state_dict().items()}
+    model = tower
+    for name in reversed(path.split(".")):
+        inner, model = model, torch.nn.Module()
+        model.add_module(name, inner)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for weight in tower.parameters():
+        weight.grad = torch.ones_like(weight)
+        weight.data += 1
+    run(blocks(card(bundle, revision="v1"))[2], bundle.path, model=model, optimizer=optimizer)
+    assert asked == ["hf://org/tiny-half@v1"]
+    assert all(torch.equal(value, state[name]) for name, value in tower.state_dict().items())
+    optimizer.step()
+    masks = {layer: mask for layer, mask in bundle.masks().items() if layer.partition(".")[0] not in lacks}
+    for layer, weight in layer_weights(tower, masks).items():
+        assert not weight.detach().numpy()[~masks[layer]].any(), layer
 
 
 # Strangers' text.
@@ -328,22 +328,20 @@ def outline(page: str) -> list[tuple[str, str]]:
     return [(token.type, token.tag) for token in every if token.type not in left_out]
 
 
-@pytest.mark.parametrize("change", [{"miou": "x"}, {"macs": None}, {"dataset": 1}])
-def test_a_report_that_follows_no_definition_is_refused_by_name(
-    measured: Bundle, tmp_path: Path, change: dict[str, Any]
+def test_reports_that_follow_no_definition_and_alphas_of_no_layer_are_refused_by_name(
+    measured: Bundle, tmp_path: Path
 ) -> None:
     copy = open_bundle(shutil.copytree(measured.path, tmp_path / "b"))
-    report = {**json.loads(copy.read("reports/eval-shapes.json")), **change}
-    bundle = add_file(copy, "reports/eval-shapes.json", json_bytes(report), step=step_record("eval", {}, seed=None))
-    with pytest.raises(BundleError, match=r"reports/eval-shapes\.json: not a valid eval report") as caught:
-        card(bundle)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("layers", [["$\\frac$"], ["a b"], [], "a", [1]])
-def test_alphas_of_no_layer_are_refused(tiny_bundle: Path, tmp_path: Path, layers: Any) -> None:
-    copy = open_bundle(shutil.copytree(tiny_bundle, tmp_path / "b"))
-    content = ({"alpha": np.array([2.0])}, {"estimator": "xmin_peak", "layers": layers, "frozen": []})
-    bundle = add_file(copy, "alpha.safetensors", content, step=step_record("analyze", {}, seed=0))
-    with pytest.raises(BundleError, match=r"layers and alphas disagree: alpha\.safetensors"):
-        card(bundle)
+    good = copy.read("reports/eval-shapes.json")
+    for change in ({"miou": "x"}, {"macs": None}, {"dataset": 1}):
+        data = json_bytes({**json.loads(good), **change})
+        copy = add_file(copy, "reports/eval-shapes.json", data, step=step_record("eval", {}, seed=None))
+        with pytest.raises(BundleError, match=r"reports/eval-shapes\.json: not a valid eval report") as caught:
+            card(copy)
+        assert "\n" not in str(caught.value)
+    copy = add_file(copy, "reports/eval-shapes.json", good, step=step_record("eval", {}, seed=None))
+    for layers in (["$\\frac$"], ["a b"], [], "a", [1]):
+        content = ({"alpha": np.array([2.0])}, {"estimator": "xmin_peak", "layers": layers, "frozen": []})
+        copy = add_file(copy, "alpha.safetensors", content, step=step_record("analyze", {}, seed=0))
+        with pytest.raises(BundleError, match=r"layers and alphas disagree: alpha\.safetensors"):
+            card(copy)
