@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from opentrans_cli.clip.dense import dense_embedding, stage_features
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.clip.text import text_embeddings
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.scenes import CLASSES, OBJECTS, render_scene
 from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.reporter import SILENT

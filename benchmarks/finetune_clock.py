@@ -27,7 +27,7 @@ from torch import nn
 
 from opentrans_cli.clip.prefix import outputs
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.estimate.subject import published_alphas
@@ -41,7 +41,7 @@ from opentrans_cli.steps.segmentors.built import build_segmentor
 from opentrans_cli.steps.segmentors.words import text_class_indices
 from opentrans_cli.steps.sources import Tower, bundle_tower
 from opentrans_cli.steps.step_record import environment
-from opentrans_cli.steps.training_data import CropOptions, TrainingData
+from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.training.costs.receipt import dense
 from opentrans_cli.training.costs.timing import StepTimer, Timing
 from opentrans_cli.training.loop import Batch
@@ -92,9 +92,7 @@ class Subject:
         self.options = options
         self.built = build_segmentor(replace(tower, visual=copy.deepcopy(tower.visual)), framework)
         self.built.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.feed = TrainingData(
-            DATASETS.load("shapes")(DatasetOptions()), CropOptions.of(options), preprocess=tower.preprocess
-        )
+        self.feed = TrainingData(DATASETS.load("shapes")(DatasetOptions()), options, preprocess=tower.preprocess)
         class_indices = text_class_indices(self.feed.seen_vocabulary)
         # What the words mean costs nothing.
         rows = torch.randn(len(class_indices), self.built.dimension, generator=torch.Generator().manual_seed(0))

@@ -33,7 +33,7 @@ from torch import nn
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.cli.progress import _REFRESHES, Bars
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.frameworks.base import BACKBONE, ClassText
 from opentrans_cli.reporter import SILENT
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions

@@ -3,7 +3,8 @@
     OpentransError            a known problem; the command prints one line and exits with `exit_code`
     ├── OptionError           options that contradict each other or are out of range (exit code 2)
     ├── SourceError           a model source cannot be found, read or understood
-    ├── BundleError           a bundle is missing, damaged, from another version, or would be overwritten
+    ├── OutputError           something is where an output goes, or nothing can be written there
+    ├── BundleError           a bundle is missing, damaged, or from another version
     ├── MaskError             masks and weights disagree (shape, count, a pruned weight that is not zero)
     ├── DataError             images, label maps, class files
     ├── SpectrumError         a layer's spectrum cannot be computed
@@ -37,8 +38,12 @@ class SourceError(OpentransError):
     """A model source cannot be found, read or understood."""
 
 
+class OutputError(OpentransError):
+    """Something is where an output goes, or nothing can be written there."""
+
+
 class BundleError(OpentransError):
-    """A bundle is missing, damaged, from another version, or would be overwritten."""
+    """A bundle is missing, damaged, or from another version."""
 
 
 class MaskError(OpentransError):

@@ -11,7 +11,7 @@ From it come the check of the value, the parameter of the command line (`cli/com
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Real
 from typing import Any, Literal
@@ -77,10 +77,10 @@ class Statement:
             and (self.most is None or number <= self.most)
         )
 
-    def described(self) -> str:
-        """The help with what may be given: "learning rate of AdamW (above 0)"."""
-        choices = [f"{name} ({why})" if why else name for name, why in self.choices.items()]
-        listed = ", ".join(choices[:-1]) + " or " + choices[-1] if len(choices) > 1 else "".join(choices)
+    def described(self, name: Callable[[str], str] = str) -> str:
+        """The help with what may be given: "learning rate of AdamW (above 0)"; `name` marks the names in it."""
+        choices = [f"{name(each)} ({why})" if why else name(each) for each, why in self.choices.items()]
+        listed = " or ".join(part for part in (", ".join(choices[:-1]), *choices[-1:]) if part)
         return f"{self.help}{f': {listed}' if listed else ''}{f' ({self.wanted})' if self.wanted else ''}"
 
 
@@ -112,6 +112,11 @@ def option(
     listed = choices if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
     said = Statement(help, panel, above, least, below, most, listed, noun, unset, kind, flag, also, argument, metavar)
     return field(default=default, metadata={Statement: said})
+
+
+def seed() -> Any:
+    """The field of the seed, which several dataclasses have."""
+    return option(0, least=0, most=2**32 - 1, help="seed of everything random")
 
 
 def stated(options: Any) -> Iterator[tuple[Field[Any], Statement]]:
@@ -149,4 +154,4 @@ def _check(each: Field[Any], said: Statement, value: Any, text: str) -> None:
 
 
 def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
+    return f"{value:g}" if value % 1 or value % 10**6 == 0 else str(int(value))

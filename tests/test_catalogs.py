@@ -20,7 +20,7 @@ from opentrans_cli.catalog import Catalog
 from opentrans_cli.clip.layers import candidates, layer_weights, prunable_layers
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import MaskError, OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import BACKBONE, ClassText

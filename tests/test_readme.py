@@ -7,9 +7,9 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,66 +20,28 @@ import opentrans_cli
 from opentrans_cli.bundle import manifest as m
 from opentrans_cli.bundle.schema import kinds, load_schema
 from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.cli.app import COMMANDS
 from opentrans_cli.clip.key_tables import table_names
-from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.crops import ScaleOf
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.option import stated
-from opentrans_cli.sparsity.criteria import CRITERIA
+from opentrans_cli.option import Statement, stated
 from opentrans_cli.sparsity.patterns import PATTERNS
-from opentrans_cli.sparsity.schedule import SCHEDULES
-from opentrans_cli.spectral.estimators import ESTIMATORS, Window
-from opentrans_cli.spectral.selection import FreezeMode
-from opentrans_cli.steps.estimate.estimate import Accounting
-from opentrans_cli.steps.finetune.freezing import SCOPES
-from opentrans_cli.steps.finetune.options import FINETUNE_RECIPES
-from opentrans_cli.steps.prune.options import PRUNE_RECIPES, PruneOptions
 from opentrans_cli.steps.transfer.onnx import ONNX
 from opentrans_cli.steps.transfer.open_clip import OPEN_CLIP
-from opentrans_cli.training.settings import OptimizerName, Precision, ScheduleName
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = sorted((ROOT / "docs").glob("*.sh"))
 FORMAT = (ROOT / "docs" / "bundle-format.md").read_text(encoding="utf-8")
-COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
-# Command -> entries such as "--out -o (required)"; another test holds the list equal to what --help prints.
-SURFACE: dict[str, list[str]] = json.loads((ROOT / "tests" / "cli" / "option_surface.json").read_text())
-PRUNE = {field.name: said.choices for field, said in stated(PruneOptions)}
-# Option -> what it takes; --pattern takes N:M as well, by which n_m is meant.
-CHOICES: dict[str, set[str]] = {
+# Command -> its options, each a field and what is stated of it.
+OFFERED = {name: [each for group in f.groups for each in stated(group)] for name, (f, _) in COMMANDS.items()}
+# What takes names of several tables; --pattern takes N:M as well.
+MIXED: dict[str, set[str]] = {
     "--to": {*FRAMEWORKS.names(), OPEN_CLIP, ONNX, *table_names()},
-    "--framework": {*FRAMEWORKS.names()},
-    "--dataset": {*DATASETS.names()},
-    "--estimator": {*ESTIMATORS.names()},
-    "--window": {*get_args(Window)},
-    "--freeze": {*get_args(FreezeMode)},
-    "--criterion": {*CRITERIA.names()},
     "--pattern": {*PATTERNS.names()} - {"n_m"},
-    "--schedule": {*SCHEDULES},
-    "--recipe": {*PRUNE_RECIPES},
-    "--keep-rounds": {*PRUNE["keep_rounds"]},
-    "--distill": {*PRUNE["distill"]},
-    "--precision": {*PRUNE["precision"]},
-    "--dtype": {*m.DTYPES},
 }
-OWN_CHOICES: dict[str, dict[str, set[str]]] = {
-    "finetune": {
-        "--schedule": {*get_args(ScheduleName)},
-        "--recipe": {*FINETUNE_RECIPES},
-        "--optimizer": {*get_args(OptimizerName)},
-        "--accounting": {*get_args(Accounting)},
-        "--precision": {*get_args(Precision)},
-        "--scale-of": {*get_args(ScaleOf)},
-        "--freeze-scope": {*SCOPES},
-    }
-}
-TAKES_NO_VALUE = {"--force", "--json", "--quiet", "-q", "--resume", "--quick", "--random", "--dry-run", "--curve"}
-TAKES_NO_VALUE |= {"--help", "-h", "--compact", "--compile", "--mask-only", "--skip-bad", "--dense", "--private"}
-TAKES_NO_VALUE |= {"--null", "--frontier", "--show-recipe", "--estimate", "--freeze-prefix", "--shard"}
-TAKES_NO_VALUE |= {"--flip", "--no-flip", "--sync-batchnorm", "--no-sync-batchnorm"}
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -120,42 +82,42 @@ MENTIONS = [
 ]
 
 
-def options_of(command: str) -> set[str]:
-    return {word for entry in SURFACE[command] for word in entry.split() if word.startswith("-")}
-
-
-def choices_of(command: str) -> dict[str, set[str]]:
-    return CHOICES | OWN_CHOICES.get(command, {})
+def ways_to_type(field: Field[Any], said: Statement) -> tuple[str, ...]:
+    name = said.spelled(field.name)
+    return (name, *said.also, f"--no-{name[2:]}") if field.default is True else (name, *said.also)
 
 
 def check_options(command: str, given: list[str]) -> None:
-    """Every option is the command's own, and a choice from a table is in the table."""
-    choices = choices_of(command)
+    """Every option is the command's own, and a choice is one of those that are stated."""
+    known = {name: said for field, said in OFFERED[command] for name in ways_to_type(field, said) if not said.argument}
     for option, value in zip(given, [*given[1:], ""], strict=False):
-        if option.startswith("-"):
-            assert option in options_of(command), f"opentrans {command} has no {option}"
-        if option in choices and "$" not in value:
+        if not option.startswith("-") or option in ("--help", "-h"):
+            continue
+        assert option in known, f"opentrans {command} has no {option}"
+        choices = MIXED.get(option, known[option].choices)
+        if choices and "$" not in value:
             n_of_m = option == "--pattern" and re.fullmatch(r"\d+:\d+", value)
-            assert n_of_m or value in choices[option], f"{option} does not take {value}"
+            assert n_of_m or value in choices, f"{option} does not take {value}"
 
 
 def test_the_documents_show_every_command() -> None:
-    assert {call[0] for _, call in CALLS} == set(SURFACE)
+    assert {call[0] for _, call in CALLS} == set(COMMANDS)
 
 
 def test_a_command_in_a_document_could_be_typed() -> None:
     """Command and options exist, and nothing required is missing; `"${DATA[@]}"` may bring further options."""
     for where, (command, *rest) in CALLS:
-        assert command in SURFACE, where
+        assert command in COMMANDS, where
         check_options(command, rest)
-        required = [entry.split()[:-1] for entry in SURFACE[command] if entry.endswith("(required)")]
-        for names in required:
-            if names[0].startswith("-"):
-                assert set(names) & set(rest), f"{where}: {names[0]} is missing: {command} {rest}"
-        values = {i + 1 for i, word in enumerate(rest) if word.startswith("-") and word not in TAKES_NO_VALUE}
+        switches = {name for each in OFFERED[command] if each[0].type == "bool" for name in ways_to_type(*each)}
+        values = {i + 1 for i, word in enumerate(rest) if word.startswith("-") and word not in {"--help", *switches}}
         bare = [word for i, word in enumerate(rest) if not word.startswith("-") and i not in values]
+        required = [(field, said) for field, said in OFFERED[command] if field.default is MISSING]
+        for field, said in required:
+            named = said.argument or set(ways_to_type(field, said)) & set(rest)
+            assert named, f"{where}: --{field.name} is missing: {command} {rest}"
         if not {"--help", "-h"} & set(rest):
-            arguments = sum(not names[0].startswith("-") for names in required)
+            arguments = sum(said.argument for _, said in required)
             assert len(bare) >= arguments, f"{where}: argument missing: {command} {rest}"
 
 
@@ -166,34 +128,12 @@ def test_a_command_mentioned_in_a_sentence_exists() -> None:
         if command.startswith("-"):
             assert command in ("--version", "--help"), where
         else:
-            assert command in SURFACE, (where, span)
+            assert command in COMMANDS, (where, span)
             check_options(command, rest)
 
 
 def test_the_reference_has_a_section_for_every_command_in_order() -> None:
-    sections = re.findall(r"^## (\S+)$", COMMANDS, re.MULTILINE)
-    assert sections == list(SURFACE)
-
-
-def section(command: str) -> str:
-    """What the reference says of a command."""
-    return COMMANDS.split(f"\n## {command}\n")[1].split("\n## ")[0]
-
-
-def test_the_reference_explains_every_option() -> None:
-    """In the command's own section, or among what all commands share."""
-    for command in SURFACE:
-        text = section(command) + section("What all commands share")
-        missing = {option for option in options_of(command) - {"--help", "-h"} if f"`{option}`" not in text}
-        assert not missing, command
-
-
-def test_the_reference_names_every_choice() -> None:
-    for command, options in (("prune", options_of("prune") & set(CHOICES)), ("finetune", OWN_CHOICES["finetune"])):
-        for option in sorted(options):
-            row = next(line for line in section(command).splitlines() if line.startswith(f"| `{option}`"))
-            assert not {name for name in choices_of(command)[option] if f"`{name}`" not in row}, (command, option)
-            assert option != "--pattern" or ("N:M" in row and "n_m" not in row)
+    assert re.findall(r"^## (\S+)$", REFERENCE, re.MULTILINE) == list(COMMANDS)
 
 
 def test_every_file_of_the_readme_exists_and_every_package_is_in_it() -> None:

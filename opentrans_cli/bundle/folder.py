@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from opentrans_cli.errors import BundleError
 from opentrans_cli.files.atomic import replaced_copy
 from opentrans_cli.files.header import is_lfs_pointer
 from opentrans_cli.files.records import parse_json
+from opentrans_cli.files.targets import check_folder_target
 from opentrans_cli.files.tensorfile import read_bytes
 
 MANIFEST = "manifest.json"
@@ -103,24 +105,20 @@ def check_bundle_folder(folder: Path, manifest: Manifest) -> None:
 
 
 def check_replaceable(target: Path, *, force: bool) -> None:
-    """BundleError unless a new bundle may be written at `target`: nothing there, or with `force` a bundle or
+    """Raises OutputError unless a new bundle may be written at `target`: nothing there, or with `force` a bundle or an
     empty folder.
     """
-    if not os.path.lexists(target):
-        return
-    if not force:
-        raise BundleError(f"already exists: {str(target)!r}; choose another --out or pass --force")
-    if not target.is_dir():
-        raise BundleError(f"not a folder: {str(target)!r}; choose another --out")
-    present = [path.relative_to(target).as_posix() for path in _walk(target) if not path.is_dir()]
-    if present and not _is_ours(target):
-        raise BundleError(f"not a bundle: {str(target)!r} holds other files; choose another --out, or empty it first")
-    for name in present:
-        ours = name == MANIFEST or FILE_NAME.fullmatch(name) or name in _HARMLESS or name.endswith((".next", ".tmp"))
-        if not ours:
-            raise BundleError(
-                f"would delete a file that is no part of the bundle: {str(target / name)!r}; move it first"
-            )
+    check_folder_target(target, force=force, foreign=_foreign)
+
+
+def _foreign(target: Path) -> Iterator[str]:
+    """What is in a folder that is no part of a bundle."""
+    ours = _is_ours(target)
+    for path in _walk(target):
+        name = path.relative_to(target).as_posix()
+        part = name == MANIFEST or FILE_NAME.fullmatch(name) or name in _HARMLESS or name.endswith((".next", ".tmp"))
+        if not path.is_dir() and not (ours and part):
+            yield name
 
 
 def _is_ours(target: Path) -> bool:

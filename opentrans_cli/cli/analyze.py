@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from typer import Option
-
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, percent, plain_table
-from opentrans_cli.steps.analyze.options import AnalyzeOptions as Defaults
+from opentrans_cli.cli.command import Force, Talk, command
+from opentrans_cli.cli.output import human_count, percent, plain_table
+from opentrans_cli.option import Options, option
+from opentrans_cli.steps.analyze.options import AnalyzeOptions
+from opentrans_cli.steps.shared_options import SOURCE, BaseChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,76 +20,38 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.analyze.result import AnalyzeResult
 
 _NAMED = 3  # layers named of those left out for a reason
-_FREEZE, _TRUST, _REPORT = "Which layers to freeze", "Trust", "Report"
-_FREEZE_LIST = "Price and draw this list instead: a layer name per line."
-_FRONTIER = "Training cost that each share of frozen layers saves."
-
-EstimatorOpt = Annotated[str, Option(help="How the tail is found: xmin_peak, xmin_mid or xmin_ks.")]
-WindowOpt = Annotated[str, Option(help="xmin_peak: log (as published) or linear (mended).")]
-IncludeOpt = Annotated[list[str] | None, Option(help="Layers to analyze as well (glob).")]
-ExcludeOpt = Annotated[list[str] | None, Option(help="Layers to leave out (glob).")]
-BaseOpt = Annotated[str | None, Option("--base", help="Where a mask-only bundle's base lies now.")]
-FreezeOpt = Annotated[str, Option(help="heavy (small alpha), light, random or none.", rich_help_panel=_FREEZE)]
-RatioOpt = Annotated[float | None, Option(help="Share to freeze (default: below the median).", rich_help_panel=_FREEZE)]
-ThresholdOpt = Annotated[float | None, Option(help="Freeze alphas below it (light: above).", rich_help_panel=_FREEZE)]
-TopOpt = Annotated[int | None, Option(help="Freeze the so many that save most.", rich_help_panel=_FREEZE)]
-FreezeListOpt = Annotated[Path | None, Option(help=_FREEZE_LIST, rich_help_panel=_FREEZE)]
-FrontierOpt = Annotated[bool, Option("--frontier", help=_FRONTIER, rich_help_panel=_FREEZE)]
-ResolutionOpt = Annotated[
-    int | None, Option(help="Side of the images that cost is counted for.", rich_help_panel=_FREEZE)
-]
-BootstrapOpt = Annotated[int, Option(help="Resamples for intervals and stability.", min=0, rich_help_panel=_TRUST)]
-NullOpt = Annotated[bool, Option("--null", help="Alpha of random weights beside each.", rich_help_panel=_TRUST)]
-AgainstOpt = Annotated[str | None, Option(help="A source to compare with, or base.", rich_help_panel=_TRUST)]
-OutOpt = Annotated[Path | None, Option("--out", "-o", help="New folder for the report.", rich_help_panel=_REPORT)]
-PlotOpt = Annotated[Path | None, Option(help="Page of the tower, .png or .svg.", rich_help_panel=_REPORT)]
-EsdOpt = Annotated[list[str] | None, Option(help="--plot: the spectra of these (glob).", rich_help_panel=_REPORT)]
+_FREEZE, _REPORT = "Which layers to freeze", "Report"
 
 
-def analyze(
-    source: o.SourceArg,
-    estimator: EstimatorOpt = Defaults.estimator,
-    window: WindowOpt = Defaults.window,
-    include: IncludeOpt = None,
-    exclude: ExcludeOpt = None,
-    base: BaseOpt = None,
-    freeze: FreezeOpt = Defaults.freeze,
-    freeze_ratio: RatioOpt = None,
-    freeze_threshold: ThresholdOpt = None,
-    freeze_top: TopOpt = None,
-    freeze_list: FreezeListOpt = None,
-    frontier: FrontierOpt = False,
-    resolution: ResolutionOpt = None,
-    bootstrap: BootstrapOpt = 0,
-    null: NullOpt = False,
-    against: AgainstOpt = None,
-    out: OutOpt = None,
-    plot: PlotOpt = None,
-    esd: EsdOpt = None,
-    seed: o.SeedOpt = 0,
-    force: o.ForceOpt = False,
-    as_json: o.JsonOpt = False,
-    quiet: o.QuietOpt = False,
-) -> None:
-    """Fit the spectrum of every layer: alpha, how far to trust it, and which are well trained (small alpha)."""
-    from opentrans_cli.steps.analyze.analyze import analyze as step
+@dataclass(frozen=True)
+class Asked(Options):
+    """What is asked for beside the options of the result."""
 
-    values = {**locals(), "include": tuple(include or ()), "exclude": tuple(exclude or ())}
-    result = step(
-        source,
-        **vars(o.chosen(Defaults, values)),
-        freeze_list=freeze_list,
-        frontier=frontier,
-        resolution=resolution,
-        against=against,
-        base=base,
-        out=out,
-        plot=plot,
-        esd=tuple(esd or ()),
-        force=force,
-        reporter=ConsoleReporter(quiet=quiet),
+    source: str = option(help=SOURCE, kind="source", argument=True)
+    freeze_list: Path | None = option(
+        None, help="price and draw the layers of this text file instead, a name on each line", panel=_FREEZE
     )
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+    frontier: bool = option(False, help="training cost that each share of frozen layers would save", panel=_FREEZE)
+    resolution: int | None = option(
+        None, help="side in pixels of the images that cost is counted for", unset="the tower's own", panel=_FREEZE
+    )
+    against: str | None = option(
+        None, help="another source whose alphas are put beside, or base, that of the bundle itself", panel="Trust"
+    )
+    out: Path | None = option(None, also=("-o",), help="new folder for report and pictures", panel=_REPORT)
+    plot: Path | None = option(None, help="picture of the whole tower, .png or .svg", panel=_REPORT)
+    esd: tuple[str, ...] = option(
+        (), help="for --plot and --out: draw the spectra of these layers (glob, repeatable)", panel=_REPORT
+    )
+
+
+@command
+def analyze_command(options: AnalyzeOptions, asked: Asked, base: BaseChoice, write: Force, talk: Talk) -> None:
+    """Fit the spectrum of every layer: alpha, how far to trust it, and which are well trained (small alpha)."""
+    from opentrans_cli.steps.analyze.analyze import analyze
+
+    result = analyze(**vars(options), **vars(asked), **vars(base), **vars(write), reporter=talk.reporter)
+    talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
 
 
 def _show(console: Console, result: AnalyzeResult) -> None:

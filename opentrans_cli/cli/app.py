@@ -65,19 +65,19 @@ app = typer.Typer(
 _PIPELINE, _LOOK, _SHARE = "Pipeline", "Look and check", "Share"
 COMMANDS: dict[str, tuple[Any, str]] = {
     "prune": (prune.prune_command, _PIPELINE),
-    "import": (import_.import_, _PIPELINE),
-    "analyze": (analyze.analyze, _PIPELINE),
-    "transfer": (transfer.transfer, _PIPELINE),
-    "finetune": (finetune.finetune, _PIPELINE),
-    "eval": (eval.evaluate, _PIPELINE),
-    "segment": (segment.segment, _PIPELINE),
-    "demo": (demo.demo, _LOOK),
-    "inspect": (inspect.inspect, _LOOK),
-    "verify": (verify.verify, _LOOK),
-    "diff": (diff.diff, _LOOK),
-    "provenance": (provenance.provenance, _LOOK),
-    "push": (push.push, _SHARE),
-    "pull": (pull.pull, _SHARE),
+    "import": (import_.import_command, _PIPELINE),
+    "analyze": (analyze.analyze_command, _PIPELINE),
+    "transfer": (transfer.transfer_command, _PIPELINE),
+    "finetune": (finetune.finetune_command, _PIPELINE),
+    "eval": (eval.eval_command, _PIPELINE),
+    "segment": (segment.segment_command, _PIPELINE),
+    "demo": (demo.demo_command, _LOOK),
+    "inspect": (inspect.inspect_command, _LOOK),
+    "verify": (verify.verify_command, _LOOK),
+    "diff": (diff.diff_command, _LOOK),
+    "provenance": (provenance.provenance_command, _LOOK),
+    "push": (push.push_command, _SHARE),
+    "pull": (pull.pull_command, _SHARE),
 }
 """By name the function of a command, which says its options, and its heading in `opentrans --help`."""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_t
 
 import typer
 
+from opentrans_cli.cli.output import ConsoleReporter, Show, emit
 from opentrans_cli.errors import OptionError
 from opentrans_cli.option import Options, Statement, option, shown, stated
 
@@ -27,12 +28,28 @@ class Talk(Options):
     json: bool = option(False, help="print one JSON document on stdout")
     quiet: bool = option(False, also=("-q",), help="no talk and no progress on stderr")
 
+    @property
+    def reporter(self) -> ConsoleReporter:
+        """What a step talks to."""
+        return ConsoleReporter(quiet=self.quiet)
+
+    def emit(self, document: dict[str, Any], show: Show, path: Path | str | None = None) -> None:
+        """Print one result; `path` (or address) is what the command wrote, `show` prints the table for people."""
+        emit(document, show, as_json=self.json, path=path, quiet=self.quiet)
+
 
 @dataclass(frozen=True)
 class Force(Options):
     """What a command that writes does about what is there."""
 
     force: bool = option(False, help="replace what is at the output, if this program wrote it")
+
+
+@dataclass(frozen=True)
+class Resume(Options):
+    """What a command that trains does about a run that was cut off."""
+
+    resume: bool = option(False, help="go on with a run that was interrupted; repeat its other options")
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, percent, plain_table
+from opentrans_cli.cli.command import Force, Talk, command
+from opentrans_cli.cli.output import human_bytes, human_count, percent, plain_table
+from opentrans_cli.option import Options, option, seed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,25 +16,32 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.demo.demo import DemoResult
 
 
-def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo makes.")] = Path(
-        "opentrans-demo"
-    ),
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: under two minutes on two cores.")] = False,
-    sparsity: Annotated[float, typer.Option("--sparsity", "-s", help="Share of weights to remove.")] = 0.9,
-    seed: o.SeedOpt = 0,
-    device: o.DeviceOpt = "cpu",
-    force: o.ForceOpt = False,
-    as_json: o.JsonOpt = False,
-    quiet: o.QuietOpt = False,
-) -> None:
-    """Run the whole pipeline on the embedded tiny CLIP and its scenes, and compare what pruning and freezing do."""
-    from opentrans_cli.steps.demo.demo import FULL, QUICK
-    from opentrans_cli.steps.demo.demo import demo as step
+@dataclass(frozen=True)
+class Asked(Options):
+    """What is shown, and where."""
 
-    size, say = QUICK if quick else FULL, ConsoleReporter(quiet=quiet)
-    result = step(out=out, size=size, sparsity=sparsity, seed=seed, device=device, force=force, reporter=say)
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+    out: Path = option(Path("opentrans-demo"), also=("-o",), help="new folder for everything that the demo makes")
+    quick: bool = option(False, help="fewer steps, which show that everything runs and no more")
+    sparsity: float = option(0.9, least=0, below=1, also=("-s",), help="share of the prunable weights to remove")
+    seed: int = seed()
+    device: str = option("cpu", help="device to compute on: auto, cpu, cuda or mps")
+
+
+@command
+def demo_command(asked: Asked, write: Force, talk: Talk) -> None:
+    """Run the whole pipeline on the embedded tiny CLIP and its scenes, and compare what pruning and freezing do."""
+    from opentrans_cli.steps.demo.demo import FULL, QUICK, demo
+
+    result = demo(
+        out=asked.out,
+        size=QUICK if asked.quick else FULL,
+        sparsity=asked.sparsity,
+        seed=asked.seed,
+        device=asked.device,
+        force=write.force,
+        reporter=talk.reporter,
+    )
+    talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
 
 
 def _show(console: Console, result: DemoResult) -> None:

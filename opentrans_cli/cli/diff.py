@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, percent, plain_table
+from opentrans_cli.cli.command import Talk, command
+from opentrans_cli.cli.output import human_count, percent, plain_table
+from opentrans_cli.option import Options, option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from opentrans_cli.spectral.report import AlphaComparison
     from opentrans_cli.steps.look.diff import DiffResult, Side, SubnetDiff
 
-_HELP = "Bundle folder, hf://org/name@revision, alpha.safetensors, or a file that `analyze --json` wrote."
 _NESTED = {
     "equal": "equal",
     "a_in_b": "A keeps nothing that B does not keep",
@@ -28,19 +29,27 @@ _NESTED = {
 _MOST_NAMES = 4
 
 
-def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=_HELP)],
-    b: Annotated[str, typer.Argument(metavar="B", help="The same, to compare A with.")],
-    as_json: o.JsonOpt = False,
-    quiet: o.QuietOpt = False,
-) -> None:
-    """Compare two subnets or two alpha reports: weights both keep, values, alphas, decisions."""
-    from opentrans_cli.steps.look.diff import diff as step
+@dataclass(frozen=True)
+class Asked(Options):
+    """What is compared."""
 
-    result = step(a, b, reporter=ConsoleReporter(quiet=quiet))
+    a: str = option(
+        help="bundle folder, hf://org/name@revision, alpha.safetensors, or a file that `analyze --json` wrote",
+        argument=True,
+        metavar="A",
+    )
+    b: str = option(help="the same, to compare A with", argument=True, metavar="B")
+
+
+@command
+def diff_command(asked: Asked, talk: Talk) -> None:
+    """Compare two subnets or two alpha reports: weights both keep, values, alphas, decisions."""
+    from opentrans_cli.steps.look.diff import diff
+
+    result = diff(asked.a, asked.b, reporter=talk.reporter)
     for warning in result.warnings:
         typer.echo(f"opentrans: warning: {warning}", err=True)
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json)
+    talk.emit(result.to_json(), lambda console: _show(console, result))
 
 
 def _show(console: Console, result: DiffResult) -> None:

@@ -2,88 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from typer import Argument, Option
-
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, percent, plain_table
+from opentrans_cli.cli.command import Force, Talk, command
+from opentrans_cli.cli.output import human_bytes, human_count, percent, plain_table
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
+from opentrans_cli.option import Options, option
+from opentrans_cli.steps.eval.options import EvalOptions
+from opentrans_cli.steps.shared_options import BaseChoice, DataChoice, Machine, Published, RoundChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-CurveOpt = Annotated[
-    bool, Option("--curve", help="Score every sparsity the bundle's run passed through; report and chart.")
-]
-SourceArg = Annotated[
-    str | None, Argument(help="A source (see `opentrans prune --help`), unless --checkpoint is given.")
-]
-VocabularyOpt = Annotated[
-    Path | None,
-    Option("--vocabulary", help="Other words for the classes, in their order: class file or vocabulary pack."),
-]
-ReportOpt = Annotated[Path | None, Option("--out", "-o", help="Write the report here, not into the bundle.")]
+
+@dataclass(frozen=True)
+class Asked(Options):
+    """What is scored, and where the report goes."""
+
+    source: str | None = option(
+        None, help="a source (see `opentrans prune --help`), unless --checkpoint is given", kind="source", argument=True
+    )
+    vocabulary: Path | None = option(
+        None, help="other words for the classes, in their order: class file or vocabulary pack", kind="path"
+    )
+    out: Path | None = option(None, also=("-o",), help="file for the report", unset="into the bundle")
 
 
-def evaluate(
-    source: SourceArg = None,
-    dataset: o.DatasetOpt = None,
-    images: o.ImagesOpt = None,
-    labels: o.LabelsOpt = None,
-    classes: o.ClassesOpt = None,
-    ignore: o.IgnoreOpt = None,
-    split_list: o.SplitListOpt = None,
-    limit: o.LimitOpt = None,
-    hold_out: o.HoldOutOpt = None,
-    at_sparsity: o.AtSparsityOpt = None,
-    curve: CurveOpt = False,
-    framework: o.FrameworkOpt = None,
-    checkpoint: o.CheckpointOpt = None,
-    vocabulary: VocabularyOpt = None,
-    seen: o.SeenOpt = None,
-    no_resize: o.NoResizeOpt = False,
-    base: o.BaseOpt = None,
-    out: ReportOpt = None,
-    device: o.DeviceOpt = "auto",
-    force: o.ForceOpt = False,
-    as_json: o.JsonOpt = False,
-    quiet: o.QuietOpt = False,
+@command
+def eval_command(
+    asked: Asked,
+    options: EvalOptions,
+    round: RoundChoice,
+    choice: DataChoice,
+    data: DatasetOptions,
+    published: Published,
+    base: BaseChoice,
+    machine: Machine,
+    write: Force,
+    talk: Talk,
 ) -> None:
     """Score a segmentor: mIoU over all, seen and unseen classes, parameters, MACs, measured time."""
-    if (source is None) == (checkpoint is None):
+    if (asked.source is None) == (published.checkpoint is None):
         raise OptionError("eval scores one segmentor: a source, or --checkpoint FILE; give exactly one of the two")
-    name, data = o.dataset_choice("val", locals())
-    common = {**vars(data), "dataset": name, "base": base, "out": out, "device": device, "force": force}
-    say = ConsoleReporter(quiet=quiet)
-    path: Path | None
-    if curve:
-        if at_sparsity is not None:
+    common: dict[str, Any] = {
+        **vars(choice),
+        **vars(data),
+        "split": "val",
+        **vars(base),
+        **vars(machine),
+        **vars(write),
+    }
+    common |= {"out": asked.out, "reporter": talk.reporter}
+    result: Any
+    if options.curve:
+        if round.at_sparsity is not None:
             raise OptionError("one sparsity or all of them: --at-sparsity and --curve; give one of the two")
-        if source is None or framework or vocabulary or seen or no_resize:
+        if asked.source is None or published != Published() or asked.vocabulary is not None:
             raise OptionError("a curve is of a bundle as it is: --curve; leave --framework and --vocabulary out")
-        from opentrans_cli.steps.eval.curve import curve as draw
+        from opentrans_cli.steps.eval.curve import curve
 
-        drawn = draw(source, **common, reporter=say)
-        report, path, show = drawn.report, drawn.path, _show_curve
+        result, show = curve(asked.source, **common), _show_curve
     else:
-        from opentrans_cli.steps.eval.evaluate import evaluate as step
+        from opentrans_cli.steps.eval.evaluate import evaluate
 
-        result = step(
-            source,
-            **common,
-            framework=framework,
-            checkpoint=checkpoint,
-            words=vocabulary,
-            seen=seen,
-            own_size=no_resize,
-            at_sparsity=at_sparsity,
-            reporter=say,
-        )
-        report, path, show = result.report, result.path, _show
-    title = source or str(checkpoint)
-    emit(report, lambda console: show(console, title, report), as_json=as_json, path=path, quiet=quiet)
+        result = evaluate(asked.source, **common, **vars(published), **vars(round), words=asked.vocabulary)
+        show = _show
+    title = asked.source or str(published.checkpoint)
+    talk.emit(result.report, lambda console: show(console, title, result.report), result.path)
 
 
 def _show(console: Console, source: str, report: dict[str, Any]) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, plain_table
+from opentrans_cli.cli.command import Talk, command
+from opentrans_cli.cli.output import human_bytes, human_count, plain_table
+from opentrans_cli.steps.shared_options import BundleChoice, RoundChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,12 +21,13 @@ _PER_LINE = 7
 _MARKS = {"bundle": " ", "base": "b", None: "m"}
 
 
-def inspect(bundle: o.BundleArg, at_sparsity: o.AtSparsityOpt = None, as_json: o.JsonOpt = False) -> None:
+@command
+def inspect_command(source: BundleChoice, round: RoundChoice, talk: Talk) -> None:
     """What a bundle is, from its manifest: base, sparsity by layer, rounds that can be taken out, history, files."""
-    from opentrans_cli.steps.look.inspect import inspect as step
+    from opentrans_cli.steps.look.inspect import inspect
 
-    result = step(bundle, at_sparsity=at_sparsity, reporter=ConsoleReporter(quiet=as_json))
-    emit(asdict(result), lambda console: _show(console, result), as_json=as_json)
+    result = inspect(source.bundle, at_sparsity=round.at_sparsity, reporter=talk.reporter)
+    talk.emit(asdict(result), lambda console: _show(console, result))
 
 
 def _show(console: Console, result: InspectResult) -> None:

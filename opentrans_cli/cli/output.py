@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from opentrans_cli.cli.progress import Bars
 
-Show = Callable[["Console"], None]
+Show = Callable[["Console"], object]
 Advance = Callable[[str], None]
 
 LINE_EVERY = 60.0

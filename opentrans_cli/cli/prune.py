@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opentrans_cli.cli.command import Force, Talk, Typed, command
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, human_count, plain_table
+from opentrans_cli.cli.command import Force, Resume, Talk, Typed, command
+from opentrans_cli.cli.output import human_bytes, human_count, plain_table
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions, prune_options
 from opentrans_cli.steps.shared_options import Machine
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run(Options):
+class Asked(Options):
     """What is asked for beside the options of the result."""
 
     out: Path | None = option(None, also=("-o",), help="new bundle", unset="SOURCE-sPERCENT, here")
@@ -30,37 +30,31 @@ class Run(Options):
         choices={"paper": "magnitude, text-guided, 5000 steps in each round", "fast": "fisher, one cut"},
     )
     dry_run: bool = option(False, help="list layers, counts and rounds; write nothing")
-    resume: bool = option(False, help="go on with a run that was interrupted; repeat its other options")
 
 
 @command
 def prune_command(
-    given: Typed[PruneOptions], run: Run, controls: PruneControls, machine: Machine, write: Force, talk: Talk
+    given: Typed[PruneOptions],
+    asked: Asked,
+    controls: PruneControls,
+    machine: Machine,
+    resume: Resume,
+    write: Force,
+    talk: Talk,
 ) -> None:
     """Remove the least important weights of a CLIP image encoder and write the subnet as a bundle."""
-    reporter = ConsoleReporter(quiet=talk.quiet)
-    if run.dry_run:
+    if asked.dry_run:
         from opentrans_cli.steps.prune.plan import plan
 
-        options, _ = prune_options(given.pop("source", PruneOptions.source), run.recipe, given)
-        made = plan(options, reporter=reporter)
-        emit(made.to_json(), lambda console: _show_plan(console, made), as_json=talk.json)
+        options, _ = prune_options(given.pop("source", PruneOptions.source), asked.recipe, given)
+        made = plan(options, reporter=talk.reporter)
+        talk.emit(made.to_json(), lambda console: _show_plan(console, made))
         return
     from opentrans_cli.steps.prune.prune import prune
 
-    result = prune(
-        **given,
-        **vars(controls),
-        recipe=run.recipe,
-        out=run.out,
-        device=machine.device,
-        force=write.force,
-        resume=run.resume,
-        reporter=reporter,
-    )
-    emit(
-        result.to_json(), lambda console: _show(console, result), as_json=talk.json, path=result.path, quiet=talk.quiet
-    )
+    given |= {**vars(controls), **vars(machine), **vars(resume), **vars(write)}
+    result = prune(**given, recipe=asked.recipe, out=asked.out, reporter=talk.reporter)
+    talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
 
 
 def _show(console: Console, result: PruneResult) -> None:

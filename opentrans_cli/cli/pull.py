@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes
+from opentrans_cli.cli.command import Force, Talk, command
+from opentrans_cli.cli.output import human_bytes
+from opentrans_cli.option import Options, option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from opentrans_cli.steps.hub.pull import PullResult
 
-OutOpt = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Bundle to write (default: the cache, whose path is printed).")
-]
-BaseOpt = Annotated[
-    str | None, typer.Option("--base", help="Source of your own base weights, to complete a bundle of masks alone.")
-]
+
+@dataclass(frozen=True)
+class Asked(Options):
+    """What is brought, and where it goes."""
+
+    repo: str = option(help="org/name or org/name@REVISION: a tag, a branch or a commit", argument=True)
+    out: Path | None = option(None, also=("-o",), help="new bundle", unset="in the cache, whose path is printed")
+    base: str | None = option(None, help="source of your own base weights, to complete a bundle of masks alone")
 
 
-def pull(
-    repo: Annotated[str, typer.Argument(help="org/name or org/name@REVISION: a tag, a branch or a commit.")],
-    out: OutOpt = None,
-    base: BaseOpt = None,
-    force: o.ForceOpt = False,
-    as_json: o.JsonOpt = False,
-    quiet: o.QuietOpt = False,
-) -> None:
+@command
+def pull_command(asked: Asked, write: Force, talk: Talk) -> None:
     """Bring a bundle from the Hugging Face Hub, every byte checked before it appears; a killed pull goes on."""
-    from opentrans_cli.steps.hub.pull import pull as step
+    from opentrans_cli.steps.hub.pull import pull
 
-    result = step(repo, out=out, base=base, force=force, reporter=ConsoleReporter(quiet=quiet))
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=result.path, quiet=quiet)
+    result = pull(asked.repo, out=asked.out, base=asked.base, **vars(write), reporter=talk.reporter)
+    talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
 
 
 def _show(console: Console, result: PullResult) -> None:

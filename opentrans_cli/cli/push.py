@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import typer
-
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_bytes, plain_table
+from opentrans_cli.cli.command import Talk, command
+from opentrans_cli.cli.output import human_bytes, plain_table
+from opentrans_cli.option import Options, option
+from opentrans_cli.steps.shared_options import BaseChoice, BundleChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,46 +16,30 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.hub.push import PushResult
 
 
-def push(
-    bundle: o.BundleArg,
-    repo: Annotated[str, typer.Argument(help="Repo on the Hub, org/name or org/name@tag; made if it is not there.")],
-    dense: Annotated[
-        bool, typer.Option("--dense", help="Add the files that open_clip loads as hf-hub:ORG/NAME.")
-    ] = False,
-    mask_only: Annotated[bool, typer.Option("--mask-only", help="Masks and reports alone, no weights.")] = False,
-    private: Annotated[
-        bool, typer.Option("--private", help="Only you, or your organization, may see the repo.")
-    ] = False,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Tag to give; default the next of v1, v2, ...")
-    ] = None,
-    license: Annotated[
-        str, typer.Option("--license", help="License of the weights: apache-2.0, mit, other, ...")
-    ] = "other",
-    base: o.BaseOpt = None,
-    message: Annotated[str | None, typer.Option("--message", help="What the commit says.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List files and sizes; no call to the Hub.")] = False,
-    as_json: o.JsonOpt = False,
-    quiet: o.QuietOpt = False,
-) -> None:
-    """Publish a bundle on the Hugging Face Hub: one commit, a model card, and a tag to pin it by."""
-    from opentrans_cli.steps.hub.push import push as step
+@dataclass(frozen=True)
+class Asked(Options):
+    """Where it goes, and how."""
 
-    result = step(
-        bundle,
-        repo,
-        dense=dense,
-        mask_only=mask_only,
-        private=private,
-        license=license,
-        tag=revision,
-        message=message,
-        base=base,
-        dry_run=dry_run,
-        reporter=ConsoleReporter(quiet=quiet),
+    ref: str = option(
+        metavar="REPO", help="repo on the Hub, org/name or org/name@tag; made if it is not there", argument=True
     )
-    address = None if dry_run else result.address
-    emit(result.to_json(), lambda console: _show(console, result), as_json=as_json, path=address, quiet=quiet)
+    dense: bool = option(False, help="add the files that open_clip loads as hf-hub:ORG/NAME")
+    mask_only: bool = option(False, help="masks and reports alone, no weights")
+    private: bool = option(False, help="a new repo that only you, or your organization, may see")
+    tag: str | None = option(None, flag="--revision", help="tag to give", unset="the next of v1, v2, ...")
+    license: str = option("other", help="license of the weights as the Hub names it, such as apache-2.0 or mit")
+    message: str | None = option(None, help="what the commit says", unset="the last step of the bundle")
+    dry_run: bool = option(False, help="list files and sizes; no call to the Hub")
+
+
+@command
+def push_command(source: BundleChoice, asked: Asked, base: BaseChoice, talk: Talk) -> None:
+    """Publish a bundle on the Hugging Face Hub: one commit, a model card, and a tag to pin it by."""
+    from opentrans_cli.steps.hub.push import push
+
+    result = push(source.bundle, **vars(asked), **vars(base), reporter=talk.reporter)
+    address = None if asked.dry_run else result.address
+    talk.emit(result.to_json(), lambda console: _show(console, result), address)
 
 
 def _show(console: Console, result: PushResult) -> None:

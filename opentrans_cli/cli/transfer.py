@@ -3,101 +3,67 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit, human_count, plain_table
-from opentrans_cli.cli.transfer_onnx import FrameworkOpt, ResolutionOpt, VocabularyOpt, WordsOpt, show_onnx
+from opentrans_cli.cli.command import Force, Talk, command
+from opentrans_cli.cli.output import human_count, percent, plain_table
 from opentrans_cli.errors import OptionError
+from opentrans_cli.option import Options, option, seed
+from opentrans_cli.steps.shared_options import BUNDLE, BaseChoice, RoundChoice, WordChoice
+from opentrans_cli.steps.transfer.options import TransferOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from opentrans_cli.steps.transfer.checkpoint import CheckpointTransfer
     from opentrans_cli.steps.transfer.framework import FrameworkTransfer
+    from opentrans_cli.steps.transfer.onnx import OnnxExport
 
 
-def transfer(
-    bundle: o.BundleArg,
-    to: Annotated[
-        str | None,
-        typer.Option("--to", help="Framework (default: deeplabv3), open-clip, onnx; with --checkpoint a key table."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="New bundle, folder or checkpoint; needed unless --dry-run.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Put the subnet into this file's tower: .safetensors or .pth.")
-    ] = None,
-    what: Annotated[
-        str | None,
-        typer.Option("--what", help="mask (default): zero its own pruned weights; weights: take the bundle's."),
-    ] = None,
-    under: Annotated[
-        str | None, typer.Option("--under", help="Prefix of the tower's keys, where the checkpoint has several.")
-    ] = None,
-    allow_missing: Annotated[
-        list[str] | None, typer.Option("--allow-missing", help="Layers the checkpoint may lack, by name or glob.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every key and write nothing.")] = False,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", help="NAME=VALUE of the framework, e.g. output_stride=8.")
-    ] = None,
-    compact: Annotated[
-        bool, typer.Option("--compact", help="open-clip: a smaller dense tower, without the channels pruned away.")
-    ] = False,
-    words: WordsOpt = None,
-    vocabulary: VocabularyOpt = None,
-    framework: FrameworkOpt = None,
-    resolution: ResolutionOpt = None,
-    at_sparsity: o.AtSparsityOpt = None,
-    base: o.BaseOpt = None,
-    seed: o.SeedOpt = 0,
-    force: o.ForceOpt = False,
-    as_json: o.JsonOpt = False,
-    quiet: o.QuietOpt = False,
+@dataclass(frozen=True)
+class Asked(Options):
+    """From where to where."""
+
+    bundle: str = option(help=BUNDLE, kind="source", argument=True)
+    out: Path | None = option(None, also=("-o",), help="new bundle, folder or file; needed unless --dry-run")
+    dry_run: bool = option(False, help="print every key and write nothing")
+    seed: int = seed()
+
+
+@command
+def transfer_command(
+    asked: Asked,
+    options: TransferOptions,
+    choice: WordChoice,
+    round: RoundChoice,
+    base: BaseChoice,
+    write: Force,
+    talk: Talk,
 ) -> None:
     """Put the subnet into a framework, a checkpoint, or a folder open_clip loads, with a receipt of every key."""
-    if (out is None) != dry_run:
+    if (asked.out is None) != asked.dry_run:
         raise OptionError("transfer needs either a place to write or none: --out and --dry-run; give exactly one")
-    if to == "onnx" and (words is None) == (vocabulary is None):
-        raise OptionError('--to onnx needs words: --words "cat, dog, sky" or --vocabulary FILE; give exactly one')
-    from opentrans_cli.steps.transfer.transfer import transfer as step
+    if options.to == "onnx":
+        choice.chosen("--to onnx")
+    from opentrans_cli.steps.transfer.transfer import transfer
 
-    given: dict[str, Any] = {"what": what, "under": under, "allow_missing": allow_missing or None}
-    given |= {"compact": compact or None, "framework": framework, "resolution": resolution}
-    given |= {"words": vocabulary if words is None else o.names(words), **framework_options(option or [])}
-    result: Any = step(
-        bundle,
-        to=to,
-        checkpoint=checkpoint,
-        out=out,
-        at_sparsity=at_sparsity,
-        base=base,
-        seed=seed,
-        force=force,
-        reporter=ConsoleReporter(quiet=quiet),
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    given = {name: value for name, value in vars(options).items() if value not in (None, (), False)}
+    given |= given.pop("options", {})
+    if (words := choice.vocabulary or choice.words) is not None:
+        given["words"] = words
+    given |= {**vars(round), **vars(base), **vars(write)}
+    result: Any = transfer(asked.bundle, out=asked.out, seed=asked.seed, **given, reporter=talk.reporter)
     show: Any = _show
-    if checkpoint is not None:
+    if options.checkpoint is not None:
         show = _checkpoint_summary if result.path else _checkpoint_table
-    elif to == "onnx":
-        show = show_onnx
-    emit(result.to_json(), lambda console: show(console, result), as_json=as_json, path=result.path, quiet=quiet)
-    if checkpoint is not None:
+    elif options.to == "onnx":
+        show = _show_onnx
+    talk.emit(result.to_json(), lambda console: show(console, result), result.path)
+    if options.checkpoint is not None:
         result.check_matched()
-
-
-def framework_options(pairs: list[str]) -> dict[str, str]:
-    """["a=1"] -> {"a": "1"}; raises OptionError for a pair without "="."""
-    for pair in pairs:
-        if "=" not in pair:
-            raise OptionError(f"not NAME=VALUE: --option {pair}; write for example output_stride=8")
-    return dict((name.strip(), value.strip()) for name, _, value in (pair.partition("=") for pair in pairs))
 
 
 def _show(console: Console, result: FrameworkTransfer) -> None:
@@ -139,7 +105,7 @@ def _checkpoint_table(console: Console, result: CheckpointTransfer) -> None:
     console.print(table)
 
 
-def _sides(shape: list[int]) -> str:
+def _sides(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "scalar"
 
 
@@ -158,3 +124,14 @@ def _checkpoint_summary(console: Console, result: CheckpointTransfer) -> None:
         console.print(f"parity: the trunk's features differ by at most {differ} on a fixed image")
     else:
         console.print(f"parity: not measured, {parity['reason']}", soft_wrap=True, markup=False)
+
+
+def _show_onnx(console: Console, result: OnnxExport) -> None:
+    from rich.markup import escape
+
+    sizes = f"{_sides(result.resolution)} alone" if result.resolution else "any size from 32 x 32"
+    what = f"{result.framework}: {len(result.classes)} classes, pictures of {sizes}, {result.bytes / 1e6:.1f} MB"
+    console.print(f"[bold]{escape(str(result.path or '(not written)'))}[/]  {what}", soft_wrap=True)
+    agreement = f"scores within {result.difference:.1e} of the largest, {percent(result.agreement)} % of pixels alike"
+    compared = " and ".join(map(_sides, result.compared))
+    console.print(f"onnxruntime and torch: {agreement}, at {compared}", soft_wrap=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
-from opentrans_cli.cli import options as o
-from opentrans_cli.cli.output import ConsoleReporter, emit
+from opentrans_cli.cli.command import Talk, command
+from opentrans_cli.option import Options, option
+from opentrans_cli.steps.shared_options import BundleChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,18 +17,25 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.look.verify import VerifyResult
 
 
-ParentOpt = Annotated[
-    list[str] | None,
-    typer.Option("--parent", help="A bundle of its history, to prove digest and frozen layers; repeatable."),
-]
+@dataclass(frozen=True)
+class Asked(Options):
+    """What the bundle is compared with."""
+
+    parents: tuple[str, ...] = option(
+        (),
+        flag="--parent",
+        help="a bundle of its history, to prove digest and frozen layers (repeatable)",
+        kind="bundle",
+    )
 
 
-def verify(bundle: o.BundleArg, parent: ParentOpt = None, as_json: o.JsonOpt = False) -> None:
+@command
+def verify_command(source: BundleChoice, asked: Asked, talk: Talk) -> None:
     """Check a bundle completely: hashes, masks, counts, values, history. Exit code 1 if anything is wrong."""
-    from opentrans_cli.steps.look.verify import verify as step
+    from opentrans_cli.steps.look.verify import verify
 
-    result = step(bundle, parents=parent or (), reporter=ConsoleReporter(quiet=as_json))
-    emit(asdict(result), lambda console: _show(console, result), as_json=as_json)
+    result = verify(source.bundle, parents=asked.parents, reporter=talk.reporter)
+    talk.emit(asdict(result), lambda console: _show(console, result))
     if not result.ok:
         failed = next(check for check in result.checks if not check.ok)
         typer.echo(

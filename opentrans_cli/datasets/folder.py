@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from opentrans_cli.datasets.base import SMALLEST_SIZE, DatasetOptions, Sample
+from opentrans_cli.datasets.base import Sample
 from opentrans_cli.datasets.images import (
     IMAGE_SUFFIXES,
     list_images,
@@ -16,6 +16,7 @@ from opentrans_cli.datasets.images import (
     read_image,
     read_label_map,
 )
+from opentrans_cli.datasets.options import SMALLEST_SIZE, DatasetOptions
 from opentrans_cli.datasets.textfile import read_entries
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError

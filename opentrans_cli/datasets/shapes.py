@@ -7,7 +7,8 @@ import json
 
 import numpy as np
 
-from opentrans_cli.datasets.base import DatasetOptions, Sample, Split
+from opentrans_cli.datasets.base import Sample
+from opentrans_cli.datasets.options import DatasetOptions, Split
 from opentrans_cli.datasets.scenes import CLASSES, UNSEEN, Scene, render_scene
 from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.datasets.vocabulary import Vocabulary

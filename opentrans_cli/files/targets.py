@@ -1,28 +1,28 @@
-"""The place a step writes to, made ready before the work: a path that cannot be written should cost no training."""
+"""The place a step writes to, judged and made ready before the work: a wrong path should cost no training."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from opentrans_cli.errors import BundleError, DataError
+from opentrans_cli.errors import OutputError
 
 
 def prepare_parent(out: Path) -> None:
     """Make the folder that `out` is going to lie in.
 
-    Raises BundleError if there is a file in the way or nothing may be written there.
+    Raises OutputError if there is a file in the way or nothing may be written there.
     """
     parent = Path(os.path.realpath(out)).parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}"
-        raise BundleError(f"cannot write: {out} ({reason}); choose another --out") from error
+        raise OutputError(f"cannot write: {out} ({reason}); choose another --out") from error
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise BundleError(f"cannot write: {out} (no permission in {parent}); choose another --out")
+        raise OutputError(f"cannot write: {out} (no permission in {parent}); choose another --out")
 
 
 def check_parent(out: Path) -> None:
@@ -30,7 +30,7 @@ def check_parent(out: Path) -> None:
     try:
         check_makeable(Path(os.path.realpath(out)).parent)
     except OSError as error:
-        raise BundleError(f"cannot write: {out} ({error.strerror}: {error.filename}); choose another --out") from error
+        raise OutputError(f"cannot write: {out} ({error.strerror}: {error.filename}); choose another --out") from error
 
 
 def check_makeable(folder: Path) -> None:
@@ -44,25 +44,37 @@ def check_makeable(folder: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
-def check_folder(out: Path, ours: Collection[str], *, force: bool) -> None:
-    """Raises BundleError unless nothing is at `out`, or with `force` a folder with no other files than `ours`."""
+def check_file_target(out: Path, *, force: bool, option: str = "--out") -> None:
+    """Raises OutputError unless a file may be written at `out`, which `option` names: nothing there, or with `force` a
+    file.
+    """
+    _check_free(out, force=force, option=option)
+    if out.is_dir():
+        raise OutputError(f"not a file: {str(out)!r}; choose another {option}")
+
+
+def check_folder_target(out: Path, *, force: bool, foreign: Callable[[Path], Iterable[str]]) -> None:
+    """Raises OutputError unless a folder may be written at `out`: nothing there, or with `force` a folder of our own.
+
+    foreign: what in it, by its path inside, this program did not write.
+    """
+    _check_free(out, force=force, option="--out")
     if not os.path.lexists(out):
         return
-    if not force:
-        raise BundleError(f"already exists: {str(out)!r}; choose another --out or pass --force")
     if not out.is_dir():
-        raise BundleError(f"not a folder: {str(out)!r}; choose another --out")
-    foreign = sorted({path.name for path in out.iterdir()} - set(ours))
-    if foreign:
-        raise BundleError(
-            f"would delete a file this command did not write: {str(out / foreign[0])!r}; choose another --out, "
-            "or move it first"
+        raise OutputError(f"not a folder: {str(out)!r}; choose another --out")
+    if (first := min(foreign(out), default=None)) is not None:
+        raise OutputError(
+            f"holds a file that this command did not write: {str(out / first)!r}; move it first, or choose "
+            "another --out"
         )
 
 
-def check_file(out: Path, *, force: bool, option: str, example: str) -> None:
-    """Raises DataError unless a file may be written at `out`, which `option` names; `example` is a name to use."""
-    if out.is_dir():
-        raise DataError(f"output is a folder: {out}; name a file, such as {example}")
-    if out.exists() and not force:
-        raise DataError(f"output exists: {out}; choose another {option}, or --force to replace it")
+def other_than(*ours: str) -> Callable[[Path], set[str]]:
+    """What is in a folder beside the names `ours`."""
+    return lambda out: {path.name for path in out.iterdir()} - set(ours)
+
+
+def _check_free(out: Path, *, force: bool, option: str) -> None:
+    if os.path.lexists(out) and not force:
+        raise OutputError(f"already exists: {str(out)!r}; choose another {option}, or pass --force to replace it")

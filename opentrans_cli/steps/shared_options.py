@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
+from opentrans_cli.errors import OptionError
+from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.option import Options, option
 
 SOURCE = (
     "tiny (embedded), open_clip NAME[:TAG], NAME:FILE, a checkpoint file or folder, hf://org/name@revision, or a bundle"
 )
 """What a source is, in the words of `--help`."""
+BUNDLE = "bundle folder, or hf://org/name@revision"
 
-
-def seed() -> Any:
-    """The seed, a field of options that are recorded."""
-    return option(0, least=0, most=2**32 - 1, help="seed of everything random")
+FREEZE = {
+    "heavy": "small alpha, the method",
+    "light": "large alpha",
+    "random": "as many, drawn by --seed",
+    "none": "",
+}
+"""Modes of `opentrans_cli.spectral.selection`."""
 
 
 @dataclass(frozen=True)
@@ -23,3 +29,90 @@ class Machine(Options):
     """What a command computes on."""
 
     device: str = option("auto", help="device to compute on: auto (CUDA, then MPS, then CPU), cpu, cuda or mps")
+
+
+@dataclass(frozen=True)
+class DataChoice(Options):
+    """Which data set, beside its options."""
+
+    dataset: str | None = option(
+        None,
+        help="data set",
+        choices={"shapes": "the embedded scenes", "folder": "your own; needs --images, --labels and --classes"},
+        noun="data set",
+        unset="folder with --images, else shapes",
+        panel="Data",
+    )
+
+
+@dataclass(frozen=True)
+class BaseChoice(Options):
+    """Where the dense CLIP of a bundle lies."""
+
+    base: str | None = option(
+        None,
+        help="source of the text tower, and of weights that a bundle does not hold, where its own base has moved",
+        kind="base",
+    )
+
+
+@dataclass(frozen=True)
+class BundleChoice(Options):
+    """What a command reads that takes bundles alone."""
+
+    bundle: str = option(help=BUNDLE, kind="source", argument=True)
+
+
+@dataclass(frozen=True)
+class RoundChoice(Options):
+    """Which round of a bundle."""
+
+    at_sparsity: float | None = option(
+        None,
+        least=0,
+        below=1,
+        help="sparsity of an earlier round of the bundle, of those that `opentrans inspect` lists",
+        unset="the last round",
+    )
+
+
+@dataclass(frozen=True)
+class Published(Options):
+    """A framework's own checkpoint, in place of a source."""
+
+    framework: str | None = option(
+        None,
+        help="what --checkpoint is of, or what reads a source without a segmentor",
+        choices=FRAMEWORKS.names(),
+    )
+    checkpoint: Path | None = option(
+        None, help="checkpoint of --framework as it was published, in place of a source", kind="path"
+    )
+    seen: Path | None = option(
+        None,
+        help="class file of what training labelled",
+        kind="path",
+        unset="as the bundle records; for --checkpoint COCO's 133 names",
+    )
+    own_size: bool = option(
+        False, flag="--no-resize", help="look at pictures at their own size, not at that of the checkpoint's tests"
+    )
+
+
+@dataclass(frozen=True)
+class WordChoice(Options):
+    """The words of a segmentor."""
+
+    words: str | None = option(None, also=("-w",), help='your own words, with commas: "red star, grass, sky"')
+    vocabulary: Path | None = option(
+        None,
+        also=("--classes",),
+        help="class file instead of --words, or vocabulary pack (.safetensors), which needs no text tower",
+        kind="path",
+    )
+
+    def chosen(self, what: str) -> str | Path:
+        """The words or their file. Raises OptionError, which names `what`, unless exactly one is given."""
+        if (self.words is None) == (self.vocabulary is None):
+            raise OptionError(f'{what} needs words: --words "cat, dog, sky" or --vocabulary FILE; give exactly one')
+        return self.vocabulary or self.words or ""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from opentrans_cli.bundle.manifest import Step
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.version import __version__
 
 

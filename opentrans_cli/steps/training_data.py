@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opentrans_cli.clip.preprocess import Preprocess
-from opentrans_cli.datasets.base import SMALLEST_SIZE, SegDataset
+from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.crop_source import KEPT, Crop, CropMaker, CropSource, CropTask, serve
 from opentrans_cli.datasets.crops import ScaleOf
+from opentrans_cli.datasets.options import CropOptions
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.datasets.workers import Workers
@@ -26,9 +25,6 @@ from opentrans_cli.training.processes.distributed import World
 IGNORED = -1
 """The id of pixels that take no part in training, whatever the data set's own ignore id."""
 
-LARGEST_SCALE = 10.0
-LARGEST_CROP = 1 << 14
-MOST_WORKERS = 1024
 MOST_VIEWS = 1 << 26
 """Fixed crops of all images together; their order takes 8 bytes each."""
 
@@ -36,59 +32,6 @@ TrainingBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Images float32 (B, 3, S, S), normalised; label maps int64 (B, S, S), ids of the seen vocabulary or IGNORED; draws
 int64 (B,), the number of each crop, which seeds all that is drawn for it; rows int64 (B,), its sample.
 """
-
-
-@dataclass(frozen=True)
-class CropOptions:
-    """Which crops a run sees, and in what batches: the part of a training's options that its data depends on."""
-
-    batch_size: int = 16  # crops in a step, of all processes together
-    accumulate: int = 1  # parts of a batch, one after the other
-    crop: int | None = None  # side of a crop in pixels; None = what the data set suggests
-    scale: tuple[float, float] = (0.75, 1.5)  # range of the factor by which images are resized
-    scale_of: str = "image"  # image: the factor is of the image's own size | crop: of the size that fits into the crop
-    flip: bool = True  # mirror half of the crops
-    views: int = 0  # fixed crops of every image; 0: new ones for ever
-    steps: int = 400  # how many batches are asked for
-    seed: int = 0
-
-    @classmethod
-    def of(cls, options: Any) -> CropOptions:
-        """The part of `options` that has these names."""
-        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
-
-
-def check_data_options(options: CropOptions, *, workers: int = 0, processes: int = 1) -> None:
-    """What can be refused before anything is read. Raises OptionError."""
-    lowest, highest = options.scale
-    if not (0 < lowest <= highest <= LARGEST_SCALE):  # NaN is refused as well
-        raise OptionError(
-            f"not a range of factors: --scale {lowest:g} {highest:g}; "
-            f"use two numbers above 0 and up to {LARGEST_SCALE:g}, the smaller first"
-        )
-    if options.scale_of not in get_args(ScaleOf):
-        raise OptionError(f"no such size to scale: --scale-of {options.scale_of}; use {' or '.join(get_args(ScaleOf))}")
-    if options.crop is not None and options.crop < SMALLEST_SIZE:
-        raise OptionError(f"too small to see anything: --crop {options.crop}; use {SMALLEST_SIZE} or more")
-    if options.crop is not None and options.crop > LARGEST_CROP:
-        raise OptionError(f"too large for any memory: --crop {options.crop}; use {LARGEST_CROP} or less")
-    if options.views < 0:
-        raise OptionError(f"--views must be at least 0: {options.views}; 0 makes new crops for ever")
-    if options.views > MOST_VIEWS:
-        raise OptionError(f"too many fixed crops: --views {options.views}; use fewer, or 0 for new crops for ever")
-    if workers < 0:
-        raise OptionError(f"--workers must be at least 0: {workers}; 0 makes crops in the main process")
-    if workers > MOST_WORKERS:
-        raise OptionError(f"too many processes: --workers {workers}; use {MOST_WORKERS} or fewer")
-    for name, value in (("--batch-size", options.batch_size), ("--accumulate", options.accumulate)):
-        if value < 1:
-            raise OptionError(f"{name} must be at least 1: {value}; use 1 or more")
-    parts = processes * options.accumulate
-    if options.batch_size % parts:
-        raise OptionError(
-            f"a batch must divide into equal parts: --batch-size {options.batch_size} by {processes} processes x "
-            f"--accumulate {options.accumulate}; use a multiple of {parts}"
-        )
 
 
 def seen_ids(samples: SegDataset) -> list[int]:
@@ -118,7 +61,7 @@ class TrainingData:
     ) -> None:
         """Raises OptionError if no class is seen, the data set is empty or an option makes no sense."""
         processes = 1 if world is None else world.size
-        check_data_options(options, workers=workers, processes=processes)
+        options.check_shares(processes)
         seen = seen_ids(samples)
         if options.views * len(samples) > MOST_VIEWS:
             raise OptionError(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.store import Bundle, BundleContents, add_file, add_files, open_bundle, write_bundle
-from opentrans_cli.errors import BundleError
+from opentrans_cli.errors import BundleError, OutputError
 from opentrans_cli.files.tensorfile import read_tensors, to_bfloat16_bits
 
 Make = Callable[..., Any]
@@ -115,7 +115,7 @@ def test_nothing_pruned_and_everything_pruned_are_bundles_too(tmp_path: Path, co
 def test_an_existing_target_is_refused_without_force_and_replaced_with_it(tmp_path: Path, contents: Make) -> None:
     target = tmp_path / "b"
     old = write_bundle(target, contents())
-    with pytest.raises(BundleError, match=r"already exists.*--force"):
+    with pytest.raises(OutputError, match=r"already exists.*--force"):
         write_bundle(target, contents(1))
     assert open_bundle(target).digest == old.digest
     new = write_bundle(target, contents(1, alpha=None), force=True)
@@ -137,16 +137,16 @@ def test_force_never_deletes_a_folder_that_is_no_bundle(tmp_path: Path, contents
         target = tmp_path / f"with {name}"
         target.mkdir()
         (target / name).write_text('{"manifest_version": 3}')
-        with pytest.raises(BundleError, match="not a bundle"):
+        with pytest.raises(OutputError, match="holds a file that this command did not write"):
             write_bundle(target, contents(), force=True)
         assert (target / name).exists()
 
 
 def test_force_never_deletes_foreign_files_inside_a_bundle_nor_a_plain_file(bundle: Bundle, contents: Make) -> None:
     (bundle.path / "notes.txt").write_text("mine")
-    with pytest.raises(BundleError, match=r"would delete a file that is no part of the bundle.*notes.txt"):
+    with pytest.raises(OutputError, match=r"holds a file that this command did not write: .*notes.txt"):
         write_bundle(bundle.path, contents(1), force=True)
-    with pytest.raises(BundleError, match="not a folder"):
+    with pytest.raises(OutputError, match="not a folder"):
         write_bundle(bundle.path / "notes.txt", contents(1), force=True)
     assert (bundle.path / "notes.txt").read_text() == "mine"
 

@@ -135,8 +135,42 @@ def test_a_folder_without_write_permission(command: str, refused: Any, desk: Pat
     assert str(locked) in refused(*line)
 
 
-def test_a_report_is_not_written_over_a_folder(refused: Any, desk: Path) -> None:
-    (desk / "reports").mkdir()
-    for force in ((), ("--force",)):
-        message = refused("eval", "tiny", "--limit", 1, "--out", desk / "reports", *force)
-        assert message.startswith(f"output is a folder: {desk / 'reports'}")
+def test_what_is_there_is_told_by_every_command_in_the_same_words_before_it_works(
+    refused: Any, desk: Path, bundle: Path
+) -> None:
+    """Exit code 1, and the same line whether a file or a folder lies there; with --force no foreign file is touched."""
+    there = desk / "there"
+    words = ("-w", "red,green")
+    lines: dict[str, tuple[object, ...]] = {
+        "prune": ("prune", "tiny", "-o", there),
+        "import": ("import", bundle / "weights.safetensors", "-o", there),
+        "analyze --out": ("analyze", "tiny", "-o", there),
+        "transfer": ("transfer", bundle, "-o", there),
+        "transfer --to open-clip": ("transfer", bundle, "--to", "open-clip", "-o", there),
+        "finetune": ("finetune", bundle, *SHORT, "-o", there),
+        "segment": ("segment", "tiny", bundle / "manifest.json", *words, "-o", there),
+        "demo": ("demo", "-o", there),
+        "pull": ("pull", "org/name", "-o", there),
+    }
+    files = {
+        "analyze --plot": ("--plot", ("analyze", "tiny"), ".png"),
+        "transfer --to onnx": ("--out", ("transfer", bundle, "--to", "onnx", *words), ".onnx"),
+        "transfer --checkpoint": ("--out", ("transfer", bundle, "--checkpoint", bundle / "no.pth"), ".pth"),
+        "eval": ("--out", ("eval", "tiny", "--limit", 1), ".json"),
+        "eval --curve": ("--out", ("eval", bundle, "--curve"), ".json"),
+        "segment --save-scores": ("--save-scores", ("segment", "tiny", bundle / "manifest.json", *words), ".npy"),
+        "segment --save-vocabulary": ("--save-vocabulary", ("segment", "tiny", *words), ".safetensors"),
+    }
+    there.mkdir()
+    (there / "letter.txt").write_text("mine")
+    said = "choose another {}, or pass --force to replace it"
+    for name, line in lines.items():
+        assert refused(*line) == f"already exists: {str(there)!r}; {said.format('--out')}", name
+        assert refused(*line, "--force").startswith("holds a file that this command did not write: "), name
+    for name, (option, line, suffix) in files.items():
+        (file := desk / f"file{suffix}").write_text("mine")
+        (folder := desk / f"folder{suffix}").mkdir(exist_ok=True)
+        assert refused(*line, option, file) == f"already exists: {str(file)!r}; {said.format(option)}", name
+        assert refused(*line, option, folder, "--force") == f"not a file: {str(folder)!r}; choose another {option}", (
+            name
+        )

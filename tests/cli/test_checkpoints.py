@@ -185,9 +185,6 @@ def test_what_cannot_be_is_refused_in_one_line(
     )
     assert "leave images" in refused(*common, picture, "--save-vocabulary", desk / "p.safetensors", code=2)
     assert "end in .safetensors" in refused("segment", "tiny", "-w", "a", "--save-vocabulary", desk / "p", code=2)
-    (tmp_path / "s.npy").write_bytes(b"mine")
-    assert "output exists" in refused(*common, picture, "--save-scores", tmp_path / "s.npy")
-    assert (tmp_path / "s.npy").read_bytes() == b"mine"
 
 
 def test_embeddings_of_another_length_are_refused_with_both(

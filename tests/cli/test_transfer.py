@@ -11,9 +11,7 @@ import pytest
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.cli.transfer import framework_options
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 
 every_framework = pytest.mark.parametrize("to", FRAMEWORKS.names())
@@ -52,12 +50,6 @@ def test_options_of_the_framework_are_resolved_and_recorded(run_cli: Any, desk: 
     assert (segmentor.options["output_stride"], segmentor.options["width"]) == (8, 32)
 
 
-def test_an_option_without_a_value_is_wrong_usage() -> None:
-    assert framework_options([" a = 1 ", "b=x=y"]) == {"a": "1", "b": "x=y"}
-    with pytest.raises(OptionError, match="not NAME=VALUE: --option a; write for example"):
-        framework_options(["a"])
-
-
 def test_out_and_dry_run_exclude_each_other(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:
     for line in (("-o", desk / "t", "--dry-run"), ()):
         result = run_cli("transfer", tiny_bundle, *line)
@@ -85,12 +77,20 @@ def test_a_dry_run_to_open_clip_writes_nothing(run_cli: Any, desk: Path, tiny_bu
 
 
 def test_options_of_another_target_are_wrong_usage(refused: Any, desk: Path, tiny_bundle: Path) -> None:
-    out = ("-o", desk / "t")
-    for to in FRAMEWORKS.names():
-        message = refused("transfer", tiny_bundle, "--to", to, "--compact", *out, code=2)
-        assert message == "of --to open-clip alone: --compact; leave it out"
-    message = refused("transfer", tiny_bundle, "--to", "open-clip", "--option", "output_stride=8", *out, code=2)
-    assert message == "transfer --to open-clip has no such option: output_stride; it has compact"
+    file = ("--checkpoint", desk / "c.safetensors")
+    for given, option, told in (
+        (("--to", "maskclip"), ("--compact",), "of --to open-clip alone: --compact; leave it out"),
+        (("--to", "onnx", "-w", "a"), ("--compact",), "of --to open-clip alone: --compact; leave it out"),
+        (("--to", "open-clip"), ("--option", "a=8"), "transfer --to open-clip has no such option: a; it has compact"),
+        ((), ("--what", "mask"), "of --checkpoint alone: --what; leave it out"),
+        ((), ("--under", "a."), "of --checkpoint alone: --under; leave it out"),
+        ((), ("--allow-missing", "conv2"), "of --checkpoint alone: --allow-missing; leave it out"),
+        ((), ("--words", "a,b"), "of --to onnx alone: --words; leave it out"),
+        (file, ("--option", "a=8"), "transfer --checkpoint has no such option: a; it has what, under, allow_missing"),
+        (file, ("--compact",), "of --to open-clip alone: --compact; leave it out"),
+        (file, ("--resolution", 64), "of --to onnx alone: --resolution; leave it out"),
+    ):
+        assert refused("transfer", tiny_bundle, *given, *option, "-o", desk / "t", code=2) == told
 
 
 def test_only_a_bundle_pruned_by_channels_can_be_compact(refused: Any, desk: Path, tiny_bundle: Path) -> None:
@@ -185,17 +185,3 @@ def test_a_layer_without_a_place_stops_the_transfer_in_one_line(
     message = refused(*line, "--under", "student.", "-o", desk / "o.safetensors")
     assert "no layer is there under 'student.'" in message
     assert refused(*line, "-o", desk / "o.pth").startswith("no pickle is written: .pth from ")
-
-
-def test_options_of_checkpoints_and_frameworks_do_not_mix(
-    refused: Any, desk: Path, tiny_bundle: Path, checkpoint: Path
-) -> None:
-    out = ("-o", desk / "t")
-    for option in (("--what", "mask"), ("--under", "a."), ("--allow-missing", "conv2")):
-        message = refused("transfer", tiny_bundle, *option, *out, code=2)
-        assert message == f"of --checkpoint alone: {option[0]}; leave it out"
-    for option, told in (
-        (("--option", "width=8"), "transfer --checkpoint has no such option: width; it has what, under, allow_missing"),
-        (("--compact",), "of --to open-clip alone: --compact; leave it out"),
-    ):
-        assert refused("transfer", tiny_bundle, "--checkpoint", checkpoint, *option, *out, code=2) == told

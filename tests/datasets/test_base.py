@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 
 

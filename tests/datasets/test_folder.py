@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.folder import FolderDataset, open_folder
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, Split
+from opentrans_cli.datasets.options import DatasetOptions, Split
 from opentrans_cli.datasets.scenes import CLASSES, COLOURS, GROUNDS, OBJECTS, SHAPES, UNSEEN, natural_colours
 from opentrans_cli.datasets.shapes import ShapesDataset, open_shapes
 from opentrans_cli.errors import OptionError

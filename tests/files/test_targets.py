@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opentrans_cli.errors import BundleError
+from opentrans_cli.errors import OutputError
 from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.steps.run_files import state_path
 
@@ -19,9 +19,9 @@ def test_the_folder_of_a_target_is_made_and_the_target_is_not(tmp_path: Path) ->
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BundleError, match=r"cannot write: .*/file/out .*; choose another --out"):
+    with pytest.raises(OutputError, match=r"cannot write: .*/file/out .*; choose another --out"):
         prepare_parent(tmp_path / "file" / "out")
-    with pytest.raises(BundleError, match=r"cannot write: .*/file/a/out .*; choose another --out"):
+    with pytest.raises(OutputError, match=r"cannot write: .*/file/a/out .*; choose another --out"):
         prepare_parent(tmp_path / "file" / "a" / "out")
 
 

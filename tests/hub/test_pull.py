@@ -15,7 +15,7 @@ from opentrans_cli.bundle.layout import WEIGHTS
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
-from opentrans_cli.errors import BundleError, HubError, OptionError, SourceError
+from opentrans_cli.errors import BundleError, HubError, OptionError, OutputError, SourceError
 from opentrans_cli.reporter import SILENT
 from opentrans_cli.steps.hub.pull import pull
 from opentrans_cli.steps.hub.push import push
@@ -262,7 +262,7 @@ def test_an_existing_bundle_is_only_replaced_with_force_and_only_by_a_whole_one(
 ) -> None:
     out = Path(shutil.copytree(nested_bundle("trained"), tmp_path / "b"))
     before = hub.content(out)
-    with pytest.raises(BundleError, match="already exists"):
+    with pytest.raises(OutputError, match="already exists"):
         pull(REPO, out=out)
     hub.server.corrupt(WEIGHTS, times=2)
     with pytest.raises(HubError):

@@ -94,11 +94,11 @@ class LossCase:
     def __init__(self, framework: str, *, classes: int | None, **options: Any) -> None:
         from opentrans_cli.clip.source import load_clip
         from opentrans_cli.datasets import DATASETS
-        from opentrans_cli.datasets.base import DatasetOptions
+        from opentrans_cli.datasets.options import DatasetOptions
         from opentrans_cli.steps.finetune.terms import make_loss
         from opentrans_cli.steps.segmentors.built import build_segmentor
         from opentrans_cli.steps.sources import clip_tower
-        from opentrans_cli.steps.training_data import CropOptions, TrainingData
+        from opentrans_cli.steps.training_data import TrainingData
         from opentrans_cli.training.processes.distributed import World
 
         self.options = FinetuneOptions(batch_size=4, crop=64, points=200, **options)
@@ -108,7 +108,7 @@ class LossCase:
         more = {} if classes is None else {"classes": classes}
         self.built = build_segmentor(tower, framework, options={**small, **more} if framework != "deeplabv3" else None)
         samples = DATASETS.load("shapes")(DatasetOptions(limit=8, size=64))
-        self.feed = TrainingData(samples, CropOptions.of(self.options), preprocess=tower.preprocess)
+        self.feed = TrainingData(samples, self.options, preprocess=tower.preprocess)
         self.world = World(torch.device("cpu"))
         self.trained, factory = make_loss(self.built, self.feed, clip, self.options, self.world)
         self.terms = factory(self.trained)._terms

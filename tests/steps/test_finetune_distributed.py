@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import DataError
 from opentrans_cli.steps.finetune.finetune import finetune
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions

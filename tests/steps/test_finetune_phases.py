@@ -15,7 +15,7 @@ import torch
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.prefix import modules_until
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
 from opentrans_cli.steps.analyze.analyze import analyze
 from opentrans_cli.steps.finetune.finetune import finetune

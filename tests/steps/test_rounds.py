@@ -16,7 +16,7 @@ import torch
 from opentrans_cli.bundle.rounds import available
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.reporter import SILENT

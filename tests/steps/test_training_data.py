@@ -11,11 +11,12 @@ import torch
 
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.crops import training_crop
+from opentrans_cli.datasets.options import CropOptions, DatasetOptions
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.errors import DataError, OptionError
-from opentrans_cli.steps.training_data import IGNORED, CropOptions, TrainingBatch, TrainingData, check_data_options
+from opentrans_cli.steps.training_data import IGNORED, TrainingBatch, TrainingData, check_data_options
 from opentrans_cli.training.processes.distributed import World
 
 PREPROCESS = Preprocess(size=64)

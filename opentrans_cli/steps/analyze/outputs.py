@@ -13,7 +13,7 @@ from opentrans_cli.bundle.layout import ALPHA
 from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.files.atomic import staged_folder, write_file
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.targets import check_folder, prepare_parent
+from opentrans_cli.files.targets import check_file_target, check_folder_target, other_than, prepare_parent
 from opentrans_cli.files.tensorfile import write_tensors
 from opentrans_cli.pictures.charts import AlphaDot, check_picture
 from opentrans_cli.pictures.esd import Spectrum, esd_chart
@@ -37,21 +37,20 @@ class Outputs:
     force: bool = False  # replace what is there
 
     def check(self) -> None:
-        """Raises OptionError or BundleError for what must not be written, before anything is read."""
+        """Raises OptionError, BundleError or OutputError for what must not be written, before anything is read."""
         if self.esd and self.plot is None and self.out is None:
             raise OptionError(f"spectra are drawn into a picture: --esd {self.esd[0]}; say which with --plot or --out")
         for target in filter(None, (self.out, self.plot)):
             if any(is_bundle(str(folder)) for folder in Path(os.path.realpath(target)).parents):
                 raise BundleError(f"would lie inside a bundle: {str(target)!r}; choose a place outside of it")
         if self.out is not None:
-            check_folder(self.out, {REPORT, ALPHA, TOWER, SPECTRA}, force=self.force)
+            check_folder_target(self.out, force=self.force, foreign=other_than(REPORT, ALPHA, TOWER, SPECTRA))
         if self.plot is not None:
             check_picture(self.plot)
-            if os.path.lexists(self.plot) and not self.force:
-                raise OptionError(f"already exists: {str(self.plot)!r}; choose another --plot or pass --force")
+            check_file_target(self.plot, force=self.force, option="--plot")
 
     def prepare(self) -> None:
-        """Make the folders that outputs are going to lie in. Raises BundleError where that cannot be."""
+        """Make the folders that outputs are going to lie in. Raises OutputError where that cannot be."""
         for target in (self.out, self.plot):
             if target is not None:
                 prepare_parent(target)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.datasets.base import DatasetOptions
-from opentrans_cli.errors import OptionError
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.targets import check_folder_target, prepare_parent
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.analyze.analyze import analyze
 from opentrans_cli.steps.analyze.result import AnalyzeResult
@@ -111,8 +111,8 @@ def demo(
     """
     started = time.perf_counter()
     where = resolve_device(device)
-    if out.exists() and not force:
-        raise OptionError(f"output exists: {out}; choose another --out, or --force to write into it")
+    check_folder_target(out, force=force, foreign=_foreign)
+    prepare_parent(out)
     run = _Demo(out, size, sparsity=sparsity, seed=seed, device=device, reporter=reporter)
     run.prune_towers()
     rows = tuple(run.tower_row(name) for name in TOWERS)
@@ -130,6 +130,13 @@ def demo(
     result = DemoResult(out, rows, freezing, settings, time.perf_counter() - started)
     (out / "report.json").write_bytes(json_bytes(result.to_json()))
     return result
+
+
+def _foreign(out: Path) -> list[str]:
+    """What is in a folder that no demo left there: bundles, logs and states begin with the name of their tower."""
+    pictures = {"overview.png", "density.png", "alpha.png", "report.json"}
+    names = {path.name for path in out.iterdir()} - pictures
+    return [name for name in names if not name.removeprefix(".").startswith(tuple(TOWERS))]
 
 
 class _Demo:

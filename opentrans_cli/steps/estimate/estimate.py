@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import SILENT, Reporter
@@ -22,7 +22,7 @@ from opentrans_cli.steps.estimate.subject import (
 from opentrans_cli.steps.finetune.cost import cached_part, count_segmentor, run_cost
 from opentrans_cli.steps.finetune.freezing import NOTHING_RANKED, FreezeChoice, choose_frozen
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
-from opentrans_cli.steps.finetune.settings import check_options
+from opentrans_cli.steps.finetune.settings import check_run
 from opentrans_cli.steps.finetune.terms import check_loss_options
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.training.costs.receipt import RunCost
@@ -101,7 +101,7 @@ def estimate(
     """
     if accounting not in get_args(Accounting):
         raise OptionError(f"unknown accounting: '{accounting}'; choose exact or paper")
-    check_options(options, FinetuneControls())
+    check_run(options, FinetuneControls())
     classes = classes_of(dataset, data, options.crop)
     if bundle is None:
         built = segmentor_without_weights(options, base=base)

@@ -18,7 +18,8 @@ from opentrans_cli.clip.architecture import meta_visual
 from opentrans_cli.clip.layers import candidates, convolutions
 from opentrans_cli.clip.source import is_local, load_clip, named_config
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.frameworks.base import BACKBONE

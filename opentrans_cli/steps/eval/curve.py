@@ -13,11 +13,12 @@ import torch
 from opentrans_cli.bundle.hub.source import is_cached, local_source
 from opentrans_cli.bundle.rounds import RoundInfo, available, subnet_bytes
 from opentrans_cli.bundle.store import Bundle, add_files, open_bundle
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset, dataset_name
+from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.options import DatasetOptions, dataset_name
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.targets import check_file, prepare_parent
+from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.pictures.curve import CurvePoint, curve_chart
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
@@ -64,7 +65,7 @@ def curve(
     if out is None and is_cached(Path(source)):
         raise OptionError(f"bundles of the Hub stay as they were published: {source}; add --out for report and chart")
     for target in () if out is None else (out, chart_path(out)):
-        check_file(target, force=force, option="--out", example="report.json")
+        check_file_target(target, force=force)
     samples = load_samples(dataset, data)
     where, bundle = resolve_device(device), open_bundle(source)
     rounds = _rounds(bundle, reporter)

@@ -13,11 +13,12 @@ import torch
 from opentrans_cli.bundle.hub.source import is_cached
 from opentrans_cli.bundle.store import Bundle, add_file
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset, dataset_name
+from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.options import DatasetOptions, dataset_name
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.targets import check_file, prepare_parent
+from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
@@ -96,7 +97,7 @@ def evaluate(
     source = None if source is None else str(source)
     if out is not None:
         out = Path(out)
-        check_file(out, force=force, option="--out", example="report.json")
+        check_file_target(out, force=force)
     samples = load_samples(dataset, data)
     words = _words(samples, subject)
     where = resolve_device(device)

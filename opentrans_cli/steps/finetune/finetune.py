@@ -13,7 +13,8 @@ from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset, dataset_name
+from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.options import DatasetOptions, dataset_name
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_parent, prepare_parent
 from opentrans_cli.reporter import LOGGED, Reporter
@@ -21,14 +22,14 @@ from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.finetune.interim import Interim, check_interim_options, validation_samples
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions, with_recipe
 from opentrans_cli.steps.finetune.run import FinetuneRun
-from opentrans_cli.steps.finetune.settings import check_cache_place, check_options
+from opentrans_cli.steps.finetune.settings import check_cache_place, check_run
 from opentrans_cli.steps.run_files import check_places, discard_state, state_path, state_to_resume
 from opentrans_cli.steps.run_log import RunLog, check_log, log_path
 from opentrans_cli.steps.segmentors.built import segmentor_to_train
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.sources import bundle_tower, load_text_clip
 from opentrans_cli.steps.step_record import data_record, environment, machine, step_record
-from opentrans_cli.steps.training_data import CropOptions, TrainingData
+from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.training import state_file
 from opentrans_cli.training.loop import TrainLog
 from opentrans_cli.training.processes.distributed import World, open_world
@@ -137,9 +138,7 @@ class _Job:
         tower = bundle_tower(parent, base=base, reporter=reporter)
         self.built = segmentor_to_train(tower, options.framework, seed=options.seed)
         preprocess = self.built.tower.preprocess
-        self.feed = TrainingData(
-            self.samples, CropOptions.of(options), preprocess=preprocess, world=world, workers=controls.workers
-        )
+        self.feed = TrainingData(self.samples, options, preprocess=preprocess, world=world, workers=controls.workers)
         self.clip = load_text_clip(parent.manifest.base, base, reporter)
         place = machine(world.device, processes=world.size)
         # Features of single crops differ from those of batches by rounding. Where they lie says nothing of the result.
@@ -200,7 +199,7 @@ class _Job:
 
 def _check(options: FinetuneOptions, controls: FinetuneControls, dataset: str, world: World) -> None:
     """What can be refused before anything is read."""
-    check_options(options, controls, processes=world.size)
+    check_run(options, controls, processes=world.size)
     check_interim_options(dataset, controls)
     if controls.shard and world.size == 1:
         raise OptionError("one process has nothing to share out: --shard; start several with torchrun")

@@ -29,7 +29,6 @@ from opentrans_cli.steps.finetune.options import FinetuneOptions
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.training.freezing import freeze_modules
 
-SCOPES = ("trunk", "model")
 NOTHING_RANKED = "nothing was ranked"
 
 
@@ -62,28 +61,12 @@ class FreezeChoice:
         return freeze_modules(segmentor, self.modules)
 
 
-def check_freeze_options(options: FinetuneOptions) -> None:
-    """What can be refused before anything is read. Raises OptionError."""
-    ESTIMATORS.load(options.resolved_estimator)
-    _selection(options).check()
-    if options.resolved_scope not in SCOPES:
-        raise OptionError(
-            f"unknown freeze scope: --freeze-scope {options.freeze_scope}; choose one of {', '.join(SCOPES)}"
-        )
-    if not 0 <= options.warmup_steps < options.steps:  # at least one step is left to be taken with frozen layers
-        raise OptionError(
-            f"warm-up steps out of range: --warmup-steps {options.warmup_steps} of {options.steps} steps; "
-            f"choose 0 to {options.steps - 1}"
-        )
-
-
 def check_choice(built: BuiltSegmentor, options: FinetuneOptions) -> None:
     """What can be refused before a warm-up is trained in vain.
 
     Raises OptionError for a block the tower does not have and for a prefix that nothing ends, SourceError for a prefix
     of a tower without blocks.
     """
-    check_freeze_options(options)
     if options.prefix_end is not None:
         found = blocks(built.tower.visual)
         if options.prefix_end not in found:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.steps.finetune.options import FinetuneControls
@@ -22,10 +23,6 @@ from opentrans_cli.training.processes.distributed import World
 
 def check_interim_options(dataset: str, controls: FinetuneControls) -> None:
     """What can be refused before anything is read. Raises OptionError."""
-    if controls.eval_every < 0:
-        raise OptionError(f"--eval-every must be at least 0: {controls.eval_every}; 0 never evaluates")
-    if controls.eval_limit < 1:
-        raise OptionError(f"at least one image is needed: --eval-limit {controls.eval_limit}; use 1 or more")
     if dataset == "shapes" and controls.eval_split_list is not None:
         raise OptionError(
             f"data set 'shapes' has a validation split of its own: --eval-split-list {controls.eval_split_list}; "

@@ -7,7 +7,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.errors import OptionError
+from opentrans_cli.datasets.options import CropOptions
+from opentrans_cli.errors import OptionError, unknown
+from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.option import Options, option, shown
+from opentrans_cli.spectral.estimators import ESTIMATORS
+from opentrans_cli.steps.shared_options import FREEZE
 
 # Recipes of `finetune`: how the papers train each framework; what a user says beside one wins.
 #
@@ -83,7 +88,7 @@ def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     """What is `given`, over the values of its recipe if one is named. Raises OptionError for an unknown recipe."""
     recipe = given.get("recipe")
     if recipe is not None and recipe not in FINETUNE_RECIPES:
-        raise OptionError(f"unknown recipe: '{recipe}'; choose one of {', '.join(FINETUNE_RECIPES)}")
+        raise OptionError(unknown("recipe", recipe, FINETUNE_RECIPES))
     return {**FINETUNE_RECIPES.get(recipe or "", {}), **given}
 
 
@@ -106,57 +111,199 @@ FREEZE_OPTIONS = (
 """Options of `finetune` that choose the frozen layers."""
 
 
+_TRAINING, _OPTIMIZER, _LOSS = "Training", "Optimizer", "Loss"
+_FREEZING, _COST, _RUNNING = "Freezing", "Cost", "Running"
+_LARGEST = 10**9  # of rates and factors, so that their products are finite in float32
+_HEAVIEST = 10**6  # of weights of the loss, which overflows with more
+
+
 @dataclass(frozen=True)
-class FinetuneOptions:
+class FinetuneOptions(CropOptions):
     """Everything that decides the result of `finetune`, besides bundle and data set; recorded in the bundle."""
 
-    recipe: str | None = None  # where values came from that nobody gave; a name of steps/finetune_recipes.py
-    framework: str | None = None  # None: the bundle's own, else deeplabv3
-    # how long, on what
-    steps: int = 400
-    batch_size: int = 16  # crops in a step, of all processes together
-    accumulate: int = 1  # parts of a batch, one after the other
-    crop: int | None = None  # side of training crops in pixels; None = what the data set suggests
-    scale: tuple[float, float] = (0.75, 1.5)  # range of the factor by which images are resized
-    scale_of: str = "image"  # image: the factor is of the image's own size | crop: of the size that fits into the crop
-    flip: bool = True  # mirror half of the crops
-    views: int = 0  # fixed crops of every image; 0: new ones for ever
+    recipe: str | None = option(
+        None,
+        help="the settings of a paper; what is typed beside it wins",
+        choices={
+            "han": "Han et al., trained as in OpenTrans",
+            "deeplabv3": "DeepLabV3, trained as in OpenTrans",
+            "fcclip": "FC-CLIP, trained as in its paper",
+        },
+    )
+    framework: str | None = option(
+        None,
+        help="what is built if the bundle holds no segmentor; refused if it holds another",
+        choices=FRAMEWORKS.names(),
+        unset="the bundle's, else deeplabv3",
+        panel=_TRAINING,
+    )
+    precision: str = option(
+        "float32",
+        help="precision of the forward pass, while weights stay float32",
+        choices={"float32": "", "bfloat16": "autocast", "float16": "autocast"},
+        panel=_TRAINING,
+    )
+    ema: float = option(
+        0.0,
+        least=0,
+        below=1,
+        help="decay of averaged weights, such as 0.999, which are then evaluated and written; 0 for none",
+        panel=_TRAINING,
+    )
     # optimizer
-    optimizer: str = "adamw"  # adamw | sgd
-    lr: float = 2e-3
-    backbone_lr_factor: float = 0.1
-    weight_decay: float = 0.05
-    momentum: float = 0.9  # of sgd
-    schedule: str = "cosine"  # cosine | poly | steps | constant
-    lr_warmup_steps: int | None = None  # steps in which the rate rises; None: a tenth of all, at most 20
-    milestones: tuple[float, ...] = (0.8, 0.9)  # of schedule steps: shares of all steps, after each the rate falls
-    gamma: float = 0.1  # by this factor
-    grad_clip: float = 1.0  # largest L2 norm of all gradients together; 0: no clipping
-    ema: float = 0.0  # decay of the averaged weights that are written in the end; 0: the last weights are
-    precision: str = "float32"  # float32 | bfloat16 | float16 (autocast)
+    optimizer: str = option("adamw", help="optimizer", choices=("adamw", "sgd"), panel=_OPTIMIZER)
+    lr: float = option(2e-3, above=0, most=_LARGEST, help="peak learning rate of the head", panel=_OPTIMIZER)
+    backbone_lr_factor: float = option(
+        0.1, least=0, most=_LARGEST, help="learning rate of the tower / of the head", panel=_OPTIMIZER
+    )
+    weight_decay: float = option(
+        0.05,
+        least=0,
+        most=_LARGEST,
+        help="weight decay; norms, biases and embeddings have none",
+        panel=_OPTIMIZER,
+    )
+    momentum: float = option(0.9, least=0, below=1, help="momentum of sgd", panel=_OPTIMIZER)
+    schedule: str = option(
+        "cosine",
+        help="how the learning rate falls after it has risen",
+        choices=("cosine", "poly", "steps", "constant"),
+        panel=_OPTIMIZER,
+    )
+    lr_warmup_steps: int | None = option(
+        None,
+        least=0,
+        help="steps in which the learning rate rises",
+        unset="a tenth of all, at most 20",
+        panel=_OPTIMIZER,
+    )
+    milestones: tuple[float, ...] = option(
+        (0.8, 0.9),
+        above=0,
+        below=1,
+        help="of schedule steps: shares of all steps after each of which the rate falls",
+        kind="commas",
+        panel=_OPTIMIZER,
+    )
+    gamma: float = option(
+        0.1, above=0, most=1, help="of schedule steps: the factor by which the rate falls", panel=_OPTIMIZER
+    )
+    grad_clip: float = option(
+        1.0, least=0, help="largest L2 norm of all gradients together; 0 clips nothing", panel=_OPTIMIZER
+    )
     # loss
-    class_weight: float = 2.0  # frameworks of masks
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    no_object_weight: float = 0.1  # of the class of a query without a mask
-    points: int = 12_544  # points a mask is compared at
-    oversample: float = 3.0  # points looked at for each that is taken
-    importance: float = 0.75  # share of the points that are taken for being uncertain
-    region_dropout: float = 0.0  # share of matched queries whose class takes no part
-    kd_weight: float = 0.0  # distillation of regions from the dense CLIP
-    grounding_weight: float = 0.0  # words of captions against queries; frameworks of masks
-    captions: str | None = None  # file with the words of each image: its stem, a tab, words with commas
+    class_weight: float = option(
+        2.0, least=0, most=_HEAVIEST, help="frameworks of masks: weight of the class of a query", panel=_LOSS
+    )
+    mask_weight: float = option(
+        5.0,
+        least=0,
+        most=_HEAVIEST,
+        help="frameworks of masks: weight of the cross-entropy on the points of a mask",
+        panel=_LOSS,
+    )
+    dice_weight: float = option(
+        5.0, least=0, most=_HEAVIEST, help="frameworks of masks: weight of dice on the points of a mask", panel=_LOSS
+    )
+    no_object_weight: float = option(
+        0.1,
+        least=0,
+        most=_HEAVIEST,
+        help="frameworks of masks: weight of the class of a query without a mask",
+        panel=_LOSS,
+    )
+    points: int = option(12_544, least=1, most=10**6, help="points at which a mask is compared", panel=_LOSS)
+    oversample: float = option(3.0, least=1, most=100, help="points looked at for each that is taken", panel=_LOSS)
+    importance: float = option(
+        0.75, least=0, most=1, help="share of the points that are taken for being uncertain", panel=_LOSS
+    )
+    region_dropout: float = option(
+        0.0, least=0, below=1, help="share of matched queries whose class takes no part (Han et al.)", panel=_LOSS
+    )
+    kd_weight: float = option(
+        0.0, least=0, most=_HEAVIEST, help="weight of distillation of regions from the dense CLIP", panel=_LOSS
+    )
+    grounding_weight: float = option(
+        0.0,
+        least=0,
+        most=_HEAVIEST,
+        help="frameworks of masks: weight of words of captions against queries; needs --captions",
+        panel=_LOSS,
+    )
+    captions: str | None = option(
+        None,
+        help="file with the words of each image: its stem, a tab, words with commas",
+        kind="path",
+        panel=_LOSS,
+    )
     # Which layers are frozen. As long as none of these is given: those that `analyze` stored in the bundle.
-    freeze: str | None = None  # heavy | light | random | none; None: heavy, where another one is given
-    freeze_ratio: float | None = None  # share of the layers; None: those beyond the median
-    freeze_scope: str | None = None  # trunk | model: whether the head's layers are ranked as well; None: trunk
-    freeze_prefix: bool = False  # freeze whole blocks from the input on, so that nothing is computed backward there
-    prefix_end: str | None = None  # the last block of the prefix; None: as far as most layers are to be frozen
-    warmup_steps: int = 0  # of `steps`: first ones with nothing frozen; the layers are chosen after them
-    estimator: str | None = None  # whose alphas decide; None: xmin_peak
+    freeze: str | None = option(
+        None,
+        help="layers to freeze",
+        choices=FREEZE,
+        noun="freeze mode",
+        unset="what analyze stored, else heavy",
+        panel=_FREEZING,
+    )
+    freeze_ratio: float | None = option(
+        None,
+        least=0,
+        most=1,
+        help="share of the layers to freeze",
+        unset="what analyze stored, else those beyond the median",
+        panel=_FREEZING,
+    )
+    freeze_scope: str | None = option(
+        None,
+        help="layers that are ranked",
+        choices={"trunk": "those of the tower", "model": "those of the head with them"},
+        unset="trunk",
+        panel=_FREEZING,
+    )
+    freeze_prefix: bool = option(
+        False,
+        help="freeze whole blocks from the input on, as far as most layers are chosen, so that nothing is computed "
+        "backward there",
+        panel=_FREEZING,
+    )
+    prefix_end: str | None = option(
+        None, help="last block of the frozen prefix, such as stem, layer2.3 or layer4.0", panel=_FREEZING
+    )
+    warmup_steps: int = option(
+        0,
+        least=0,
+        help="first steps, fewer than all, with nothing frozen; the alphas are then those of the weights they leave",
+        panel=_FREEZING,
+    )
+    estimator: str | None = option(
+        None,
+        help="estimator of the alphas that decide",
+        choices=ESTIMATORS.names(),
+        unset="what analyze stored, else xmin_peak",
+        panel=_FREEZING,
+    )
     # what else
-    sync_batchnorm: bool = True  # statistics of the whole batch in several processes; else each its own
-    seed: int = 0
+    sync_batchnorm: bool = option(
+        True,
+        help="several processes: BatchNorm statistics of the whole batch, or of each process alone",
+        panel=_RUNNING,
+    )
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value out of range, and for numbers of steps that contradict each other."""
+        super().__post_init__()
+        if list(self.milestones) != sorted(self.milestones):
+            raise OptionError(f"not rising: --milestones {shown(self.milestones)}; give the smaller share first")
+        if self.warmup_steps >= self.steps:  # at least one step is left to be taken with frozen layers
+            raise OptionError(
+                f"warm-up steps out of range: --warmup-steps {self.warmup_steps} of {self.steps} steps; "
+                f"choose 0 to {self.steps - 1}"
+            )
+        if self.resolved_lr_warmup > self.steps:
+            raise OptionError(
+                f"the learning rate would rise all the time: --lr-warmup-steps {self.lr_warmup_steps} of "
+                f"{self.steps} steps; give at most as many"
+            )
 
     @property
     def resolved_lr_warmup(self) -> int:
@@ -185,20 +332,43 @@ class FinetuneOptions:
 
 
 @dataclass(frozen=True)
-class FinetuneControls:
+class FinetuneControls(Options):
     """How a run of `finetune` goes about it; none of this changes what it learns.
 
     Kept features, and parameters in parts, are computed in another order: the weights then differ by rounding.
     """
 
-    workers: int = 0  # processes that make crops; 0: this one
-    save_every: int = 100  # steps between two states on disk
-    log: Path | None = None  # JSON lines; None: beside the bundle, OUT.log.jsonl
-    tensorboard: Path | None = None  # folder of event files
-    eval_every: int = 0  # steps between two evaluations on the validation split; 0: none
-    eval_limit: int = 50  # images of each
-    eval_split_list: Path | None = None  # folder data sets: what to evaluate on
-    max_minutes: float | None = None  # stop after them, with a state to go on from
-    cache_features: Path | None = None  # folder for the features, in float32, of a frozen prefix; needs fixed views
-    shard: bool = False  # several processes: parameters in parts (FSDP2) instead of copies (DDP)
-    timing_steps: int = 0  # paired steps of the run and of its full twin that are timed before the first; 0: none
+    workers: int = option(
+        0, least=0, most=1024, help="processes that make crops ahead; 0 makes them in the main one", panel=_RUNNING
+    )
+    save_every: int = option(
+        100, least=1, help="steps between two states on disk, from which --resume goes on", panel=_RUNNING
+    )
+    log: Path | None = option(None, help="file of JSON lines, a line a step", unset="OUT.log.jsonl", panel=_RUNNING)
+    tensorboard: Path | None = option(
+        None, help="folder for TensorBoard's event files; needs the extra opentrans-cli[tensorboard]", panel=_RUNNING
+    )
+    eval_every: int = option(
+        0, least=0, help="steps between two evaluations on the validation split; 0 for none", panel=_RUNNING
+    )
+    eval_limit: int = option(50, least=1, help="images of each evaluation", panel=_RUNNING)
+    eval_split_list: Path | None = option(
+        None, help="own photos: text file with the stems of the images to evaluate on", panel=_RUNNING
+    )
+    max_minutes: float | None = option(
+        None, above=0, help="stop after so long, with a state for --resume; the exit code is 75", panel=_RUNNING
+    )
+    cache_features: Path | None = option(
+        None,
+        help="folder for the features of the frozen prefix, each crop computed once; needs --views",
+        panel=_FREEZING,
+    )
+    shard: bool = option(
+        False, help="several processes: each holds a part of the parameters (FSDP2) instead of a copy", panel=_RUNNING
+    )
+    timing_steps: int = option(
+        0,
+        least=0,
+        help="steps of the run and of full training that are timed in turn before the first; 0 for none",
+        panel=_COST,
+    )

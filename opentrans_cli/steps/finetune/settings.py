@@ -6,11 +6,9 @@ from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_makeable
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import BACKBONE
-from opentrans_cli.steps.finetune.freezing import check_freeze_options
 from opentrans_cli.steps.finetune.module import SEGMENTOR
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.terms import check_loss_options
-from opentrans_cli.steps.training_data import CropOptions, check_data_options
 from opentrans_cli.training.settings import TrainSettings
 
 
@@ -44,28 +42,14 @@ def train_settings(options: FinetuneOptions, controls: FinetuneControls) -> Trai
     )
 
 
-def check_options(options: FinetuneOptions, controls: FinetuneControls, *, processes: int = 1) -> None:
-    """Raises OptionError for options and controls that are out of range or contradict each other or the framework, if
-    that is named.
+def check_run(options: FinetuneOptions, controls: FinetuneControls, *, processes: int = 1) -> None:
+    """What can be refused before anything is read, beside the values of single options.
+
+    Raises OptionError for options that contradict the number of processes, the framework if that is named, or controls.
     """
-    check_data_options(CropOptions.of(options), workers=controls.workers, processes=processes)
-    train_settings(options, controls)
-    check_freeze_options(options)
+    options.check_shares(processes)
     if options.framework is not None:
         check_loss_options(options, FRAMEWORKS.load(options.framework))
-    _check_controls(options, controls)
-
-
-def _check_controls(options: FinetuneOptions, controls: FinetuneControls) -> None:
-    if options.resolved_lr_warmup > options.steps:
-        raise OptionError(
-            f"the learning rate would rise all the time: --lr-warmup-steps {options.lr_warmup_steps} of "
-            f"{options.steps} steps; give at most as many"
-        )
-    if controls.save_every < 1:
-        raise OptionError(f"a state is saved every so many steps: --save-every {controls.save_every}; give 1 or more")
-    if controls.timing_steps < 0:
-        raise OptionError(f"not a number of steps to time: --timing-steps {controls.timing_steps}; give 0 or more")
     if controls.cache_features is not None and not options.views:
         raise OptionError("features are kept of fixed crops only: --cache-features; add --views, such as --views 8")
     if controls.cache_features is not None and not (options.freeze_prefix or options.prefix_end):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import text_embeddings
 from opentrans_cli.datasets.textfile import read_captions
-from opentrans_cli.errors import DataError, OptionError, flag
+from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.frameworks.base import Framework
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.finetune.grounding import Grounding
@@ -26,26 +26,11 @@ from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.training.processes.distributed import World
 
-_LARGEST = 1e6  # of points: a label map of 1000 x 1000 pixels, one by one
-_HEAVIEST = 1e6  # of weights: with more a loss overflows
-
 
 def check_loss_options(options: FinetuneOptions, framework: Framework) -> None:
-    """Raises OptionError for options of the loss that are out of range or contradict each other or the framework."""
-    weights = ("class_weight", "mask_weight", "dice_weight", "no_object_weight", "kd_weight", "grounding_weight")
-    for name in weights:
-        value = getattr(options, name)
-        if not 0 <= value <= _HEAVIEST:
-            raise OptionError(f"no weight of a loss: {flag(name)} {value}; give 0 to {_HEAVIEST:.0f}")
-    if not 1 <= options.points <= _LARGEST:
-        raise OptionError(f"masks cannot be compared at {options.points} points: --points; give 1 to {_LARGEST:.0f}")
-    if not 1 <= options.oversample <= 100:
-        raise OptionError(f"looks at fewer points than it takes: --oversample {options.oversample}; give 1 to 100")
-    for name, open_end in (("importance", False), ("region_dropout", True)):
-        value = getattr(options, name)
-        if not (0 <= value < 1 if open_end else 0 <= value <= 1):
-            raise OptionError(f"no share: {flag(name)} {value}; give a value in [0, 1{')' if open_end else ']'}")
-    if framework.masks and not any(getattr(options, name) for name in weights if name != "no_object_weight"):
+    """Raises OptionError for options of the loss that contradict each other or the framework."""
+    weights = ("class_weight", "mask_weight", "dice_weight", "kd_weight", "grounding_weight")
+    if framework.masks and not any(getattr(options, name) for name in weights):
         raise OptionError("nothing would be learned: every weight of the loss is 0; give --mask-weight, say")
     _check_grounding(options, framework)
 

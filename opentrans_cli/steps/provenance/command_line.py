@@ -1,22 +1,71 @@
-"""The command that repeats a recorded step, as shell text in which nothing recorded can be more than an argument."""
+"""The command that repeats a recorded step, as shell text in which nothing recorded can be more than an argument.
+
+It is made of the recorded options, not of a recorded command line, which would hold the paths of one machine and
+`--force`, and of which a stranger could write any. What an option is on a command line, its one statement says.
+"""
 
 from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass
 from typing import Any
 
 from opentrans_cli.bundle.manifest import Step
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
-from opentrans_cli.steps.provenance.flags import BEYOND, FLAGS, Flag
+from opentrans_cli.option import Statement, stated
+from opentrans_cli.steps.analyze.options import AnalyzeOptions
+from opentrans_cli.steps.eval.options import EvalOptions
+from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
+from opentrans_cli.steps.import_options import ImportOptions
+from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
+from opentrans_cli.steps.shared_options import BaseChoice, DataChoice, Machine, RoundChoice
+from opentrans_cli.steps.transfer.options import TransferOptions
 
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, text direction, surrogates, line and paragraph separators
 
+Flags = Mapping[str, tuple[Field[Any], Statement]]
+
+
+def _flags(options: type, *names: str) -> Flags:
+    """The options of a dataclass, or those of them that are recorded."""
+    return {field.name: (field, said) for field, said in stated(options) if not names or field.name in names}
+
+
+IMPORT = "import"
+"""The verb that starts from a checkpoint, which a script asks for."""
+
+_DATA = {**_flags(DataChoice), **_flags(DatasetOptions), **_flags(BaseChoice)}
+FLAGS: Mapping[str, Flags] = {
+    "prune": {**_flags(PruneOptions), **_flags(PruneControls, "compile"), **_flags(Machine)},
+    IMPORT: _flags(ImportOptions),
+    "analyze": {**_flags(AnalyzeOptions), **_flags(BaseChoice)},
+    "transfer": {**_flags(TransferOptions, "to", "options"), **_flags(RoundChoice), **_flags(BaseChoice)},
+    "finetune": {**_flags(FinetuneOptions), **_flags(FinetuneControls, "cache_features"), **_flags(Machine), **_DATA},
+    "eval": {**_flags(EvalOptions), **_flags(RoundChoice), **_DATA},
+}
+"""By verb the options that are recorded, and so may stand in a script: none that says where something is written."""
+
+RUN = ("seed", "threads", "processes")
+"""What no flag repeats: how the program is started, and its seed, which a step records beside its options."""
+
+FIXED = {"split": {"finetune": "train", "eval": "val"}, "size": {}}
+"""Options for Python alone, of which one value can be repeated: that of the verb, or null."""
+
+BEYOND = {
+    "pull": "it took masks from the Hub and values from the base; run `opentrans pull` with --base again",
+}
+"""Verbs that a script cannot repeat without a network, and what to do instead."""
+
+MEASURES = ("analyze", "eval")
+"""Verbs that add to a bundle and leave its tensors, and so its digest, as they are."""
+
 
 @dataclass(frozen=True)
-class Input:
+class Variable:
     """A shell variable at the top of a script: what may lie elsewhere by now."""
 
     name: str  # "IMAGES"
@@ -28,9 +77,9 @@ class Inputs:
     """The variables of one script; equal values of one option share a variable."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str, str], Input] = {}
+        self._found: dict[tuple[str, str, str], Variable] = {}
 
-    def __iter__(self) -> Iterator[Input]:
+    def __iter__(self) -> Iterator[Variable]:
         return iter(self._found.values())
 
     def word(self, option: str, value: str, note: str) -> str:
@@ -39,7 +88,7 @@ class Inputs:
         if key not in self._found:
             others = sum(1 for known, _, _ in self._found if known == option)
             name = option.upper() + (f"_{others + 1}" if others else "")
-            self._found[key] = Input(name, value, note)
+            self._found[key] = Variable(name, value, note)
         return f'"${self._found[key].name}"'
 
 
@@ -53,12 +102,9 @@ def command(step: Step, *, source: str, out: str | None, inputs: Inputs, base: s
         raise OptionError(BEYOND[step.verb])
     if step.verb not in FLAGS:
         raise OptionError(f"this version of opentrans has no command '{step.verb}'; upgrade opentrans")
-    flags = FLAGS[step.verb]
     words = []
     for option, value in sorted(step.options.items()):
-        if option not in flags:
-            raise OptionError(f"this version of opentrans has no such option: '{option}'; upgrade opentrans")
-        words += _words(option, flags[option], value, step=step, inputs=inputs, base=base)
+        words += _words(option, value, step=step, inputs=inputs, base=base)
     if step.seed is not None:
         words.append(f"--seed={step.seed}")
     if out is not None:
@@ -78,29 +124,32 @@ def _program(step: Step) -> str:
     return f"{start}opentrans"
 
 
-def _words(option: str, flag: Flag, value: Any, *, step: Step, inputs: Inputs, base: str) -> list[str]:
+def _words(option: str, value: Any, *, step: Step, inputs: Inputs, base: str) -> list[str]:
     """What one option puts on the command line, each a shell word."""
-    name = flag.spelled(option)
-    if flag.kind in ("run", "source"):
+    if option in RUN:
         return []
-    if flag.kind == "fixed":
-        if value != flag.only:
+    if option in FIXED:
+        if value != FIXED[option].get(step.verb):
             raise OptionError(f"no flag gives this option: '{option}' = {value!r}; use the Python function")
         return []
-    if value is None:
+    if option not in FLAGS[step.verb]:
+        raise OptionError(f"this version of opentrans has no such option: '{option}'; upgrade opentrans")
+    field, said = FLAGS[step.verb][option]
+    name = said.spelled(option)
+    if said.kind == "source" or value is None:
         return []
-    if flag.kind == "base":
+    if said.kind == "base":
         return [f"{name}={base_word(base, inputs)}"]
-    if flag.kind == "bundle":
+    if said.kind == "bundle":
         return [f"{name}={inputs.word(option, '', f'the bundle {text(option, value)}')}"]
-    if flag.kind == "path" and value not in flag.words:
+    if said.kind == "path" and value not in DATASETS.names():
         return [f"{name}={inputs.word(option, _only_text(option, value), f'data of {step.verb}: {step.data}')}"]
-    if flag.kind == "pairs":
+    if said.kind == "pairs":
         return [f"{name}={quoted(option, pair)}" for pair in _pairs(option, value)]
-    if flag.kind == "commas":
+    if said.kind == "commas":
         return [f"{name}={quoted(option, _joined(option, value))}"] if value else []
     if isinstance(value, bool):
-        return [name] if value else [flag.off] if flag.off else []
+        return [name] if value else [f"--no-{name[2:]}"] if field.default is True else []
     return [f"{name}={quoted(option, each)}" for each in (value if isinstance(value, list) else [value])]
 
 

@@ -1,7 +1,7 @@
 """provenance: the chain of steps that made a bundle, and a shell script that goes through it again.
 
-A manifest may be anybody's: verbs and options are looked up in a closed table (`flags.py`), values reach the shell in
-quotes alone, and what cannot be repeated makes the script end before it does anything.
+A manifest may be anybody's: verbs and options are looked up in a closed table (`command_line.py`), values reach the
+shell in quotes alone, and what cannot be repeated makes the script end before it does anything.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from opentrans_cli.bundle.manifest import Step
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.errors import OptionError
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.steps.provenance.command_line import Input, Inputs, base_word, command, imported
-from opentrans_cli.steps.provenance.flags import IMPORT, MEASURES
+from opentrans_cli.steps.provenance.command_line import (
+    IMPORT,
+    MEASURES,
+    Inputs,
+    Variable,
+    base_word,
+    command,
+    imported,
+)
 
 _HEAD = """\
 #!/bin/sh
@@ -35,19 +42,19 @@ _HEAD = """\
 set -eu
 
 """
-_START = """
+_START = r"""
 out=${1:-reproduced}
 if [ -e "$out" ]; then
-    printf '%s\\n' "reproduce: already exists: $out; name a new folder" >&2
+    printf '%s\n' "reproduce: already exists: $out; name a new folder" >&2
     exit 1
 fi
 mkdir -p -- "$out"
 exec 3>&1 1>&2 # on stdout comes the path of the last bundle alone
 
 check() { # bundle, recorded digest
-    found=$(opentrans inspect --json -- "$1" | sed -n 's/^  "digest": "\\(sha256:[0-9a-f]*\\)".*/\\1/p')
+    found=$(opentrans inspect --json -- "$1" | sed -n 's/^  "digest": "\(sha256:[0-9a-f]*\)".*/\1/p')
     if [ "$found" != "$2" ]; then
-        printf '%s\\n' "reproduce: another digest: $1 has $found, recorded is $2" >&2
+        printf '%s\n' "reproduce: another digest: $1 has $found, recorded is $2" >&2
         exit 1
     fi
 }
@@ -193,7 +200,7 @@ def _published(bundle: Bundle, step: Step, current: str) -> str:
     return "\n".join(f"holds {current} {entry.sha256}" for entry in files)
 
 
-def _script(bundle: Bundle, steps: tuple[ChainStep, ...], inputs: tuple[Input, ...]) -> str:
+def _script(bundle: Bundle, steps: tuple[ChainStep, ...], inputs: tuple[Variable, ...]) -> str:
     """The shell script; whatever is foreign in it stands in quotes, or in a comment of one line."""
     script = _HEAD.format(digest=bundle.digest, notes="\n".join(_notes(bundle, steps)))
     if not _can_be_repeated(steps):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.distill.image import embed, image_loss
 from opentrans_cli.errors import OptionError

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from opentrans_cli.errors import OptionError, unknown
-from opentrans_cli.option import Options, option
+from opentrans_cli.option import Options, option, seed
 from opentrans_cli.sparsity.criteria import CRITERIA
-from opentrans_cli.sparsity.schedule import schedule
 from opentrans_cli.steps.by_name import by_name
-from opentrans_cli.steps.shared_options import SOURCE, seed
+from opentrans_cli.steps.shared_options import SOURCE
 
 # Recipes of `prune`: named sets of option values; what a user says beside one wins.
 
@@ -88,7 +88,7 @@ class PruneOptions(Options):
     rate: float = option(
         0.1, above=0, below=1, help="for rounds: share of the remaining weights that each round removes", panel=_WHEN
     )
-    rounds: int = option(10, least=1, help="for linear and cubic: how many rounds", panel=_WHEN)
+    rounds: int = option(10, least=1, most=MAX_ROUNDS, help="for linear and cubic: how many rounds", panel=_WHEN)
     # on what
     images: str | None = option(
         None,
@@ -163,11 +163,9 @@ class PruneOptions(Options):
         if self.mask_only and self.keep_rounds == "weights":
             raise OptionError("--mask-only stores no values: --keep-rounds weights; use --keep-rounds masks")
         self._check_label_maps()
-        rounds = len(schedule(self.schedule, self.sparsity, rate=self.rate, rounds=self.rounds))
-        if rounds > MAX_ROUNDS:
-            raise OptionError(
-                f"too many rounds: {rounds}, at most {MAX_ROUNDS} fit; raise --rate, or give fewer --rounds"
-            )
+        rounds = math.log1p(-self.sparsity) / math.log1p(-self.rate)  # without making them: they may be billions
+        if self.schedule == "rounds" and rounds > MAX_ROUNDS:
+            raise OptionError(f"too many rounds: {rounds + 0.5:.0f}, at most {MAX_ROUNDS} fit; raise --rate")
 
     def _check_label_maps(self) -> None:
         given = [name for name in ("labels", "classes", "ignore") if getattr(self, name) is not None]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.options import CropOptions
 from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.distill.regions import find_regions, pool_regions
 from opentrans_cli.distill.text_guided import Mode, RegionHeads, text_guided_loss
@@ -21,7 +22,7 @@ from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.steps.region_teacher import MOST_REGIONS, EmbedNames, RegionTeacher
 from opentrans_cli.steps.segmentors.built import build_segmentor
 from opentrans_cli.steps.sources import Tower
-from opentrans_cli.steps.training_data import IGNORED, CropOptions, TrainingData
+from opentrans_cli.steps.training_data import IGNORED, TrainingData
 from opentrans_cli.training.loop import Batch
 
 _SALT = 0x726567696F6E73  # keeps these draws apart from those of other users of the same seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from opentrans_cli.bundle.hub.source import local_source
@@ -11,8 +10,8 @@ from opentrans_cli.clip.source import LoadedClip, load_clip
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.datasets.vocabulary_pack import SUFFIX, write_pack
-from opentrans_cli.errors import DataError, OptionError
-from opentrans_cli.files.targets import prepare_parent
+from opentrans_cli.errors import OptionError
+from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework
 from opentrans_cli.reporter import SILENT, Reporter
@@ -42,8 +41,7 @@ def pack_words(
     """
     if out.suffix != SUFFIX:
         raise OptionError(f"vocabulary packs end in {SUFFIX}: --save-vocabulary {out}; add it")
-    if os.path.lexists(out) and not (force and out.is_file()):
-        raise DataError(f"output exists: {out}; choose another name, or --force to replace a file")
+    check_file_target(out, force=force, option="--save-vocabulary")
     prepare_parent(out)
     chosen: Framework | None = None if framework is None else FRAMEWORKS.load(framework)
     trained_on = names_of(seen) if seen is not None or (chosen is not None and chosen.trainable) else ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +17,7 @@ from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.files.atomic import staged_folder, write_file
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.targets import check_file, prepare_parent
+from opentrans_cli.files.targets import check_file_target, check_folder_target, prepare_parent
 from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import LOGGED, Reporter
@@ -194,15 +193,15 @@ class _Job:
 
 
 def _check_targets(options: SegmentOptions, count: int) -> None:
-    """DataError or OptionError unless everything that is asked for may be written where it is to go."""
+    """OutputError or OptionError unless everything that is asked for may be written where it is to go."""
     if options.out is not None:
-        _check_folder(options.out, force=options.force)
+        check_folder_target(options.out, force=options.force, foreign=_foreign)
     scores = options.save_scores
     if scores is None:
         return
     if count != 1:
         raise OptionError(f"scores are of one image: --save-scores {scores} with {count} images; name one image")
-    check_file(scores, force=options.force, option="--save-scores", example="scores.npy")
+    check_file_target(scores, force=options.force, option="--save-scores")
     prepare_parent(scores)
 
 
@@ -224,25 +223,14 @@ def _files(images: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _check_folder(out: Path, *, force: bool) -> None:
-    """DataError unless `out` is new, or with `force` holds nothing but what an earlier run left there."""
-    if not os.path.lexists(out):
-        return
-    if not force:
-        raise DataError(f"output exists: {out}; choose another --out, or --force to replace it")
-    if not out.is_dir():
-        raise DataError(f"output is not a folder: {out}; choose another --out")
-    foreign = sorted({path.name for path in out.iterdir()} - _written_by_us(out))
-    if foreign:
-        raise DataError(f"would delete what segment did not write: {out / foreign[0]}; choose another --out")
-
-
-def _written_by_us(out: Path) -> set[str]:
+def _foreign(out: Path) -> set[str]:
+    """What is in a folder that no earlier run left there."""
+    there = {path.name for path in out.iterdir()}
     try:
         images = json.loads((out / REPORT).read_text(encoding="utf-8"))["images"]
-        return {REPORT, *(image[kind] for image in images for kind in _KINDS if kind in image)}
+        return there - {REPORT, *(image[kind] for image in images for kind in _KINDS if kind in image)}
     except (OSError, ValueError, LookupError, TypeError):
-        return set()
+        return there
 
 
 def _entry(name: str, label_map: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from opentrans_cli.checkpoints.edit import (
 from opentrans_cli.errors import BundleError, OptionError, TransferError
 from opentrans_cli.files.atomic import Written, sync_folder, temporary_beside, write_file
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.targets import prepare_parent
+from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.transfer.checkpoint_plan import MASK, WEIGHTS, CheckpointPlan, edits_of, plan_checkpoint
 from opentrans_cli.steps.transfer.parity import trunk_parity
@@ -135,10 +135,7 @@ def transfer_checkpoint(
 
 def _check_out(out: Path, checkpoint: Path, *, force: bool) -> None:
     for path in (out, _receipt_path(out)):
-        if os.path.lexists(path) and not force:
-            raise BundleError(f"already exists: {str(path)!r}; choose another --out or pass --force")
-        if path.is_dir():
-            raise BundleError(f"not a file: {str(path)!r}; choose another --out")
+        check_file_target(path, force=force)
     if os.path.realpath(out) == os.path.realpath(checkpoint):
         raise OptionError(f"would replace the checkpoint it reads: --out {out}; choose another --out")
     prepare_parent(out)

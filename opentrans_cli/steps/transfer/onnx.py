@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from opentrans_cli.errors import OptionError, TransferError
 from opentrans_cli.files.atomic import write_file
-from opentrans_cli.files.targets import prepare_parent
+from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
@@ -148,10 +147,7 @@ def _check_target(out: Path | None, resolution: int | None, *, force: bool) -> N
         return
     if out.suffix != SUFFIX:
         raise OptionError(f"files of ONNX end in {SUFFIX}: --out {out}; add it")
-    if out.is_dir():
-        raise TransferError(f"output is a folder: {out}; name a file, such as segmentor{SUFFIX}")
-    if os.path.lexists(out) and not force:
-        raise TransferError(f"output exists: {out}; choose another --out, or --force to replace it")
+    check_file_target(out, force=force)
     prepare_parent(out)
 
 

@@ -17,7 +17,7 @@ from opentrans_cli.clip.layers import PACKED, PARTS
 from opentrans_cli.errors import TransferError
 from opentrans_cli.files.atomic import staged_folder, write_file
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.targets import check_folder, prepare_parent
+from opentrans_cli.files.targets import check_folder_target, other_than, prepare_parent
 from opentrans_cli.files.tensorfile import write_tensors
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import Tower, load_text_clip, tower_at_sparsity
@@ -66,7 +66,7 @@ def export_open_clip(
     compact.
     """
     if out is not None:
-        check_folder(out, {CONFIG, WEIGHTS, RECEIPT}, force=force)
+        check_folder_target(out, force=force, foreign=other_than(CONFIG, WEIGHTS, RECEIPT))
         prepare_parent(out)
     parent = open_bundle(local_bundle(bundle, reporter))
     if compact:

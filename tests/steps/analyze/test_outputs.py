@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from opentrans_cli.bundle.layout import ALPHA
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.errors import BundleError, OptionError
+from opentrans_cli.errors import BundleError, OptionError, OutputError
 from opentrans_cli.files.tensorfile import parse_tensors, read_bytes, read_metadata
 from opentrans_cli.steps.analyze import outputs as alpha_outputs
 from opentrans_cli.steps.analyze.analyze import analyze
@@ -83,12 +83,12 @@ def test_the_same_analysis_is_the_same_bytes(
 def test_force_replaces_a_report_whole_and_nothing_that_is_not_one(file: str, tmp_path: Path) -> None:
     out = tmp_path / "report"
     run(file, out=out, esd=("a",))
-    with pytest.raises(BundleError, match=r"^already exists: .*--force"):
+    with pytest.raises(OutputError, match=r"^already exists: .*--force"):
         run(file, out=out)
     run(file, out=out, force=True)
     assert names(out) == {REPORT, ALPHA, TOWER}
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(BundleError, match=r"^would delete a file this command did not write: .*notes\.txt"):
+    with pytest.raises(OutputError, match=r"^holds a file that this command did not write: .*notes\.txt"):
         run(file, out=out, force=True)
     assert names(out) == {REPORT, ALPHA, TOWER, "notes.txt"}
 
@@ -96,7 +96,7 @@ def test_force_replaces_a_report_whole_and_nothing_that_is_not_one(file: str, tm
 def test_an_existing_picture_is_replaced_by_force_alone(file: str, tmp_path: Path) -> None:
     picture = tmp_path / "page.png"
     picture.write_bytes(b"mine")
-    with pytest.raises(OptionError, match=r"^already exists: .*page\.png.*--force"):
+    with pytest.raises(OutputError, match=r"^already exists: .*page\.png.*--force"):
         run(file, plot=picture)
     assert picture.read_bytes() == b"mine"
     run(file, plot=picture, force=True)

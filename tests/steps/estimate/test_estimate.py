@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from opentrans_cli.bundle.schema import check_document
-from opentrans_cli.datasets.base import DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.steps.estimate.estimate import PUBLISHED_LIST, estimate
 from opentrans_cli.steps.finetune.finetune import finetune

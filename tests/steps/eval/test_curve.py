@@ -11,8 +11,8 @@ import pytest
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.datasets.base import DatasetOptions
-from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.datasets.options import DatasetOptions
+from opentrans_cli.errors import OptionError, OutputError
 from opentrans_cli.files.tensorfile import read_tensors
 from opentrans_cli.reporter import Silent
 from opentrans_cli.steps.eval.curve import curve
@@ -82,7 +82,7 @@ def test_with_out_report_and_chart_are_files_that_need_force_to_be_replaced(
     source, out = nested_bundle("untrained"), tmp_path / "c.json"
     manifest = (source / "manifest.json").read_bytes()
     (tmp_path / "c.png").write_text("mine")
-    with pytest.raises(DataError, match=r"output exists: .*c\.png"):
+    with pytest.raises(OutputError, match=r"already exists: .*c\.png"):
         curve(str(source), **vars(DATA), out=out, device="cpu")
     assert not out.exists() and (tmp_path / "c.png").read_text() == "mine"
     result = curve(str(source), **vars(DATA), out=out, force=True, device="cpu")

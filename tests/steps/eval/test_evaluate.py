@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.datasets.base import DatasetOptions
 from opentrans_cli.datasets.images import read_label_map
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.look.verify import verify
 from opentrans_cli.steps.prune.prune import prune
@@ -123,14 +122,3 @@ def test_a_bundle_scores_alike_before_and_after_transfer_to_the_training_free_re
         for source in (before, tmp_path / "t")
     ]
     assert accuracy(reports[0]) == accuracy(reports[1])
-
-
-def test_an_existing_report_is_kept_without_force(labelled_folder: Any, tmp_path: Path) -> None:
-    out = tmp_path / "r.json"
-    out.write_text("mine")
-    arguments: dict[str, Any] = {**vars(options(labelled_folder, limit=1)), "out": out, "device": "cpu"}
-    with pytest.raises(DataError, match="output exists"):
-        evaluate("tiny", **arguments)
-    assert out.read_text() == "mine"
-    assert evaluate("tiny", **arguments, force=True).path == out
-    assert json.loads(out.read_text())["images"] == 1

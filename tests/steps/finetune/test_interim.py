@@ -11,7 +11,8 @@ from torch import Tensor
 
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.steps.eval.evaluate import score

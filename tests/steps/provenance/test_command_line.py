@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from opentrans_cli.bundle.manifest import Step
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.cli.app import COMMANDS
 from opentrans_cli.errors import OptionError
-from opentrans_cli.steps.provenance.command_line import Inputs, command, quoted, text
+from opentrans_cli.option import stated
+from opentrans_cli.steps.provenance.command_line import (
+    BEYOND,
+    FIXED,
+    FLAGS,
+    MEASURES,
+    RUN,
+    Inputs,
+    command,
+    quoted,
+    text,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +91,35 @@ def test_a_base_that_had_moved_is_the_base_of_the_script() -> None:
 def test_a_number_of_threads_or_processes_is_a_number(name: str, count: object) -> None:
     with pytest.raises(OptionError, match=f"not a number of {name}"):
         line(step("prune", **{name: count}))
+
+
+# The table of what is recorded.
+
+
+def test_every_option_that_steps_record_is_in_the_table(run_cli: Any, tmp_path: Path, tiny_bundle: Path) -> None:
+    quick = ("--images", "shapes", "--image-limit", 4, "--batch-size", 2, "--score-images", 2, "--final-steps", 1)
+    lines = [
+        ("prune", "tiny", "-s", 0.1, *quick, "--keep-rounds", "masks", "-o", tmp_path / "a"),
+        ("eval", tmp_path / "a", "--curve", "--limit", 1),
+        ("analyze", tmp_path / "a"),
+        ("transfer", tmp_path / "a", "-o", tmp_path / "b"),
+        ("eval", tmp_path / "b", "--at-sparsity", 0.1, "--limit", 1),
+        ("finetune", tmp_path / "b", "--steps", 1, "--batch-size", 2, "--crop", 64, "--limit", 2, "-o", tmp_path / "c"),
+    ]
+    tower = {name: torch.from_numpy(array.copy()) for name, array in open_bundle(tiny_bundle).tower().items()}
+    torch.save(tower, tmp_path / "d.pth")
+    lines.append(("import", tmp_path / "d.pth", "--base", "tiny", "-o", tmp_path / "d"))
+    for line in lines:
+        assert run_cli(*line, "--quiet").exit_code == 0
+    steps = [step for name in "abcd" for step in open_bundle(tmp_path / name).manifest.steps]
+    assert {step.verb for step in steps} == FLAGS.keys()
+    for step in steps:
+        assert step.options.keys() <= FLAGS[step.verb].keys() | set(RUN) | FIXED.keys(), step.verb
+
+
+def test_what_is_repeated_is_an_option_of_the_command_and_writes_to_no_place_of_its_own() -> None:
+    assert set(MEASURES) < FLAGS.keys() and not set(BEYOND) & FLAGS.keys()
+    for verb, flags in FLAGS.items():
+        offered = {field.name: said for group in COMMANDS[verb][0].groups for field, said in stated(group)}
+        assert {name: said for name, (_, said) in flags.items()}.items() <= offered.items()
+        assert not flags.keys() & {"out", "log", "tensorboard", "force", "plot", "checkpoint"}

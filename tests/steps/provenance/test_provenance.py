@@ -13,7 +13,7 @@ import pytest
 from opentrans_cli.bundle.mask_only import write_mask_only
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.steps.provenance.flags import FLAGS
+from opentrans_cli.steps.provenance.command_line import FIXED, FLAGS, RUN
 from opentrans_cli.steps.provenance.provenance import provenance
 
 QUICK = ("--images", "shapes", "--image-limit", 8, "--score-images", 4, "--batch-size", 4)
@@ -42,7 +42,7 @@ def again(shell: Any, tmp_path: Path) -> Callable[[Path], Path]:
         assert made.reproducible and all(step.problem is None for step in made.steps)
         check_document(made.to_json(), "provenance_report")
         for step in made.steps:
-            assert step.options.keys() <= FLAGS.get(step.verb, {"mask_only": ()}).keys()
+            assert step.options.keys() <= {*FLAGS.get(step.verb, ("mask_only",)), *RUN, *FIXED}
         done = shell.run(made.script, tmp_path / "new")
         assert done.returncode == 0, done.stderr
         return Path(done.stdout.strip())

@@ -70,7 +70,7 @@ def test_a_layer_that_cannot_take_the_pattern_is_left_dense_and_named() -> None:
         ({"pattern": "n_m"}, "write N:M such as 2:4"),
         ({"criterion": "gradient"}, "unknown criterion: 'gradient'"),
         ({"schedule": "sawtooth"}, "unknown schedule: 'sawtooth'"),
-        ({"schedule": "linear", "rounds": 0}, "out of range: --rounds 0; give 1 or more"),
+        ({"schedule": "linear", "rounds": 0}, "out of range: --rounds 0; give 1 to 255"),
         ({"distill": "labels"}, "unknown distillation: 'labels'"),
         ({"precision": "int8"}, "unknown precision: 'int8'"),
         ({"keep_rounds": "all"}, "unknown choice of rounds to keep: 'all'"),

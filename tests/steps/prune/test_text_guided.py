@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from opentrans_cli.clip.source import LoadedClip, load_clip
 from opentrans_cli.clip.text import text_embeddings
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import DatasetOptions, SegDataset
+from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.images import resize_image
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.distill.regions import find_regions, region_picture
 from opentrans_cli.errors import DataError, OptionError, SourceError

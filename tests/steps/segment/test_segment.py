@@ -12,7 +12,7 @@ from PIL import Image
 
 from opentrans_cli.datasets.images import read_label_map
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError
+from opentrans_cli.errors import DataError, OutputError
 from opentrans_cli.steps.segment.segment import segment
 
 Content = Callable[[Path], dict[str, bytes]]
@@ -105,11 +105,11 @@ def test_force_replaces_an_earlier_run_but_no_other_file(labelled_folder: Any, t
         segment("tiny", images=photos, out=tmp_path / "s", device="cpu", force=force, words=WORDS)
 
     run(2)
-    with pytest.raises(DataError, match="output exists"):
+    with pytest.raises(OutputError, match="already exists"):
         run(1)
     run(1, force=True)
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["0-overlay.png", "0.png", "segment.json"]
     (tmp_path / "s" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"would delete what segment did not write: .*notes\.txt"):
+    with pytest.raises(OutputError, match=r"holds a file that this command did not write: .*notes\.txt"):
         run(1, force=True)
     assert (tmp_path / "s" / "notes.txt").read_text() == "mine"

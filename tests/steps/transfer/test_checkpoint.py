@@ -16,7 +16,7 @@ from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.key_tables import TABLES, find_table
 from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.errors import BundleError, OptionError, SourceError, TransferError
+from opentrans_cli.errors import OptionError, OutputError, SourceError, TransferError
 from opentrans_cli.steps.transfer.checkpoint import transfer_checkpoint
 
 RESNETS = [table for table in TABLES if table.name != "huggingface"]
@@ -253,7 +253,7 @@ def test_nothing_is_overwritten_without_force_and_the_input_never(tiny_bundle, t
     save_file(foreign_state(find_table("han")), tmp_path / "in.safetensors")
     given = (tiny_bundle, tmp_path / "in.safetensors")
     (tmp_path / "out.safetensors").write_text("mine")
-    with pytest.raises(BundleError, match=r"already exists: .*out\.safetensors'; choose another"):
+    with pytest.raises(OutputError, match=r"already exists: .*out\.safetensors'; choose another"):
         transfer_checkpoint(*given, out=tmp_path / "out.safetensors")
     assert (tmp_path / "out.safetensors").read_text() == "mine"
     transfer_checkpoint(*given, out=tmp_path / "out.safetensors", force=True)

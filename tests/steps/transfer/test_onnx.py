@@ -19,7 +19,7 @@ from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import OpentransError, OptionError, TransferError
+from opentrans_cli.errors import OpentransError, OptionError, OutputError, TransferError
 from opentrans_cli.steps.segmentors.opened import open_source
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.words import Words
@@ -228,7 +228,7 @@ def test_what_is_there_is_replaced_only_by_force(
 ) -> None:
     out = tmp_path / "a.onnx"
     out.write_bytes(b"old")
-    with pytest.raises(TransferError, match=r"output exists: .*; choose another --out, or --force"):
+    with pytest.raises(OutputError, match=r"already exists: .*; choose another --out, or pass --force"):
         export_onnx(str(tiny_bundle), words=WORDS, out=out)
     assert out.read_bytes() == b"old"
     export_onnx(str(tiny_bundle), words=WORDS, out=out, force=True)

@@ -18,7 +18,7 @@ from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.source import LoadedClip, load_clip
-from opentrans_cli.errors import BundleError, OpentransError, SourceError, TransferError
+from opentrans_cli.errors import OpentransError, OutputError, SourceError, TransferError
 from opentrans_cli.files.tensorfile import write_tensors
 from opentrans_cli.sparsity.masking import apply_masks
 from opentrans_cli.sparsity.patterns.base import pattern_for
@@ -191,15 +191,15 @@ def test_what_is_there_is_replaced_only_by_force_and_only_if_it_was_written_so(
     out = tmp_path / "clip"
     export_open_clip(single, out=out)
     before = content(out)
-    with pytest.raises(BundleError, match=r"already exists: .*--force"):
+    with pytest.raises(OutputError, match=r"already exists: .*--force"):
         export_open_clip(narrow, out=out, compact=True)
     assert content(out) == before
     export_open_clip(narrow, out=out, compact=True, force=True)
     assert stock(out).visual.conv3.out_channels == 10
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(BundleError, match=r"would delete a file this command did not write.*notes\.txt"):
+    with pytest.raises(OutputError, match=r"holds a file that this command did not write: .*notes\.txt"):
         export_open_clip(single, out=out, force=True)
-    with pytest.raises(BundleError, match="not a folder"):
+    with pytest.raises(OutputError, match="not a folder"):
         export_open_clip(single, out=out / "notes.txt", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip"]
 

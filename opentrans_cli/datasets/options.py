@@ -1,0 +1,117 @@
+"""What a user may say about a data set and about training crops; light, so that `--help` can read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from opentrans_cli.errors import OptionError
+from opentrans_cli.option import Options, option, seed, shown
+
+SMALLEST_SIZE = 32
+"""Smallest scene or crop in pixels: the stride of the towers."""
+
+Split = Literal["train", "val"]
+
+_DATA, _TRAINING, _CROPS = "Data", "Training", "Crops"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(Options):
+    """What a user may say about a data set; a data set refuses what it has no use for."""
+
+    split: Split = "train"  # shapes: which scenes; folder: no effect, `split_list` selects
+    images: Path | None = option(None, help="folder of images", kind="path", panel=_DATA)
+    labels: Path | None = option(None, help="folder of label maps (PNG) with the same names", kind="path", panel=_DATA)
+    classes: Path | None = option(
+        None,
+        help="class file: a class on each line, its name and then its synonyms, with commas",
+        kind="path",
+        panel=_DATA,
+    )
+    ignore: int | None = option(
+        None, least=0, most=65535, help="id of unlabelled pixels, which are not scored", unset="255", panel=_DATA
+    )
+    split_list: Path | None = option(
+        None, help="text file with the images to use, a stem on each line", kind="path", panel=_DATA
+    )
+    size: int | None = None  # side of the scenes (shapes) or of the training crops (folder), in pixels
+    limit: int | None = option(None, least=1, help="use the first so many images", unset="all", panel=_DATA)
+    hold_out: tuple[str, ...] = option(
+        (), help="class names to leave unlabelled in training, with commas", kind="commas", panel=_DATA
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split not in ("train", "val"):
+            raise OptionError(f"no such split: {self.split}; use train or val")
+        if self.size is not None and self.size < SMALLEST_SIZE:
+            raise OptionError(f"too small to see anything: size {self.size}; use {SMALLEST_SIZE} or more")
+
+
+def dataset_name(name: str | None, data: DatasetOptions) -> str:
+    """The data set `name`; without one the user's own folder if there are images of it, else the embedded scenes."""
+    return name or ("folder" if data.images is not None else "shapes")
+
+
+@dataclass(frozen=True)
+class CropOptions(Options):
+    """Which crops a training run sees, and in what batches: the part of its options that its data depends on."""
+
+    steps: int = option(
+        400, least=1, most=10**9, help="optimizer steps, those of the warm-up among them", panel=_TRAINING
+    )
+    batch_size: int = option(
+        16, least=1, most=10**9, help="crops in a step, of all processes together", panel=_TRAINING
+    )
+    accumulate: int = option(
+        1,
+        least=1,
+        most=10**9,
+        help="equal parts of each process's share of a batch, one after the other, for less memory",
+        panel=_TRAINING,
+    )
+    crop: int | None = option(
+        None,
+        least=SMALLEST_SIZE,
+        most=1 << 14,
+        help="side of training crops in pixels",
+        unset="the data set's",
+        panel=_CROPS,
+    )
+    scale: tuple[float, float] = option(
+        (0.75, 1.5),
+        above=0,
+        most=10,
+        help="range of the factor by which images are resized first",
+        kind="commas",
+        panel=_CROPS,
+    )
+    scale_of: str = option(
+        "image",
+        help="what the factor multiplies",
+        choices={"image": "the size of the image", "crop": "the size that fits into the crop, large-scale jitter"},
+        panel=_CROPS,
+    )
+    flip: bool = option(True, help="mirror half of the crops, or none", panel=_CROPS)
+    views: int = option(
+        0, least=0, most=1 << 26, help="fixed crops of every image; 0 for new ones in every epoch", panel=_CROPS
+    )
+    seed: int = seed()
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value out of range, a range that is none, and a batch that has no equal parts."""
+        super().__post_init__()
+        if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
+            raise OptionError(f"not a range: --scale {shown(self.scale)}; give two numbers, the smaller first")
+        self.check_shares(1)
+
+    def check_shares(self, processes: int) -> None:
+        """Raises OptionError unless a batch divides into equal parts for `processes` processes."""
+        parts = processes * self.accumulate
+        if self.batch_size % parts:
+            raise OptionError(
+                f"a batch must divide into equal parts: --batch-size {self.batch_size} by {processes} processes x "
+                f"--accumulate {self.accumulate}; use a multiple of {parts}"
+            )

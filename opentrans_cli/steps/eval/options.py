@@ -1,0 +1,14 @@
+"""Options of `eval`; light, so that `--help` can read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opentrans_cli.option import Options, option
+
+
+@dataclass(frozen=True)
+class EvalOptions(Options):
+    """What is scored of a bundle."""
+
+    curve: bool = option(False, help="score every sparsity that the bundle's run passed through; report and chart")
