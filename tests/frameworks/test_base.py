@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import prunable_layers
 from opentrans_cli.errors import OptionError, SourceError, TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.frameworks.base import BACKBONE, ClassText, class_scores
+from opentrans_cli.frameworks.base import ClassText, class_scores, parse_options
 from opentrans_cli.training.costs.macs import count_macs
 
 every_framework = pytest.mark.parametrize("name", FRAMEWORKS.names())
@@ -22,21 +22,14 @@ of_masks = pytest.mark.parametrize("name", [name for name in FRAMEWORKS.names() 
 
 
 @every_framework
-def test_scores_have_one_map_per_text_at_the_size_of_the_images(name, tower, text, images):
-    segmentor = FRAMEWORKS.load(name).build(tower()).eval()
-    scores = segmentor(images, ClassText.one_each(text))
-    assert scores.shape == (2, 5, 75, 100)
-    assert scores.dtype == torch.float32
-    assert torch.isfinite(scores).all()
-
-
-@every_framework
-def test_the_order_of_texts_does_not_matter(name, tower, text, images):
+def test_there_is_a_map_per_class_of_the_size_of_the_images_whatever_the_order_of_the_texts(name, tower, text, images):
     segmentor = FRAMEWORKS.load(name).build(tower()).eval()
     order = torch.tensor([3, 0, 4, 1, 2])
-    torch.testing.assert_close(
-        segmentor(images, ClassText.one_each(text[order])), segmentor(images, ClassText.one_each(text))[:, order]
-    )
+    scores = segmentor(images, ClassText.one_each(text))
+    assert scores.shape == (2, 5, 75, 100) and scores.dtype == torch.float32 and torch.isfinite(scores).all()
+    torch.testing.assert_close(segmentor(images, ClassText.one_each(text[order])), scores[:, order])
+    assert segmentor(images, ClassText(text, (1, 0, 0, 1, 0), (True, False))).shape == (2, 2, 75, 100)
+    assert segmentor(images, ClassText(text[:1], (0,), (True,))).shape == (2, 1, 75, 100)
 
 
 @of_pixels
@@ -72,14 +65,6 @@ def test_every_layer_of_the_decoder_learns_from_one_small_image(name, tower, tex
             assert torch.isfinite(parameter.grad).all(), key
 
 
-@of_masks
-def test_classes_may_have_synonyms_and_be_one_alone(name, tower, text, images):
-    segmentor = FRAMEWORKS.load(name).build(tower(), {"queries": 5}).eval()
-    words = ClassText(text, (1, 0, 0, 1, 0), (True, False))
-    assert segmentor(images, words).shape == (2, 2, 75, 100)
-    assert segmentor(images, ClassText(text[:1], (0,), (True,))).shape == (2, 1, 75, 100)
-
-
 class Priced(nn.Module):
     """A segmentor of tensors alone, as costs are counted."""
 
@@ -92,102 +77,99 @@ class Priced(nn.Module):
 
 
 @every_framework
-@pytest.mark.parametrize("training", [False, True])
-def test_costs_can_be_counted_without_arithmetic(name, tower, training):
-    segmentor = FRAMEWORKS.load(name).build(tower()).train(training)
-    costs = {cost.name: cost for cost in count_macs(Priced(segmentor), (1, 3, 64, 64), (5, 16))}
-    conv = costs["segmentor.backbone.layer1.0.conv2"]
-    assert conv.forward == 8 * 8 * 9 * 16 * 16
-    assert bool(conv.weight_gradient) != FRAMEWORKS.load(name).frozen_trunk
+def test_costs_can_be_counted_without_arithmetic(name, tower):
+    for training in (False, True):
+        segmentor = FRAMEWORKS.load(name).build(tower()).train(training)
+        costs = {cost.name: cost for cost in count_macs(Priced(segmentor), (1, 3, 64, 64), (5, 16))}
+        conv = costs["segmentor.backbone.layer1.0.conv2"]
+        assert conv.forward == 8 * 8 * 9 * 16 * 16
+        assert bool(conv.weight_gradient) != FRAMEWORKS.load(name).frozen_trunk
 
 
 @every_framework
-def test_what_is_frozen_stays_as_it_was_in_training_mode(name, tower):
+def test_a_frozen_trunk_is_in_eval_mode_and_layers_keep_their_names(name, tower):
     framework = FRAMEWORKS.load(name)
     segmentor = framework.build(tower()).train()
     trainable = [parameter for parameter in segmentor.backbone.parameters() if parameter.requires_grad]
-    assert framework.frozen_trunk != bool(trainable)
-    assert framework.frozen_trunk != segmentor.backbone.training
+    assert framework.frozen_trunk != bool(trainable) and framework.frozen_trunk != segmentor.backbone.training
+    assert prunable_layers(segmentor.backbone) == prunable_layers(tower())
 
 
 @every_framework
-def test_key_table_names_exactly_the_tensors_of_the_built_backbone(name, tower):
-    framework, visual = FRAMEWORKS.load(name), tower()
-    source = copy.deepcopy(visual.state_dict())
-    matches = framework.map_keys(visual)
-    built = framework.build(visual).state_dict()
-    placed = {match.target: match.source for match in matches if match.target is not None}
-    assert {match.source for match in matches} == source.keys()
-    assert placed.keys() == {key for key in built if key.startswith(BACKBONE)}
-    for target, origin in placed.items():
-        assert torch.equal(built[target], source[origin])
-
-
-@every_framework
-def test_layers_keep_their_names_inside_the_backbone(name, tower):
-    layers = prunable_layers(tower())
-    segmentor = FRAMEWORKS.load(name).build(tower())
-    assert prunable_layers(segmentor.backbone) == layers
-
-
-@every_framework
-def test_a_foreign_tensor_is_refused(name, tower):
+def test_foreign_towers_and_tensors_are_refused_by_name(name, tower):
     visual = tower()
     visual.register_buffer("extra", torch.zeros(1))
     with pytest.raises(TransferError, match="'extra'"):
         FRAMEWORKS.load(name).map_keys(visual)
+    vision = {"image_size": 32, "layers": 1, "width": 64, "head_width": 64, "patch_size": 16}
+    words = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1}
+    with pytest.raises(SourceError, match="VisionTransformer; use a ResNet CLIP"):
+        FRAMEWORKS.load(name).build(build_clip({"embed_dim": 16, "vision_cfg": vision, "text_cfg": words}).visual)
 
 
 @every_framework
-def test_a_vision_transformer_is_refused_by_name(name):
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 64, "patch_size": 16},
-        "text_cfg": {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 1, "layers": 1},
-    }
-    with pytest.raises(SourceError, match="VisionTransformer; use a ResNet CLIP"):
-        FRAMEWORKS.load(name).build(build_clip(config).visual)
-
-
-@of_pixels
 def test_options_are_resolved_from_text_and_checked(name):
     framework = FRAMEWORKS.load(name)
-    assert framework.options({"output_stride": "8"}).output_stride == 8
-    with pytest.raises(OptionError, match=rf"{name} has no output stride: 4; choose 8, 16 or 32"):
-        framework.options({"output_stride": 4})
+    if not framework.masks:
+        assert framework.options({"output_stride": "8"}).output_stride == 8
+        with pytest.raises(OptionError, match=rf"{name} has no output stride: 4; choose 8, 16 or 32"):
+            framework.options({"output_stride": 4})
+        return
+    options = framework.options({"queries": "7", "width": "64"})
+    assert (options.queries, options.encoder_layers, options.decoder_layers) == (7, 6, 9)  # the rest as published
+    sizes = framework.options().sizes(2048)
+    assert (sizes.width, sizes.mask_width, sizes.encoder_ffn, sizes.decoder_ffn, sizes.heads) == (
+        256,
+        256,
+        1024,
+        2048,
+        8,
+    )
+    assert sizes.queries == (250 if name == "fcclip" else 100)
+    for wrong, message in (({"width": 48}, "give a multiple of 32"), ({"queries": 0}, "0 queries")):
+        with pytest.raises(OptionError, match=message):
+            framework.options(wrong)
 
 
-@of_masks
-def test_options_of_decoders_are_resolved_from_text_and_checked(name):
-    framework = FRAMEWORKS.load(name)
-    assert framework.options({"queries": "7", "width": "64"}).queries == 7
-    with pytest.raises(OptionError, match="give a multiple of 32"):
-        framework.options({"width": 48})
-    with pytest.raises(OptionError, match="0 queries"):
-        framework.options({"queries": 0})
+@dataclass(frozen=True)
+class Sample:
+    count: int = 1
+    share: float = 0.5
+    flag: bool = False
+    width: int | None = None
 
 
-def test_a_class_scores_as_its_best_synonym():
+def test_option_text_is_converted_to_the_type_of_the_field_or_refused_by_name():
+    for given, expected in (
+        ({}, Sample()),
+        ({"count": "12", "share": "0.25", "flag": "true", "width": "8"}, Sample(12, 0.25, True, 8)),
+        ({"count": 3, "share": 1, "flag": False, "width": None}, Sample(3, 1, False, None)),
+        ({"width": "none", "flag": "False"}, Sample()),
+    ):
+        assert parse_options(Sample, given, owner="sample") == expected
+    for given, message in (
+        ({"height": 1}, "sample has no option: 'height'; choose from count, share, flag, width"),
+        ({"count": "many"}, "wrong value for sample count: 'many'; give int"),
+        ({"count": 1.5}, "wrong value for sample count: 1.5; give int"),
+        ({"count": True}, "wrong value for sample count: True; give int"),
+        ({"flag": 1}, "wrong value for sample flag: 1; give bool"),
+        ({"width": "wide"}, "wrong value for sample width: 'wide'; give int or none"),
+    ):
+        with pytest.raises(OptionError) as error:
+            parse_options(Sample, given, owner="sample")
+        assert str(error.value) == message
+
+
+def test_a_class_scores_as_its_best_synonym_which_alone_learns():
     scores, class_indices = torch.randn(2, 7, 3, 4), (2, 0, 1, 0, 2, 2, 1)
     classes = class_scores(scores, class_indices)
     for c in range(3):
         slow = scores[:, [s for s in range(7) if class_indices[s] == c]].max(1).values
         assert torch.equal(classes[:, c], slow)
-
-
-def test_without_synonyms_class_scores_are_the_scores_in_class_order():
-    scores = torch.randn(1, 4, 2, 2)
-    assert torch.equal(class_scores(scores, range(4)), scores)
-    class_indices = (2, 0, 3, 1)
-    assert torch.equal(class_scores(scores, class_indices)[:, class_indices], scores)
-
-
-def test_only_the_best_synonym_learns():
-    scores = torch.tensor([1.0, 3.0, 2.0]).view(1, 3, 1, 1).requires_grad_()
-    class_scores(scores, (0, 0, 0)).sum().backward()
-    assert scores.grad.flatten().tolist() == [0, 1, 0]
-
-
-def test_a_class_without_synonym_is_a_mistake_of_the_caller():
+    for order in (range(4), (2, 0, 3, 1)):
+        assert torch.equal(class_scores(scores[:, :4], order)[:, list(order)], scores[:, :4])
+    leaf = torch.tensor([1.0, 3.0, 2.0]).view(1, 3, 1, 1).requires_grad_()
+    class_scores(leaf, (0, 0, 0)).sum().backward()
+    assert leaf.grad is not None and leaf.grad.flatten().tolist() == [0, 1, 0]
     with pytest.raises(ValueError, match="class 1 has no synonym"):
         class_scores(torch.randn(1, 2, 1, 1), (0, 2))

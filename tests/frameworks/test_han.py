@@ -28,33 +28,19 @@ def test_every_layer_of_the_decoder_is_classified_by_the_same_projection(tower, 
     assert all(torch.equal(a, b) for a, b in zip(again, logits, strict=True))
 
 
-def test_training_reaches_the_trunk(tower, text, images):
+def test_training_reaches_the_trunk_and_seen_classes_are_treated_like_others(tower, text, images):
     segmentor = HAN.build(tower(), SMALL).train()
     found = segmentor.queries(images, ClassText.one_each(text))
     (found.class_logits.square().mean() + found.mask_logits.square().mean()).backward()
-    assert segmentor.backbone.layer4[-1].conv3.weight.grad.abs().max() > 0
-    assert segmentor.backbone.conv1.weight.grad.abs().max() > 0
-
-
-def test_seen_classes_are_treated_like_others(tower, text, images):
-    segmentor = HAN.build(tower(), SMALL).eval()
+    assert segmentor.backbone.layer4[-1].conv3.weight.grad.any() and segmentor.backbone.conv1.weight.grad.any()
     one, other = (ClassText(text, range(5), (seen,) * 5) for seen in (True, False))
-    assert torch.equal(segmentor(images, one), segmentor(images, other))
+    assert torch.equal(segmentor.eval()(images, one), segmentor(images, other))
 
 
-def test_a_class_takes_the_best_logit_of_its_names(tower, text, images):
+def test_a_class_takes_the_best_logit_of_its_names_which_stand_bare(tower, text, images):
+    assert HAN.templates == ("{}",)
     segmentor = HAN.build(tower(), SMALL).eval()
     names = segmentor.queries(images, ClassText.one_each(text)).class_logits
     classes = segmentor.queries(images, ClassText(text, (0, 1, 0, 1, 1), (True, True))).class_logits
     expected = [names[..., [0, 2]].amax(-1), names[..., [1, 3, 4]].amax(-1), names[..., 5]]
     torch.testing.assert_close(classes, torch.stack(expected, -1))
-
-
-def test_words_are_bare_names():
-    assert HAN.templates == ("{}",)
-
-
-def test_published_sizes_are_the_defaults():
-    options = HAN.options()
-    assert (options.queries, options.encoder_layers, options.decoder_layers) == (100, 6, 9)
-    assert options.sizes(2048).width == 256

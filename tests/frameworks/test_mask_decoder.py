@@ -51,18 +51,20 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert ((actual - expected).abs().max() / expected.abs().max()).item() < 1e-5
 
 
-@pytest.mark.parametrize("inference", [True, False])
-def test_every_layer_says_what_transformers_modules_say(inference: bool):
+def test_every_layer_says_what_transformers_modules_say_image_by_image():
     built, maps = alive(), features()
-    with torch.set_grad_enabled(not inference):
-        pixels, queries = theirs(built, maps)
-        out = built(maps, all_layers=True)
-    close(out.mask_features, pixels.mask_features)
-    assert len(out.states) == len(out.mask_logits) == 6
-    for actual, expected in zip(out.states, queries.intermediate_hidden_states, strict=True):
-        close(actual, expected.transpose(0, 1))
-    for actual, expected in zip(out.mask_logits, queries.masks_queries_logits, strict=True):
-        close(actual, expected)
+    for inference in (True, False):  # two ways through the deformable attention
+        with torch.set_grad_enabled(not inference):
+            pixels, queries = theirs(built, maps)
+            out = built(maps, all_layers=True)
+        close(out.mask_features, pixels.mask_features)
+        for actual, expected in zip(out.states, queries.intermediate_hidden_states, strict=True):
+            close(actual, expected.transpose(0, 1))
+        for actual, expected in zip(out.mask_logits, queries.masks_queries_logits, strict=True):
+            close(actual, expected)
+    with torch.no_grad():
+        alone = [built([m[i : i + 1] for m in maps]).mask_logits[-1] for i in range(2)]
+    close(torch.cat(alone), out.mask_logits[-1])
 
 
 def test_queries_whose_masks_are_empty_look_everywhere():
@@ -88,14 +90,6 @@ def test_only_training_asks_for_the_earlier_layers():
     assert len(everything.states) == len(everything.mask_logits) == 6
     torch.testing.assert_close(last.states[-1], everything.states[-1])
     torch.testing.assert_close(last.mask_logits[-1], everything.mask_logits[-1])
-
-
-def test_an_image_does_not_depend_on_its_neighbours():
-    built, maps = alive(), features()
-    with torch.no_grad():
-        both = built(maps).mask_logits[-1]
-        alone = torch.cat([built([m[i : i + 1] for m in maps]).mask_logits[-1] for i in range(2)])
-    close(both, alone)
 
 
 def test_a_loss_on_all_layers_reaches_every_parameter():
@@ -135,12 +129,6 @@ def test_a_fresh_decoder_starts_like_one_inside_transformers_own_model():
             assert abs(parameter.mean() - other.mean()) < 2 * tolerance * other.std(), name
 
 
-def test_a_decoder_is_a_function_of_the_seed():
-    first, second, other = (decoder(seed).state_dict() for seed in (3, 3, 4))
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    assert not all(torch.equal(first[key], other[key]) for key in first)
-
-
 class Flat(nn.Module):
     """Features as separate arguments, as `count_macs` gives them."""
 
@@ -152,21 +140,19 @@ class Flat(nn.Module):
         return self.decoder(maps).mask_logits[-1]
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_its_cost_is_counted_without_memory(training: bool):
+def test_its_cost_is_counted_without_memory():
     shapes = [tuple(x.shape) for x in features(batch=1)]
-    costs = {cost.name: cost.forward for cost in count_macs(Flat(decoder()).train(training), *shapes)}
     pixels, queries = "decoder.pixel_decoder.", "decoder.transformer_module.decoder.layers.0."
-    cells = 3 * 4 + 6 * 8 + 12 * 16
-    assert costs[f"{pixels}layer_1.0"] == 24 * 32 * 64 * 64 * 9
-    assert costs[f"{pixels}encoder.layers.1.fc1"] == cells * 64 * 48
-    assert costs[f"{pixels}encoder.layers.0.self_attn.value_proj"] == cells * 64 * 64
-    assert costs[f"{queries}fc2"] == 12 * 64 * 80
-    # What has no parameter of its own: keys and values, attention, and as many whole masks as are asked for.
-    masks = 6 if training else 1
-    sizes = [3 * 4, 6 * 8, 12 * 16, 3 * 4, 6 * 8]
+    cells, sizes = 3 * 4 + 6 * 8 + 12 * 16, [3 * 4, 6 * 8, 12 * 16, 3 * 4, 6 * 8]
     cross = sum(64 * 64 * (12 + 2 * size) + 2 * 12 * size * 64 + 12 * size * 32 for size in sizes)
-    assert costs["decoder"] == masks * 12 * 32 * 24 * 32 + cross + 5 * 2 * 12 * 12 * 64
+    for training, masks in ((True, 6), (False, 1)):  # as many whole masks as are asked for
+        costs = {cost.name: cost.forward for cost in count_macs(Flat(decoder()).train(training), *shapes)}
+        assert costs[f"{pixels}layer_1.0"] == 24 * 32 * 64 * 64 * 9
+        assert costs[f"{pixels}encoder.layers.1.fc1"] == cells * 64 * 48
+        assert costs[f"{pixels}encoder.layers.0.self_attn.value_proj"] == cells * 64 * 64
+        assert costs[f"{queries}fc2"] == 12 * 64 * 80
+        # What has no parameter of its own: keys and values, attention, masks.
+        assert costs["decoder"] == masks * 12 * 32 * 24 * 32 + cross + 5 * 2 * 12 * 12 * 64
 
 
 def test_images_are_padded_at_the_right_and_at_the_bottom(images):
@@ -186,9 +172,14 @@ def test_masks_are_enlarged_as_if_nothing_was_padded():
     torch.testing.assert_close(enlarge_masks(ramp[0], (75, 100)), large[0])
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"width": 48}, {"width": 0}, {"heads": 7}, {"queries": 0}, {"encoder_layers": 0}, {"decoder_layers": 0}]
-)
-def test_sizes_that_do_not_fit_are_refused(wrong):
-    with pytest.raises(OptionError, match="give"):
-        DecoderSizes(**wrong)
+def test_sizes_that_do_not_fit_are_refused():
+    for name, value in (
+        ("width", 48),
+        ("width", 0),
+        ("heads", 7),
+        ("queries", 0),
+        ("encoder_layers", 0),
+        ("decoder_layers", 0),
+    ):
+        with pytest.raises(OptionError, match="give"):
+            DecoderSizes(**{name: value})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -23,12 +24,15 @@ def queries(seed: int, count: int = 9, batch: int = 2) -> tuple[torch.Tensor, to
     return 2 * torch.randn(batch, count, CLASSES + 1, generator=generator), masks
 
 
-@pytest.mark.parametrize("size", [SIZE, (96, 128), (64, 97), (33, 128)])
-def test_semantic_scores_sum_class_times_mask_over_queries(size):
-    classes, masks = queries(0)
-    whole = F.interpolate(masks, scale_factor=4, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+def test_semantic_scores_sum_class_times_mask_over_queries_and_are_differentiable():
+    classes, masks = (tensor.requires_grad_() for tensor in queries(0))
+    whole = F.interpolate(masks, scale_factor=4, mode="bilinear", align_corners=False)
     expected = torch.einsum("bqc,bqhw->bchw", classes.softmax(-1)[..., :-1], whole.sigmoid())
-    torch.testing.assert_close(semantic_scores(classes, masks, size), expected)
+    for height, width in (SIZE, (96, 128), (64, 97), (33, 128)):
+        scores = semantic_scores(classes, masks, (height, width))
+        torch.testing.assert_close(scores, expected[..., :height, :width])
+    scores.mean().backward()
+    assert classes.grad is not None and classes.grad.any() and masks.grad is not None and masks.grad.any()
 
 
 def test_bands_do_not_depend_on_what_lies_beyond_their_neighbours():
@@ -46,12 +50,6 @@ def test_queries_for_no_object_leave_no_score():
     assert not semantic_scores(classes, masks, SIZE).any()
 
 
-def test_semantic_scores_are_differentiable():
-    classes, masks = (tensor.requires_grad_() for tensor in queries(3))
-    semantic_scores(classes, masks, SIZE).mean().backward()
-    assert classes.grad is not None and classes.grad.any() and masks.grad is not None and masks.grad.any()
-
-
 def _reference_instances(classes, masks, top, things):
     probabilities = classes.softmax(-1)
     pairs = [(probabilities[q, c].item(), q, c) for q in range(len(classes)) for c in range(CLASSES)]
@@ -65,19 +63,14 @@ def _reference_instances(classes, masks, top, things):
     return sorted(found, key=lambda entry: -entry[0])
 
 
-@pytest.mark.parametrize("top", [5, 100])
-@pytest.mark.parametrize("things", [None, (True, False, True, False)])
-def test_instances_are_the_surest_pairs_of_query_and_class(top, things):
+def test_instances_are_the_surest_pairs_of_query_and_class():
     classes, masks = (tensor[0] for tensor in queries(4))
-    found = instances(classes, masks, SIZE, top=top, things=things)
-    expected = _reference_instances(classes, enlarge_masks(masks, SIZE), top, things or (True,) * CLASSES)
-    assert found.classes.tolist() == [label for _, label, _ in expected]
-    assert found.scores.tolist() == pytest.approx([score for score, _, _ in expected], rel=1e-4)
-    assert torch.equal(found.masks, torch.stack([mask for _, _, mask in expected]))
-
-
-def test_no_instance_at_all_is_an_answer():
-    classes, masks = (tensor[0] for tensor in queries(5))
+    for top, things in ((5, None), (100, None), (5, (True, False, True, False)), (100, (True, False, True, False))):
+        found = instances(classes, masks, SIZE, top=top, things=things)
+        expected = _reference_instances(classes, enlarge_masks(masks, SIZE), top, things or (True,) * CLASSES)
+        assert found.classes.tolist() == [label for _, label, _ in expected]
+        assert found.scores.tolist() == pytest.approx([score for score, _, _ in expected], rel=1e-4)
+        assert torch.equal(found.masks, torch.stack([mask for _, _, mask in expected]))
     found = instances(classes, masks, SIZE, things=(False,) * CLASSES)
     assert found.masks.shape == (0, *SIZE) and not len(found.scores)
 
@@ -107,18 +100,14 @@ def _reference_panoptic(classes, masks, things, object_threshold, overlap_thresh
     return ids, segments
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("thresholds", [(0.0, 0.8), (0.5, 0.5), (0.4, 0.2)])
-def test_panoptic_segments_follow_the_published_procedure(seed, thresholds):
+def test_panoptic_segments_follow_the_published_procedure():
     things = (True, False, True, False)
-    classes, masks = (tensor[0] for tensor in queries(10 + seed, count=14))
-    found = panoptic(
-        classes, masks, SIZE, things=things, object_threshold=thresholds[0], overlap_threshold=thresholds[1]
-    )
-    ids, segments = _reference_panoptic(classes, enlarge_masks(masks, SIZE), things, *thresholds)
-    assert torch.equal(found.ids, ids)
-    assert list(found.segments) == segments
-    assert len(segments) > 1 or thresholds != (0.4, 0.2)
+    for seed, (sure, overlap) in product(range(4), ((0.0, 0.8), (0.5, 0.5), (0.4, 0.2))):
+        classes, masks = (tensor[0] for tensor in queries(10 + seed, count=14))
+        found = panoptic(classes, masks, SIZE, things=things, object_threshold=sure, overlap_threshold=overlap)
+        ids, segments = _reference_panoptic(classes, enlarge_masks(masks, SIZE), things, sure, overlap)
+        assert torch.equal(found.ids, ids) and list(found.segments) == segments, (seed, sure, overlap)
+        assert len(segments) > 1 or overlap != 0.2
 
 
 def two_halves() -> tuple[torch.Tensor, torch.Tensor]:

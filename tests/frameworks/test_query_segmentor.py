@@ -71,44 +71,32 @@ def test_pooled_classifier_adds_what_is_in_the_mask_to_the_state(words, states, 
         torch.testing.assert_close(logits[b, q], torch.stack(expected), atol=1e-5, rtol=1e-4)
 
 
-def test_the_scale_of_the_pooled_classifier_is_bounded(words, states, seen_by_masks):
+def test_the_scale_of_the_pooled_classifier_is_bounded_and_masks_learn_nothing_from_classes(
+    words, states, seen_by_masks
+):
     classifier = PooledQueryClassifier(32, 16)
     classifier.logit_scale.data.fill_(9.0)
-    assert classifier(states, *seen_by_masks, words).logits.abs().max() <= 100.001
-
-
-def test_classification_teaches_the_masks_nothing(words, states, seen_by_masks):
-    features, masks = seen_by_masks
-    masks.requires_grad_()
-    features.requires_grad_()
-    PooledQueryClassifier(32, 16)(states, features, masks, words).logits.square().sum().backward()
-    assert masks.grad is None
-    assert features.grad.abs().max() > 0
+    features, masks = (part.requires_grad_() for part in seen_by_masks)
+    logits = classifier(states, features, masks, words).logits
+    assert logits.abs().max() <= 100.001
+    logits.square().sum().backward()
+    assert masks.grad is None and features.grad.any()
 
 
 @pytest.mark.parametrize("kind", [QueryClassifier, PooledQueryClassifier])
-def test_every_parameter_learns(kind, words, states, seen_by_masks):
+def test_logits_are_those_of_the_embeddings_beside_the_text_and_every_parameter_learns(
+    kind, states, words, seen_by_masks
+):
     torch.manual_seed(0)
     classifier = kind(32, 16)
     more = seen_by_masks if kind is PooledQueryClassifier else ()
-    classifier(states, *more, words).logits.square().sum().backward()
-    for name, parameter in classifier.named_parameters():
-        assert torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().max() > 0, name
-
-
-@pytest.mark.parametrize("kind", [QueryClassifier, PooledQueryClassifier])
-def test_one_class_of_one_name_is_enough(kind, states, seen_by_masks):
-    words = ClassText(F.normalize(torch.ones(1, 16), dim=1), (0,), (True,))
-    more = seen_by_masks if kind is PooledQueryClassifier else ()
-    assert kind(32, 16)(states, *more, words).logits.shape == (2, 7, 2)
-
-
-@pytest.mark.parametrize("kind", [QueryClassifier, PooledQueryClassifier])
-def test_logits_are_those_of_the_embeddings_beside_the_text(kind, states, words, seen_by_masks):
-    classifier = kind(32, 16)
-    found = classifier(states, *(seen_by_masks if kind is PooledQueryClassifier else ()), words)
+    found = classifier(states, *more, words)
     assert found.state.shape == (2, 7, 32)
     torch.testing.assert_close(found.embedding.norm(dim=-1), torch.ones(2, 7))
     again = text_logits(found.embedding, words, scale=classifier.logit_scale.exp())
     torch.testing.assert_close(found.logits[..., :-1], again)
+    found.logits.square().sum().backward()
+    for name, parameter in classifier.named_parameters():
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.any(), name
+    alone = ClassText(F.normalize(torch.ones(1, 16), dim=1), (0,), (True,))
+    assert classifier(states, *more, alone).logits.shape == (2, 7, 2)
