@@ -167,8 +167,6 @@ def resize_image(
 
 def resize_label_map(label_map: NDArray[np.int64], shape: Shape) -> NDArray[np.int64]:
     """`label_map` (H, W) resized to `shape` (height, width); each pixel takes the id at its centre."""
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(label_map.shape, shape, strict=True)
-    )
-    resized: NDArray[np.int64] = label_map[rows[:, None], columns]
-    return resized
+    height, width = shape
+    image = Image.fromarray(label_map.astype(np.int32))
+    return np.asarray(image.resize((width, height), Image.Resampling.NEAREST), dtype=np.int64)

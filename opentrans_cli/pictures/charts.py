@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,8 @@ from opentrans_cli.errors import OptionError
 from opentrans_cli.files.atomic import write_file
 
 INK, MUTED, RULE = "#20242a", "#6e747c", "#d9dce0"
-KEPT, TWIN, MEAN = "#2f6fb5", "#e0802b", "#20242a"
+KEPT, OTHER, MEAN = "#2f6fb5", "#e0802b", "#20242a"
 DECISIONS = {"frozen": "#2f6fb5", "trained": "#e0802b"}
-FURTHER = ("#7a7f87", "#4f9d69", "#9460b0")
 
 DPI = 150
 BEYOND = 3.0
@@ -36,25 +35,24 @@ SUFFIXES = (".png", ".svg")
 Layers = Sequence[tuple[str, int, int]]
 
 
-def density_chart(path: Path, layers: Layers, *, title: str, twin: Layers | None = None) -> None:
+def density_chart(path: Path, layers: Layers, *, title: str, control: Layers | None = None) -> None:
     """Write a picture with one bar per layer (name, kept, total): the percentage of its weights that is kept.
 
-    Layers run from top to bottom; a dashed line marks the percentage kept of all weights together. `twin`,
-    the same layers under a random mask, is drawn as dots; ValueError if it has other layers. Same numbers,
-    same bytes.
+    Layers run from top to bottom; a dashed line marks the percentage kept of all weights together. `control`, the same
+    layers under a random mask, is drawn as dots; ValueError if it has other layers. Same numbers, same bytes.
     """
     names = [name for name, _, _ in layers]
-    if twin is not None and [name for name, _, _ in twin] != names:
-        raise ValueError("the twin has other layers")
+    if control is not None and [name for name, _, _ in control] != names:
+        raise ValueError("the control has other layers")
     shares = [100 * kept / total for _, kept, total in layers]
     overall = 100 * sum(kept for _, kept, _ in layers) / sum(total for _, _, total in layers)
     with _figure(path, names, title) as axes:
         places = range(len(layers))
         axes.barh(places, shares, height=0.72, color=KEPT)
         _dashed(axes, overall, f"all layers: {overall:.1f} %")
-        if twin is not None:
-            dots = [100 * kept / total for _, kept, total in twin]
-            axes.scatter(dots, places, s=34, color=TWIN, edgecolors="white", zorder=3, label="random twin")
+        if control is not None:
+            dots = [100 * kept / total for _, kept, total in control]
+            axes.scatter(dots, places, s=34, color=OTHER, edgecolors="white", zorder=3, label="random twin")
         for place, share in zip(places, shares, strict=True):
             _value(axes, f"{share:.1f}", at=(share, place))
         axes.set_xlim(0, max([*shares, overall, 1.0]) * 1.12)
@@ -67,46 +65,30 @@ class AlphaDot(NamedTuple):
 
     name: str
     alpha: float  # inf: no fit
-    decision: str  # "frozen" or "trained"; any other gets a colour of its own
+    decision: str  # "frozen" or "trained"
     interval: tuple[float, float] | None = None  # low, high of alpha
     other: float | None = None  # a second alpha of the layer, such as the one before pruning
-    unstable: bool = False  # the decision is not to be trusted
+    unstable: bool = False  # the decision would fall otherwise on slightly other numbers
 
 
-def alpha_chart(
-    path: Path,
-    layers: Sequence[tuple[str, float, str]],
-    median: float,
-    *,
-    title: str = "",
-    intervals: Sequence[tuple[float, float] | None] | None = None,
-    other: Sequence[float | None] | None = None,
-    other_label: str = "before",
-    unstable: Collection[str] = (),
-) -> None:
-    """Write a picture with one dot per layer (name, alpha, decision), coloured by decision; a line marks
-    `median`.
+def alpha_chart(path: Path, dots: Sequence[AlphaDot], median: float, *, title: str) -> None:
+    """Write a picture with one dot per layer, coloured by decision; a line marks `median`. See `draw_alphas`.
 
-    Smaller alpha = heavier tail = better trained (OpenTrans, arXiv 2404.07448, Sec. 3.3.2). Alphas far beyond
-    the median are triangles at the right edge with their value; an infinite one, of a layer whose spectrum
-    could not be fitted, is labelled "no fit". Same numbers, same bytes.
-
-    Layer by layer, None where there is none: `intervals` (low, high) are thin bars, `other` alphas, named
-    `other_label`, hollow diamonds. `unstable` names the layers with a ring around their dot.
+    Same numbers, same bytes.
     """
-    dots = [
-        AlphaDot(name, alpha, decision, interval, second, name in unstable)
-        for (name, alpha, decision), interval, second in zip(
-            layers, intervals or [None] * len(layers), other or [None] * len(layers), strict=True
-        )
-    ]
     with _figure(path, [dot.name for dot in dots], title) as axes:
-        draw_alphas(axes, dots, median, other_label=other_label)
+        draw_alphas(axes, dots, median)
         legend(axes)
 
 
 def draw_alphas(axes: Any, dots: Sequence[AlphaDot], median: float, *, other_label: str = "before") -> None:
-    """The dots of an alpha chart, the first at y = 0, with labels for a legend; see `alpha_chart`."""
+    """The dots of an alpha chart, the first at y = 0, with labels for a legend.
+
+    Smaller alpha = heavier tail = better trained (OpenTrans, arXiv 2404.07448, Sec. 3.3.2). Alphas far beyond the
+    median are triangles at the right edge with their value; an infinite one, of a layer whose spectrum could not be
+    fitted, is labelled "no fit". Intervals are thin bars, other alphas, named `other_label`, hollow diamonds, and
+    unstable layers have a ring around their dot.
+    """
     usual = [dot.alpha for dot in dots if math.isfinite(dot.alpha) and dot.alpha <= BEYOND * median]
     ends = [end for dot in dots for end in (*(dot.interval or ()), dot.other) if end is not None]
     near = [end for end in ends if math.isfinite(median) and end <= BEYOND * median]
@@ -114,21 +96,22 @@ def draw_alphas(axes: Any, dots: Sequence[AlphaDot], median: float, *, other_lab
     edge = max(anchors) * 1.06
     if math.isfinite(median):
         _dashed(axes, median, f"median {median:.2f}")
-    colours = decision_colours({dot.decision for dot in dots})
     for place, dot in enumerate(dots):
-        _alpha_dot(axes, place, dot, colour=colours[dot.decision], edge=edge, beyond=dot.alpha not in usual)
-    for decision, colour in colours.items():
-        axes.scatter([], [], s=30, color=colour, label=decision)
+        _alpha_dot(axes, place, dot, edge=edge, beyond=dot.alpha not in usual)
+    for decision, colour in DECISIONS.items():
+        if any(dot.decision == decision for dot in dots):
+            axes.scatter([], [], s=30, color=colour, label=decision)
     if any(dot.unstable for dot in dots):
         axes.scatter([], [], s=80, facecolors="none", edgecolors=INK, linewidths=0.9, label="unstable")
     if any(dot.other is not None for dot in dots):
-        axes.scatter([], [], s=26, marker="D", facecolors="white", edgecolors=MUTED, label=plain(other_label))
+        axes.scatter([], [], s=26, marker="D", facecolors="white", edgecolors=MUTED, label=literal(other_label))
     axes.set_xlim(min(anchors) * 0.9, edge * 1.08)
     axes.set_xlabel("alpha (smaller = heavier tail = better trained)")
     axes.grid(axis="y", color=RULE, linewidth=0.6)
 
 
-def _alpha_dot(axes: Any, place: int, dot: AlphaDot, *, colour: str, edge: float, beyond: bool) -> None:
+def _alpha_dot(axes: Any, place: int, dot: AlphaDot, *, edge: float, beyond: bool) -> None:
+    colour = DECISIONS[dot.decision]
     x, marker = (edge, ">") if beyond else (dot.alpha, "o")
     reach = [x]
     if dot.interval is not None:
@@ -145,14 +128,7 @@ def _alpha_dot(axes: Any, place: int, dot: AlphaDot, *, colour: str, edge: float
     _value(axes, f"{dot.alpha:.2f}" if math.isfinite(dot.alpha) else "no fit", at=(max(reach), place))
 
 
-def decision_colours(decisions: Collection[str]) -> dict[str, str]:
-    """A colour for each decision, in the order of a legend."""
-    ordered = sorted(decisions, key=lambda name: (name not in DECISIONS, name))
-    further = iter(FURTHER * len(ordered))
-    return {name: DECISIONS.get(name) or next(further) for name in ordered}
-
-
-def plain(text: str) -> str:
+def literal(text: str) -> str:
     """`text` as matplotlib shows it letter by letter: no formulas between dollars, no control characters.
 
     Names of layers and files come from strangers.
@@ -198,8 +174,7 @@ def _figure(path: Path, names: Sequence[str], title: str) -> Iterator[Any]:
     with canvas(path, height=layers_height(len(names))) as figure:
         axes = figure.add_subplot()
         layer_axes(axes, names)
-        if title:
-            axes.set_title(plain(title), loc="left", fontsize=11, color=INK, pad=22)
+        axes.set_title(literal(title), loc="left", fontsize=11, color=INK, pad=22)
         yield axes
 
 
@@ -208,14 +183,19 @@ def layers_height(count: int) -> float:
     return 1.3 + 0.19 * count
 
 
-def layer_axes(axes: Any, names: Sequence[str]) -> None:
-    """Makes plain axes ones with a line per name, the first on top, at y = 0."""
+def bare_axes(axes: Any) -> None:
+    """Takes everything off plain axes but a thin line at the bottom and small grey numbers."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(RULE)
-    axes.tick_params(axis="x", colors=MUTED, labelsize=8)
+    axes.tick_params(axis="both", colors=MUTED, labelsize=8)
+
+
+def layer_axes(axes: Any, names: Sequence[str]) -> None:
+    """Makes plain axes ones with a line per name, the first on top, at y = 0."""
+    bare_axes(axes)
     axes.tick_params(axis="y", length=0, labelsize=8, labelcolor=INK)
-    axes.set_yticks(range(len(names)), [plain(name) for name in names])
+    axes.set_yticks(range(len(names)), [literal(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.xaxis.label.set(color=MUTED, fontsize=9)
 

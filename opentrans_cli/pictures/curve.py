@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opentrans_cli.pictures.charts import INK, KEPT, MUTED, RULE, TWIN, canvas, legend
+from opentrans_cli.pictures.charts import INK, KEPT, MUTED, OTHER, RULE, bare_axes, canvas, legend
 
 _UNSEEN = "#4f9d69"
 _GAP = 0.075
@@ -53,7 +53,7 @@ def _accuracies(points: Sequence[CurvePoint]) -> list[_Line]:
     """A line for each group of classes that is scored anywhere."""
     groups = {
         "all classes": ([point.miou for point in points], KEPT, 2.0),
-        "seen": ([point.miou_seen for point in points], TWIN, 1.2),
+        "seen": ([point.miou_seen for point in points], OTHER, 1.2),
         "unseen": ([point.miou_unseen for point in points], _UNSEEN, 1.2),
     }
     return [
@@ -64,11 +64,9 @@ def _accuracies(points: Sequence[CurvePoint]) -> list[_Line]:
 
 
 def _panel(axes: Any, removed: Sequence[float], lines: Sequence[_Line], *, name: str) -> None:
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(RULE)
+    bare_axes(axes)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
-    axes.tick_params(axis="both", length=0, colors=MUTED, labelsize=8)
+    axes.tick_params(axis="both", length=0)
     axes.set_ylabel(name, color=MUTED, fontsize=9)
     heights = [height for line in lines for height in line.heights if height == height]
     top = 1.1 * max([*heights, 1e-9]) if heights else 100.0

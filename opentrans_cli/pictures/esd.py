@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.pictures.charts import INK, KEPT, MUTED, RULE, canvas, plain
+from opentrans_cli.pictures.charts import INK, KEPT, MUTED, RULE, canvas, literal
 
 COLUMNS = 3
 _FIT = "#c2352b"
@@ -20,7 +20,7 @@ _ROOM_FOR_TEXT = 40.0
 """Free space above the highest density and below the lowest, as a factor."""
 
 
-class Spectrum(NamedTuple):
+class SpectrumPanel(NamedTuple):
     """One layer's eigenvalues and the power law p(x) ~ x**-alpha fitted from xmin on."""
 
     name: str
@@ -37,7 +37,7 @@ class Spectrum(NamedTuple):
         return math.isfinite(self.alpha) and self.tail_size > 0 and self.xmin > 0
 
 
-def esd_chart(path: Path, spectra: Sequence[Spectrum], *, title: str) -> None:
+def esd_chart(path: Path, spectra: Sequence[SpectrumPanel], *, title: str) -> None:
     """Write a picture with a panel for each spectrum: the density of its eigenvalues, and the fit from xmin on.
 
     Both axes are logarithmic, so a power law is a line of slope -alpha; a dotted line marks xmin. A spectrum without a
@@ -56,12 +56,12 @@ def esd_chart(path: Path, spectra: Sequence[Spectrum], *, title: str) -> None:
         for place, spectrum in enumerate(spectra):
             axes = figure.add_subplot(rows, columns, place + 1)
             draw_esd(axes, spectrum)
-            axes.set_title(plain(spectrum.name), loc="left", fontsize=8.5, color=INK, pad=15)
+            axes.set_title(literal(spectrum.name), loc="left", fontsize=8.5, color=INK, pad=15)
             _above(axes, facts(spectrum))
             axes.tick_params(axis="both", which="both", colors=MUTED, labelsize=7)
 
 
-def facts(spectrum: Spectrum) -> str:
+def facts(spectrum: SpectrumPanel) -> str:
     """The fit in one short line."""
     if not spectrum.fitted:
         return f"no fit, {len(spectrum.eigenvalues)} eigenvalues"
@@ -85,7 +85,7 @@ def fit_legend(figure: Any, *, title: str = "", colour: str = KEPT) -> None:
         frameon=False,
         fontsize=8,
         labelcolor=INK,
-        title=plain(title) or None,
+        title=literal(title) or None,
         title_fontproperties={"size": 11},
         alignment="left",
         borderpad=0.2,
@@ -98,7 +98,7 @@ def _above(axes: Any, text: str) -> None:
     )
 
 
-def draw_esd(axes: Any, spectrum: Spectrum, *, colour: str = KEPT, small: bool = False) -> None:
+def draw_esd(axes: Any, spectrum: SpectrumPanel, *, colour: str = KEPT, small: bool = False) -> None:
     """The density, the fit and xmin on `axes`, which become logarithmic; `small` for a panel without labels."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -126,7 +126,7 @@ def draw_esd(axes: Any, spectrum: Spectrum, *, colour: str = KEPT, small: bool =
     axes.text(0.5, 0.9, text, transform=axes.transAxes, ha="center", va="top", fontsize=size, color=INK)
 
 
-def _draw_fit(axes: Any, spectrum: Spectrum, *, width: float) -> None:
+def _draw_fit(axes: Any, spectrum: SpectrumPanel, *, width: float) -> None:
     share = spectrum.tail_size / len(spectrum.eigenvalues)
     ends = np.array([spectrum.xmin, max(spectrum.eigenvalues[-1], spectrum.xmin)])
     density = share * (spectrum.alpha - 1) / spectrum.xmin * (ends / spectrum.xmin) ** -spectrum.alpha

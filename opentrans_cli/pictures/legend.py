@@ -48,7 +48,7 @@ def class_shares(label_map: NDArray[np.integer], names: Sequence[str]) -> tuple[
     return tuple(sorted(shares, key=lambda entry: (-entry.share, entry.index)))
 
 
-def percent(share: float) -> str:
+def percentage(share: float) -> str:
     """`share` of [0, 1] for a legend: one decimal below 10 %, "<0.1 %" rather than a zero that is none."""
     if 0 < share < 0.0005:
         return "<0.1 %"

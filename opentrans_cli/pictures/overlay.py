@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from opentrans_cli.pictures.legend import PAPER, LegendItem, class_shares, legend_panel, percent
-from opentrans_cli.pictures.palette import colourise
+from opentrans_cli.pictures.legend import PAPER, LegendItem, class_shares, legend_panel, percentage
 
 SMALLEST_WIDTH = 640
 LEGIBLE_SIDE = 480
@@ -26,14 +25,14 @@ def paint(
 ) -> NDArray[np.uint8]:
     """`image` (H, W, 3) tinted by class and enlarged `factor` times, uint8 (H*factor, W*factor, 3).
 
-    `alpha` in [0, 1] is the share of the class colour. Segments are parted by thin white lines; pixels whose
-    id has no row in `colours` (N, 3) keep the colours of the image.
+    `alpha` in [0, 1] is the share of the class colour. Segments are parted by thin white lines; pixels whose id has no
+    row in `colours` (N, 3) keep the colours of the image.
     """
-    tint = colourise(label_map, colours=colours)
-    known = ((label_map >= 0) & (label_map < len(colours)))[..., None]
+    known = (label_map >= 0) & (label_map < len(colours))
+    tint = colours.astype(np.int32)[np.where(known, label_map, 0)]
     weight = round(alpha * 256)
-    mixed = (image.astype(np.int32) * (256 - weight) + tint.astype(np.int32) * weight + 128) >> 8
-    picture = np.where(known, mixed, image).astype(np.uint8).repeat(factor, axis=0).repeat(factor, axis=1)
+    mixed = (image.astype(np.int32) * (256 - weight) + tint * weight + 128) >> 8
+    picture = np.where(known[..., None], mixed, image).astype(np.uint8).repeat(factor, axis=0).repeat(factor, axis=1)
     picture[_contours(label_map.repeat(factor, axis=0).repeat(factor, axis=1))] = PAPER
     return picture
 
@@ -46,23 +45,22 @@ def overlay(
     colours: NDArray[np.uint8],
     alpha: float = 0.55,
 ) -> Image.Image:
-    """`image` (H, W, 3) tinted by `label_map` (H, W), and beside it the classes present with their share of
-    the pixels.
+    """`image` (H, W, 3) tinted by `label_map` (H, W), and beside it the classes present with their share of the pixels.
 
-    Ids that are not in `names` stay untinted and are summed up as "no class". Small images are enlarged
-    without smoothing, so that the text is legible: the picture is at least 640 pixels wide. `names` and
-    `colours` (N, 3) have the same length.
+    Ids that are not in `names` stay untinted and are summed up as "no class". Small images are enlarged without
+    smoothing, so that the text is legible: the picture is at least 640 pixels wide. `names` and `colours` (N, 3) have
+    the same length.
     """
     longer = max(label_map.shape)
     factor = max(1, -(-LEGIBLE_SIDE // longer))
     picture = Image.fromarray(paint(image, label_map, colours=colours, alpha=alpha, factor=factor))
     items = [
-        LegendItem(entry.name, _rgb(colours[entry.index]), percent(entry.share))
+        LegendItem(entry.name, _rgb(colours[entry.index]), percentage(entry.share))
         for entry in class_shares(label_map, names)
     ]
     rest = np.count_nonzero((label_map < 0) | (label_map >= len(names))) / label_map.size
     if rest:
-        items.append(LegendItem("no class", None, percent(rest)))
+        items.append(LegendItem("no class", None, percentage(rest)))
     panel = legend_panel(items, font_size=max(15, longer * factor // 40), height=picture.height)
     width = max(SMALLEST_WIDTH, picture.width + panel.width)
     page = Image.new("RGB", (width, max(picture.height, panel.height)), PAPER)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from opentrans_cli.pictures.legend import INK, MUTED, PAPER, LegendItem, font_of, legend_panel
+from opentrans_cli.pictures.legend import INK, PAPER, LegendItem, font_of, legend_panel
 
 Picture = Image.Image | NDArray[np.uint8]
 
@@ -21,22 +21,18 @@ def overview(
     columns: Sequence[str],
     *,
     cell: int = 192,
-    labels: Sequence[str] = (),
     legend: Sequence[LegendItem] = (),
 ) -> Image.Image:
     """A grid with the names of `columns` on top and one line of pictures per row.
 
-    Each picture, PIL or uint8 (H, W, 3), is fitted into `cell` x `cell` pixels; a row may lack a column,
-    whose place stays blank. `labels` stand at the left of the rows (one each, or none), `legend` below the
-    grid. ValueError for a row with an unknown column, or another number of labels than rows.
+    Each picture, PIL or uint8 (H, W, 3), is fitted into `cell` x `cell` pixels; a row may lack a column, whose place
+    stays blank. `legend` stands below the grid. ValueError for a row with an unknown column.
     """
     if unknown := {name for row in rows for name in row} - set(columns):
         raise ValueError(f"pictures without a column: {sorted(unknown)}")
-    if labels and len(labels) != len(rows):
-        raise ValueError(f"{len(labels)} labels for {len(rows)} rows")
     fitted = [{name: _fitted(picture, cell) for name, picture in row.items()} for row in rows]
     font = font_of(max(13, cell // 13))
-    grid = _grid(fitted, columns, labels=labels, cell=cell, font=font)
+    grid = _grid(fitted, columns, cell=cell, font=font)
     if not legend:
         return grid
     strip = legend_panel(legend, font_size=int(font.size), width=grid.width)
@@ -47,25 +43,18 @@ def overview(
 
 
 def _grid(
-    rows: Sequence[Mapping[str, Image.Image]],
-    columns: Sequence[str],
-    *,
-    labels: Sequence[str],
-    cell: int,
-    font: ImageFont.FreeTypeFont,
+    rows: Sequence[Mapping[str, Image.Image]], columns: Sequence[str], *, cell: int, font: ImageFont.FreeTypeFont
 ) -> Image.Image:
     heights = [max((picture.height for picture in row.values()), default=cell) for row in rows]
     header = round(font.size * 1.9)
-    left = GAP + (max(int(font.getlength(label)) for label in labels) + GAP if labels else 0)
-    corners = [left + number * (cell + GAP) for number in range(len(columns))]
-    size = (left + len(columns) * (cell + GAP), header + sum(heights) + GAP * len(rows))
+    corners = [GAP + number * (cell + GAP) for number in range(len(columns))]
+    size = (GAP + len(columns) * (cell + GAP), header + sum(heights) + GAP * len(rows))
     page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
     for x, name in zip(corners, columns, strict=True):
         draw.text((x + cell // 2, header // 2), name, fill=INK, font=font, anchor="mm")
     y = header
-    for row, tall, label in zip(rows, heights, labels or [""] * len(rows), strict=True):
-        draw.text((left - GAP, y + tall // 2), label, fill=MUTED, font=font, anchor="rm")
+    for row, tall in zip(rows, heights, strict=True):
         for x, name in zip(corners, columns, strict=True):
             if (picture := row.get(name)) is None:
                 draw.rectangle((x, y, x + cell - 1, y + tall - 1), fill=BLANK)

@@ -1,4 +1,8 @@
-"""Colours of classes: fixed, well separated, neither black nor white."""
+"""Colours of classes: fixed, well separated, neither black nor white.
+
+The longest list of separate colours in matplotlib has 20, published vocabularies have up to 1203 classes; and a picture
+of `segment` needs no matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -41,19 +45,6 @@ def class_colours(count: int) -> NDArray[np.uint8]:
     """
     colours = _chosen(min(max(count, len(_FIRST)), len(_candidates())))
     return colours[np.arange(count) % len(colours)]
-
-
-def colourise(
-    label_map: NDArray[np.integer],
-    *,
-    colours: NDArray[np.uint8],
-    other: tuple[int, int, int] = (255, 255, 255),
-) -> NDArray[np.uint8]:
-    """The label map (H, W) as a picture, uint8 (H, W, 3); ids without a colour get `other`."""
-    known = (label_map >= 0) & (label_map < len(colours))
-    table = np.concatenate([colours, np.array([other], dtype=np.uint8)])
-    picture: NDArray[np.uint8] = table[np.where(known, label_map, len(colours))]
-    return picture
 
 
 @lru_cache(maxsize=1)

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from opentrans_cli.pictures.charts import (
+    DECISIONS,
     INK,
     LEGEND,
     MUTED,
     AlphaDot,
     canvas,
-    decision_colours,
     draw_alphas,
     layer_axes,
     layers_height,
-    plain,
+    literal,
 )
-from opentrans_cli.pictures.esd import Spectrum, draw_esd, fit_legend
+from opentrans_cli.pictures.esd import SpectrumPanel, draw_esd, fit_legend
 
 _CHART = 6.0
 _PANEL = (1.6, 1.02)
@@ -36,7 +36,7 @@ _CHARACTER = 0.105
 def tower_page(
     path: Path,
     dots: Sequence[AlphaDot],
-    spectra: Sequence[Spectrum],
+    spectra: Sequence[SpectrumPanel],
     *,
     source: str,
     estimator: str,
@@ -59,19 +59,18 @@ def tower_page(
     with canvas(path, height=height, width=_CHART + beside) as figure:
         facts = f"   {estimator}, median alpha {median:.2f}, {_counts(dots)}"
         shown = _end_of(source, int((_CHART + beside) / _CHARACTER) - len(facts))
-        figure.suptitle(plain(shown + facts), x=0.012, ha="left", fontsize=12, color=INK)
+        figure.suptitle(literal(shown + facts), x=0.012, ha="left", fontsize=12, color=INK)
         left, right = figure.subfigures(1, 2, width_ratios=(_CHART, beside))
         axes = left.add_subplot()
         layer_axes(axes, [dot.name for dot in dots])
         draw_alphas(axes, dots, median, other_label=other_label)
         left.legend(*axes.get_legend_handles_labels(), loc="outside upper left", **LEGEND)
-        colours = decision_colours(set(decisions.values()))
         if spectra:
             fit_legend(right, colour=MUTED)
         for place, spectrum in enumerate(spectra):
             # By column, so that the panels run down the page as the chart does.
             panel = right.add_subplot(places, columns, place % rows * columns + place // rows + 1)
-            _sparkline(panel, spectrum, colour=colours[decisions[spectrum.name]])
+            _sparkline(panel, spectrum, colour=DECISIONS[decisions[spectrum.name]])
 
 
 def _grid(count: int, height: float) -> tuple[int, int, int]:
@@ -84,17 +83,17 @@ def _grid(count: int, height: float) -> tuple[int, int, int]:
 
 def _counts(dots: Sequence[AlphaDot]) -> str:
     decisions = [dot.decision for dot in dots]
-    return ", ".join(f"{decisions.count(decision)} {decision}" for decision in decision_colours(set(decisions)))
+    return ", ".join(f"{decisions.count(name)} {name}" for name in DECISIONS if name in decisions)
 
 
-def _sparkline(axes: Any, spectrum: Spectrum, *, colour: str) -> None:
+def _sparkline(axes: Any, spectrum: SpectrumPanel, *, colour: str) -> None:
     from matplotlib.ticker import NullLocator
 
     draw_esd(axes, spectrum, colour=colour, small=True)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(NullLocator())
         axis.set_minor_locator(NullLocator())
-    axes.set_title(plain(_end_of(spectrum.name, _LONGEST_NAME)), loc="left", fontsize=6.8, color=INK, pad=2)
+    axes.set_title(literal(_end_of(spectrum.name, _LONGEST_NAME)), loc="left", fontsize=6.8, color=INK, pad=2)
     if spectrum.fitted:
         axes.set_title(f"{spectrum.alpha:.2f}", loc="right", fontsize=6.5, color=MUTED, pad=2)
 

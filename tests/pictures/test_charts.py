@@ -3,37 +3,68 @@
 from __future__ import annotations
 
 import math
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import matplotlib
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from opentrans_cli.errors import OptionError
 from opentrans_cli.pictures.charts import AlphaDot, alpha_chart, density_chart, draw_alphas
+from opentrans_cli.pictures.curve import CurvePoint, curve_chart
+from opentrans_cli.pictures.esd import SpectrumPanel, esd_chart
+from opentrans_cli.pictures.tower_page import tower_page
+
+LAYERS = [("conv1", 5, 10), ("layer1.0.conv1", 1, 100)]
+DOTS = [
+    AlphaDot("a", 2.0, "frozen", (1.5, 2.5), 2.2, True),
+    AlphaDot("b", 4.0, "trained", (3.0, math.inf), 90.0),
+    AlphaDot("c", math.inf, "trained"),
+]
+SPECTRUM = SpectrumPanel("a", np.arange(1.0, 61), 2.0, 1.0, 0.1, 60, "heavy-tailed")
+POINTS = [
+    CurvePoint(1 - 0.9**n, 0.5 - 0.01 * n, 0.6 - 0.01 * n, 0.3 - 0.01 * n, 900_000 - 20_000 * n) for n in range(22)
+]
+CHARTS: dict[str, Callable[[Path], None]] = {
+    "density": lambda path: density_chart(path, LAYERS, title="kept", control=LAYERS),
+    "alpha": lambda path: alpha_chart(path, DOTS, 3.0, title="alpha"),
+    "esd": lambda path: esd_chart(path, [SPECTRUM], title="spectra"),
+    "tower": lambda path: tower_page(path, DOTS, [SPECTRUM], source="tiny", estimator="xmin_ks", median=3.0),
+    "curve": lambda path: curve_chart(path, POINTS, title="maskclip on shapes"),
+}
 
 
 def size_of(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         image.load()
-        assert image.format == "PNG"
-        assert "Software" not in image.info
+        assert image.format == "PNG" and "Software" not in image.info
         return image.size
 
 
-def test_charts_are_the_same_byte_for_byte_whatever_the_users_settings(tmp_path: Path) -> None:
-    import matplotlib
+def test_charts_are_the_same_byte_for_byte_whatever_the_users_settings_and_name_no_maker(tmp_path: Path) -> None:
+    for name, draw in CHARTS.items():
+        for suffix in (".png", ".svg"):
+            first, again = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+            draw(first)
+            with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": "other"}):
+                draw(again)
+                assert matplotlib.rcParams["font.size"] == 30
+            assert first.read_bytes() == again.read_bytes(), name
+        size_of(tmp_path / "a.png")
+        text = (tmp_path / "a.svg").read_text()
+        assert ET.fromstring(text).tag.endswith("svg") and "<dc:date>" not in text and "<dc:creator>" not in text
 
-    layers = [("conv1", 5, 10), ("layer1.0.conv1", 1, 100)]
-    alphas = [("conv1", 2.5, "frozen"), ("layer1.0.conv1", 3.5, "trained")]
-    density_chart(tmp_path / "a.png", layers, title="kept", twin=layers)
-    alpha_chart(tmp_path / "b.png", alphas, 3.0, title="alpha")
-    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.dpi": 30}):
-        density_chart(tmp_path / "c.png", layers, title="kept", twin=layers)
-        alpha_chart(tmp_path / "d.png", alphas, 3.0, title="alpha")
-        assert matplotlib.rcParams["font.size"] == 30
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "c.png").read_bytes()
-    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "d.png").read_bytes()
+
+def test_another_kind_of_picture_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    for draw in CHARTS.values():
+        for name in ("x.pdf", "x", "x.jpeg"):
+            with pytest.raises(OptionError, match=rf"not a kind of picture: '{name}'; end the name in \.png or \.svg"):
+                draw(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_charts_grow_with_the_number_of_layers(tmp_path: Path) -> None:
@@ -45,36 +76,19 @@ def test_charts_grow_with_the_number_of_layers(tmp_path: Path) -> None:
     assert sizes[2][1] - sizes[1][1] > 36 * 20  # at least 20 pixels for a line of text
 
 
-@pytest.mark.parametrize("median", [3.0, math.inf])
-def test_alphas_without_a_fit_and_far_ones_do_not_stretch_the_axis(tmp_path: Path, median: float) -> None:
-    layers = [("a", 2.0, "frozen"), ("b", math.inf, "trained"), ("c", 1e9, "trained"), ("d", 3.0, "other")]
-    alpha_chart(tmp_path / "x.png", layers, median)
-    assert size_of(tmp_path / "x.png")[0] == 1125
-
-
-ALPHAS = [("a", 2.0, "frozen"), ("b", 4.0, "trained"), ("c", math.inf, "trained")]
-FURTHER: list[dict[str, Any]] = [
-    {"intervals": [(1.5, 2.5), (3.0, math.inf), None]},
-    {"other": [2.2, 90.0, None], "other_label": "random weights"},
-    {"unstable": ["b"]},
-]
-
-
-@pytest.mark.parametrize("further", FURTHER, ids=lambda further: next(iter(further)))
-@pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_intervals_other_alphas_and_unstable_layers_are_drawn(
-    tmp_path: Path, further: dict[str, Any], suffix: str
-) -> None:
-    paths = [tmp_path / f"{name}{suffix}" for name in ("plain", "further", "again")]
-    for path, options in zip(paths, ({}, further, further), strict=True):
-        alpha_chart(path, ALPHAS, 3.0, **options)
-    plain, drawn, again = (path.read_bytes() for path in paths)
-    assert plain != drawn == again
+def test_alphas_without_a_fit_and_far_ones_do_not_stretch_the_axis() -> None:
+    axes = Figure().add_subplot()
+    draw_alphas(axes, [*DOTS, AlphaDot("far", 1e9, "trained")], 3.0)
+    assert axes.get_xlim()[1] < 12
+    assert [text.get_text() for text in axes.texts] == ["2.00", "4.00", "no fit", "1000000000.00"]
+    alone = Figure().add_subplot()
+    draw_alphas(alone, [AlphaDot("a", math.inf, "trained")], math.inf)
+    assert np.isfinite(alone.get_xlim()).all()
 
 
 def test_marks_stand_where_their_numbers_are() -> None:
     axes = Figure().add_subplot()
-    draw_alphas(axes, [AlphaDot("a", 2.0, "frozen", (1.5, 2.5), 2.2, True)], 3.0)
+    draw_alphas(axes, DOTS[:1], 3.0)
     assert [list(line.get_xdata()) for line in axes.get_lines()] == [[3.0, 3.0], [1.5, 2.5]]  # median, interval
     marks = [tuple(marks.get_offsets()[0]) for marks in axes.collections if len(marks.get_offsets())]
     assert marks == [(2.2, 0.0), (2.0, 0.0), (2.0, 0.0)]  # other, dot, ring
@@ -82,18 +96,22 @@ def test_marks_stand_where_their_numbers_are() -> None:
     assert low < 1.5 and high > 3.0
 
 
-def test_series_of_another_length_are_a_mistake_of_the_program(tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
-        alpha_chart(tmp_path / "x.png", ALPHAS, 3.0, other=[1.0])
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_tower_without_any_fit_still_has_a_chart(tmp_path: Path) -> None:
-    alpha_chart(tmp_path / "x.png", [("a", math.inf, "trained")], math.inf)
-    assert size_of(tmp_path / "x.png")[0] == 1125
-
-
-def test_a_twin_with_other_layers_is_a_mistake_of_the_program(tmp_path: Path) -> None:
+def test_a_control_with_other_layers_is_a_mistake_of_the_program(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other layers"):
-        density_chart(tmp_path / "x.png", [("a", 1, 2)], title="kept", twin=[("b", 1, 2)])
+        density_chart(tmp_path / "x.png", LAYERS, title="kept", control=[("b", 1, 2)])
     assert not (tmp_path / "x.png").exists()
+
+
+def test_odd_curves_have_a_chart_of_the_same_size_and_the_order_of_points_does_not_matter(tmp_path: Path) -> None:
+    curve_chart(tmp_path / "all.png", POINTS, title="x")
+    curve_chart(tmp_path / "x.png", POINTS[::-1], title="x")
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "all.png").read_bytes()
+    for points in (
+        POINTS[:1],
+        [point._replace(miou_unseen=None) for point in POINTS],
+        [CurvePoint(0.5, None, None, None, 100), CurvePoint(0.9, None, None, None, 50)],  # nothing scored
+        [CurvePoint(0.0, 0.0, None, 0.0, 2_000_000), CurvePoint(1.0, 0.0, None, None, 1_000_000)],
+    ):
+        curve_chart(tmp_path / "x.png", points, title="x")
+        assert size_of(tmp_path / "x.png") == size_of(tmp_path / "all.png") == (1125, 780)
+        assert (tmp_path / "x.png").read_bytes() != (tmp_path / "all.png").read_bytes()

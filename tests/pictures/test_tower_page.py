@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from opentrans_cli.pictures.charts import AlphaDot, plain
-from opentrans_cli.pictures.esd import Spectrum
+from opentrans_cli.pictures.charts import AlphaDot, literal
+from opentrans_cli.pictures.esd import SpectrumPanel
 from opentrans_cli.pictures.tower_page import _end_of, _grid, tower_page
 
 
-def tower(count: int) -> tuple[list[AlphaDot], list[Spectrum]]:
+def tower(count: int) -> tuple[list[AlphaDot], list[SpectrumPanel]]:
     rng = np.random.default_rng(0)
     spectra = [
-        Spectrum(f"layer{i}", np.sort(rng.pareto(1.5, 60) + 1), 2 + i / 10, 1.0, 0.1, 60, "heavy-tailed")
+        SpectrumPanel(f"layer{i}", np.sort(rng.pareto(1.5, 60) + 1), 2 + i / 10, 1.0, 0.1, 60, "heavy-tailed")
         for i in range(count - 1)
     ]
-    spectra.append(Spectrum("fc", np.ones(3), math.inf, 1.0, 1.0, 0, "too few eigenvalues"))
+    spectra.append(SpectrumPanel("fc", np.ones(3), math.inf, 1.0, 1.0, 0, "too few eigenvalues"))
     return [AlphaDot(s.name, s.alpha, "trained", (1.5, 9.0), 3.0, True) for s in spectra], spectra
 
 
-def draw(path: Path, dots: list[AlphaDot], spectra: list[Spectrum], **changes: str) -> tuple[int, int]:
+def draw(path: Path, dots: list[AlphaDot], spectra: list[SpectrumPanel], **changes: str) -> tuple[int, int]:
     facts = {"source": "tiny", "estimator": "xmin_peak", **changes}
     tower_page(path, dots, spectra, median=2.5, **facts)  # type: ignore[arg-type]
     with Image.open(path) as image:
         return image.size
-
-
-def test_the_page_is_the_same_byte_for_byte(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        draw(tmp_path / name, *tower(5))
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    dots, spectra = tower(5)
-    for name in ("a.svg", "b.svg"):
-        tower_page(tmp_path / name, dots, spectra, source="tiny", estimator="xmin_peak", median=2.5)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_the_page_grows_with_the_layers_and_narrows_with_the_chosen_ones(tmp_path: Path) -> None:
@@ -50,12 +41,11 @@ def test_the_page_grows_with_the_layers_and_narrows_with_the_chosen_ones(tmp_pat
     assert whole[1] == few[1] == none[1] > small[1] and whole[0] > few[0] == small[0] == none[0]
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 19, 55, 147, 400])
-@pytest.mark.parametrize("height", [4.7, 11.0, 29.0])
-def test_every_spectrum_has_a_place_that_is_large_enough_to_read(count: int, height: float) -> None:
-    columns, rows, places = _grid(count, height)
-    assert columns * rows >= count and (columns - 1) * rows < max(count, 1)
-    assert rows <= places and 1.0 <= height / places <= 3.2
+def test_every_spectrum_has_a_place_that_is_large_enough_to_read() -> None:
+    for count, height in product((0, 1, 2, 3, 4, 19, 55, 147, 400), (4.7, 11.0, 29.0)):
+        columns, rows, places = _grid(count, height)
+        assert columns * rows >= count and (columns - 1) * rows < max(count, 1)
+        assert rows <= places and 1.0 <= height / places <= 3.2
 
 
 def test_the_title_names_source_estimator_median_and_counts(tmp_path: Path) -> None:
@@ -80,6 +70,6 @@ def test_spectra_of_other_layers_are_a_mistake_of_the_program(tmp_path: Path) ->
 def test_names_are_shown_letter_by_letter(tmp_path: Path) -> None:
     r"""`$\frac$` is a formula to matplotlib, and a wrong one."""
     name = "a$\\frac$\n"
-    spectrum = Spectrum(name, np.arange(1.0, 61), 2.0, 1.0, 0.1, 60, "heavy-tailed")
+    spectrum = SpectrumPanel(name, np.arange(1.0, 61), 2.0, 1.0, 0.1, 60, "heavy-tailed")
     draw(tmp_path / "x.png", [AlphaDot(name, 2.0, "trained", other=2.0)], [spectrum], source=name, other_label=name)
-    assert plain(name) == "a\\$\\frac\\$?"
+    assert literal(name) == "a\\$\\frac\\$?"

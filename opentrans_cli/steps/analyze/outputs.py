@@ -16,7 +16,7 @@ from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, check_folder_target, other_than, prepare_parent
 from opentrans_cli.files.tensorfile import write_tensors
 from opentrans_cli.pictures.charts import AlphaDot, check_picture
-from opentrans_cli.pictures.esd import Spectrum, esd_chart
+from opentrans_cli.pictures.esd import SpectrumPanel, esd_chart
 from opentrans_cli.pictures.tower_page import tower_page
 from opentrans_cli.spectral.measure import LayerSpectrum
 from opentrans_cli.steps.sources import is_bundle
@@ -105,8 +105,8 @@ def _draw_tower(path: Path, result: AnalyzeResult) -> None:
     )
 
 
-def _spectrum(layer: LayerSpectrum) -> Spectrum:
-    return Spectrum(
+def _spectrum(layer: LayerSpectrum) -> SpectrumPanel:
+    return SpectrumPanel(
         name=layer.name,
         eigenvalues=layer.eigenvalues.numpy(),
         alpha=layer.alpha,

@@ -17,7 +17,7 @@ from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import parse_json
-from opentrans_cli.pictures.charts import alpha_chart, density_chart
+from opentrans_cli.pictures.charts import AlphaDot, alpha_chart, density_chart
 
 SPARSITY_CHART, ALPHA_CHART = "card/sparsity.png", "card/alpha.png"
 COST_REPORT = "reports/finetune.json"
@@ -97,12 +97,12 @@ def _charts(bundle: Bundle) -> Iterator[tuple[str, tuple[str, bytes]]]:
     yield "Sparsity", (SPARSITY_CHART, _png(lambda path: density_chart(path, layers, title="Weights kept by layer")))
     dots = _alphas(bundle)
     if 0 < len(dots) <= MOST_LAYERS:
-        median = statistics.median(alpha for _, alpha, _ in dots)
+        median = statistics.median(dot.alpha for dot in dots)
         yield "Alpha", (ALPHA_CHART, _png(lambda path: alpha_chart(path, dots, median, title="Alpha by layer")))
 
 
-def _alphas(bundle: Bundle) -> list[tuple[str, float, str]]:
-    """Layer, alpha and decision; empty before `analyze`. Raises BundleError for a report that does not fit together."""
+def _alphas(bundle: Bundle) -> list[AlphaDot]:
+    """A dot for each layer; empty before `analyze`. Raises BundleError for a report that does not fit together."""
     stored = bundle.alpha()
     if stored is None:
         return []
@@ -114,7 +114,8 @@ def _alphas(bundle: Bundle) -> list[tuple[str, float, str]]:
     # The charts would take a name with dollar signs for a formula.
     if not all(isinstance(name, str) and LAYER_NAME.fullmatch(name) for name in names):
         raise _alpha_error(bundle)
-    return [(name, alpha, "frozen" if name in frozen else "trained") for name, alpha in zip(names, alphas, strict=True)]
+    decisions = ("frozen" if name in frozen else "trained" for name in names)
+    return [AlphaDot(*one) for one in zip(names, alphas, decisions, strict=True)]
 
 
 def _alpha_error(bundle: Bundle) -> BundleError:
