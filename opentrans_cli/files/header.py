@@ -7,17 +7,19 @@ tensor before its type, its shape and its bytes agree.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import is_clean, parse_json
 
-PREFIX = 8  # bytes of the header's length
+_PREFIX = 8  # bytes of the header's length
 METADATA = "__metadata__"
 MAX_HEADER = 32 << 20  # bytes; a ResNet-50 needs 20 kB, and a hostile header costs memory before anything is checked
 MAX_TENSOR_NAME = 256  # characters: a round, a layer's name and what is behind it
@@ -44,54 +46,83 @@ CODES = {
     "bool": "BOOL",
 }
 DTYPES = {code: dtype for dtype, code in CODES.items()}
+_FOREIGN = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64"}  # in no bundle
+_BITS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
 _KEYS = {"dtype", "shape", "data_offsets"}
 
 
-class Header(NamedTuple):
+class TensorHeader(NamedTuple):
     """What a file says about one tensor without its data."""
 
     dtype: str  # numpy name, or "bfloat16"
     shape: tuple[int, ...]
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """A tensor and where it lies: its first byte and the one behind its last, counted from the end of the header."""
 
-    header: Header
+    header: TensorHeader
     start: int
     end: int
 
 
+class Head(NamedTuple):
+    """What stands before the values of a file."""
+
+    places: dict[str, TensorPlace]  # by tensor, in the order of the file
+    metadata: dict[str, str]  # {} if there is none
+    raw: bytes  # all of it, as it is in the file
+
+    @property
+    def start(self) -> int:
+        """Where the values begin, in bytes from the beginning of the file."""
+        return len(self.raw)
+
+    def headers(self) -> dict[str, TensorHeader]:
+        """Type and shape of every tensor by name, sorted."""
+        return {name: self.places[name].header for name in sorted(self.places)}
+
+    def read(self, file: BinaryIO, name: str) -> NDArray[Any]:
+        """One tensor as it is stored, in its shape, writable; types that numpy has not as their bits.
+
+        KeyError if it is not there; OSError where the file became shorter meanwhile.
+        """
+        place = self.places[name]
+        values = np.empty(place.header.shape, bits_dtype(place.header.dtype).newbyteorder("<"))
+        file.seek(self.start + place.start)
+        if file.readinto(values.reshape(-1).view(np.uint8)) != values.nbytes:  # type: ignore[attr-defined]
+            raise OSError(None, "file became shorter while it was read")
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def bits_dtype(dtype: str) -> np.dtype[Any]:
+    """What numpy reads values of a type as: whole numbers where it has no such type. Raises TypeError if unknown."""
+    return np.dtype(_BITS.get(dtype, dtype))
+
+
 def item_bytes(dtype: str) -> int:
     """Bytes of one value of a tensor."""
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    return bits_dtype(dtype).itemsize
 
 
-def header_length(start: bytes, size: int, where: str) -> int:
-    """Length of the header of the file `where`, of `size` bytes, that begins with `start`: 64 bytes, or all it has.
+def read_head(file: BinaryIO, where: str, *, foreign: bool = False) -> Head:
+    """The head of the safetensors file `where`, open; its tensors in the order of the file, and nothing of them read.
 
-    Raises BundleError before any memory is reserved.
+    foreign: no bundle, so that tensors may have types that numpy does not know, which go by torch's name or their code.
+    Raises BundleError, before any memory is reserved, unless the tensors fill the file without a gap.
     """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(64)
     if is_lfs_pointer(start):
         raise BundleError(f"Git LFS pointer instead of the file: {where!r}; run `git lfs pull` in its folder")
-    length = int.from_bytes(start[:PREFIX], "little")
-    if len(start) < PREFIX or length > size - PREFIX:
+    length = int.from_bytes(start[:_PREFIX], "little")
+    if len(start) < _PREFIX or length > size - _PREFIX:
         raise damaged(where, "cut off or not a safetensors file")
     if length > MAX_HEADER:
         raise damaged(where, f"header of {length} bytes, at most {MAX_HEADER} are allowed")
-    return length
-
-
-def parse_header(text: bytes, size: int, where: str) -> dict[str, Place]:
-    """The tensors that the header `text` of the file `where`, of `size` bytes, describes, in the order of the file.
-
-    Raises BundleError unless they fill the file without a gap.
-    """
-    return parse_whole(text, size, where)[0]
-
-
-def parse_whole(text: bytes, size: int, where: str) -> tuple[dict[str, Place], dict[str, str]]:
-    """Tensors as by `parse_header`, and the metadata, text by name, {} if there is none."""
+    file.seek(_PREFIX)
+    text = file.read(length)
     try:
         if not text.startswith(b"{"):
             raise BundleError("header is no JSON object")
@@ -101,12 +132,12 @@ def parse_whole(text: bytes, size: int, where: str) -> tuple[dict[str, Place], d
             raise BundleError("metadata is not text by name")
         if len(document) > MAX_TENSORS:
             raise BundleError(f"{len(document)} tensors, at most {MAX_TENSORS} are allowed")
-        places = {name: _place(name, entry) for name, entry in document.items()}
+        places = {name: _place(name, entry, foreign) for name, entry in document.items()}
         places = dict(sorted(places.items(), key=lambda item: (item[1].start, item[1].end, item[0])))
-        _check_places(places, size - PREFIX - len(text))
+        _check_places(places, size - _PREFIX - len(text))
     except BundleError as error:
         raise damaged(where, error) from error
-    return places, metadata
+    return Head(places, metadata, start[:_PREFIX] + text)
 
 
 def is_lfs_pointer(start: bytes) -> bool:
@@ -120,29 +151,33 @@ def damaged(path: Path | str, reason: object) -> BundleError:
     return BundleError(f"damaged safetensors file: {str(path)!r}, {detail}; write or download it again")
 
 
-def _place(name: str, entry: Any) -> Place:
+def _place(name: str, entry: Any, foreign: bool) -> TensorPlace:
     if not 0 < len(name) <= MAX_TENSOR_NAME or not is_clean(name):
         raise BundleError(f"name of a tensor is not allowed: {name[:MAX_TENSOR_NAME]!r}")
     if not isinstance(entry, dict) or entry.keys() != _KEYS:
         raise BundleError(f"tensor {name!r} is not described by dtype, shape and data_offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(code, str) or code not in DTYPES:
+    dtype = DTYPES.get(code) if isinstance(code, str) else None
+    if dtype is None and foreign and isinstance(code, str) and is_clean(code):
+        dtype = _FOREIGN.get(code, code)
+    if dtype is None:
         raise BundleError(f"tensor {name!r} has the unsupported type {str(code)[:20]!r}")
     if not _counts(shape) or len(shape) > _MAX_DIMENSIONS or prod(side for side in shape if side) > _MAX_SIDE:
         raise BundleError(f"tensor {name!r} has a shape out of range")
     if not _counts(offsets) or len(offsets) != 2:
         raise BundleError(f"tensor {name!r} has offsets out of range")
     start, end = offsets
-    if end - start != prod(shape) * item_bytes(DTYPES[code]):
+    known = dtype in CODES or dtype in _FOREIGN.values()
+    if start > end or (known and end - start != prod(shape) * item_bytes(dtype)):
         raise BundleError(f"tensor {name!r} has bytes {start} to {end}, which its shape does not fill")
-    return Place(Header(DTYPES[code], tuple(shape)), start, end)
+    return TensorPlace(TensorHeader(dtype, tuple(shape)), start, end)
 
 
 def _counts(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item <= _MAX_SIDE for item in value)
 
 
-def _check_places(places: Mapping[str, Place], data_bytes: int) -> None:
+def _check_places(places: Mapping[str, TensorPlace], data_bytes: int) -> None:
     """No overlap, no hole, nothing behind the last."""
     reached = 0
     for name, place in places.items():

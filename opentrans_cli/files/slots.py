@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from opentrans_cli.files.header import PREFIX, header_length, item_bytes, parse_whole
+from opentrans_cli.files.header import bits_dtype, item_bytes, read_head
 from opentrans_cli.files.tensorfile import from_bfloat16_bits, to_bfloat16_bits
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -52,21 +52,24 @@ def c_order(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def safetensors_slots(file: BinaryIO, size: int, where: str) -> dict[str, Slot]:
-    """The tensors of the open safetensors file `where`, of `size` bytes. Raises BundleError if it is damaged."""
-    file.seek(0)
-    length = header_length(file.read(64), size, where)
-    file.seek(PREFIX)
-    places, _ = parse_whole(file.read(length), size, where)
+    """The tensors of somebody's safetensors file `where`, open and of `size` bytes, by name in the order of the file.
+
+    Raises BundleError if it is damaged.
+    """
+    head = read_head(file, where, foreign=True)
     return {
-        name: Slot(place.header.dtype, place.header.shape, PREFIX + length + place.start, c_order(place.header.shape))
-        for name, place in places.items()
+        name: Slot(place.header.dtype, place.header.shape, head.start + place.start, c_order(place.header.shape))
+        for name, place in head.places.items()
     }
 
 
 def read_slot(file: BinaryIO, slot: Slot) -> NDArray[Any]:
-    """The values of a slot as they are stored, in its shape; bfloat16 as its bits (uint16)."""
+    """The values of a slot as they are stored, in its shape; bfloat16 as its bits (uint16). Raises OSError."""
+    data = bytearray(slot.end - slot.start)
     file.seek(slot.start)
-    return _view(slot, file.read(slot.end - slot.start))
+    if file.readinto(data) != len(data):  # type: ignore[attr-defined]
+        raise OSError("the file became shorter while it was read")
+    return _view(slot, data)
 
 
 def decoded(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
@@ -171,7 +174,7 @@ def _place(patch: Patch) -> tuple[int, int]:
 
 
 def _view(slot: Slot, data: bytes | bytearray) -> NDArray[Any]:
-    raw = np.dtype("uint16" if slot.dtype == "bfloat16" else slot.dtype).newbyteorder("<")
+    raw = bits_dtype(slot.dtype).newbyteorder("<")
     if not prod(slot.shape):
         return np.empty(slot.shape, raw)
     flat = np.frombuffer(data, raw)
