@@ -6,7 +6,7 @@ Memory stays at one piece, whatever the file claims to hold.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -66,37 +66,29 @@ def scan_tensors(
             problem = error
             file.seek(0)
         else:
-            buffer = memoryview(bytearray(_PIECE))
             sha.update(head.raw)
             file.seek(head.start)
-            for tensor, place in places.items():
-                _scan(file, sha, buffer, name, tensor, place, see)
+            for piece in _pieces(file, sha, name, places):
+                see(piece)
         _hash_rest(file, sha)
     return Scanned(sha.hexdigest(), places, problem)
 
 
-def _scan(
-    file: BinaryIO,
-    sha: Any,
-    buffer: memoryview,
-    name: str,
-    tensor: str,
-    place: TensorPlace,
-    see: Callable[[TensorPiece], None],
-) -> None:
-    dtype = place.header.dtype
-    raw = bits_dtype(dtype).newbyteorder("<")
-    left, start = place.end - place.start, 0
-    while left:
-        part = buffer[: min(left, _PIECE)]
-        if file.readinto(part) != len(part):  # type: ignore[attr-defined]
-            raise OSError(None, "file became shorter while it was read")
-        sha.update(part)
-        values = np.frombuffer(part, dtype=raw)
-        if dtype == "bool" and (values.view(np.uint8) > 1).any():
-            raise BundleError(f"truth values beside 0 and 1: {tensor!r} in {name}; write or download the bundle again")
-        see(TensorPiece(name, tensor, dtype, start, values))
-        left, start = left - len(part), start + len(values)
+def _pieces(file: BinaryIO, sha: Any, name: str, places: dict[str, TensorPlace]) -> Iterator[TensorPiece]:
+    buffer = memoryview(bytearray(_PIECE))
+    for tensor, place in places.items():
+        dtype = place.header.dtype
+        left, start = place.end - place.start, 0
+        while left:
+            part = buffer[: min(left, _PIECE)]
+            if file.readinto(part) != len(part):  # type: ignore[attr-defined]
+                raise OSError(None, "file became shorter while it was read")
+            sha.update(part)
+            values = np.frombuffer(part, bits_dtype(dtype).newbyteorder("<"))
+            if dtype == "bool" and (values.view(np.uint8) > 1).any():
+                raise BundleError(f"no truth values: {tensor!r} in {name}; write or download the bundle again")
+            yield TensorPiece(name, tensor, dtype, start, values)
+            left, start = left - len(part), start + len(values)
 
 
 def _hash_rest(file: BinaryIO, sha: Any) -> None:
