@@ -121,16 +121,14 @@ def retrying(
     call: Callable[[], T],
     *,
     attempts: int = 5,
-    wait: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> T:
     """The result of `call`, tried again after server errors, refused and dropped connections; else its exception.
 
-    For what the client itself does not retry: create, commit, tag, and questions. `wait` is in seconds before the
-    second try (default FIRST_WAIT) and doubles up to LONGEST_WAIT. A call may have been obeyed although its answer was
-    lost, so `call` must bear to be repeated.
+    For what the client itself does not retry: create, commit, tag, and questions. A call may have been obeyed although
+    its answer was lost, so `call` must bear to be repeated.
     """
-    pause = FIRST_WAIT if wait is None else wait
+    pause = FIRST_WAIT
     for attempt in range(1, attempts + 1):
         try:
             return call()

@@ -1,4 +1,7 @@
-"""The full integrity check of a bundle: every law, each with its own answer. Every file is read once."""
+"""The full integrity check of a bundle: every law, each with its own answer. Every file is read once.
+
+Documents are judged by the public schema; most laws hold between files, which no schema describes.
+"""
 
 from __future__ import annotations
 
