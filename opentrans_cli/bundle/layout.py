@@ -31,6 +31,10 @@ ROUND_WEIGHTS = "round_weights.safetensors"
 HEAD = "segmentor.safetensors"
 ALPHA = "alpha.safetensors"
 README = "README.md"
+OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+"""Beside a bundle on the Hub: the whole CLIP, as open_clip loads it."""
+SPARSITY_CHART, ALPHA_CHART = "card/sparsity.png", "card/alpha.png"
+"""Beside the model card."""
 FINETUNE_REPORT = "reports/finetune.json"
 
 Tensors = Mapping[str, NDArray[Any]]

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.rounds import at_round, find_round
@@ -34,13 +35,6 @@ from opentrans_cli.steps.sources import tower_at_sparsity
 
 KEEP, SUBNET = "keep", "subnet"
 _NEXT = "pass the model that holds the bundle's kind of CLIP tower, or say where with keys= and under="
-
-
-class Removable(Protocol):
-    """What registering a hook gives back."""
-
-    def remove(self) -> None:
-        """Take the hook away."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class Subnet:
     def __init__(self, where: Attached, held: Iterable[Held]) -> None:
         self.where = where
         self._held = tuple(held)
-        self._hooks: dict[int, tuple[Any, list[Removable]]] = {}  # by id of the optimizer, which is kept alive
+        self._hooks: dict[int, tuple[Any, list[RemovableHandle]]] = {}  # by id of the optimizer, which is kept alive
 
     @property
     def sparsity(self) -> float:
@@ -79,7 +73,7 @@ class Subnet:
             optimizer = _innermost(given)
             if id(optimizer) in self._hooks:
                 continue
-            hooks: list[Removable] = [optimizer.register_step_post_hook(self._after_step)]
+            hooks: list[RemovableHandle] = [optimizer.register_step_post_hook(self._after_step)]
             if check_every:
                 hooks.append(optimizer.register_step_pre_hook(self._checker(check_every)))
             self._hooks[id(optimizer)] = optimizer, hooks

@@ -19,20 +19,20 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.hub.client import client
+from opentrans_cli.bundle.layout import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError, OptionError
 from opentrans_cli.files.tensorfile import parse_tensors
-from opentrans_cli.steps.hub import card
-from opentrans_cli.steps.hub.push import CHARTS, OPEN_CLIP_FILES, push
-from opentrans_cli.steps.transfer import open_clip as export
+from opentrans_cli.steps.hub.push import push
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub
 
 pytestmark = pytest.mark.usefixtures("no_waits", "charts_drawn_once")
 REPO = "org/name"
+OPEN_CLIP_FILES = (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)
 
 
 def declared(bundle: Path) -> dict[str, bytes]:
@@ -180,11 +180,6 @@ def test_a_declared_readme_stays_at_home(hub: Hub, tiny_bundle: Path, tmp_path: 
     folder = written(hub.server.repos[REPO].files(), tmp_path / "down")
     assert all(check.ok for check in verify_bundle(folder)) and open_bundle(folder).digest == source.digest
     assert b"# notes" not in (folder / "README.md").read_bytes()
-
-
-def test_names_that_steps_share_are_the_same() -> None:
-    assert (export.CONFIG, export.WEIGHTS) == OPEN_CLIP_FILES
-    assert (card.SPARSITY_CHART, card.ALPHA_CHART) == CHARTS
 
 
 def test_names_the_hub_does_not_know_are_refused_before_any_call(hub: Hub, tiny_bundle: Path) -> None:

@@ -25,7 +25,7 @@ from opentrans_cli.bundle.hub.client import (
     status,
 )
 from opentrans_cli.bundle.hub.remote import RemoteRepo
-from opentrans_cli.bundle.layout import README
+from opentrans_cli.bundle.layout import ALPHA_CHART, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, README, SPARSITY_CHART
 from opentrans_cli.errors import BundleError, HubError
 from opentrans_cli.reporter import SILENT, Reporter
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 BRANCH = "main"
 _LARGE = 4 << 20  # bytes; larger files are sent one by one, so that progress can be told
 _NUMBERED = re.compile(r"v([1-9][0-9]{0,8})")
+_EXTRAS = (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)  # that `Outgoing.files` may have; another push may delete them
 _TRIES = 5  # to find a free number when others tag as well
 
 
@@ -45,8 +46,6 @@ class Outgoing:
     repo: str  # "org/name"
     files: Mapping[str, Path]  # manifest.json, what it declares, and files of open_clip: name there -> file here
     card: Callable[[str], Mapping[str, bytes]]  # tag -> model card, name -> content; people may edit it on the Hub
-    extras: Collection[str]  # all names beside declared ones that `files` may have; another push may delete them
-    charts: Collection[str]  # the same of the card
     message: str  # of the commit
     private: bool = False
 
@@ -55,8 +54,8 @@ class Outgoing:
 class Uploaded:
     """What is on the Hub now."""
 
-    tag: str
-    commit: str
+    tag: str | None  # None where nothing was sent
+    commit: str | None
     url: str  # of a page for people
     committed: bool  # False: the content was there already
     uploaded: Mapping[str, int] = field(default_factory=dict)  # name -> bytes, what the commit added or changed
@@ -144,7 +143,7 @@ class _Upload:
 
     def _whole(self, remote: _Tree) -> bool:
         """Whether the bundle is there as it is to be, whatever became of its card."""
-        surplus = any(name in remote.files and name not in self.contents for name in self.outgoing.extras)
+        surplus = any(name in remote.files and name not in self.contents for name in _EXTRAS)
         return not surplus and all(map(remote.has, self.contents.values()))
 
     def _known(self, head: str, tags: Mapping[str, str]) -> str | None:
@@ -159,7 +158,7 @@ class _Upload:
         from huggingface_hub import CommitOperationAdd
 
         declared = self._declared(remote)
-        beside = {*self.outgoing.extras, *self.outgoing.charts}
+        beside = {*_EXTRAS, SPARSITY_CHART, ALPHA_CHART}
         if declared is None:
             self._refuse_foreign(remote, {*self.contents, *beside})
         card = self.outgoing.card(tag or _next(tags))

@@ -11,7 +11,7 @@ from typing import Any
 
 from opentrans_cli.bundle.card.card import CardFacts, render_card
 from opentrans_cli.bundle.card.usage import Pretrained
-from opentrans_cli.bundle.layout import ALPHA, README
+from opentrans_cli.bundle.layout import ALPHA, ALPHA_CHART, README, SPARSITY_CHART
 from opentrans_cli.bundle.manifest import LAYER_NAME
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import Bundle
@@ -19,7 +19,6 @@ from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import parse_json
 from opentrans_cli.pictures.charts import AlphaDot, alpha_chart, density_chart
 
-SPARSITY_CHART, ALPHA_CHART = "card/sparsity.png", "card/alpha.png"
 COST_REPORT = "reports/finetune.json"
 MOST_LAYERS = 1000
 """Charts with more could not be read, and would be very large."""

@@ -14,8 +14,8 @@ from typing import Any
 from opentrans_cli.bundle.folder import MANIFEST, read_manifest
 from opentrans_cli.bundle.hub.client import HubRef, endpoint, is_revision, parse_ref
 from opentrans_cli.bundle.hub.source import local_bundle
-from opentrans_cli.bundle.hub.upload import BRANCH, Outgoing, upload
-from opentrans_cli.bundle.layout import README
+from opentrans_cli.bundle.hub.upload import BRANCH, Outgoing, Uploaded, upload
+from opentrans_cli.bundle.layout import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, README
 from opentrans_cli.bundle.mask_only import is_mask_only, write_mask_only
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
@@ -25,10 +25,6 @@ from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.version import __version__
-
-# Named here as well, so that a push without them loads neither torch nor matplotlib.
-OPEN_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
-CHARTS = ("card/sparsity.png", "card/alpha.png")
 
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -98,26 +94,26 @@ def push(
             repo=place.repo,
             files=files,
             card=cache(lambda name: _card(staged, HubRef(place.repo, name), license, dense=dense)),
-            extras=OPEN_CLIP_FILES,
-            charts=CHARTS,
             message=message or _message(staged),
             private=private,
         )
-        done = None if dry_run else upload(outgoing, tag=place.revision, reporter=reporter)
-        revision = place.revision if done is None else done.tag
-        card = outgoing.card(revision or "v1")
+        if dry_run:
+            done = Uploaded(place.revision, None, f"{endpoint()}/{place.repo}", committed=False)
+        else:
+            done = upload(outgoing, tag=place.revision, reporter=reporter)
+        card = outgoing.card(done.tag or "v1")
         sizes = {name: path.stat().st_size for name, path in files.items()}
         sizes |= {name: len(data) for name, data in card.items()}
     return PushResult(
         repo=place.repo,
-        revision=revision,
-        commit=None if done is None else done.commit,
-        url=f"{endpoint()}/{place.repo}" if done is None else done.url,
+        revision=done.tag,
+        commit=done.commit,
+        url=done.url,
         digest=staged.digest,
         files=dict(sorted(sizes.items())),
-        committed=done is not None and done.committed,
-        uploaded_bytes=0 if done is None else sum(done.uploaded.values()),
-        deleted=() if done is None else done.deleted,
+        committed=done.committed,
+        uploaded_bytes=sum(done.uploaded.values()),
+        deleted=done.deleted,
         dense=dense,
         mask_only=mask_only,
         dry_run=dry_run,
@@ -170,7 +166,7 @@ def _dense_files(staged: Bundle, folder: Path, base: str | None, reporter: Repor
     from opentrans_cli.steps.transfer.open_clip import export_open_clip
 
     export_open_clip(staged.path, out=folder, base=base, reporter=reporter)
-    return {name: folder / name for name in OPEN_CLIP_FILES}
+    return {name: folder / name for name in (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)}
 
 
 def _card(staged: Bundle, place: HubRef, license: str, *, dense: bool) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from opentrans_cli.bundle.hub.source import local_bundle
+from opentrans_cli.bundle.layout import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.compact import CompactTower, compact_tower
@@ -27,8 +28,6 @@ from opentrans_cli.steps.transfer.framework import FrameworkTransfer
 OPEN_CLIP = "open-clip"
 """The target's name on the command line; not a framework: nothing is built around the tower."""
 
-CONFIG = "open_clip_config.json"
-WEIGHTS = "open_clip_model.safetensors"
 RECEIPT = "transfer.json"
 
 
@@ -66,7 +65,7 @@ def export_open_clip(
     compact.
     """
     if out is not None:
-        check_folder_target(out, force=force, foreign=other_than(CONFIG, WEIGHTS, RECEIPT))
+        check_folder_target(out, force=force, foreign=other_than(OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, RECEIPT))
         prepare_parent(out)
     parent = open_bundle(local_bundle(bundle, reporter))
     if compact:
@@ -91,10 +90,10 @@ def export_open_clip(
         "preprocess_cfg": dict(tower.base.preprocess),
     }
     with staged_folder(out, replace=force) as folder:
-        write_tensors(folder / WEIGHTS, arrays(state))
+        write_tensors(folder / OPEN_CLIP_WEIGHTS, arrays(state))
         write_file(folder / RECEIPT, [json_bytes(result.to_json())])
         # Last, because open_clip takes a folder with a configuration and no weights for a random model.
-        write_file(folder / CONFIG, [json_bytes(config)])
+        write_file(folder / OPEN_CLIP_CONFIG, [json_bytes(config)])
     return result
 
 
