@@ -92,8 +92,8 @@ class Subject:
         self.options = options
         self.built = build_segmentor(replace(tower, visual=copy.deepcopy(tower.visual)), framework)
         self.built.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.feed = TrainingData(DATASETS.load("shapes")(DatasetOptions()), options, preprocess=tower.preprocess)
-        class_indices = text_class_indices(self.feed.seen_vocabulary)
+        self.loader = TrainingData(DATASETS.load("shapes")(DatasetOptions()), options, preprocess=tower.preprocess)
+        class_indices = text_class_indices(self.loader.seen_vocabulary)
         # What the words mean costs nothing.
         rows = torch.randn(len(class_indices), self.built.dimension, generator=torch.Generator().manual_seed(0))
         text = ClassText(nn.functional.normalize(rows, dim=1), class_indices, (True,) * (max(class_indices) + 1))
@@ -112,8 +112,8 @@ class Subject:
 
     def count(self) -> SegmentorCount:
         """MACs as it is frozen now."""
-        class_indices = text_class_indices(self.feed.seen_vocabulary)
-        return count_segmentor(self.built, crop=self.feed.crop, class_indices=class_indices)
+        class_indices = text_class_indices(self.loader.seen_vocabulary)
+        return count_segmentor(self.built, crop=self.loader.crop, class_indices=class_indices)
 
     def with_features(self, batch: Batch, end: str) -> Batch:
         """What the cache on disk would add to a batch."""
@@ -128,12 +128,12 @@ def measure(setting: Setting, subject: Subject, pairs: int) -> Found:
     alphas = published_alphas(built, options)
     choice = choose_frozen(built, options, measured_now=False, alphas=alphas, origin="the paper")
     choice.apply(built.module)
-    batches = [subject.feed.batch(step) for step in range(2)]
+    batches = [subject.loader.batch(step) for step in range(2)]
     own, cached = list[Batch](batches), tuple[str, ...]()
     if setting.cached and choice.prefix_end is not None:
         own = [subject.with_features(batch, choice.prefix_end) for batch in batches]
         cached, _ = cached_part(built, choice.prefix_end, options, crops=0)
-    cost = run_cost(full, subject.count(), options, crop=subject.feed.crop, cached=cached)
+    cost = run_cost(full, subject.count(), options, crop=subject.loader.crop, cached=cached)
     timing = timer.time(own.__getitem__, batches.__getitem__, CPU)
     assert timing is not None
     return Found(len(choice.layers), cost.run(dense).total / cost.control(dense).total, timing)

@@ -167,10 +167,10 @@ def measure(subject: Subject, work: Path, *, pairs: int, clock: Callable[[], flo
     tower = bundle_tower(opened)
     built = build_segmentor(tower, "deeplabv3")
     samples = DATASETS.load("shapes")(DatasetOptions())
-    feed = InTurn(samples, options, preprocess=tower.preprocess, clock=clock, seconds=seconds)
+    loader = InTurn(samples, options, preprocess=tower.preprocess, clock=clock, seconds=seconds)
     clip = load_text_clip(opened.manifest.base, None, SILENT)
-    text = embed_vocabulary(clip, feed.seen_vocabulary, templates=built.framework.templates)
-    feed.plain = plain_step(copy.deepcopy(built.module), feed.made, text, options)
+    text = embed_vocabulary(clip, loader.seen_vocabulary, templates=built.framework.templates)
+    loader.plain = plain_step(copy.deepcopy(built.module), loader.made, text, options)
     save = RunState.save
 
     def save_timed(run: RunState, path: Path) -> None:
@@ -179,7 +179,7 @@ def measure(subject: Subject, work: Path, *, pairs: int, clock: Callable[[], flo
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as stream:
         reporter = Drawn(stream)
         with RunLog(Path(folder) / "log.jsonl") as log, patch.object(RunState, "save", save_timed):
-            run = FinetuneRun(built, feed, clip, options, controls, world=world, log=log, reporter=reporter)
+            run = FinetuneRun(built, loader, clip, options, controls, world=world, log=log, reporter=reporter)
             run.train(resume_from=None, checkpoint=Path(folder) / "state", evaluate=None)
         seconds.redraw = reporter.redraw(clock)
     hold = run._holder(run._trained)

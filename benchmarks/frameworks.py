@@ -1,9 +1,9 @@
-"""One mask, three frameworks: the subnet beside its random twin in each, the paper's Table 1 in miniature.
+"""One mask, three frameworks: the subnet beside its random control in each, the paper's Table 1 in miniature.
 
     python benchmarks/frameworks.py --work DIR > benchmarks/results/DATE-frameworks.md
 
 For each seed the embedded tower is pruned to 90 % once (Fisher, label-free distillation on `shapes`), and once more at
-random positions with the same count in every layer and the same distillation: the twin. Both subnets, and the dense
+random positions with the same count in every layer and the same distillation: the control. Both subnets, and the dense
 tower, then go into every framework and are fine-tuned alike on the seen classes of `shapes`. Scored on the validation
 scenes. Nothing but the mask and the values it left differs between the rows of a framework. A bundle that is in DIR
 already is not made again. The dense tower, which has one seed alone, shows where the ceiling is.
@@ -26,7 +26,7 @@ from own_command import run
 from opentrans_cli.steps.step_record import environment
 
 SPARSITY = "0.9"
-TOWERS = ("dense", "subnet", "random twin")
+TOWERS = ("dense", "subnet", "random control")
 PRUNE = ("--images", "shapes", "--image-limit", "1024", "--steps-per-round", "4", "--final-steps", "128")
 DECODER = ("--option", "queries=32", "--option", "encoder_layers=2", "--option", "decoder_layers=3")
 
@@ -53,9 +53,11 @@ def pruned(work: Path, seed: int) -> dict[str, Path]:
         run("prune", "tiny", "-s", 0, "--seed", seed, "-o", places["dense"], "--quiet")
     if not places["subnet"].exists():
         run("prune", "tiny", "-s", SPARSITY, *PRUNE, "--seed", seed, "-o", places["subnet"], "--quiet")
-    if not places["random twin"].exists():
-        twin = ("--random", "--like", places["subnet"])
-        run("prune", "tiny", "-s", SPARSITY, *twin, *PRUNE, "--seed", seed, "-o", places["random twin"], "--quiet")
+    if not places["random control"].exists():
+        control = ("--random", "--like", places["subnet"])
+        run(
+            "prune", "tiny", "-s", SPARSITY, *control, *PRUNE, "--seed", seed, "-o", places["random control"], "--quiet"
+        )
     return places
 
 
@@ -112,10 +114,10 @@ def main() -> None:
             every = " ".join(f"{row['miou']:.1f}" for row in rows)
             means = " | ".join(f"{mean(row[key] for row in rows):.1f}" for key in ("miou", "miou_seen", "miou_unseen"))
             print(f"| {framework} | {tower} | {every} | {means} |")
-    print("\n| framework | subnet ahead of its twin, every seed | mean |\n|---|---|---|")
+    print("\n| framework | subnet ahead of its control, every seed | mean |\n|---|---|---|")
     for framework in FRAMEWORKS:
         leads = [
-            results[seed, framework, "subnet"]["miou"] - results[seed, framework, "random twin"]["miou"]
+            results[seed, framework, "subnet"]["miou"] - results[seed, framework, "random control"]["miou"]
             for seed in seeds
         ]
         print(f"| {framework} | {' '.join(f'{lead:+.1f}' for lead in leads)} | {mean(leads):+.1f} |")

@@ -31,7 +31,7 @@ from opentrans_cli.training.costs.paper import (
 from opentrans_cli.training.costs.receipt import sparse, total
 
 IMAGES = ITERATIONS * BATCH_SIZE
-DRAWS = 1000
+SAMPLES = 1000
 PETA, GIGA = 1e15, 1e9
 
 
@@ -47,13 +47,13 @@ def table(layers: dict[str, int]) -> None:
         head=HEAD_MACS,
         images=IMAGES,
     )
-    draws = []
-    for seed in range(DRAWS):
+    samples = []
+    for seed in range(SAMPLES):
         drawn = Selection("random", ratio=0.5, seed=seed).choose(dict.fromkeys(convolutions, 2.0))
-        draws.append(total(paper_costs(counted, frozen=drawn, head=HEAD_MACS), sparse).total * IMAGES / PETA)
+        samples.append(total(paper_costs(counted, frozen=drawn, head=HEAD_MACS), sparse).total * IMAGES / PETA)
     rows = {
         "all trained": ("full", settings["full"].total / PETA),
-        f"random, mean of {DRAWS} draws": ("random", mean(draws)),
+        f"random, mean of {SAMPLES} samples": ("random", mean(samples)),
         "alpha* (light-tailed frozen)": ("alpha_opposite", settings["alpha_opposite"].total / PETA),
         "alpha (heavy-tailed frozen)": ("alpha", settings["alpha"].total / PETA),
         "alpha + pruning": ("alpha_subnet", settings["alpha_subnet"].total / PETA),
@@ -66,11 +66,11 @@ def table(layers: dict[str, int]) -> None:
         "\nalpha* trains one layer of the light-tailed half, the median one. It is not published which; the figure "
         f"fits {MEDIAN_LAYER} and two others of the same cost."
     )
-    cuts = quantiles(draws, n=40)
+    cuts = quantiles(samples, n=40)
     published = PUBLISHED_PMACS["random"]
-    below = sum(draw < published for draw in draws)
+    below = sum(sample < published for sample in samples)
     print(
-        f"\nThe random row is one draw of 27 of the 55 layers, and it is not published which. Of {DRAWS} draws the "
+        f"\nThe random row is one sample of 27 of the 55 layers, and it is not published which. Of {SAMPLES} samples the "
         f"middle 95 % cost {cuts[0]:.1f} to {cuts[-1]:.1f} PMACs; {below} cost less than the published {published}."
     )
 

@@ -34,7 +34,7 @@ R = TypeVar("R", bound="Record")
 MAX_DEPTH = 32  # levels of nested JSON; ours have six
 MAX_VALUES = 1 << 20  # of one document: an empty list takes three bytes of text and twenty times that in memory
 MAX_RECORDS = 1 << 14  # of one list: layers, files, steps
-_MAX_TOLD = 300  # characters of a place or a problem in a message
+_LONGEST = 300  # characters of a place or a problem in a message
 
 # Controls, halves of surrogate pairs, line ends that terminals do not know, and marks that turn the direction of
 # what follows: with them a text would not read as it is printed. Joiners stay, since some scripts need them.
@@ -131,20 +131,22 @@ def require(condition: bool, where: str, problem: str) -> None:
 
 def wrong(where: str, problem: str) -> BundleError:
     """The error for one wrong place of a manifest."""
-    return BundleError(f"manifest is not valid: {told(where)} {told(problem)}; write or download the bundle again")
+    return BundleError(
+        f"manifest is not valid: {printable(where)} {printable(problem)}; write or download the bundle again"
+    )
 
 
-def told(text: str) -> str:
+def printable(text: str) -> str:
     """`text` as a message may hold it: one line, no control characters, not endless."""
     # Keys of the document are part of a place, and may hold line breaks.
-    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _MAX_TOLD + 1])
-    return shown if len(shown) <= _MAX_TOLD else f"{shown[:_MAX_TOLD]}..."
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _LONGEST + 1])
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
 def _within(where: str, key: str | int) -> str:
     """The name of a place inside `where`, cut: a key of megabytes would be copied for everything below it."""
-    inner = f"[{key}]" if isinstance(key, int) else f".{str(key)[:_MAX_TOLD]}"
-    return where[:_MAX_TOLD] + inner
+    inner = f"[{key}]" if isinstance(key, int) else f".{str(key)[:_LONGEST]}"
+    return where[:_LONGEST] + inner
 
 
 def plain_json(value: object, where: str, depth: int = 0) -> Any:

@@ -26,7 +26,7 @@ def prepare_parent(out: Path) -> None:
 
 
 def check_parent(out: Path) -> None:
-    """Raises what `prepare_parent` would, as far as it can be told without making anything."""
+    """Raises what `prepare_parent` would, as far as that can be known without making anything."""
     try:
         check_makeable(Path(os.path.realpath(out)).parent)
     except OSError as error:

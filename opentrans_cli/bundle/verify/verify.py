@@ -82,7 +82,7 @@ class _Reading:
         try:
             return frozen_hashes(self.folder, self.manifest) or {}
         except (OpentransError, OSError):
-            return {}  # told by the check of the reports
+            return {}  # the check of the reports says so
 
     def _read(self, entry: FileEntry) -> None:
         try:
