@@ -70,8 +70,8 @@ def table(layers: dict[str, int]) -> None:
     published = PUBLISHED_PMACS["random"]
     below = sum(sample < published for sample in samples)
     print(
-        f"\nThe random row is one sample of 27 of the 55 layers, and it is not published which. Of {SAMPLES} samples the "
-        f"middle 95 % cost {cuts[0]:.1f} to {cuts[-1]:.1f} PMACs; {below} cost less than the published {published}."
+        f"\nThe random row is one sample of 27 of the 55 layers, and it is not published which. Of {SAMPLES} samples "
+        f"the middle 95 % cost {cuts[0]:.1f} to {cuts[-1]:.1f} PMACs; {below} cost less than the published {published}."
     )
 
 
