@@ -36,8 +36,8 @@ def pruned(width: int) -> tuple[nn.Module, CompactTower]:
     for module in visual.modules():
         if isinstance(module, nn.BatchNorm2d):  # open_clip starts with zeros in bn3: every branch would be dead
             nn.init.uniform_(module.weight, 0.5, 1.5)
-    pattern = channel("channel", visual)
-    scores = {layer: weight.abs() for layer, weight in layer_weights(visual, pattern.layers(())).items()}
+    pattern = channel("channel", RN50)
+    scores = {layer: weight.abs().numpy() for layer, weight in layer_weights(visual, pattern.layers(())).items()}
     masks = pattern.masks(scores, pattern.sparsity_at(width))
     apply_masks(visual, masks)
     return visual, compact_tower(visual, masks, RN50)

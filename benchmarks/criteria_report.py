@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.layers import prunable_layers
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets.views import SceneViews, Views
@@ -86,7 +87,7 @@ def agreement() -> list[str]:
     for _ in views.scan():
         pass
     loader = ImageLoader(views, clip.preprocess, world=World(torch.device("cpu")))
-    pattern = pattern_for("unstructured", visual)
+    pattern = pattern_for("unstructured", clip.model_cfg)
     lines = [
         "| images | probes | correlation of log scores | kept weights in common | seconds |",
         "|---|---|---|---|---|",
@@ -104,7 +105,7 @@ def agreement() -> list[str]:
         ]
         seconds = (time.perf_counter() - started) / 2
         flat = torch.stack([torch.cat([part.flatten() for part in score.values()]) for score in scores])
-        masks = [pattern.masks(score, 0.9) for score in scores]
+        masks = [pattern.masks(arrays(score), 0.9) for score in scores]
         kept = sum(int(mask.sum()) for mask in masks[0].values())
         common = sum(int((masks[0][layer] & masks[1][layer]).sum()) for layer in layers)
         correlation = torch.corrcoef(flat.clamp_min(1e-30).log())[0, 1].item()

@@ -90,7 +90,7 @@ class Subject:
 
     def __init__(self, tower: Tower, framework: str, options: FinetuneOptions) -> None:
         self.options = options
-        self.built = build_segmentor(replace(tower, visual=copy.deepcopy(tower.visual)), framework)
+        self.built = build_segmentor(replace(tower, built=copy.deepcopy(tower.visual)), framework)
         self.built.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loader = TrainingData(DATASETS.load("shapes")(DatasetOptions()), options, preprocess=tower.preprocess)
         class_indices = text_class_indices(self.loader.seen_vocabulary)

@@ -67,11 +67,12 @@ def main() -> None:
     masked, reparametrised = copy.deepcopy(dense), copy.deepcopy(dense)
     layers = prunable_layers(masked)
     weights = layer_weights(masked, layers)
-    masks = pattern_for("unstructured", masked).masks(Computed(layers, lambda layer: weights[layer].abs()), SPARSITY)
+    scores = Computed(layers, lambda layer: weights[layer].abs().numpy())
+    masks = pattern_for("unstructured", RN50).masks(scores, SPARSITY)
     hold_masks = hold(masked, masks)
     hold_masks()
     for layer, mask in masks.items():
-        torch_prune.custom_from_mask(reparametrised.get_submodule(layer), "weight", mask.float())
+        torch_prune.custom_from_mask(reparametrised.get_submodule(layer), "weight", torch.from_numpy(mask).float())
     images = torch.randn(args.batch_size, 3, 224, 224, generator=torch.Generator().manual_seed(2))
     images = images.contiguous(memory_format=torch.channels_last)
     steps = {

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from rn50 import RN50
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import layer_weights, prunable_layers
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.sparsity.patterns.base import pattern_for
-from opentrans_cli.sparsity.selection import Computed
+from opentrans_cli.sparsity.selection import Computed, Mask
 from opentrans_cli.steps.step_record import environment
 
 PAIRS = 9
@@ -36,7 +37,7 @@ PAIRS = 9
 ROUNDS = ((0.0, 0.9), (0.1, 0.19), (0.8905810108684877, 0.9))
 CONTENDERS = ("torch", "ours")
 
-Masks = dict[str, Tensor]
+Masks = dict[str, Mask]
 
 
 def tower() -> nn.Module:
@@ -47,9 +48,9 @@ def tower() -> nn.Module:
     return visual
 
 
-def update_ours(weights: Mapping[str, Tensor], visual: nn.Module, sparsity: float, inside: Masks | None) -> Masks:
-    scores = Computed(weights, lambda layer: weights[layer].abs())
-    return pattern_for("unstructured", visual).masks(scores, sparsity, inside=inside)
+def update_ours(weights: Mapping[str, Tensor], sparsity: float, inside: Masks | None) -> Masks:
+    scores = Computed(weights, lambda layer: np.abs(weights[layer].numpy()))
+    return pattern_for("unstructured", RN50).masks(scores, sparsity, inside=inside)
 
 
 def update_torch(visual: nn.Module, layers: tuple[str, ...], count: int) -> None:
@@ -66,18 +67,19 @@ class Contest:
         # Copies, because torch's masks replace the parameters of a module by others.
         self.weights = {k: w.clone() for k, w in layer_weights(self.visual, self.layers).items()}
         self.total = sum(weight.numel() for weight in self.weights.values())
-        self.inside = update_ours(self.weights, self.visual, before, None) if before else None
+        self.inside = update_ours(self.weights, before, None) if before else None
         self.count = round(after * self.total) - round(before * self.total)
         if self.inside is not None:
             for layer, mask in self.inside.items():
-                prune.custom_from_mask(self.visual.get_submodule(layer), "weight", mask)
-                self.weights[layer] *= mask
+                prune.custom_from_mask(self.visual.get_submodule(layer), "weight", torch.from_numpy(mask))
+                self.weights[layer] *= torch.from_numpy(mask)
 
     def run(self, contender: str) -> Masks:
         if contender == "ours":
-            return update_ours(self.weights, self.visual, self.after, self.inside)
+            return update_ours(self.weights, self.after, self.inside)
         update_torch(self.visual, self.layers, self.count)
-        return {layer: self.visual.get_submodule(layer).get_buffer("weight_mask").bool() for layer in self.layers}
+        masks = {layer: self.visual.get_submodule(layer).get_buffer("weight_mask") for layer in self.layers}
+        return {layer: mask.bool().numpy() for layer, mask in masks.items()}
 
 
 def timed(contest: Contest, contender: str) -> tuple[float, Masks]:

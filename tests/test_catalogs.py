@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import opentrans_cli
+from opentrans_cli.assets import tiny_clip
 from opentrans_cli.catalog import Catalog
 from opentrans_cli.clip.layers import candidates, layer_weights, prunable_layers
 from opentrans_cli.clip.source import load_clip
@@ -26,9 +27,9 @@ from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import BACKBONE, ClassText
 from opentrans_cli.sparsity.control import random_scores
 from opentrans_cli.sparsity.criteria import CRITERIA
-from opentrans_cli.sparsity.masking import prunable_total, sparsity_of
 from opentrans_cli.sparsity.patterns import PATTERNS
 from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
+from opentrans_cli.sparsity.selection import Mask, prunable_total, sparsity_of
 from opentrans_cli.spectral.estimators import ESTIMATORS
 
 TABLES: list[tuple[Catalog, str]] = [
@@ -85,9 +86,10 @@ def test_a_table_is_light_and_names_are_what_a_manifest_may_hold() -> None:
             assert name == name.lower() and name.replace("_", "").replace("-", "").isalnum(), name
 
 
-# Patterns: NAME(text, visual) -> Pattern, whose masks are a function of scores and sparsity.
+# Patterns: NAME(text, model_cfg) -> Pattern, whose masks are a function of scores and sparsity.
 
 TEXTS = {"n_m": "2:4"}  # what a user writes for a pattern, where that is not its name
+TINY_CFG: dict[str, Any] = tiny_clip()[0]["model_cfg"]
 EXACT = {"unstructured", "layerwise"}  # patterns that remove the rounded number of weights at every sparsity
 
 
@@ -96,12 +98,12 @@ def tiny_visual() -> nn.Module:
     return load_clip("tiny").model.visual
 
 
-def built(name: str, visual: nn.Module) -> tuple[Pattern, dict[str, torch.Size]]:
+def built(name: str, visual: nn.Module) -> tuple[Pattern, dict[str, tuple[int, ...]]]:
     """A pattern for this tower, and the shapes of the layers it prunes by default."""
-    pattern = PATTERNS.load(name)(TEXTS.get(name, name), visual)
+    pattern = PATTERNS.load(name)(TEXTS.get(name, name), TINY_CFG)
     weights = layer_weights(visual, pattern.layers(prunable_layers(visual)))
-    shapes = {layer: weight.shape for layer, weight in weights.items()}
-    return pattern, {layer: shape for layer, shape in shapes.items() if pattern.problem(layer, tuple(shape)) is None}
+    shapes = {layer: tuple(weight.shape) for layer, weight in weights.items()}
+    return pattern, {layer: shape for layer, shape in shapes.items() if pattern.problem(layer, shape) is None}
 
 
 def growing(pattern: Pattern) -> list[float]:
@@ -115,12 +117,12 @@ def test_a_pattern_is_found_by_what_the_user_writes_and_holds_tensors_beside_its
 ) -> None:
     text = TEXTS.get(name, name)
     pattern, shapes = built(name, tiny_visual)
-    assert pattern_for(text, tiny_visual).name == pattern.name == text
+    assert pattern_for(text, TINY_CFG).name == pattern.name == text
     assert pattern.sparsity is None or 0 < pattern.sparsity < 1
     assert shapes and set(shapes) <= {candidate.name for candidate in candidates(tiny_visual)}
     state = tiny_visual.state_dict()
     for tensor, mask in pattern.coupled(pattern.masks(random_scores(shapes, 0), pattern.sparsity or 0.5)).items():
-        assert mask.dtype == torch.bool and mask.shape == state[tensor].shape
+        assert mask.dtype == np.bool_ and mask.shape == state[tensor].shape
         assert tensor.removesuffix(".weight") not in shapes
 
 
@@ -130,16 +132,16 @@ def test_a_pattern_nests_its_masks_as_sparsity_grows_and_is_a_function_of_the_sc
 ) -> None:
     pattern, shapes = built(name, tiny_visual)
     scores = random_scores(shapes, 2)
-    laid_out = {layer: s.to(memory_format=torch.channels_last) if s.ndim == 4 else s for layer, s in scores.items()}
-    equal = {layer: torch.ones(shape) for layer, shape in shapes.items()}
-    last = {layer: torch.ones(shape, dtype=torch.bool) for layer, shape in shapes.items()}
+    laid_out = {layer: np.asfortranarray(score) for layer, score in scores.items()}
+    equal = {layer: np.ones(shape) for layer, shape in shapes.items()}
+    last = {layer: np.ones(shape, np.bool_) for layer, shape in shapes.items()}
     for sparsity in growing(pattern):
         masks = pattern.masks(scores, sparsity)
         again = built(name, tiny_visual)[0].masks(laid_out, sparsity)
         assert list(masks) == list(shapes)
         for layer, mask in masks.items():
-            assert mask.shape == shapes[layer] and mask.dtype == torch.bool
-            assert not (mask & ~last[layer]).any() and torch.equal(mask, again[layer])
+            assert mask.shape == shapes[layer] and mask.dtype == np.bool_
+            assert not (mask & ~last[layer]).any() and np.array_equal(mask, again[layer])
         if name in EXACT:
             total = prunable_total(masks)
             assert sparsity_of(masks) == round(sparsity * total) / total
@@ -152,16 +154,16 @@ def test_a_pattern_nests_its_masks_as_sparsity_grows_and_is_a_function_of_the_sc
 @every_pattern
 def test_a_pattern_stays_inside_the_round_before_whatever_the_scores_are_now(name: str, tiny_visual: nn.Module) -> None:
     pattern, shapes = built(name, tiny_visual)
-    last: dict[str, torch.Tensor] | None = None
+    last: dict[str, Mask] | None = None
     for number, sparsity in enumerate(growing(pattern)):
-        copies = {layer: mask.clone() for layer, mask in (last or {}).items()}
+        copies = {layer: mask.copy() for layer, mask in (last or {}).items()}
         scores = random_scores(shapes, number)
         masks = pattern.masks(scores, sparsity, inside=last)
         assert sparsity_of(masks) == sparsity_of(pattern.masks(scores, sparsity))
         for layer, before in copies.items():
             assert not (masks[layer] & ~before).any()
-            assert last is not None and torch.equal(last[layer], before)
-        last = {k: m.to(memory_format=torch.channels_last) if m.ndim == 4 else m for k, m in masks.items()}
+            assert last is not None and np.array_equal(last[layer], before)
+        last = {layer: np.asfortranarray(mask) for layer, mask in masks.items()}
 
 
 @every_pattern

@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from opentrans_cli.clip.layers import split_shapes
 from opentrans_cli.clip.open_clip import open_clip_module, quiet_open_clip
 from opentrans_cli.errors import SourceError
 
@@ -79,6 +83,7 @@ OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 """Scalars that only the state dicts of OpenAI's own archives hold beside the weights."""
 
 _SMALLEST_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+_COUNTER = "num_batches_tracked"
 _TIMM_NAME = re.compile(r"[A-Za-z0-9_.]+")  # no "hf-hub:" and no "local-dir:"
 _PUBLISHED_GRID = 7  # positions along a side at 224 pixels
 _SIZES = ("width", "head_width", "image_size", "patch_size")
@@ -136,12 +141,19 @@ _VIT_KEYS = _RESNET_KEYS | {"mlp_ratio", "no_ln_pre", "pool_type", "final_ln_aft
 _VIT_DEFAULTS = {"layers": 12, "width": 768, "head_width": 64, "image_size": 224, "patch_size": 16, "mlp_ratio": 4.0}
 
 
-def tower_shapes(model_cfg: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
-    """Shapes of all tensors of an image tower by name, in module order, where they can be told without torch.
+def tower_shapes(model_cfg: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of an image tower by name, in module order. Raises SourceError as `meta_visual` does.
 
-    That is so for the usual ResNets and ViTs; None for others, whose shapes `meta_visual` has. Raises SourceError for a
-    configuration that it refuses.
+    Of the usual ResNets and ViTs without torch; any other tower is built on the meta device.
     """
+    plain = plain_shapes(model_cfg)
+    if plain is not None:
+        return plain
+    return {name: tuple(tensor.shape) for name, tensor in meta_visual(model_cfg).state_dict().items()}
+
+
+def plain_shapes(model_cfg: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+    """`tower_shapes` where they can be told without torch, else None. Raises SourceError for a wrong configuration."""
     config = _harmless(model_cfg)
     vision, size = config["vision_cfg"], config.get("embed_dim")
     if not config.keys() <= _CLIP_KEYS or type(size) is not int:
@@ -236,6 +248,27 @@ def build_visual(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> n
     except RuntimeError as error:
         raise SourceError(f"tensors do not fit the architecture: {_first_mismatch(error)}") from error
     return visual.eval().requires_grad_(True)
+
+
+def fit_state(state: Mapping[str, NDArray[Any]], model_cfg: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """The tensors of an image tower, a tensor a layer, in module order and float32; counters as they are.
+
+    Raises SourceError if they are not those of the architecture, naming the first.
+    """
+    shapes = split_shapes(tower_shapes(model_cfg))
+    # Files from before torch 1.0 have no counter of batches, and nothing depends on it.
+    counters = {name: np.zeros((), np.int64) for name in shapes if name.endswith(_COUNTER) and name not in state}
+    given = {**state, **counters}
+    for problem, names in (
+        ("missing", [name for name in shapes if name not in given]),
+        ("not known", [name for name in given if name not in shapes]),
+        ("of another shape", [name for name, shape in shapes.items() if name in given and given[name].shape != shape]),
+    ):
+        if names:
+            more = f" and {len(names) - 1} others" if len(names) > 1 else ""
+            raise SourceError(f"tensors do not fit the architecture: '{names[0]}'{more}, {problem}")
+    ordered = {name: given[name] for name in shapes}
+    return {k: v if k.endswith(_COUNTER) else v.astype(np.float32, copy=False) for k, v in ordered.items()}
 
 
 def _first_mismatch(error: RuntimeError) -> str:

@@ -12,17 +12,19 @@ follow from the table. Once the columns of all readers are zero, a removed chann
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
-from opentrans_cli.clip.open_clip import is_a
 from opentrans_cli.errors import MaskError, OptionError
 
+Mask = NDArray[np.bool_]
+
+_HEAD_WIDTH = 64  # of a ResNet's attention pool where the configuration does not say
 _BATCHNORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -54,18 +56,21 @@ class ChannelGroup:
         return int(width * self.per_width)
 
 
-def channel_groups(visual: nn.Module) -> tuple[ChannelGroup, ...]:
-    """The groups of a tower, in the order of the forward pass.
+def channel_groups(model_cfg: Mapping[str, Any]) -> tuple[ChannelGroup, ...]:
+    """The groups of the tower of open_clip's configuration `model_cfg`, in the order of the forward pass.
 
     Raises OptionError for a tower of a kind whose channels are not known to be removable.
     """
-    if is_a(visual, "ModifiedResNet"):
-        return tuple(_resnet_groups(visual))
-    if is_a(visual, "VisionTransformer") and _has_plain_mlps(visual):
-        return tuple(_hidden_units(visual))
-    kind = type(visual).__name__
+    vision = model_cfg["vision_cfg"]
+    kind = vision.get("timm_model_name")
+    if kind is None and isinstance(vision.get("layers"), list | tuple):
+        return tuple(_resnet_groups(vision))
+    # A norm over the hidden units of an MLP reads them all, removed ones included.
+    if kind is None and not vision.get("scale_fc"):
+        return tuple(_hidden_units(vision))
     raise OptionError(
-        f"pattern channel knows ResNet and ViT towers of open_clip: this is a {kind}; choose another --pattern"
+        f"pattern channel knows ResNet and ViT towers of open_clip: this is {kind or 'another ViT'}; "
+        "choose another --pattern"
     )
 
 
@@ -84,44 +89,42 @@ def grouped_axes(groups: tuple[ChannelGroup, ...]) -> dict[str, dict[int, Channe
     return axes
 
 
-def channel_mask(shape: torch.Size, axes: Mapping[int, ChannelGroup], kept: Mapping[str, Tensor]) -> Tensor:
-    """Mask (bool, True = kept) of a tensor: the outer product of what its axes keep.
-
-    `kept` holds by group one bool per channel, all on one device, which is the mask's.
-    """
-    mask = torch.ones(shape, dtype=torch.bool, device=next(iter(kept.values())).device)
+def channel_mask(shape: Sequence[int], axes: Mapping[int, ChannelGroup], kept: Mapping[str, Mask]) -> Mask:
+    """Mask (True = kept) of a tensor: the outer product of what its axes keep; `kept` holds one bool per channel."""
+    mask = np.ones(shape, np.bool_)
     for axis, group in axes.items():
         mask &= kept[group.name].reshape([-1 if place == axis else 1 for place in range(len(shape))])
     return mask
 
 
-def kept_channels(groups: tuple[ChannelGroup, ...], masks: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
-    """The width, and by group one bool per channel (True = kept, on the CPU), read off the masks of the layers.
+def kept_channels(groups: tuple[ChannelGroup, ...], masks: Mapping[str, Mask]) -> tuple[int, dict[str, Mask]]:
+    """The width, and by group one bool per channel (True = kept), read off the masks of the layers.
 
     Raises MaskError if the masks are not those of a tower of the family: a layer of the table is missing, a layer
     outside it is pruned, channels are kept in part, or groups keep different shares.
     """
     axes = {name.removesuffix(".weight"): by_axis for name, by_axis in grouped_axes(groups).items()}
     for layer, mask in masks.items():
-        if layer not in axes and not bool(mask.all()):
+        if layer not in axes and not mask.all():
             raise MaskError(f"not pruned by whole channels: {layer} has none that can go; prune with --pattern channel")
-    kept: dict[str, Tensor] = {}
+    kept = dict[str, Any]()
     for group in groups:
         layer, axis = _weight_of(group)
         if layer not in masks:
             raise MaskError(f"not pruned by whole channels: no mask of {layer}; prune with --pattern channel")
-        kept[group.name] = masks[layer].cpu().transpose(0, axis).flatten(1).any(1)
+        by_channel = np.swapaxes(masks[layer], 0, axis)
+        kept[group.name] = by_channel.reshape(len(by_channel), -1).any(1)
     for layer, by_axis in axes.items():
-        if layer in masks and not torch.equal(masks[layer].cpu(), channel_mask(masks[layer].shape, by_axis, kept)):
+        if layer in masks and not np.array_equal(masks[layer], channel_mask(masks[layer].shape, by_axis, kept)):
             raise MaskError(f"not pruned by whole channels: {layer}; prune with --pattern channel")
     return _common_width(groups, kept), kept
 
 
-def _common_width(groups: tuple[ChannelGroup, ...], kept: Mapping[str, Tensor]) -> int:
+def _common_width(groups: tuple[ChannelGroup, ...], kept: Mapping[str, Mask]) -> int:
     width = Fraction(int(kept[groups[0].name].sum())) / groups[0].per_width
     for group in groups:
         units = kept[group.name].reshape(-1, group.unit)
-        whole = torch.equal(units.any(1), units.all(1)) and width.denominator == 1 and group.fits(int(width))
+        whole = np.array_equal(units.any(1), units.all(1)) and width.denominator == 1 and group.fits(int(width))
         if not whole or int(units.sum()) != group.kept(int(width)):
             raise MaskError(
                 f"channels are not those of a narrower tower: {group.name} keeps {int(units.sum())} of {group.size}; "
@@ -136,10 +139,9 @@ def _weight_of(group: ChannelGroup) -> tuple[str, int]:
     return first.tensor.removesuffix(".weight"), first.axis
 
 
-def _resnet_groups(visual: Any) -> Iterator[ChannelGroup]:
+def _resnet_groups(vision: Mapping[str, Any]) -> Iterator[ChannelGroup]:
     """open_clip's ModifiedResNet: stem, then per stage one residual stream and the inside of each block."""
-    width = visual.conv3.out_channels
-    stages = [(f"layer{number}", getattr(visual, f"layer{number}")) for number in (1, 2, 3, 4)]
+    width = vision.get("width", 64)
 
     def group(name: str, size: int, *members: Member, unit: int = 1) -> ChannelGroup:
         return ChannelGroup(name, size, Fraction(size, width), members, unit)
@@ -147,19 +149,21 @@ def _resnet_groups(visual: Any) -> Iterator[ChannelGroup]:
     yield group("conv1", width // 2, *_made("conv1", "bn1"), *_read("conv2"))
     yield group("conv2", width // 2, *_made("conv2", "bn2"), *_read("conv3"))
     yield group("conv3", width, *_made("conv3", "bn3"), *_read(*_entries("layer1")))
-    for (stage, blocks), following in zip(stages, ["layer2", "layer3", "layer4", None], strict=True):
-        makers = [member for number in range(len(blocks)) for member in _made(*_pair(f"{stage}.{number}", 3))]
+    for number, blocks in enumerate(vision["layers"]):
+        stage, inner = f"layer{number + 1}", width * 2**number
+        makers = [member for number in range(blocks) for member in _made(*_pair(f"{stage}.{number}", 3))]
         makers += _made(f"{stage}.0.downsample.0", f"{stage}.0.downsample.1")
-        readers = _read(*(f"{stage}.{number}.conv1" for number in range(1, len(blocks))))
-        readers += _pool_inputs() if following is None else _read(*_entries(following))
-        yield group(stage, blocks[0].conv3.out_channels, *makers, *readers)
-        for number, block in enumerate(blocks):
-            name = f"{stage}.{number}"
-            yield group(f"{name}.conv1", block.conv1.out_channels, *_made(*_pair(name, 1)), *_read(f"{name}.conv2"))
-            yield group(f"{name}.conv2", block.conv2.out_channels, *_made(*_pair(name, 2)), *_read(f"{name}.conv3"))
-    size = visual.attnpool.v_proj.out_features
+        readers = _read(*(f"{stage}.{number}.conv1" for number in range(1, blocks)))
+        readers += _pool_inputs() if number == 3 else _read(*_entries(f"layer{number + 2}"))
+        yield group(stage, 4 * inner, *makers, *readers)
+        for block in range(blocks):
+            name = f"{stage}.{block}"
+            yield group(f"{name}.conv1", inner, *_made(*_pair(name, 1)), *_read(f"{name}.conv2"))
+            yield group(f"{name}.conv2", inner, *_made(*_pair(name, 2)), *_read(f"{name}.conv3"))
+    size = 32 * width
+    heads = size // vision.get("head_width", _HEAD_WIDTH)
     rows = [Member(f"attnpool.{p}_proj.{leaf}", 0) for p in "qkv" for leaf in ("weight", "bias")]
-    yield group("attnpool", size, *rows, *_read("attnpool.c_proj"), unit=size // visual.attnpool.num_heads)
+    yield group("attnpool", size, *rows, *_read("attnpool.c_proj"), unit=size // heads)
 
 
 def _made(layer: str, batchnorm: str) -> list[Member]:
@@ -186,15 +190,10 @@ def _pool_inputs() -> list[Member]:
     return [Member("attnpool.positional_embedding", 1), *_read(*(f"attnpool.{part}_proj" for part in "qkv"))]
 
 
-def _has_plain_mlps(visual: Any) -> bool:
-    """None with a LayerNorm over its hidden units (`scale_fc`): that reads them all, removed ones included."""
-    extras = [getattr(block.mlp, "ln", None) for block in visual.transformer.resblocks]
-    return all(extra is None or isinstance(extra, nn.Identity) for extra in extras)
-
-
-def _hidden_units(visual: Any) -> Iterator[ChannelGroup]:
+def _hidden_units(vision: Mapping[str, Any]) -> Iterator[ChannelGroup]:
     """open_clip's VisionTransformer: the hidden units of every MLP, the same number in each."""
-    for number, block in enumerate(visual.transformer.resblocks):
+    hidden = int(vision.get("width", 768) * vision.get("mlp_ratio", 4.0))
+    for number in range(vision.get("layers", 12)):
         name = f"transformer.resblocks.{number}.mlp"
         rows = [Member(f"{name}.c_fc.weight", 0), Member(f"{name}.c_fc.bias", 0)]
-        yield ChannelGroup(name, block.mlp.c_fc.out_features, Fraction(1), (*rows, *_read(f"{name}.c_proj")))
+        yield ChannelGroup(name, hidden, Fraction(1), (*rows, *_read(f"{name}.c_proj")))

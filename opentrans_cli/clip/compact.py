@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
 from opentrans_cli.clip.architecture import build_visual
-from opentrans_cli.clip.channels import ChannelGroup, channel_groups, grouped_axes, kept_channels
-from opentrans_cli.clip.open_clip import is_a
+from opentrans_cli.clip.arrays import arrays, tensors
+from opentrans_cli.clip.channels import ChannelGroup, Mask, channel_groups, grouped_axes, kept_channels
 from opentrans_cli.errors import MaskError, OptionError, TransferError
 
 TOLERANCE = 1e-4
@@ -33,7 +35,7 @@ class CompactTower:
     difference: float  # largest of embeddings, relative to the largest value, on two fixed random images
 
 
-def compact_tower(visual: nn.Module, masks: Mapping[str, Tensor], model_cfg: Mapping[str, Any]) -> CompactTower:
+def compact_tower(visual: nn.Module, masks: Mapping[str, Mask], model_cfg: Mapping[str, Any]) -> CompactTower:
     """The tower without its removed channels, built by open_clip and compared with `visual` under its masks.
 
     `visual` has exact zeros where `masks` remove weights; it may have been trained since. Raises TransferError if
@@ -41,14 +43,15 @@ def compact_tower(visual: nn.Module, masks: Mapping[str, Tensor], model_cfg: Map
     TOLERANCE.
     """
     try:
-        groups = channel_groups(visual)
+        groups = channel_groups(model_cfg)
         width, kept = kept_channels(groups, masks)
     except (MaskError, OptionError) as error:
         raise TransferError(f"cannot be written compact: {error}, or leave out --compact") from error
     axes = grouped_axes(groups)
-    state = {name: _narrow(tensor, axes.get(name, {}), kept) for name, tensor in visual.state_dict().items()}
-    config = _narrower(visual, model_cfg, width)
-    compact = build_visual(config, state)
+    state = arrays(visual.state_dict())
+    narrow = {name: _narrow(array, axes.get(name, {}), kept) for name, array in state.items()}
+    config = _narrower(model_cfg, width)
+    compact = build_visual(config, tensors(narrow))
     difference = tower_difference(visual, compact, size=config["vision_cfg"]["image_size"])
     if not difference <= TOLERANCE:
         raise TransferError(
@@ -69,20 +72,20 @@ def tower_difference(one: nn.Module, other: nn.Module, *, size: int | tuple[int,
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def _narrow(tensor: Tensor, axes: Mapping[int, ChannelGroup], kept: Mapping[str, Tensor]) -> Tensor:
-    """The kept part of a tensor, as a copy."""
-    narrow = tensor.detach().clone()
+def _narrow(array: NDArray[Any], axes: Mapping[int, ChannelGroup], kept: Mapping[str, Mask]) -> NDArray[Any]:
+    """The kept part of a tensor."""
     for axis, group in axes.items():
-        narrow = narrow.index_select(axis, kept[group.name].nonzero().flatten())
-    return narrow
+        array = np.compress(kept[group.name], array, axis)
+    return array
 
 
-def _narrower(visual: nn.Module, model_cfg: Mapping[str, Any], width: int) -> dict[str, Any]:
+def _narrower(model_cfg: Mapping[str, Any], width: int) -> dict[str, Any]:
     config = copy.deepcopy(dict(model_cfg))
-    if is_a(visual, "ModifiedResNet"):
-        config["vision_cfg"]["width"] = width
+    vision = config["vision_cfg"]
+    if isinstance(vision.get("layers"), list | tuple):
+        vision["width"] = width
     else:
-        config["vision_cfg"]["mlp_ratio"] = mlp_ratio(width, config["vision_cfg"]["width"])
+        vision["mlp_ratio"] = mlp_ratio(width, vision.get("width", 768))
     return config
 
 

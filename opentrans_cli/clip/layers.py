@@ -64,7 +64,8 @@ def candidates(visual: nn.Module) -> tuple[Candidate, ...]:
 
 def tower_candidates(shapes: Shapes) -> tuple[Candidate, ...]:
     """The same of an image tower, from the names and shapes of its tensors, in their order."""
-    return _judged(_layer_shapes(shapes))
+    layers = split_shapes(shapes).items()
+    return _judged((name.removesuffix(".weight"), shape) for name, shape in layers if _is_layer(name, shape))
 
 
 def _judged(layers: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[Candidate, ...]:
@@ -89,13 +90,20 @@ def _layer_names(visual: nn.Module) -> Iterator[str]:
             yield name
 
 
-def _layer_shapes(shapes: Shapes) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _is_layer(name: str, shape: tuple[int, ...]) -> bool:
+    return name.endswith(".weight") and len(shape) in (2, 4)
+
+
+def split_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """What `split_packed` makes of the shapes of a state."""
+    apart: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         owner, _, leaf = name.rpartition(".")
         if leaf == PACKED:
-            yield from ((f"{owner}.{part}", (shape[0] // len(PARTS), *shape[1:])) for part in PARTS)
-        elif leaf == "weight" and len(shape) in (2, 4):
-            yield owner, shape
+            apart |= {f"{owner}.{part}.weight": (shape[0] // len(PARTS), *shape[1:]) for part in PARTS}
+        else:
+            apart[name] = shape
+    return apart
 
 
 def choose_layers(
@@ -236,14 +244,18 @@ def join_packed(state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[n
 
 
 def batchnorm_of(visual: nn.Module, layer: str) -> str | None:
-    """Name of the BatchNorm that normalises `layer`'s output, None if it has none.
+    """Name of the BatchNorm that normalises `layer`'s output, None if it has none."""
+    from torch import nn
+
+    name = batchnorm_beside(layer)
+    module = dict(visual.named_modules()).get(name)
+    return name if isinstance(module, nn.BatchNorm2d) else None
+
+
+def batchnorm_beside(layer: str) -> str:
+    """What the BatchNorm behind `layer` is called, if it has one.
 
     In CLIP's ResNets `convN` is followed by `bnN` beside it, and a downsample convolution (child "0") by child "1".
     """
-    from torch import nn
-
-    parent, _, leaf = layer.rpartition(".")
-    candidates = {"0": "1"}.get(leaf, leaf.replace("conv", "bn"))
-    name = f"{parent}.{candidates}" if parent else candidates
-    module = dict(visual.named_modules()).get(name)
-    return name if isinstance(module, nn.BatchNorm2d) else None
+    parent, dot, leaf = layer.rpartition(".")
+    return parent + dot + ("1" if leaf == "0" else leaf.replace("conv", "bn"))

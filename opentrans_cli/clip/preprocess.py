@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,20 +27,27 @@ class Preprocess:
 
     def __call__(self, image: Image) -> Tensor:
         """A picture -> float32 (3, size, size), resized, cropped and normalised as open_clip does it to evaluate."""
-        return cast("Tensor", self._transform(image))
+        import torch
 
-    @cached_property
-    def _transform(self) -> Callable[[Image], Any]:
-        from open_clip import image_transform
+        pixels = torch.from_numpy(np.array(self._squared(image).convert("RGB")))
+        return self.normalise(pixels[None])[0].contiguous()
 
-        return image_transform(
-            self.size,
-            is_train=False,
-            mean=self.mean,
-            std=self.std,
-            interpolation=self.interpolation,
-            resize_mode=self.resize_mode,
-        )
+    def _squared(self, image: Image) -> Image:
+        """Its middle, or the whole with a black edge ("longest") or out of proportion ("squash")."""
+        from PIL.Image import Resampling
+
+        size, (width, height) = self.size, image.size
+        sides = (size, size)
+        if self.resize_mode == "shortest":
+            sides = (max(size, int(size * width / height)), max(size, int(size * height / width)))
+        elif self.resize_mode == "longest":
+            ratio = max(height, width) / size
+            sides = (round(width / ratio), round(height / ratio))
+        kind = Resampling.BILINEAR if self.interpolation == "bilinear" else Resampling.BICUBIC
+        resized = image if image.size == sides else image.resize(sides, kind)
+        # Beyond the edge of a picture everything is black.
+        left, top = (round((side - size) / 2) if side > size else -((size - side) // 2) for side in sides)
+        return resized.crop((left, top, left + size, top + size))
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) RGB in [0, 255] -> float32 (B, 3, H, W), channels last in memory."""

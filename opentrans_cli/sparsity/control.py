@@ -10,32 +10,32 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from opentrans_cli.errors import MaskError
+from opentrans_cli.sparsity.selection import Mask
 
 
-def random_scores(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Tensor]:
-    """Uniform scores in [0, 1), float64 on the CPU, in the given shape by layer.
+def random_scores(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, NDArray[np.float64]]:
+    """Uniform scores in [0, 1), in the given shape by layer.
 
     A layer's scores depend on `seed` and its name alone: not on the other layers, the platform or the library version.
     """
     return {layer: _uniform(f"{seed}:{layer}", tuple(shape)) for layer, shape in shapes.items()}
 
 
-def _uniform(name: str, shape: tuple[int, ...]) -> Tensor:
+def _uniform(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Scores in [0, 1) drawn by a name."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
     # Raw bits, because numpy promises stable streams for bit generators but not for the distributions on top.
     bits = np.random.Philox(key=key).random_raw(math.prod(shape))
-    return torch.from_numpy((bits >> np.uint64(11)) * 2.0**-53).reshape(shape)
+    return (bits >> np.uint64(11)).astype(np.float64).reshape(shape) * 2.0**-53
 
 
 def random_control_masks(
     counts_per_round: Sequence[Mapping[str, int]], shapes: Mapping[str, Sequence[int]], seed: int
-) -> list[dict[str, Tensor]]:
-    """One dict of masks (bool, True = kept, on the CPU) per round, each inside that of the round before.
+) -> list[dict[str, Mask]]:
+    """One dict of masks (True = kept) per round, each inside that of the round before.
 
     `counts_per_round` are the kept weights by layer; `shapes` names the layers and their order. Each layer is shuffled
     once, by `seed` and its name alone, so neither the order of layers nor other layers matter. One round takes one byte
@@ -43,14 +43,14 @@ def random_control_masks(
     round to round.
     """
     for layer, shape in shapes.items():
-        _check_counts(layer, torch.Size(shape).numel(), [counts.get(layer) for counts in counts_per_round])
-    rounds: list[dict[str, Tensor]] = [{} for _ in counts_per_round]
+        _check_counts(layer, math.prod(shape), [counts.get(layer) for counts in counts_per_round])
+    rounds: list[dict[str, Mask]] = [{} for _ in counts_per_round]
     for layer, shape in shapes.items():
         # A name of its own, else the control of random pruning with the same seed would be its mirror image.
         name = f"twin of {layer}"
-        order = random_scores({name: shape}, seed)[name].flatten().argsort(stable=True)
+        order = random_scores({name: shape}, seed)[name].reshape(-1).argsort(kind="stable")
         for masks, counts in zip(rounds, counts_per_round, strict=True):
-            mask = torch.zeros(order.numel(), dtype=torch.bool)
+            mask = np.zeros(len(order), np.bool_)
             mask[order[: counts[layer]]] = True
             masks[layer] = mask.reshape(tuple(shape))
     return rounds

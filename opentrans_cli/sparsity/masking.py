@@ -1,8 +1,8 @@
 """Putting masks on a module and keeping them there.
 
-Masks are bool tensors by layer (True = kept), in the shape of the layer's `weight`; layers are whole dotted names.
-A parameter is looked up anew each time, so that a module may move, be cast, load, or be spread over processes (FSDP2),
-where each of them looks after its own share. torch.nn.utils.prune would add parameters and change the names of a state.
+Masks are bool arrays or tensors by layer (True = kept), in the shape of the layer's `weight`; layers are whole dotted
+names. A parameter is looked up anew each time, so that a module may move, be cast, load, or be spread over processes
+(FSDP2), where each looks after its own share. torch.nn.utils.prune would add parameters and change names in a state.
 A weight is set to zero by its bits: anding them is a plain stream of memory, four times as fast as masked_fill on a
 CPU, and unlike multiplying it makes a zero of NaN too.
 """
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.layers import locate
 from opentrans_cli.errors import MaskError
+
+Masks = Mapping[str, Any]
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a weight
 
@@ -89,19 +91,7 @@ def first_regrown(held: Iterable[Held]) -> str | None:
     return next((one.layer for one, regrown in zip(held, found, strict=True) if regrown), None)
 
 
-def prunable_total(masks: Mapping[str, Tensor]) -> int:
-    """Number of weights the masks speak about, kept or not."""
-    return sum(mask.numel() for mask in masks.values())
-
-
-def sparsity_of(masks: Mapping[str, Tensor]) -> float:
-    """Removed weights / prunable weights, in [0, 1]; 0 if there is no prunable weight."""
-    total = prunable_total(masks)
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    return (total - kept) / total if total else 0.0
-
-
-def apply_masks(module: nn.Module, masks: Mapping[str, Tensor], coupled: Mapping[str, Tensor] | None = None) -> None:
+def apply_masks(module: nn.Module, masks: Masks, coupled: Masks | None = None) -> None:
     """Set the removed weights of `module` to zero, in place; kept weights do not change.
 
     `coupled` are masks of tensors that are no layer's weight, by full tensor name (see patterns/base.py). Raises
@@ -110,16 +100,14 @@ def apply_masks(module: nn.Module, masks: Mapping[str, Tensor], coupled: Mapping
     hold(module, masks, coupled)()
 
 
-def check_support(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
+def check_support(module: nn.Module, masks: Masks) -> None:
     """Raise MaskError naming the first layer with a removed weight that is not exactly zero (nor is NaN)."""
     layer = first_regrown(_held(module, masks))
     if layer is not None:
         raise MaskError(f"pruned weights are no longer zero: {layer}; apply the mask again before writing")
 
 
-def hold(
-    module: nn.Module, masks: Mapping[str, Tensor], coupled: Mapping[str, Tensor] | None = None
-) -> Callable[[], None]:
+def hold(module: nn.Module, masks: Masks, coupled: Masks | None = None) -> Callable[[], None]:
     """A function that sets the removed weights to zero again; call it after every optimizer step.
 
     The module may move or be sharded in between. Raises MaskError as `apply_masks` does.
@@ -130,7 +118,7 @@ def hold(
     return partial(fill, held)
 
 
-def _held(module: nn.Module, masks: Mapping[str, Tensor]) -> list[Held]:
+def _held(module: nn.Module, masks: Masks) -> list[Held]:
     """What every mask removes."""
     held = []
     for layer, mask in masks.items():
@@ -142,7 +130,7 @@ def _held(module: nn.Module, masks: Mapping[str, Tensor]) -> list[Held]:
     return held
 
 
-def _removed(module: nn.Module, name: str, parameter: str, rows: slice | None, mask: Tensor) -> Held:
+def _removed(module: nn.Module, name: str, parameter: str, rows: slice | None, mask: Any) -> Held:
     """What `mask` removes of `rows` of a parameter; `name` is what messages call it."""
     try:
         shape = module.get_parameter(parameter).shape
@@ -150,10 +138,10 @@ def _removed(module: nn.Module, name: str, parameter: str, rows: slice | None, m
         raise MaskError(f"no parameter to hold: {parameter}; use the masks of the same architecture") from None
     if rows is not None:
         shape = torch.Size((len(range(*rows.indices(shape[0]))), *shape[1:]))
-    if shape != mask.shape:
+    if tuple(shape) != tuple(mask.shape):
         raise MaskError(
             f"mask and weight differ in shape: {name}, {tuple(mask.shape)} and {tuple(shape)}; "
             "use the masks of the same architecture"
         )
     owner, _, leaf = parameter.rpartition(".")
-    return Held(name, module.get_submodule(owner), leaf, ~mask.to(torch.bool), rows)
+    return Held(name, module.get_submodule(owner), leaf, ~torch.as_tensor(mask, dtype=torch.bool), rows)

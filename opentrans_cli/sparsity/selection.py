@@ -9,28 +9,44 @@ in parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from opentrans_cli.errors import MaskError, OptionError
 
+Scores = Mapping[str, NDArray[np.floating[Any]]]
+Mask = NDArray[np.bool_]
+
 _DIGIT = 16  # bits; a histogram of 65,536 counts fits the caches
-_PART = 1 << 18  # entries at a time on the CPU, few enough that what is derived from them stays in the caches
-_INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
+_PART = 1 << 18  # entries at a time, few enough that what is derived from them stays in the caches
+_INTEGER: dict[Any, Any] = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
 
 
-class Computed(Mapping[str, Tensor]):
+def prunable_total(masks: Mapping[str, Mask]) -> int:
+    """Number of weights the masks speak about, kept or not."""
+    return sum(mask.size for mask in masks.values())
+
+
+def sparsity_of(masks: Mapping[str, Mask]) -> float:
+    """Removed weights / prunable weights, in [0, 1]; 0 if there is no prunable weight."""
+    total = prunable_total(masks)
+    kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+    return (total - kept) / total if total else 0.0
+
+
+class Computed(Mapping[str, Any]):
     """Scores by layer that are computed each time they are asked for, so that they need not all exist at once.
 
     `score` must return equal values whenever it is asked for the same layer, which happens a few times.
     """
 
-    def __init__(self, layers: Iterable[str], score: Callable[[str], Tensor]) -> None:
+    def __init__(self, layers: Iterable[str], score: Callable[[str], Any]) -> None:
         self._layers = dict.fromkeys(layers)
         self._score = score
 
-    def __getitem__(self, layer: str) -> Tensor:
+    def __getitem__(self, layer: str) -> Any:
         if layer not in self._layers:
             raise KeyError(layer)
         return self._score(layer)
@@ -52,36 +68,36 @@ class Pool:
     Raises MaskError for NaN scores or masks in `inside` that do not match, naming the layer.
     """
 
-    def __init__(self, scores: Mapping[str, Tensor], inside: Mapping[str, Tensor] | None = None) -> None:
-        self.masks: dict[str, Tensor] = {}  # bool, True = kept, contiguous, on the devices of the scores
+    def __init__(self, scores: Scores, inside: Mapping[str, Mask] | None = None) -> None:
+        self.masks: dict[str, Mask] = {}  # True = kept, contiguous
         self.kept: dict[str, int] = {}
         self._scores = scores
-        self._dtypes: dict[str, torch.dtype] = {}
-        found = {layer: self._look(layer) for layer in scores}
+        self._dtypes: dict[str, np.dtype[Any]] = {}
+        shapes = {layer: self._look(layer) for layer in scores}
         # Only now, because masks allocated between scores that come and go would scatter over the heap.
-        for layer, (shape, device) in found.items():
-            self.masks[layer] = previous_mask(layer, shape, device, inside)
-            self.kept[layer] = shape.numel() if inside is None else int(self.masks[layer].count_nonzero())
+        for layer, shape in shapes.items():
+            self.masks[layer] = previous_mask(layer, shape, inside)
+            self.kept[layer] = int(np.count_nonzero(self.masks[layer]))
 
     # What reads scores reads those of one layer and returns, because a variable would hold them while the next layer's
     # are computed.
 
-    def _look(self, layer: str) -> tuple[torch.Size, torch.device]:
-        """Check a layer's scores and note their dtype; their shape and device."""
+    def _look(self, layer: str) -> tuple[int, ...]:
+        """Check a layer's scores and note how they are compared; their shape."""
         score = self._scores[layer]
         check_numbers(layer, score)
-        self._dtypes[layer] = torch.float64 if score.dtype == torch.float64 else torch.float32
-        return score.shape, score.device
+        self._dtypes[layer] = np.dtype(np.float64 if score.dtype == np.float64 else np.float32)
+        return score.shape
 
     @property
     def sizes(self) -> dict[str, int]:
         """Number of weights by layer, kept or not."""
-        return {layer: mask.numel() for layer, mask in self.masks.items()}
+        return {layer: mask.size for layer, mask in self.masks.items()}
 
     @property
     def removed(self) -> dict[str, int]:
         """Number of weights removed so far, by layer."""
-        return {layer: mask.numel() - self.kept[layer] for layer, mask in self.masks.items()}
+        return {layer: mask.size - self.kept[layer] for layer, mask in self.masks.items()}
 
     def surplus(self, sparsity: float) -> int:
         """How many weights must still go for round(sparsity * total) of all layers' weights to be removed.
@@ -104,7 +120,7 @@ class Pool:
         chosen = tuple(self.masks if layers is None else layers)
         if count == 0:
             return
-        dtype = torch.float64 if any(self._dtypes[layer] == torch.float64 for layer in chosen) else torch.float32
+        dtype = max((self._dtypes[layer] for layer in chosen), key=lambda found: found.itemsize)
         level, last, equal = self._threshold(chosen, dtype, count)
         for layer in chosen:
             self._cut(layer, dtype, level, equals=last == equal)
@@ -114,17 +130,17 @@ class Pool:
                 break
             left -= self._cut_last(layer, dtype, level, left)
         for layer in chosen:
-            self.kept[layer] = int(self.masks[layer].count_nonzero())
+            self.kept[layer] = int(np.count_nonzero(self.masks[layer]))
 
-    def _threshold(self, layers: tuple[str, ...], dtype: torch.dtype, rank: int) -> tuple[float, int, int]:
+    def _threshold(self, layers: tuple[str, ...], dtype: np.dtype[Any], rank: int) -> tuple[float, int, int]:
         """The score of a rank (1 = lowest) among the kept ones, the rank among its equals, and how many they are."""
         key, equal = None, 0
-        for shift in reversed(range(0, torch.finfo(dtype).bits, _DIGIT)):
-            histogram = torch.zeros(1 << _DIGIT, dtype=torch.int64)
+        for shift in reversed(range(0, 8 * dtype.itemsize, _DIGIT)):
+            histogram = np.zeros(1 << _DIGIT, np.int64)
             for layer in layers:
                 self._count(layer, dtype, shift, key, histogram)
-            upto = histogram.cumsum(0)
-            digit = int(torch.searchsorted(upto, rank))
+            upto = histogram.cumsum()
+            digit = int(np.searchsorted(upto, rank))
             equal = int(histogram[digit])
             rank -= int(upto[digit]) - equal
             # The leading digit carries the sign: it was shifted by half the digits to count from zero.
@@ -132,83 +148,81 @@ class Pool:
         assert key is not None
         return _from_key(key, dtype), rank, equal
 
-    def _count(self, layer: str, dtype: torch.dtype, shift: int, leading: int | None, histogram: Tensor) -> None:
+    def _count(
+        self, layer: str, dtype: np.dtype[Any], shift: int, leading: int | None, histogram: NDArray[np.int64]
+    ) -> None:
         """Add a layer's counts of the digit above `shift`, over the kept entries whose digits before are `leading`."""
-        zero = 1 << _DIGIT - 1
-        removed = self.masks[layer].numel() - self.kept[layer]
+        removed = self.masks[layer].size > self.kept[layer]
         for score, mask in self._parts(layer, dtype):
             keys = _keys(score)
             if leading is None:
-                digits = keys >> shift
-                # Removed entries are counted with the zeros and taken off again: the fastest way to pass them by.
-                digits = (digits.mul_(mask) if removed else digits).add_(zero)
+                digits = (keys[mask] if removed else keys) >> shift
+                digits += 1 << _DIGIT - 1
             else:
-                chosen = (keys >> shift + _DIGIT) == leading
+                chosen = keys >> shift + _DIGIT == leading
                 digits = keys[chosen & mask if removed else chosen] >> shift & (1 << _DIGIT) - 1
-            histogram += torch.bincount(digits, minlength=1 << _DIGIT).cpu()
-        if leading is None:
-            histogram[zero] -= removed
+            histogram += np.bincount(digits, minlength=1 << _DIGIT)
 
-    def _cut(self, layer: str, dtype: torch.dtype, level: float, *, equals: bool) -> None:
+    def _cut(self, layer: str, dtype: np.dtype[Any], level: float, *, equals: bool) -> None:
         """Remove a layer's entries below `level`, and those at it if `equals`."""
         for score, mask in self._parts(layer, dtype):
             mask &= score > level if equals else score >= level
 
-    def _cut_last(self, layer: str, dtype: torch.dtype, level: float, count: int) -> int:
+    def _cut_last(self, layer: str, dtype: np.dtype[Any], level: float, count: int) -> int:
         """Remove the last `count` of a layer's kept entries at `level`, or as many as there are; how many they were."""
         left = count
         for score, mask in reversed(list(self._parts(layer, None))):
             if left == 0:
                 break
-            ties = (mask & (score.to(dtype) == level)).nonzero().flatten()
+            ties = (mask & (score.astype(dtype) == level)).nonzero()[0]
             mask[ties[max(0, len(ties) - left) :]] = False
             left -= min(left, len(ties))
         return count - left
 
-    def _parts(self, layer: str, dtype: torch.dtype | None) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self, layer: str, dtype: np.dtype[Any] | None) -> Iterator[tuple[NDArray[Any], Mask]]:
         """A layer's scores and masks in flat parts, the masks as views; scores in `dtype`, None: in their own."""
-        scores = self._scores[layer].detach().flatten()
-        size = _PART if scores.device.type == "cpu" else max(1, len(scores))
-        for score, mask in zip(scores.split(size), self.masks[layer].view(-1).split(size), strict=True):
-            yield score if dtype is None else score.to(dtype), mask
+        scores, mask = self._scores[layer].reshape(-1), self.masks[layer].reshape(-1)
+        for start in range(0, len(scores), _PART):
+            score = scores[start : start + _PART]
+            yield score if dtype is None else score.astype(dtype, copy=False), mask[start : start + _PART]
 
 
-def check_numbers(layer: str, score: Tensor) -> None:
+def check_numbers(layer: str, score: NDArray[Any]) -> None:
     """Raise MaskError naming the layer if a score is NaN."""
     # The maximum passes NaN on, and takes half the time of looking at every entry.
-    if score.numel() and bool(score.detach().max().isnan()):
+    if score.size and np.isnan(score.max()):
         raise MaskError(f"importance is NaN: {layer}; check the weights it was computed from")
 
 
-def previous_mask(layer: str, shape: torch.Size, device: torch.device, inside: Mapping[str, Tensor] | None) -> Tensor:
-    """A fresh contiguous mask to cut from: that of the previous round, or all True; bool, of this shape and device.
+def previous_mask(layer: str, shape: tuple[int, ...], inside: Mapping[str, Mask] | None) -> Mask:
+    """A fresh contiguous mask of this shape to cut from: that of the previous round, or all True.
 
     Raises MaskError if `inside` lacks the layer or has another shape.
     """
     if inside is None:
-        return torch.ones(shape, dtype=torch.bool, device=device)
+        return np.ones(shape, np.bool_)
     if layer not in inside:
         raise MaskError(f"no mask of the previous round: {layer}; give one for every scored layer")
     if inside[layer].shape != shape:
         raise MaskError(
-            f"mask and scores differ in shape: {layer}, {tuple(inside[layer].shape)} and {tuple(shape)}; "
+            f"mask and scores differ in shape: {layer}, {inside[layer].shape} and {shape}; "
             "use the masks of the same architecture"
         )
-    return inside[layer].to(device, torch.bool).clone(memory_format=torch.contiguous_format)
+    return np.array(inside[layer], np.bool_, order="C")
 
 
-def _keys(score: Tensor) -> Tensor:
+def _keys(score: NDArray[Any]) -> NDArray[Any]:
     """Whole numbers that order as the scores do, int32 for float32 and int64 for float64; (n,) -> (n,)."""
     keys = score.view(_INTEGER[score.dtype])
-    if not len(keys) or int(keys.min()) >= 0:
+    if not len(keys) or keys.min() >= 0:
         return keys
     # Floats are sign and magnitude, so those below zero have to count downwards; -0.0 falls on 0.
-    limits, signs = torch.iinfo(keys.dtype), keys >> torch.iinfo(keys.dtype).bits - 1
-    return (keys & limits.max).bitwise_xor_(signs).sub_(signs)
+    signs = keys >> 8 * keys.itemsize - 1
+    return ((keys & np.iinfo(keys.dtype).max) ^ signs) - signs
 
 
-def _from_key(key: int, dtype: torch.dtype) -> float:
+def _from_key(key: int, dtype: np.dtype[Any]) -> float:
     """The score with this key."""
     integer = _INTEGER[dtype]
-    bits = key if key >= 0 else torch.iinfo(integer).min - key
-    return float(torch.tensor([bits], dtype=integer).view(dtype))
+    bits = key if key >= 0 else int(np.iinfo(integer).min) - key
+    return float(np.array(bits, integer).view(dtype))

@@ -23,7 +23,6 @@ from torch.utils.hooks import RemovableHandle
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.rounds import at_round, find_round
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.clip.architecture import meta_visual
 from opentrans_cli.clip.arrays import tensors
 from opentrans_cli.clip.key_tables import Found, Place
 from opentrans_cli.clip.key_tables.places import find_tower_layers, laid_out, places_of, rows_of
@@ -205,11 +204,9 @@ def _layers(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
 
 def _coupled(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
     """What whole channels leave without effect beside them; a model without such a tensor has nothing to hold."""
-    visual = meta_visual(bundle.manifest.base.model_cfg)
-    pattern = pattern_for(bundle.manifest.pattern, visual)
-    masks = {layer: torch.from_numpy(mask) for layer, mask in bundle.masks().items()}
-    for name, mask in pattern.coupled(masks).items():
-        for place, part in _parts(found, name, mask):
+    pattern = pattern_for(bundle.manifest.pattern, bundle.manifest.base.model_cfg)
+    for name, mask in pattern.coupled(bundle.masks()).items():
+        for place, part in _parts(found, name, torch.from_numpy(mask)):
             yield _held(name, model, found, place, part)
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from opentrans_cli.bundle.store import Bundle
+from opentrans_cli.clip.arrays import arrays, tensors
 from opentrans_cli.clip.layers import layer_weights
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.reporter import LOGGED, Reporter
-from opentrans_cli.sparsity.masking import sparsity_of
+from opentrans_cli.sparsity.selection import sparsity_of
 from opentrans_cli.steps.sources import load_tower
 from opentrans_cli.training.device import resolve_device
 
@@ -41,7 +42,7 @@ class Loaded:
     @property
     def sparsity(self) -> float:
         """Removed / prunable weights, in [0, 1); 0 for a source that is no bundle."""
-        return sparsity_of(dict(self.masks))
+        return sparsity_of(arrays(self.masks))
 
 
 def load(
@@ -63,4 +64,4 @@ def load(
     tower = load_tower(str(source), reporter or LOGGED, base=base, at_sparsity=at_sparsity)
     encoder = tower.visual.to(where).eval()
     size = int(tower.base.model_cfg["embed_dim"])
-    return Loaded(str(source), encoder, tower.masks, tower.preprocess, size, tower.bundle)
+    return Loaded(str(source), encoder, tensors(tower.masks), tower.preprocess, size, tower.bundle)

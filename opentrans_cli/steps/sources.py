@@ -1,28 +1,35 @@
-"""A source for the steps: either a CLIP or a bundle, with its visual tower as a module and its masks."""
+"""A source for the steps: either a CLIP or a bundle, with the tensors of its image tower and its masks.
+
+Steps that only look at weights do without torch: it is loaded when a tower is built.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from opentrans_cli.bundle.hub.source import local_source
 from opentrans_cli.bundle.layout import WEIGHTS, Tensors
 from opentrans_cli.bundle.manifest import Base
 from opentrans_cli.bundle.rounds import BundleAtRound, RoundInfo, at_round, available, find_round, with_base
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.clip.architecture import build_visual
+from opentrans_cli.clip.architecture import build_visual, fit_state
 from opentrans_cli.clip.arrays import arrays, tensors
-from opentrans_cli.clip.layers import has_layer, join_packed, layer_weight, layer_weights, prunable_layers, split_packed
+from opentrans_cli.clip.layers import join_packed, prunable, split_packed, tower_candidates
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip, is_local, load_clip
 from opentrans_cli.errors import BundleError, OptionError, SourceError
 from opentrans_cli.files.digest import tower_digest
 from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.sparsity.selection import Mask
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # The tower of an earlier round: every sparsity a pruning run passed through, from one bundle.
 
@@ -72,12 +79,29 @@ def dense_tower(bundle: Bundle, rounds: tuple[RoundInfo, ...], base: str | None,
 
 @dataclass(frozen=True)
 class Tower:
-    """The visual tower of a source."""
+    """The image tower of a source."""
 
-    visual: nn.Module  # eval mode, float32, on the CPU
     base: Base  # the CLIP it comes from
-    masks: dict[str, Tensor]  # by prunable layer, bool, True = kept; all True for a CLIP
-    bundle: Bundle | None  # None if the source is a CLIP
+    state: Tensors = field(repr=False)  # its tensors, float32, one a layer: packed projections are taken apart
+    masks: dict[str, Mask]  # by prunable layer, True = kept; all True for a CLIP
+    bundle: Bundle | None = None  # None if the source is a CLIP
+    built: nn.Module | None = field(default=None, repr=False)  # where it exists already
+
+    @cached_property
+    def visual(self) -> nn.Module:
+        """The tower as a module, eval mode, on the CPU at first; a copy of `state`, which stays as it is."""
+        if self.built is not None:
+            return self.built
+        return build_visual(self.base.model_cfg, tensors(join_packed(self.state)))
+
+    def tensors(self) -> Tensors:
+        """Its tensors as they are now, one a layer: those of the module where it was built, which may be trained."""
+        return split_packed(arrays(self.visual.state_dict())) if "visual" in vars(self) else self.state
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of its tensors, in module order."""
+        return {name: array.shape for name, array in self.state.items()}
 
     @property
     def preprocess(self) -> Preprocess:
@@ -127,29 +151,31 @@ def _loaded(source: str, reporter: Reporter) -> LoadedClip:
 
 def clip_tower(clip: LoadedClip) -> Tower:
     """The tower of a loaded CLIP, with nothing pruned."""
-    visual = clip.model.visual
-    weights = layer_weights(visual, prunable_layers(visual))
-    masks = {layer: torch.ones_like(weight, dtype=torch.bool) for layer, weight in weights.items()}
-    return Tower(visual, base_record(clip), masks, None)
+    return dense(base_record(clip), arrays(clip.model.visual.state_dict()), clip.model.visual)
+
+
+def dense(base: Base, state: Tensors, built: nn.Module) -> Tower:
+    """A tower with nothing pruned, of tensors by their names in it. Raises SourceError if no layer can be pruned."""
+    shapes = {name: array.shape for name, array in state.items()}
+    found = {layer.name: layer for layer in tower_candidates(shapes)}
+    layers = prunable(found.values(), type(built).__name__)
+    masks = {layer: np.ones(found[layer].shape, np.bool_) for layer in layers}
+    return Tower(base, split_packed(state), masks, built=built)
 
 
 def bundle_tower(bundle: Bundle, *, base: str | None = None, reporter: Reporter = SILENT) -> Tower:
     """The tower of a bundle, dense, with exact zeros where it is pruned.
 
-    One of masks alone gets the values of its base, or of the source `base` where that has moved.
+    One of masks alone gets the values of its base, or of the source `base` where that has moved. Raises SourceError or
+    BundleError if its tensors are not those of its architecture.
     """
     if not bundle.has(WEIGHTS):
         bundle = with_base(bundle, base_tower(bundle, base, reporter))
-    visual = build_visual(bundle.manifest.base.model_cfg, tensors(join_packed(bundle.tower())))
-    masks = {layer: torch.from_numpy(mask) for layer, mask in bundle.masks().items()}
-    _check_layers(visual, masks, bundle)
-    return Tower(visual, bundle.manifest.base, masks, bundle)
-
-
-def _check_layers(visual: nn.Module, masks: Mapping[str, Tensor], bundle: Bundle) -> None:
+    state, masks = fit_state(bundle.tower(), bundle.manifest.base.model_cfg), bundle.masks()
     for layer, mask in masks.items():
-        if not has_layer(visual, layer) or layer_weight(visual, layer).shape != mask.shape:
+        if f"{layer}.weight" not in state or state[f"{layer}.weight"].shape != mask.shape:
             raise BundleError(f"mask fits no layer of the tower: '{layer}' in {bundle.path}; write the bundle again")
+    return Tower(bundle.manifest.base, state, masks, bundle)
 
 
 def with_layers(tower: Tower, layers: Iterable[str]) -> Tower:
@@ -158,11 +184,10 @@ def with_layers(tower: Tower, layers: Iterable[str]) -> Tower:
     Raises OptionError if that would forget what a bundle has pruned.
     """
     layers = tuple(layers)
-    forgotten = [layer for layer, mask in tower.masks.items() if layer not in layers and not bool(mask.all())]
+    forgotten = [layer for layer, mask in tower.masks.items() if layer not in layers and not mask.all()]
     if forgotten:
         raise OptionError(f"the pattern leaves out a layer that is pruned already: {forgotten[0]}; start from the base")
-    weights = layer_weights(tower.visual, layers)
-    fresh = {layer: torch.ones_like(weight, dtype=torch.bool) for layer, weight in weights.items()}
+    fresh = {layer: np.ones(tower.state[f"{layer}.weight"].shape, np.bool_) for layer in layers}
     return replace(tower, masks={layer: tower.masks.get(layer, mask) for layer, mask in fresh.items()})
 
 
@@ -196,11 +221,6 @@ def _base_clip(base: Base, source: str, reporter: Reporter) -> LoadedClip:
     if tower_digest(arrays(clip.model.visual.state_dict())) != base.digest:
         raise SourceError(f"not the CLIP this bundle was cut from: {source}; name the right one with --base")
     return clip
-
-
-def numpy_masks(masks: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Masks as bundles hold them."""
-    return {layer: mask.cpu().numpy() for layer, mask in masks.items()}
 
 
 def base_record(clip: LoadedClip) -> Base:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from opentrans_cli.bundle.manifest import Step
-from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from opentrans_cli.datasets.options import DatasetOptions
+
+ALONE = {"device": "cpu", "threads": 1, "processes": 1}
+"""What `machine` says of a step that trains nothing: it is computed by numpy, and always alike."""
 
 
 def versions() -> dict[str, str]:
@@ -21,12 +30,23 @@ def versions() -> dict[str, str]:
     return {
         "opentrans": __version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": _torch_version(),
     }
+
+
+@cache
+def _torch_version() -> str:
+    """As torch says it, read from its file: importing torch takes longer than most of our commands."""
+    spec = find_spec("torch")
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8") if spec and spec.origin else ""
+    found = re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)
+    return found[1] if found else version("torch")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Where a measurement was made."""
+    import torch
+
     return {
         **versions(),
         "machine": platform.machine(),
@@ -38,6 +58,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def machine(device: torch.device, *, processes: int = 1) -> dict[str, Any]:
     """How a step that trains was run, recorded with its options: another order of sums gives other last digits."""
+    import torch
+
     return {"device": device.type, "threads": torch.get_num_threads(), "processes": processes}
 
 

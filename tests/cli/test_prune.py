@@ -35,7 +35,7 @@ def test_json_tells_what_was_written(run_cli: Any, desk: Path) -> None:
 
 def test_a_run_without_images_says_that_it_does_not_distil(run_cli: Any, desk: Path) -> None:
     result = run_cli("prune", "tiny", "-o", desk / "b")
-    assert "no images given: pruning without distillation; add --images" in result.stderr
+    assert "no images were given: weights are chosen by magnitude, and nothing is distilled" in result.stderr
 
 
 def test_distilling_reports_each_round_on_stderr(run_cli: Any, desk: Path) -> None:

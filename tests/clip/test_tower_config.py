@@ -6,7 +6,7 @@ import open_clip
 import pytest
 import torch
 
-from opentrans_cli.clip.architecture import infer_tower, meta_visual, tower_shapes
+from opentrans_cli.clip.architecture import infer_tower, meta_visual, plain_shapes, tower_shapes
 from opentrans_cli.clip.open_clip import open_clip_config
 from opentrans_cli.errors import SourceError
 
@@ -27,14 +27,16 @@ def test_the_tensors_of_a_tower_are_told_from_its_configuration():
         config = open_clip_config(name)
         assert config == open_clip.get_model_config(name)
         config = {"embed_dim": config["embed_dim"], "vision_cfg": config["vision_cfg"]}
-        shapes = tower_shapes(config)
+        shapes = plain_shapes(config)
         if shapes is not None:
             built = meta_visual(config).state_dict()
             assert list(shapes.items()) == [(name, tuple(tensor.shape)) for name, tensor in built.items()]
             told += 1
     assert told > 50 and open_clip_config("no such model") is None
-    assert tower_shapes({"embed_dim": 8, "vision_cfg": {"timm_model_name": "convnext_base"}}) is None
-    assert tower_shapes({"embed_dim": 8, "vision_cfg": {"ls_init_value": 0.1}}) is None
+    odd = {"embed_dim": 8, "vision_cfg": {"layers": 1, "ls_init_value": 0.1}}
+    assert plain_shapes(odd) is None
+    assert tower_shapes(odd)["transformer.resblocks.0.ls_1.gamma"] == (768,)
+    assert plain_shapes({"embed_dim": 8, "vision_cfg": {"timm_model_name": "convnext_base"}}) is None
 
 
 def test_a_convnext_of_no_known_size_is_refused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -22,9 +23,8 @@ from opentrans_cli.sparsity.masking import (
     fill,
     first_regrown,
     hold,
-    prunable_total,
-    sparsity_of,
 )
+from opentrans_cli.sparsity.selection import prunable_total, sparsity_of
 
 
 class Net(nn.Module):
@@ -66,14 +66,14 @@ def held_conv() -> tuple[nn.Conv2d, Held, torch.Tensor]:
 
 
 def test_counts_speak_of_prunable_weights_only():
-    masks = {"a": torch.tensor([True, False, False]), "b": torch.tensor([[True, True, False, False, False]])}
+    masks = {"a": np.array([True, False, False]), "b": np.array([[True, True, False, False, False]])}
     assert (prunable_total(masks), sparsity_of(masks)) == (8, 5 / 8)
     assert (prunable_total({}), sparsity_of({})) == (0, 0.0)
 
 
 def test_applying_masks_changes_only_what_they_remove():
     net, untouched = Net(), Net()
-    apply_masks(net, MASKS, COUPLED)
+    apply_masks(net, {layer: mask.numpy() for layer, mask in MASKS.items()}, COUPLED)  # arrays or tensors
     check_support(net, MASKS)
     for name, parameter in net.named_parameters():
         mask = COUPLED.get(name, MASKS.get(name.removesuffix(".weight"), torch.tensor(True)))

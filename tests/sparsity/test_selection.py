@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import weakref
+from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,22 +17,28 @@ from opentrans_cli.sparsity.selection import Computed, Pool
 
 # Few values, so that ties are the rule; both zeros, both infinities, and the smallest numbers beside zero.
 VALUES = [-math.inf, -2.5, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1e-40, 0.5, 1.0, 1.0000001, 3e38, math.inf]
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+DTYPES = [np.float32, np.float64, np.float16]
+Array = np.ndarray[Any, Any]
+
+
+def as_type(values: list[float], dtype: Any) -> Array:
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float64).astype(dtype)
 
 
 @st.composite
-def layers(draw: st.DrawFn, dtypes: list[torch.dtype] = DTYPES) -> dict[str, torch.Tensor]:
+def layers(draw: st.DrawFn, dtypes: list[Any] = DTYPES) -> dict[str, Array]:
     """One to four layers of special values in mixed precision, empty ones among them."""
     sizes = draw(st.lists(st.integers(0, 12), min_size=1, max_size=4))
     return {
-        f"layer{number}": torch.tensor(
-            draw(st.lists(st.sampled_from(VALUES), min_size=size, max_size=size)), dtype=torch.float64
-        ).to(draw(st.sampled_from(dtypes)))
+        f"layer{number}": as_type(
+            draw(st.lists(st.sampled_from(VALUES), min_size=size, max_size=size)), draw(st.sampled_from(dtypes))
+        )
         for number, size in enumerate(sizes)
     }
 
 
-def lowest(scores: dict[str, torch.Tensor], kept: dict[str, torch.Tensor], count: int) -> dict[str, list[bool]]:
+def lowest(scores: dict[str, Array], kept: dict[str, Array], count: int) -> dict[str, list[bool]]:
     """What a sort keeps: lowest first, then the later layer, then the later index."""
     order = sorted(
         (value, -number, -index)
@@ -49,11 +56,11 @@ def lowest(scores: dict[str, torch.Tensor], kept: dict[str, torch.Tensor], count
 @given(scores=layers(), data=st.data(), part=st.sampled_from([1, 3, 1 << 18]))
 def test_what_is_removed_is_what_a_sort_puts_first(scores, data, part):
     inside = {
-        layer: torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(score), max_size=len(score)))).bool()
+        layer: np.array(data.draw(st.lists(st.booleans(), min_size=len(score), max_size=len(score))), np.bool_)
         for layer, score in scores.items()
     }
     for previous in (None, inside):
-        kept = inside if previous else {layer: torch.ones_like(mask) for layer, mask in inside.items()}
+        kept = inside if previous else {layer: np.ones_like(mask) for layer, mask in inside.items()}
         count = data.draw(st.integers(0, sum(int(mask.sum()) for mask in kept.values())))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(selection, "_PART", part)
@@ -73,7 +80,7 @@ def test_removing_in_steps_is_removing_at_once(scores, data):
     for before, after in zip([0, *steps], steps, strict=False):
         stepwise.remove(after - before)
     at_once.remove(steps[-1] if steps else 0)
-    assert all(torch.equal(stepwise.masks[layer], at_once.masks[layer]) for layer in scores)
+    assert all(np.array_equal(stepwise.masks[layer], at_once.masks[layer]) for layer in scores)
 
 
 @settings(deadline=None, max_examples=50)
@@ -84,30 +91,30 @@ def test_removing_from_some_layers_leaves_the_others_whole(scores, data):
     pool = Pool(scores)
     pool.remove(count, chosen)
     part = {layer: scores[layer] for layer in chosen}
-    expected = lowest(part, {layer: torch.ones(len(score)) for layer, score in part.items()}, count)
+    expected = lowest(part, {layer: np.ones(len(score)) for layer, score in part.items()}, count)
     for layer, mask in pool.masks.items():
         assert [bool(x) for x in mask] == [bool(x) for x in expected.get(layer, [True] * len(mask))]
 
 
-@pytest.mark.parametrize(("dtype", "levels"), [(torch.float32, None), (torch.float64, 5)])
+@pytest.mark.parametrize(("dtype", "levels"), [(np.float32, None), (np.float64, 5)])
 def test_layers_larger_than_a_part_are_ranked_as_one(dtype, levels):
-    generator = torch.Generator().manual_seed(0)
-    scores = {f"layer{n}": torch.randn(300_000, generator=generator, dtype=dtype) for n in range(2)}
+    generator = np.random.default_rng(0)
+    scores = {f"layer{n}": generator.standard_normal(300_000).astype(dtype) for n in range(2)}
     if levels:
         scores = {layer: (score * levels).round() for layer, score in scores.items()}
     pool = Pool(scores)
     for count in (1, 123_456, 300_000):
         pool.remove(count)
     # A stable sort of the reversed scores puts the later of two equal ones first.
-    order = torch.cat(tuple(scores.values())).flip(0).argsort(stable=True)
-    expected = torch.ones(600_000, dtype=torch.bool)
+    order = np.concatenate(tuple(scores.values()))[::-1].argsort(kind="stable")
+    expected = np.ones(600_000, np.bool_)
     expected[599_999 - order[:423_457]] = False
-    assert torch.equal(torch.cat(tuple(pool.masks.values())), expected)
+    assert np.array_equal(np.concatenate(tuple(pool.masks.values())), expected)
 
 
 def test_scores_and_previous_masks_are_left_as_they_are():
-    scores = {"a": torch.tensor([-1.0, -0.0, 2.0]), "b": torch.tensor([0.0])}
-    inside = {"a": torch.tensor([True, False, True]), "b": torch.tensor([True])}
+    scores = {"a": np.array([-1.0, -0.0, 2.0]), "b": np.array([0.0])}
+    inside = {"a": np.array([True, False, True]), "b": np.array([True])}
     pool = Pool(scores, inside)
     pool.remove(2)
     assert [math.copysign(1, x) for x in scores["a"].tolist()] == [-1, -1, 1]
@@ -115,33 +122,15 @@ def test_scores_and_previous_masks_are_left_as_they_are():
     assert pool.removed == {"a": 2, "b": 1} and pool.sizes == {"a": 3, "b": 1}
 
 
-def test_weights_that_want_gradients_can_be_scores():
-    pool = Pool({"a": torch.tensor([3.0, 1.0], requires_grad=True)})
-    pool.remove(1)
-    assert pool.masks["a"].tolist() == [True, False] and not pool.masks["a"].requires_grad
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_selects_as_the_cpu_does():
-    generator = torch.Generator().manual_seed(0)
-    scores = {f"layer{n}": torch.randn(50, 7, generator=generator).mul(3).round() for n in range(3)}
-    near, far = Pool(scores), Pool({layer: score.cuda() for layer, score in scores.items()})
-    for count in (100, 333):
-        near.remove(count)
-        far.remove(count)
-    assert all(mask.is_cuda and torch.equal(mask.cpu(), near.masks[layer]) for layer, mask in far.masks.items())
-
-
 def test_the_surplus_counts_what_is_removed_already():
-    pool = Pool({"a": torch.rand(10)}, {"a": torch.arange(10) >= 3})
+    pool = Pool({"a": np.arange(10.0)}, {"a": np.arange(10) >= 3})
     assert (pool.surplus(0.3), pool.surplus(0.5), pool.surplus(0.999)) == (0, 2, 7)
     with pytest.raises(OptionError, match=r"already pruned: 0\.2; ask for at least 0\.300000"):
         pool.surplus(0.2)
 
 
 def test_computed_scores_are_a_mapping_of_the_layers_in_order():
-    computed = Computed(["b", "a"], lambda layer: torch.full((2,), float(ord(layer))))
+    computed = Computed(["b", "a"], lambda layer: np.full(2, float(ord(layer))))
     assert list(computed) == ["b", "a"] and len(computed) == 2 and "c" not in computed
     assert computed["a"].tolist() == [97.0, 97.0]
     with pytest.raises(KeyError, match="c"):
@@ -149,14 +138,14 @@ def test_computed_scores_are_a_mapping_of_the_layers_in_order():
 
 
 def test_computed_scores_do_not_all_exist_at_once():
-    weights = {f"layer{number}": torch.rand(20) for number in range(8)}
-    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    weights = {f"layer{number}": np.random.default_rng(number).random(20) for number in range(8)}
+    alive: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
     most = 0
 
-    def score(layer: str) -> torch.Tensor:
+    def score(layer: str) -> Array:
         nonlocal most
         scores = weights[layer] + 0
-        alive.add(scores)
+        alive[len(alive)] = scores
         most = max(most, len(alive))
         return scores
 
@@ -167,8 +156,8 @@ def test_computed_scores_do_not_all_exist_at_once():
 
 
 def test_nan_scores_are_refused_by_layer_even_where_the_weight_is_removed():
-    inside = {"ok": torch.ones(3, dtype=torch.bool), "layer1.conv": torch.tensor([True, False, True])}
+    inside = {"ok": np.ones(3, np.bool_), "layer1.conv": np.array([True, False, True])}
     for dtype in DTYPES:
-        scores = {"ok": torch.rand(3), "layer1.conv": torch.tensor([1.0, math.nan, math.inf], dtype=dtype)}
+        scores = {"ok": np.arange(3.0), "layer1.conv": np.array([1.0, math.nan, math.inf], dtype=dtype)}
         with pytest.raises(MaskError, match=r"NaN: layer1\.conv; check the weights"):
             Pool(scores, inside)

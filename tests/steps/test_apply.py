@@ -24,7 +24,7 @@ from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_pack
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import MaskError, OptionError, TransferError
 from opentrans_cli.steps.apply import apply
-from opentrans_cli.steps.sources import base_record, bundle_tower, numpy_masks
+from opentrans_cli.steps.sources import base_record, bundle_tower
 
 
 class Wrapped(nn.Module):
@@ -310,7 +310,7 @@ def vit_bundle(folder: Path) -> tuple[Path, nn.Module]:
     dense = arrays(split_packed(visual.state_dict()))
     dense |= {f"{layer}.weight": dense[f"{layer}.weight"] * mask.numpy() for layer, mask in masks.items()}
     base = replace(base_record(load_clip("tiny")), model_cfg=config, architecture="vit")
-    contents = BundleContents(base, "unstructured", 0.5, numpy_masks(masks), dense, ())
+    contents = BundleContents(base, "unstructured", 0.5, arrays(masks), dense, ())
     return write_bundle(folder / "vit", contents).path, visual
 
 

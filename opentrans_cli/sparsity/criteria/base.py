@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from opentrans_cli.clip.layers import layer_gradient, layer_weight, locate
+from opentrans_cli.clip.arrays import arrays
+from opentrans_cli.clip.layers import layer_gradient, layer_weight, locate, split_packed
 
-Readout = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# Strings, because criteria that look at weights alone do without torch.
+Readout: TypeAlias = "Callable[[Tensor], Tensor]"
 """Normalised images (B, 3, S, S) -> unit vectors (B, P, D) of the tower; the function whose change is to be small."""
 
-Batch = tuple[int, Tensor]
+Batch: TypeAlias = "tuple[int, Tensor]"
 """Number of the batch, counted over all processes, and normalised images (B, 3, S, S) on the tower's device."""
+
+Weights = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -26,27 +34,33 @@ class Evidence:
     `total` adds up over the processes, in place.
     """
 
-    visual: nn.Module
+    visual: Any  # the module; None where no image is looked at and it need not be built
     layers: tuple[str, ...]
-    readout: Readout
+    readout: Readout = lambda images: images
     batches: Callable[[], Iterator[Batch]] | None = None
     seed: int = 0  # of the round; a batch's random numbers follow from it and the batch's number
     probes: int = 1  # random probes an image
     total: Callable[[Tensor], None] = lambda tensor: None
+    state: Weights | None = None  # the tensors of the tower, where they are at hand
+
+    @property
+    def weights(self) -> Weights:
+        """The tensors of the tower, one a layer."""
+        return split_packed(arrays(self.visual.state_dict())) if self.state is None else self.state
 
 
 @dataclass(frozen=True)
 class Criterion:
     """How important every weight is; the least important go first.
 
-    `score` returns one tensor a layer: float, in the weight's shape, on its device, at least 0, larger = more
-    important; comparable across layers. Weights that were pruned before may have any score. It leaves the tower as it
-    was, without gradients.
+    `score` returns one array a layer, or one tensor on the tower's device: float, in the weight's shape, at least 0,
+    larger = more important; comparable across layers. Weights that were pruned before may have any score. It leaves the
+    tower as it was, without gradients.
     """
 
     name: str
-    needs_images: bool
-    score: Callable[[Evidence], Mapping[str, Tensor]]
+    needs_images: bool  # else it looks at `Evidence.weights` alone
+    score: Callable[[Evidence], Mapping[str, Any]]
 
 
 @contextmanager
@@ -67,6 +81,8 @@ def evaluating(visual: nn.Module) -> Iterator[None]:
 @contextmanager
 def scoring(evidence: Evidence) -> Iterator[None]:
     """The tower in eval mode with gradients of the layers' weights alone; afterwards as it was, its gradients gone."""
+    import torch
+
     visual = evidence.visual
     asked = {name: parameter.requires_grad for name, parameter in visual.named_parameters()}
     wanted = {locate(visual, layer)[0] for layer in evidence.layers}
@@ -85,12 +101,16 @@ def scoring(evidence: Evidence) -> Iterator[None]:
 
 def weight_and_gradient(visual: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
     """A layer's weight and gradient, of one shape; zeros where nothing has flowed back."""
+    import torch
+
     weight, gradient = layer_weight(visual, layer), layer_gradient(visual, layer)
     return weight, torch.zeros_like(weight) if gradient is None else gradient
 
 
 def empty_sums(evidence: Evidence) -> dict[str, Tensor]:
     """Zeros by layer to add to: float64, so that the order of adding does not decide between near-equal weights."""
+    import torch
+
     return {
         layer: torch.zeros(weight.shape, dtype=sum_dtype(weight), device=weight.device)
         for layer in evidence.layers
@@ -100,4 +120,6 @@ def empty_sums(evidence: Evidence) -> dict[str, Tensor]:
 
 def sum_dtype(tensor: Tensor) -> torch.dtype:
     """float64 where the tensor's device has it."""
+    import torch
+
     return torch.float32 if tensor.device.type == "mps" else torch.float64

@@ -8,35 +8,36 @@ up afterwards with channels that are scaled down.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
-from opentrans_cli.clip.layers import batchnorm_of, layer_weight
-from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
+from opentrans_cli.clip.layers import batchnorm_beside
+from opentrans_cli.sparsity.criteria.base import Criterion, Evidence, Weights
 from opentrans_cli.sparsity.selection import Computed
 
-
-def magnitude_scores(evidence: Evidence) -> Mapping[str, Tensor]:
-    """The absolute value of every weight; same shapes, dtypes and devices; taken when asked for, to save a copy."""
-    return Computed(evidence.layers, lambda layer: layer_weight(evidence.visual, layer).abs())
+_EPSILON = 1e-5  # of every BatchNorm in a CLIP's tower
 
 
-def folded_scores(evidence: Evidence) -> Mapping[str, Tensor]:
-    """|w gamma / sqrt(var + eps)|; plain |w| for a layer without a BatchNorm. Same shapes, dtypes and devices."""
-    return Computed(evidence.layers, lambda layer: _folded(evidence.visual, layer))
+def magnitude_scores(evidence: Evidence) -> Mapping[str, NDArray[Any]]:
+    """The absolute value of every weight; same shapes and dtypes; taken when asked for, to save a copy."""
+    weights = evidence.weights
+    return Computed(evidence.layers, lambda layer: np.abs(weights[f"{layer}.weight"]))
 
 
-@torch.no_grad()
-def _folded(visual: nn.Module, layer: str) -> Tensor:
-    weight, name = layer_weight(visual, layer), batchnorm_of(visual, layer)
-    if name is None:
-        return weight.abs()
-    norm = visual.get_submodule(name)
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
-    factor = (norm.running_var + norm.eps).rsqrt()
-    factor = factor * norm.weight if norm.affine else factor
-    return (weight * factor.view(-1, *(1 for _ in weight.shape[1:]))).abs()
+def folded_scores(evidence: Evidence) -> Mapping[str, NDArray[Any]]:
+    """|w gamma / sqrt(var + eps)|; plain |w| for a layer without a BatchNorm. Same shapes and dtypes."""
+    weights = evidence.weights
+    return Computed(evidence.layers, lambda layer: _folded(weights, layer))
+
+
+def _folded(weights: Weights, layer: str) -> NDArray[Any]:
+    weight, norm = weights[f"{layer}.weight"], batchnorm_beside(layer)
+    if f"{norm}.running_var" not in weights:
+        return np.abs(weight)
+    factor = 1 / np.sqrt(weights[f"{norm}.running_var"] + _EPSILON) * weights[f"{norm}.weight"]
+    return np.abs(weight * factor.reshape(-1, *(1 for _ in weight.shape[1:])))
 
 
 MAGNITUDE = Criterion("magnitude", needs_images=False, score=magnitude_scores)

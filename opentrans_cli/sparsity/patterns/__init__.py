@@ -1,4 +1,4 @@
-"""Patterns: each offers `NAME(text, visual)` that returns a Pattern (see base.py): scores -> masks, by layer."""
+"""Patterns: each offers `NAME(text, model_cfg)` that returns a Pattern (see base.py): scores -> masks, by layer."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
 """What a pattern is: which weights may go together, and how scores of weights become masks of that form.
 
-Masks and scores are by layer; a mask is bool, True = kept, in the shape and on the device of its layer's scores.
+Masks and scores are by layer; arrays in the shape of the layer's weight; of a mask True = kept.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Protocol
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentrans_cli.sparsity.patterns import PATTERNS
+
+if TYPE_CHECKING:
+    from opentrans_cli.sparsity.selection import Mask, Scores
 
 _N_OF_M = re.compile(r"\d+:\d+")
 
@@ -31,9 +32,7 @@ class Pattern(Protocol):
     def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
         """Rising sparsities as the pattern can have them: in its own steps, each once, the last in any case."""
 
-    def masks(
-        self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def masks(self, scores: Scores, sparsity: float, *, inside: Mapping[str, Mask] | None = None) -> dict[str, Mask]:
         """Masks of the lowest scores, of `sparsity` = removed / all weights, in [0, 1).
 
         How near the sparsity comes is the pattern's law. `inside` are the masks of the previous round: what they
@@ -42,7 +41,7 @@ class Pattern(Protocol):
         for NaN scores or masks in `inside` that do not match.
         """
 
-    def coupled(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def coupled(self, masks: Mapping[str, Mask]) -> dict[str, Mask]:
         """Masks, by full tensor name, of tensors beside the layers (BatchNorm, biases) that the removed weights
         leave without effect and that are held at zero with them; {} for most patterns.
         """
@@ -65,17 +64,17 @@ class SingleWeights:
         """The sparsities as they are."""
         return sparsities
 
-    def coupled(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def coupled(self, masks: Mapping[str, Mask]) -> dict[str, Mask]:
         """Nothing: single weights leave no tensor beside them without effect."""
         return {}
 
 
-def pattern_for(text: str, visual: nn.Module) -> Pattern:
-    """The pattern a user named, for this tower: a name of the table, or N:M such as 2:4.
+def pattern_for(text: str, model_cfg: Mapping[str, Any]) -> Pattern:
+    """The pattern a user named, for the tower of open_clip's configuration: a name of the table, or N:M such as 2:4.
 
     Raises OptionError for an unknown name, or a tower of a kind the pattern does not know.
     """
-    pattern: Pattern = PATTERNS.load("n_m" if _N_OF_M.fullmatch(text) else text)(text, visual)
+    pattern: Pattern = PATTERNS.load("n_m" if _N_OF_M.fullmatch(text) else text)(text, model_cfg)
     return pattern
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
+from opentrans_cli.clip.architecture import tower_shapes
 from opentrans_cli.clip.channels import (
     ChannelGroup,
     channel_groups,
@@ -21,11 +24,11 @@ from opentrans_cli.clip.channels import (
     kept_channels,
     widths,
 )
-from opentrans_cli.clip.layers import candidates
+from opentrans_cli.clip.layers import tower_candidates
 from opentrans_cli.errors import MaskError, OptionError
 from opentrans_cli.sparsity.patterns.base import distinct_steps
 from opentrans_cli.sparsity.schedule import check_sparsity
-from opentrans_cli.sparsity.selection import check_numbers
+from opentrans_cli.sparsity.selection import Mask, Scores, check_numbers
 
 _STATISTICS = (".running_mean", ".running_var")
 
@@ -35,7 +38,7 @@ class Channel:
     """The pattern of one tower."""
 
     groups: tuple[ChannelGroup, ...]
-    shapes: Mapping[str, torch.Size]  # of every tensor in the table
+    shapes: Mapping[str, tuple[int, ...]]  # of every tensor in the table
     order: tuple[str, ...]  # its layers, in module order
     name: str = "channel"
     sparsity: float | None = None
@@ -60,9 +63,7 @@ class Channel:
         """The width whose sparsity is nearest; of two equally near, the wider."""
         return min(widths(self.groups), key=lambda width: abs(self.sparsity_at(width) - sparsity))
 
-    def masks(
-        self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def masks(self, scores: Scores, sparsity: float, *, inside: Mapping[str, Mask] | None = None) -> dict[str, Mask]:
         """Masks of the width whose sparsity is nearest to `sparsity`; of two equally near, the wider.
 
         `scores` has exactly the pattern's layers. A channel, or a unit of channels such as a head, scores the mean
@@ -81,18 +82,18 @@ class Channel:
             rank = self._channel_scores(group, scores, inside)
             if before is not None:
                 _check_width(group, int(before[group.name].sum()), width, sparsity)
-                rank = rank.masked_fill(~before[group.name], -torch.inf)
+                rank = np.where(before[group.name], rank, -np.inf)
             units = rank.reshape(-1, group.unit).sum(1)
-            best = units.argsort(descending=True, stable=True)[: group.kept(width) // group.unit]
-            chosen = torch.zeros(units.shape, dtype=torch.bool).index_fill(0, best, True)
-            kept[group.name] = chosen.repeat_interleave(group.unit)
-        return {layer: self._mask(f"{layer}.weight", kept).to(scores[layer].device) for layer in scores}
+            chosen = np.zeros(len(units), np.bool_)
+            chosen[np.argsort(-units, kind="stable")[: group.kept(width) // group.unit]] = True
+            kept[group.name] = chosen.repeat(group.unit)
+        return {layer: self._mask(f"{layer}.weight", kept) for layer in scores}
 
-    def coupled(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def coupled(self, masks: Mapping[str, Mask]) -> dict[str, Mask]:
         """Masks of the BatchNorm weights and biases, biases, and embedding columns of the removed channels.
 
-        With them at zero a removed channel is zero wherever the tower has it, as if it were not there. They are on
-        the CPU; running statistics are not held: they no longer matter. Raises MaskError for other masks.
+        With them at zero a removed channel is zero wherever the tower has it, as if it were not there. Running
+        statistics are not held: they no longer matter. Raises MaskError for other masks.
         """
         _, kept = kept_channels(self.groups, masks)
         layers = {f"{layer}.weight" for layer in self.order}
@@ -103,20 +104,20 @@ class Channel:
         total = kept = 0
         for layer in self.order:
             shape = list(self.shapes[f"{layer}.weight"])
-            total += torch.Size(shape).numel()
+            total += prod(shape)
             for axis, group in self._axes[f"{layer}.weight"].items():
                 shape[axis] = group.kept(width)
-            kept += torch.Size(shape).numel()
+            kept += prod(shape)
         return (total - kept) / total
 
     @cached_property
     def _axes(self) -> dict[str, dict[int, ChannelGroup]]:
         return grouped_axes(self.groups)
 
-    def _mask(self, tensor: str, kept: Mapping[str, Tensor]) -> Tensor:
+    def _mask(self, tensor: str, kept: Mapping[str, Mask]) -> Mask:
         return channel_mask(self.shapes[tensor], self._axes[tensor], kept)
 
-    def _check(self, scores: Mapping[str, Tensor], inside: Mapping[str, Tensor] | None) -> None:
+    def _check(self, scores: Scores, inside: Mapping[str, Mask] | None) -> None:
         if odd := set(scores) ^ set(self.order):
             raise MaskError(f"scores do not cover the pattern's layers: {min(odd)}; score Pattern.layers() exactly")
         for layer, score in scores.items():
@@ -126,24 +127,24 @@ class Channel:
                     raise MaskError(f"no mask of the previous round: {layer}; give one for every scored layer")
                 if given.shape != self.shapes[f"{layer}.weight"]:
                     raise MaskError(
-                        f"{what} and weight differ in shape: {layer}, {tuple(given.shape)} and "
-                        f"{tuple(self.shapes[f'{layer}.weight'])}; use those of the same architecture"
+                        f"{what} and weight differ in shape: {layer}, {given.shape} and "
+                        f"{self.shapes[f'{layer}.weight']}; use those of the same architecture"
                     )
 
     def _channel_scores(
-        self, group: ChannelGroup, scores: Mapping[str, Tensor], inside: Mapping[str, Tensor] | None
-    ) -> Tensor:
-        """Mean score of each channel's weights, float64 (channels,) on the CPU."""
-        total, weights = torch.zeros(group.size, dtype=torch.float64), 0
+        self, group: ChannelGroup, scores: Scores, inside: Mapping[str, Mask] | None
+    ) -> NDArray[np.float64]:
+        """Mean score of each channel's weights, (channels,)."""
+        total, weights = np.zeros(group.size), 0
         for member in group.members:
             layer = member.tensor.removesuffix(".weight")
             if layer not in scores:
                 continue
-            score = scores[layer].detach().float()
+            score: NDArray[Any] = scores[layer].astype(np.float32, copy=False)
             if inside is not None:
-                score = score * inside[layer].to(score.device)
-            slices = score.transpose(0, member.axis).flatten(1)
-            total += slices.sum(1).cpu()
+                score = score * inside[layer]
+            slices = np.swapaxes(score, 0, member.axis).reshape(group.size, -1)
+            total += slices.sum(1, dtype=np.float64)
             weights += slices.shape[1]
         return total / weights
 
@@ -156,10 +157,9 @@ def _check_width(group: ChannelGroup, before: int, width: int, sparsity: float) 
         )
 
 
-def channel(text: str, visual: nn.Module) -> Channel:
+def channel(text: str, model_cfg: Mapping[str, Any]) -> Channel:
     """The pattern for this tower. Raises OptionError for a tower other than a ResNet or ViT of open_clip."""
-    groups = channel_groups(visual)
-    state = visual.state_dict()
-    shapes = {name: state[name].shape for name in grouped_axes(groups)}
-    order = tuple(found.name for found in candidates(visual) if f"{found.name}.weight" in shapes)
-    return Channel(groups, shapes, order)
+    groups, shapes = channel_groups(model_cfg), tower_shapes(model_cfg)
+    table = {name: shapes[name] for name in grouped_axes(groups)}
+    order = tuple(found.name for found in tower_candidates(shapes) if f"{found.name}.weight" in table)
+    return Channel(groups, table, order)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-
-from torch import Tensor, nn
+from typing import Any
 
 from opentrans_cli.sparsity.patterns.base import SingleWeights
 from opentrans_cli.sparsity.schedule import check_sparsity
-from opentrans_cli.sparsity.selection import Pool
+from opentrans_cli.sparsity.selection import Mask, Pool, Scores
 
 
 class Layerwise(SingleWeights):
@@ -23,9 +22,7 @@ class Layerwise(SingleWeights):
 
     name = "layerwise"
 
-    def masks(
-        self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def masks(self, scores: Scores, sparsity: float, *, inside: Mapping[str, Mask] | None = None) -> dict[str, Mask]:
         """Masks of the lowest scores of each layer; see `Pattern.masks`."""
         check_sparsity(sparsity)
         pool = Pool(scores, inside)
@@ -36,7 +33,7 @@ class Layerwise(SingleWeights):
         return pool.masks
 
 
-def layerwise(text: str, visual: nn.Module) -> Layerwise:
+def layerwise(text: str, model_cfg: Mapping[str, Any]) -> Layerwise:
     """The pattern, the same for every tower."""
     return Layerwise()
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 from opentrans_cli.errors import OptionError
 from opentrans_cli.sparsity.patterns.base import SingleWeights, distinct_steps
 from opentrans_cli.sparsity.schedule import check_sparsity
-from opentrans_cli.sparsity.selection import check_numbers, previous_mask
+from opentrans_cli.sparsity.selection import Mask, Scores, check_numbers, previous_mask
 
 LARGEST_M = 16
 
@@ -43,9 +44,7 @@ class NOfM(SingleWeights):
         """One for every number of weights a group keeps on the way, so 3:4 and 2:4 for 2:4 in any number of rounds."""
         return distinct_steps(1 - self._kept_at(sparsity) / self._group for sparsity in sparsities)
 
-    def masks(
-        self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def masks(self, scores: Scores, sparsity: float, *, inside: Mapping[str, Mask] | None = None) -> dict[str, Mask]:
         """Masks with the same number kept in every group; see `Pattern.masks`.
 
         Raises OptionError as well for a sparsity above 1 - N/M, and for a layer that does not fit.
@@ -53,11 +52,11 @@ class NOfM(SingleWeights):
         kept = self._kept_at(sparsity)
         masks = {}
         for layer in scores:
-            score = scores[layer].detach()
-            if (problem := self.problem(layer, tuple(score.shape))) is not None:
+            score = scores[layer]
+            if (problem := self.problem(layer, score.shape)) is not None:
                 raise OptionError(f"layer does not fit {self.name}: {layer}, {problem}; leave it out with --exclude")
             check_numbers(layer, score)
-            masks[layer] = previous_mask(layer, score.shape, score.device, inside)
+            masks[layer] = previous_mask(layer, score.shape, inside)
             if not self._cut(score, masks[layer], kept):
                 raise OptionError(
                     f"sparsity below what is already pruned: {sparsity}, a group in {layer} keeps fewer than {kept} "
@@ -75,21 +74,21 @@ class NOfM(SingleWeights):
             return self._kept
         return max(self._kept, self._group - math.floor(self._group * sparsity + _ROUNDING))
 
-    def _cut(self, score: Tensor, mask: Tensor, kept: int) -> bool:
+    def _cut(self, score: NDArray[Any], mask: Mask, kept: int) -> bool:
         """Cut every group of `mask` to `kept` in place; False, and nothing cut, if one has fewer already."""
         split = (score.shape[0], score.shape[1] // self._group, self._group, math.prod(score.shape[2:]))
-        groups = mask.view(split).unbind(2)
-        left = torch.stack(groups).sum(0, dtype=torch.int8)
-        if bool((left < kept).any()):
+        groups: Any = np.moveaxis(mask.reshape(split), 2, 0)  # views of the mask
+        left = groups.sum(0, dtype=np.int8)
+        if (left < kept).any():
             return False
-        ranks = _ranks(score.reshape(split).movedim(2, 0).contiguous().unbind(0), groups)
+        ranks = _ranks(np.ascontiguousarray(np.moveaxis(score.reshape(split), 2, 0)), groups)
         left -= kept
         for members, rank in zip(groups, ranks, strict=True):
             members &= rank >= left
         return True
 
 
-def n_m(text: str, visual: nn.Module) -> NOfM:
+def n_m(text: str, model_cfg: Mapping[str, Any]) -> NOfM:
     """The pattern a text such as "2:4" names, the same for every tower; 1 <= N < M <= 16, else OptionError."""
     numbers = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", text)
     if numbers is None:
@@ -100,12 +99,12 @@ def n_m(text: str, visual: nn.Module) -> NOfM:
     return NOfM(kept, group)
 
 
-def _ranks(scores: tuple[Tensor, ...], masks: tuple[Tensor, ...]) -> list[Tensor]:
-    """How many kept members of its group go before each, int8 of the masks' shape; one tensor per place in a group.
+def _ranks(scores: NDArray[Any], masks: Sequence[Mask]) -> list[NDArray[np.int8]]:
+    """How many kept members of its group go before each, of the masks' shape; one array per place in a group.
 
     Counting pairs, because sorting millions of rows of four takes several times as long.
     """
-    ranks = [torch.zeros_like(mask, dtype=torch.int8) for mask in masks]
+    ranks = [np.zeros(mask.shape, np.int8) for mask in masks]
     for later in range(len(scores)):
         for earlier in range(later):
             first = scores[later] <= scores[earlier]

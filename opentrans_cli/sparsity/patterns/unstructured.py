@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from torch import Tensor, nn
+from typing import Any
 
 from opentrans_cli.sparsity.patterns.base import SingleWeights
 from opentrans_cli.sparsity.schedule import check_sparsity
-from opentrans_cli.sparsity.selection import Pool
+from opentrans_cli.sparsity.selection import Mask, Pool, Scores
 
 
 class Unstructured(SingleWeights):
@@ -22,9 +21,7 @@ class Unstructured(SingleWeights):
 
     name = "unstructured"
 
-    def masks(
-        self, scores: Mapping[str, Tensor], sparsity: float, *, inside: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def masks(self, scores: Scores, sparsity: float, *, inside: Mapping[str, Mask] | None = None) -> dict[str, Mask]:
         """Masks of the lowest scores; see `Pattern.masks`."""
         check_sparsity(sparsity)
         pool = Pool(scores, inside)
@@ -32,6 +29,6 @@ class Unstructured(SingleWeights):
         return pool.masks
 
 
-def unstructured(text: str, visual: nn.Module) -> Unstructured:
+def unstructured(text: str, model_cfg: Mapping[str, Any]) -> Unstructured:
     """The pattern, the same for every tower."""
     return Unstructured()

@@ -90,7 +90,7 @@ def segmentor_without_weights(options: FinetuneOptions, *, base: str | None) -> 
     preprocess = {"size": SIZE[0], "mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "", "resize_mode": ""}
     record = Base(base or ARCHITECTURE, architecture, dict(config), _NO_WEIGHTS, preprocess, "")
     with torch.device("meta"):
-        tower = Tower(meta_visual(config), record, {}, None)
+        tower = Tower(record, {}, {}, built=meta_visual(config))
         return segmentor_to_train(tower, options.framework, seed=options.seed)
 
 

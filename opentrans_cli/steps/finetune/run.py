@@ -27,7 +27,6 @@ from opentrans_cli.steps.finetune.terms import loss_identity, make_loss
 from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.words import text_class_indices
-from opentrans_cli.steps.sources import numpy_masks
 from opentrans_cli.steps.training_data import TrainingData
 from opentrans_cli.training import state_file
 from opentrans_cli.training.costs.timing import StepTimer, Timing
@@ -254,5 +253,5 @@ class FinetuneRun:
         parts: dict[str, Any] = {
             name: value for name, value in self.built.tower_tensors().items() if name.rpartition(".")[0] in owners
         }
-        masks = numpy_masks({layer: mask for layer, mask in tower.masks.items() if layer in owners})
+        masks = {layer: mask for layer, mask in tower.masks.items() if layer in owners}
         return stored_hashes(parts, masks, bundle.manifest.layers[0].dtype)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from opentrans_cli.bundle.rounds import recorded_counts
 from opentrans_cli.bundle.store import Bundle
@@ -15,49 +12,73 @@ from opentrans_cli.sparsity.control import random_control_masks, random_scores
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.sparsity.criteria.base import Criterion, Evidence
 from opentrans_cli.sparsity.patterns.base import Pattern
-from opentrans_cli.steps.prune.loader import ImageLoader
+from opentrans_cli.sparsity.selection import Computed, Mask, Scores
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.sources import Tower
-from opentrans_cli.training.processes.distributed import World
 
-Masks = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from opentrans_cli.steps.prune.loader import ImageLoader
+    from opentrans_cli.training.processes.distributed import World
+
+Masks = dict[str, Mask]
 
 
 class Choice(Protocol):
     """Gives the masks of one round after another."""
 
     def masks(self, tower: Tower, number: int) -> Masks:
-        """Masks (bool, True = kept) of round `number`, counted from 0, inside those the tower has."""
+        """Masks (True = kept) of round `number`, counted from 0, inside those the tower has."""
 
 
 class Scorer:
     """Scores of a tower's weights by the run's criterion."""
 
-    def __init__(self, options: PruneOptions, *, loader: ImageLoader | None, world: World) -> None:
-        """Raises OptionError for an unknown criterion, or one that needs images where there are none."""
+    def __init__(self, options: PruneOptions, *, loader: ImageLoader | None = None, world: World | None = None) -> None:
+        """world: the processes that look at the images of `loader`. Raises OptionError for an unknown criterion, or one
+        that needs images where there are none.
+        """
         name = options.resolved_criterion
         self.criterion: Criterion = CRITERIA.load(name)
         if self.criterion.needs_images and loader is None:
             raise OptionError(f"criterion needs images: {name}; add --images, or choose magnitude")
         self.options, self.loader, self.world = options, loader, world
 
-    def scores(self, tower: Tower, number: int) -> Mapping[str, Tensor]:
+    def scores(self, tower: Tower, number: int) -> Scores:
         """By layer, for round `number`: every round looks with probes of its own at the same images."""
+        layers = tuple(tower.masks)
+        if not self.criterion.needs_images:
+            return self.criterion.score(Evidence(None, layers, state=tower.tensors()))
+        found = self.criterion.score(self._with_images(tower, layers, number))
+        return Computed(layers, lambda layer: found[layer].detach().cpu().numpy())
+
+    def _with_images(self, tower: Tower, layers: tuple[str, ...], number: int) -> Evidence:
+        import torch.nn.functional as F
+
         visual, loader, options = tower.visual, self.loader, self.options
+        assert loader is not None and self.world is not None
 
         def readout(images: Tensor) -> Tensor:
             return F.normalize(visual(images).float(), dim=-1)[:, None]
 
-        evidence = Evidence(
+        return Evidence(
             visual,
-            tuple(tower.masks),
+            layers,
             readout,
-            None if loader is None else lambda: loader.scoring(options.score_images, seed=options.seed),
+            lambda: loader.scoring(options.score_images, seed=options.seed),
             seed=options.seed * 1009 + number,
             probes=options.probes,
             total=self.world.total,
         )
-        return self.criterion.score(evidence)
+
+    def agreed(self, masks: Masks) -> Masks:
+        """Those of the first process, in all of them."""
+        if self.world is None or self.world.size == 1:
+            return masks
+        from opentrans_cli.clip.arrays import arrays, tensors
+
+        return arrays(self.world.agree(tensors(masks)))
 
 
 class ScoredChoice:
@@ -69,7 +90,7 @@ class ScoredChoice:
     def masks(self, tower: Tower, number: int) -> Masks:
         """See Choice."""
         scores = self.scorer.scores(tower, number)
-        return self.scorer.world.agree(self.pattern.masks(scores, self.sparsities[number], inside=tower.masks))
+        return self.scorer.agreed(self.pattern.masks(scores, self.sparsities[number], inside=tower.masks))
 
 
 class RandomChoice:
@@ -104,7 +125,7 @@ def random_choice(
     return RandomChoice(random_control_masks(wanted, shapes, seed))
 
 
-def _counts(masks: Mapping[str, Tensor]) -> dict[str, int]:
+def _counts(masks: Mapping[str, Mask]) -> dict[str, int]:
     return {layer: int(mask.sum()) for layer, mask in masks.items()}
 
 

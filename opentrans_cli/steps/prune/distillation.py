@@ -63,10 +63,8 @@ def make_objective(
 ) -> Objective | None:
     """Loss and teacher of a run of `steps` steps; None, said aloud, where nothing is distilled."""
     if options.distill == "none" or loader is None:
-        if options.sparsity > 0:
-            reason = "no images given" if loader is None else "as asked"
-            hint = "; add --images to win accuracy back" if loader is None else ""
-            reporter.say(f"{reason}: pruning without distillation{hint}")
+        if options.sparsity > 0 and loader is not None:
+            reporter.say("as asked: pruning without distillation")
         return None
     if options.distill == "image":
         return ImageObjective(tower.visual, loader, options, steps=steps, world=world, compiled=compiled)

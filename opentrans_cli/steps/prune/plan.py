@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from opentrans_cli.clip.layers import candidates, choose_layers
+from opentrans_cli.clip.layers import choose_layers, tower_candidates
 from opentrans_cli.errors import OptionError
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.sparsity.masking import sparsity_of
 from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
 from opentrans_cli.sparsity.schedule import schedule
+from opentrans_cli.sparsity.selection import sparsity_of
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
 from opentrans_cli.steps.sources import Tower, load_tower, with_layers
 from opentrans_cli.training.settings import TrainSettings
@@ -29,7 +29,7 @@ class Plan:
     @property
     def total(self) -> int:
         """Prunable weights."""
-        return sum(mask.numel() for mask in self.tower.masks.values())
+        return sum(mask.size for mask in self.tower.masks.values())
 
     def to_json(self) -> dict[str, Any]:
         """The prune plan of `artifacts.schema.json`."""
@@ -75,8 +75,8 @@ def train_settings(options: PruneOptions, controls: PruneControls, *, steps: int
 def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:
     """Load the source, choose layers and pattern, and lay out the rounds that remove something."""
     tower = load_tower(options.source, reporter)
-    pattern = pattern_for(options.pattern, tower.visual)
-    found = candidates(tower.visual)
+    pattern = pattern_for(options.pattern, tower.base.model_cfg)
+    found = tower_candidates(tower.shapes)
     if tower.bundle is None:
         chosen = choose_layers(found, include=options.include, exclude=options.exclude)
     elif options.include or options.exclude:

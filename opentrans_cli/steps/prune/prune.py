@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
-from opentrans_cli.clip.arrays import arrays
-from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import takes
 from opentrans_cli.steps.prune.choice import Choice, RandomChoice, ScoredChoice, Scorer, random_choice
-from opentrans_cli.steps.prune.distillation import make_objective
-from opentrans_cli.steps.prune.loader import ImageLoader, open_loader
+from opentrans_cli.steps.prune.cuts import Cuts
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions, default_out, prune_options
 from opentrans_cli.steps.prune.plan import Plan, make_plan
-from opentrans_cli.steps.prune.run import PruneRun, Rounds
 from opentrans_cli.steps.run_files import check_places, state_to_resume
-from opentrans_cli.steps.run_log import RunLog, check_log, log_path
-from opentrans_cli.steps.sources import numpy_masks
-from opentrans_cli.steps.step_record import environment, machine, step_record
-from opentrans_cli.training import state_file
-from opentrans_cli.training.processes.distributed import World, open_world
+from opentrans_cli.steps.step_record import ALONE, step_record
+
+if TYPE_CHECKING:
+    from opentrans_cli.steps.prune.loader import ImageLoader
 
 REPORT = "reports/prune.json"
 
@@ -87,15 +83,71 @@ def prune(
     # Worker processes import the script that calls, which must then be ready for it: nobody gets them unasked.
     options, controls = prune_options(source, recipe, {"workers": 0, **given})
     out = Path(out or default_out(options))
+    if options.images is None and os.environ.get("WORLD_SIZE", "1") == "1":
+        if device not in ("auto", "cpu"):
+            from opentrans_cli.training.device import resolve_device
+
+            resolve_device(device)  # there may be none of it, and nothing else would say so
+        _check(controls, out, force=force)
+        if controls.log is not None:
+            from opentrans_cli.steps.run_log import check_log
+
+            check_log(out, controls.log)
+        plan = _planned(options, out, reporter)
+        state_to_resume(out, resume=resume, reporter=reporter)
+        cuts = Cuts(plan, _choice(plan, Scorer(options), reporter), options, controls, out=out)
+        for number in range(cuts.rounds):
+            cuts.cut(number)
+        write_bundle(out, _contents(cuts, plan, None, _recorded(cuts, plan, ALONE), None), force=force)
+        cuts.discard()
+        return _result(open_bundle(out), cuts, plan, None, None)
+    return _with_images(options, controls, out, device=device, force=force, resume=resume, reporter=reporter)
+
+
+def _check(controls: PruneControls, out: Path, *, force: bool) -> None:
+    check_replaceable(out, force=force)
+    check_places(out, {"--log": controls.log})
+
+
+def _planned(options: PruneOptions, out: Path, reporter: Reporter) -> Plan:
+    plan = make_plan(options, reporter)
+    if options.images is None:
+        reporter.say(f"no images were given: weights are chosen by {plan.criterion}, and nothing is distilled")
+    prepare_parent(out)
+    return plan
+
+
+def _choice(plan: Plan, scorer: Scorer, reporter: Reporter) -> Choice:
+    if not scorer.options.random:
+        return ScoredChoice(scorer, plan.pattern, plan.sparsities)
+    like = None if scorer.options.like is None else open_bundle(local_bundle(scorer.options.like, reporter))
+    return random_choice(plan.tower, plan.sparsities, pattern=plan.pattern, scorer=scorer, like=like)
+
+
+def _with_images(
+    options: PruneOptions,
+    controls: PruneControls,
+    out: Path,
+    *,
+    device: str,
+    force: bool,
+    resume: bool,
+    reporter: Reporter,
+) -> PruneResult:
+    """The same with what only images need: torch, processes, a training loop and its log."""
+    from opentrans_cli.steps.prune.distillation import make_objective
+    from opentrans_cli.steps.prune.loader import open_loader
+    from opentrans_cli.steps.prune.run import PruneRun, Rounds
+    from opentrans_cli.steps.run_log import RunLog, check_log, log_path
+    from opentrans_cli.steps.step_record import environment, machine
+    from opentrans_cli.training import state_file
+    from opentrans_cli.training.processes.distributed import open_world
+
     with open_world(device) as world:
-        check_replaceable(out, force=force)
-        check_places(out, {"--log": controls.log})
+        _check(controls, out, force=force)
         if world.is_main:
             check_log(out, controls.log)
-        plan = make_plan(options, reporter)
-        if options.images is None:
-            reporter.say(f"no images were given: weights are chosen by {plan.criterion}, and nothing is distilled")
-        prepare_parent(out)
+        plan = _planned(options, out, reporter)
         plan.tower.visual.to(world.device)
         state = state_to_resume(out, resume=resume, reporter=reporter)
         loader = open_loader(options, plan.tower.preprocess, world=world, workers=controls.workers, reporter=reporter)
@@ -104,8 +156,31 @@ def prune(
             distils = loader is not None and options.distill != "none"
             writes = world.is_main and distils
             with RunLog.beside(out, controls.log, resumed_at=taken, writes=writes, reporter=reporter) as log:
-                run = _run(plan, options, controls, loader, world=world, out=out, log=log, reporter=reporter)
-                recorded, data = _recorded(run, plan), _data(run, loader)
+                choice = _choice(plan, Scorer(options, loader=loader, world=world), reporter)
+                rounds = Rounds(len(plan.sparsities), options.steps_per_round, options.final_steps)
+                objective = make_objective(
+                    plan.tower,
+                    loader,
+                    options,
+                    steps=rounds.total,
+                    world=world,
+                    compiled=controls.compile,
+                    reporter=reporter,
+                )
+                run = PruneRun(
+                    plan,
+                    choice,
+                    options,
+                    controls,
+                    rounds,
+                    objective=objective,
+                    world=world,
+                    out=out,
+                    log=log,
+                    reporter=reporter,
+                )
+                recorded = _recorded(run, plan, machine(world.device, processes=world.size))
+                data = objective.fingerprint if objective else loader.fingerprint if loader else None
                 images = {"fingerprint": data, "images": len(loader) if loader else 0}
                 log.start(options=recorded, data=images, environment=environment(world.device))
                 run.finish(state=state)
@@ -121,46 +196,15 @@ def prune(
         return _result(open_bundle(out), run, plan, loader, log_file)
 
 
-def _run(
-    plan: Plan,
-    options: PruneOptions,
-    controls: PruneControls,
-    loader: ImageLoader | None,
-    *,
-    world: World,
-    out: Path,
-    log: RunLog,
-    reporter: Reporter,
-) -> PruneRun:
-    scorer = Scorer(options, loader=loader, world=world)
-    choice: Choice = ScoredChoice(scorer, plan.pattern, plan.sparsities)
-    if options.random:
-        like = None if options.like is None else open_bundle(local_bundle(options.like, reporter))
-        choice = random_choice(plan.tower, plan.sparsities, pattern=plan.pattern, scorer=scorer, like=like)
-    rounds = Rounds(len(plan.sparsities), options.steps_per_round, options.final_steps)
-    objective = make_objective(
-        plan.tower,
-        loader,
-        options,
-        steps=rounds.total,
-        world=world,
-        compiled=controls.compile,
-        reporter=reporter,
-    )
-    return PruneRun(
-        plan, choice, options, controls, rounds, objective=objective, world=world, out=out, log=log, reporter=reporter
-    )
-
-
-def _result(bundle: Bundle, run: PruneRun, plan: Plan, loader: ImageLoader | None, log: Path | None) -> PruneResult:
+def _result(bundle: Bundle, run: Cuts, plan: Plan, loader: ImageLoader | None, log: Path | None) -> PruneResult:
     return PruneResult(
         path=bundle.path,
         sparsity=bundle.manifest.achieved_sparsity,
         kept=bundle.manifest.kept,
         total=bundle.manifest.total,
-        rounds=run.rounds.count,
+        rounds=run.rounds,
         criterion=_chosen_by(plan, run),
-        distilled=run.objective is not None,
+        distilled=run.loss is not None,
         distillation_loss=run.loss,
         skipped_images=len(loader.views.bad) if loader else 0,
         bytes=bundle.size_bytes,
@@ -168,26 +212,22 @@ def _result(bundle: Bundle, run: PruneRun, plan: Plan, loader: ImageLoader | Non
     )
 
 
-def _chosen_by(plan: Plan, run: PruneRun) -> str:
+def _chosen_by(plan: Plan, run: Cuts) -> str:
     """The criterion, or "random" for a twin, of which it only says how many weights each layer keeps."""
     return "random" if isinstance(run.choice, RandomChoice) else plan.criterion
 
 
-def _recorded(run: PruneRun, plan: Plan) -> dict[str, Any]:
+def _recorded(run: Cuts, plan: Plan, how: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the run as the bundle records them."""
-    options, how = run.options, machine(run.world.device, processes=run.world.size)
+    options = run.options
     recorded = {**asdict(options), "criterion": plan.criterion, "compile": run.controls.compile, **how}
     if options.like is not None:  # where the other bundle lies says nothing about the result
         recorded["like"] = open_bundle(local_bundle(options.like, SILENT)).digest
     return recorded
 
 
-def _data(run: PruneRun, loader: ImageLoader | None) -> str | None:
-    return run.objective.fingerprint if run.objective else loader.fingerprint if loader else None
-
-
 def _contents(
-    run: PruneRun, plan: Plan, loader: ImageLoader | None, recorded: Mapping[str, Any], data: str | None
+    run: Cuts, plan: Plan, loader: ImageLoader | None, recorded: Mapping[str, Any], data: str | None
 ) -> BundleContents:
     tower, parent, options = plan.tower, plan.tower.bundle, run.options
     kept_by_round = run.kept_by_round()
@@ -203,8 +243,8 @@ def _contents(
         base=tower.base,
         pattern=plan.pattern.name,
         target_sparsity=options.sparsity,
-        masks=numpy_masks(tower.masks),
-        tower={} if options.mask_only else split_packed(arrays(tower.visual.state_dict())),
+        masks=tower.masks,
+        tower={} if options.mask_only else run.tower_tensors(),
         steps=(*(parent.manifest.steps if parent else ()), step),
         dtype=options.dtype,
         rounds=None if options.keep_rounds == "none" else run.round_of(),
@@ -214,7 +254,7 @@ def _contents(
 
 
 def _report(
-    run: PruneRun, plan: Plan, loader: ImageLoader | None, kept_by_round: Mapping[str, list[int]]
+    run: Cuts, plan: Plan, loader: ImageLoader | None, kept_by_round: Mapping[str, list[int]]
 ) -> dict[str, object]:
     """The prune report of `artifacts.schema.json`: what every round and every step did."""
     kept = [sum(counts) for counts in zip(*kept_by_round.values(), strict=True)]

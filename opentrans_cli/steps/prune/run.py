@@ -1,4 +1,4 @@
-"""One pruning run: rounds of choosing weights, and between them distillation by the one training loop."""
+"""A pruning run that looks at images: rounds of choosing weights, and distillation by the one training loop."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from opentrans_cli.bundle.layout import Tensors
-from opentrans_cli.bundle.nested import kept_after
-from opentrans_cli.clip.arrays import arrays
+from opentrans_cli.clip.arrays import arrays, tensors
 from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.errors import MaskError
 from opentrans_cli.reporter import Reporter
-from opentrans_cli.sparsity.masking import apply_masks, hold, sparsity_of
+from opentrans_cli.sparsity.masking import apply_masks, hold
+from opentrans_cli.sparsity.selection import sparsity_of
 from opentrans_cli.steps.prune.choice import Choice
+from opentrans_cli.steps.prune.cuts import Cuts
 from opentrans_cli.steps.prune.distillation import Objective
 from opentrans_cli.steps.prune.options import MAX_ROUNDS, PruneControls, PruneOptions
 from opentrans_cli.steps.prune.plan import Plan, train_settings
-from opentrans_cli.steps.run_files import discard_state, round_path, state_path
+from opentrans_cli.steps.run_files import round_path, state_path
 from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.training import state_file
 from opentrans_cli.training.loop import Hooks, NotFiniteError, StepFigures, train
@@ -74,7 +74,7 @@ class _Distilled(nn.Module):
         return self.tower(images)
 
 
-class PruneRun:
+class PruneRun(Cuts):
     """Works on the tower of `plan` in place: its weights and its masks."""
 
     def __init__(
@@ -91,15 +91,10 @@ class PruneRun:
         log: RunLog,
         reporter: Reporter,
     ) -> None:
-        self.tower, self.choice, self.pattern, self.rounds = plan.tower, choice, plan.pattern, rounds
-        self.options, self.controls, self.objective = options, controls, objective
-        self.world, self.out, self.log, self.reporter = world, out, log, reporter
-        self.steps: list[dict[str, float]] = []  # of the report: step from 0, loss, learning rate, what the loss says
-        self.loss: float | None = None  # mean of the last quarter of the last round's; None without distillation
+        super().__init__(plan, choice, options, controls, out=out)
+        self.timetable, self.objective, self.world, self.log, self.reporter = rounds, objective, world, log, reporter
         self.seconds_per_step = 0.0
         self._snapshots = Snapshots(out) if options.keep_rounds == "weights" else None
-        self._before = dict(self.tower.masks)  # what a source that is a bundle has already pruned
-        self._round_of = {layer: torch.zeros(mask.shape, dtype=torch.uint8) for layer, mask in self._before.items()}
         self._hold = self._holder()
 
     def finish(self, *, state: Path | None) -> None:
@@ -114,13 +109,13 @@ class PruneRun:
         if self.objective is not None:
             self._distil(self.objective, state)
             return
-        for number in range(self.rounds.count):
-            self._cut(number)
+        for number in range(self.timetable.count):
+            self.cut(number)
             self._keep_tower(number)
 
     def _distil(self, objective: Objective, state: Path | None) -> None:
         reporter = self.reporter
-        settings, taken = train_settings(self.options, self.controls, steps=self.rounds.total), 0
+        settings, taken = train_settings(self.options, self.controls, steps=self.timetable.total), 0
         if state is not None:
             meta = state_file.load_meta(state)
             taken, before = int(meta["step"]), meta.get("settings", {}).get("lr", settings.lr)
@@ -140,7 +135,7 @@ class PruneRun:
                 loss=objective.loss_of,
                 hooks=Hooks(before_step=self._before_step, after_step=lambda: self._hold(), progress=progress),
                 world=self.world,
-                rate=lambda step: self.rounds.learning_rate(step, lr=settings.lr),
+                rate=lambda step: self.timetable.learning_rate(step, lr=settings.lr),
                 rate_may_change=True,
                 beside=self,
                 state=state,
@@ -150,7 +145,7 @@ class PruneRun:
         objective.detach()
         self.tower.visual.eval()
         self.seconds_per_step = done.seconds_per_step
-        last = done.losses[self.rounds.first_step(self.rounds.count - 1) :]
+        last = done.losses[self.timetable.first_step(self.timetable.count - 1) :]
         last = last[-max(1, len(last) // 4) :]
         self.loss = sum(last) / len(last)
 
@@ -160,31 +155,29 @@ class PruneRun:
         return {"verb": "prune", "options": options, "images": objective.fingerprint}
 
     def _before_step(self, step: int) -> None:
-        number = self.rounds.round_of(step)
-        if step == self.rounds.first_step(number):
+        number = self.timetable.round_of(step)
+        if step == self.timetable.first_step(number):
             self.tower.visual.eval()
             try:
-                self._cut(number)
+                self.cut(number)
             except MaskError as error:
                 if step == 0:  # the source's own weights
                     raise
                 reason = str(error).partition(";")[0]
-                raise NotFiniteError(f"{reason}, after step {step} of {self.rounds.total}") from error
+                raise NotFiniteError(f"{reason}, after step {step} of {self.timetable.total}") from error
             self.tower.visual.train()
 
-    def _cut(self, number: int) -> None:
-        for layer, mask in self.choice.masks(self.tower, number).items():
-            kept = mask.cpu()
-            self._round_of[layer][self.tower.masks[layer] & ~kept] = number + 1
-            self.tower.masks[layer] = kept
+    def cut(self, number: int) -> None:
+        """Take the weights of round `number`, from 0, out of the masks and the tower."""
+        super().cut(number)
         apply_masks(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))
         self._hold = self._holder()
         kept_now = sum(int(mask.sum()) for mask in self.tower.masks.values())
-        step = self.rounds.first_step(number)
+        step = self.timetable.first_step(number)
         sparsity = sparsity_of(self.tower.masks)
         self.log.round(step=step, number=number + 1, sparsity=sparsity, kept=kept_now)
         if self.objective is not None:
-            self.reporter.say(f"round {number + 1}/{self.rounds.count}, sparsity {sparsity:.3f}")
+            self.reporter.say(f"round {number + 1}/{self.timetable.count}, sparsity {sparsity:.3f}")
 
     def _holder(self) -> Any:
         return hold(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))
@@ -193,13 +186,13 @@ class PruneRun:
         step = figures.step - 1
         self.steps.append({"step": step, "loss": figures.loss, "lr": figures.lr, **details})
         self.log.step(figures, details=details)
-        number = self.rounds.round_of(step)
-        if figures.step == self.rounds.first_step(number + 1):
+        number = self.timetable.round_of(step)
+        if figures.step == self.timetable.first_step(number + 1):
             self._keep_tower(number)
 
     def _keep_tower(self, number: int) -> None:
         """After round `number`, where earlier rounds are to be kept with their weights."""
-        if self._snapshots is not None and number < self.rounds.count - 1 and self.world.is_main:
+        if self._snapshots is not None and number < self.timetable.count - 1 and self.world.is_main:
             self._snapshots.save(number + 1, self.tower.visual)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -212,36 +205,29 @@ class PruneRun:
             f"steps.{name}": torch.tensor([entry.get(name, math.nan) for entry in self.steps], dtype=torch.float64)
             for name in columns
         }
-        return {**state_file.with_prefix("round_of", self._round_of), **table}
+        return {**state_file.with_prefix("round_of", tensors(self._round_of)), **table}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave, and hold the masks of that moment."""
-        self._round_of = state_file.under_prefix("round_of", tensors)
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave as `kept`, and hold the masks of that moment."""
+        self._round_of = arrays(state_file.under_prefix("round_of", kept))
         self.tower.masks.update({layer: self._before[layer] & (array == 0) for layer, array in self._round_of.items()})
         self._hold = self._holder()
-        columns = {name: values.tolist() for name, values in state_file.under_prefix("steps", tensors).items()}
+        columns = {name: values.tolist() for name, values in state_file.under_prefix("steps", kept).items()}
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         there = [{name: value for name, value in row.items() if not math.isnan(value)} for row in rows]
         self.steps = [{**row, "step": int(row["step"])} for row in there]
 
-    def round_of(self) -> dict[str, np.ndarray]:
-        """By layer, uint8: the round in which a weight was pruned, 0 = kept; 1 also for what was gone before."""
-        return {
-            layer: np.where(self._before[layer].numpy(), array.numpy(), np.uint8(1))
-            for layer, array in self._round_of.items()
-        }
+    def tower_tensors(self) -> Tensors:
+        """The tensors of the tower as they were trained, one a layer."""
+        return self.tower.tensors()
 
     def round_weights(self) -> Mapping[int, Tensors]:
         """By round, from 1, all but the last: the tower's tensors after it, where they were asked for."""
         return self._snapshots or {}
 
-    def kept_by_round(self) -> dict[str, list[int]]:
-        """By layer: weights kept after each round, what a random twin copies."""
-        return kept_after(self.round_of(), self.rounds.count)
-
     def discard(self) -> None:
         """Remove what only a resumed run would need."""
-        discard_state(self.out)
+        super().discard()
         if self._snapshots is not None:
             self._snapshots.discard()
 
@@ -266,8 +252,7 @@ class Snapshots(Mapping[int, Tensors]):
         )
 
     def __getitem__(self, number: int) -> dict[str, NDArray[Any]]:
-        tensors, _ = state_file.load_state(round_path(self._out, number))
-        return arrays(tensors)
+        return arrays(state_file.load_state(round_path(self._out, number))[0])
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._paths()))

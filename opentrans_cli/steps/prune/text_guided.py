@@ -75,7 +75,7 @@ class RegionDistillation:
         self.teacher(0)
         self._trainable = {name: parameter.requires_grad for name, parameter in tower.visual.named_parameters()}
         built = build_segmentor(
-            replace(tower, visual=sharing_copy(tower.visual)),
+            replace(tower, built=sharing_copy(tower.visual)),
             settings.framework,
             options=settings.framework_options,
             seed=settings.seed,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.manifest import SegmentorRecord, Step
@@ -19,8 +19,9 @@ from opentrans_cli.files.records import json_bytes
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import BACKBONE, Framework
 from opentrans_cli.sparsity.patterns.base import pattern_for
+from opentrans_cli.sparsity.selection import Mask
 from opentrans_cli.steps.segmentors.call import SegmentorCall
-from opentrans_cli.steps.sources import Tower, numpy_masks
+from opentrans_cli.steps.sources import Tower
 from opentrans_cli.training.costs.macs import LayerCost
 
 DEFAULT_FRAMEWORK = "deeplabv3"
@@ -38,7 +39,7 @@ class BuiltSegmentor:
     options: Any  # the framework's own options, resolved
     module: nn.Module  # a Segmentor, see frameworks/base.py
     tower: Tower  # its `visual` is the module's backbone
-    coupled: Mapping[str, Tensor] = field(default_factory=dict)  # masks by tensor name, see patterns/base.py
+    coupled: Mapping[str, Mask] = field(default_factory=dict)  # masks by tensor name, see patterns/base.py
 
     @property
     def dimension(self) -> int:
@@ -57,12 +58,12 @@ class BuiltSegmentor:
         used = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
         return {**source, **arrays(used)}
 
-    def masks(self) -> dict[str, Tensor]:
+    def masks(self) -> dict[str, Mask]:
         """Masks by layer name inside `module`, of the layers it has: a framework may leave out the attention pool."""
         inside = {f"{BACKBONE}{layer}": mask for layer, mask in self.tower.masks.items()}
         return {layer: mask for layer, mask in inside.items() if has_layer(self.module, layer)}
 
-    def held(self) -> dict[str, Tensor]:
+    def held(self) -> dict[str, Mask]:
         """Masks of the tensors that the pattern holds at zero beside the layers, by name inside `module`."""
         there = dict(self.module.named_parameters())
         inside = {f"{BACKBONE}{name}": mask for name, mask in self.coupled.items()}
@@ -78,7 +79,7 @@ class BuiltSegmentor:
 
     def kept_shares(self) -> dict[str, float]:
         """Kept weights / all weights by masked layer inside the module, in [0, 1]."""
-        return {layer: int(mask.sum()) / mask.numel() for layer, mask in self.masks().items()}
+        return {layer: int(mask.sum()) / mask.size for layer, mask in self.masks().items()}
 
     def record(self, classes: Sequence[tuple[str, ...]] = (), *, seen: Sequence[str] = ()) -> SegmentorRecord:
         """What the manifest says about it: its classes, and the names of those with training labels."""
@@ -100,7 +101,7 @@ class BuiltSegmentor:
             base=manifest.base,
             pattern=manifest.pattern,
             target_sparsity=manifest.target_sparsity,
-            masks=numpy_masks(self.tower.masks),
+            masks=self.tower.masks,
             tower=self.tower_tensors(),
             steps=(*manifest.steps, step),
             dtype=manifest.layers[0].dtype,
@@ -125,10 +126,10 @@ def build_segmentor(
     return BuiltSegmentor(chosen, resolved, module, tower, coupled)
 
 
-def _coupled(tower: Tower) -> dict[str, Tensor]:
+def _coupled(tower: Tower) -> dict[str, Mask]:
     if tower.bundle is None:
         return {}
-    return pattern_for(tower.bundle.manifest.pattern, tower.visual).coupled(tower.masks)
+    return pattern_for(tower.bundle.manifest.pattern, tower.base.model_cfg).coupled(tower.masks)
 
 
 def bundle_segmentor(tower: Tower) -> BuiltSegmentor | None:

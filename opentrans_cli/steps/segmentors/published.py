@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import nn
 from opentrans_cli.bundle.manifest import Base
 from opentrans_cli.clip.architecture import infer_tower
 from opentrans_cli.clip.arrays import arrays
-from opentrans_cli.clip.layers import layer_weights, prunable_layers
 from opentrans_cli.clip.source import LoadedClip, load_clip
 from opentrans_cli.files.digest import file_sha256, tower_digest
 from opentrans_cli.frameworks import FRAMEWORKS
@@ -23,7 +22,7 @@ from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of
 from opentrans_cli.steps.segmentors.picture_size import PUBLISHED
-from opentrans_cli.steps.sources import Tower, load_tower
+from opentrans_cli.steps.sources import Tower, dense, load_tower
 
 # What stands for no object beside the words, as long as they are.
 _BESIDE_WORDS = tuple(f"classifier.{name}" for name in ("void_embedding", "non_object_embedding", "no_object"))
@@ -81,17 +80,17 @@ def _words(original: Original, path: Path, base: str | None) -> LoadedClip:
 def _tower(visual: nn.Module, original: Original, path: Path) -> Tower:
     """The trunk of a checkpoint as a source's tower; `visual` may have lost its pool."""
     pixels = original_preprocess(original)
-    state = visual.state_dict()
-    weights = layer_weights(visual, prunable_layers(visual))
+    state = arrays(visual.state_dict())
     base = Base(
         source=str(path),
         architecture=original.lineage,
         model_cfg={**infer_tower(state), "embed_dim": _dimension(original)},
-        digest=tower_digest(arrays(state)),
+        digest=tower_digest(state),
         preprocess={**asdict(pixels), "mean": list(pixels.mean), "std": list(pixels.std)},
         activation="quick_gelu",
     )
-    return Tower(visual, base, {layer: weight != 0 for layer, weight in weights.items()}, None)
+    tower = dense(base, state, visual)
+    return replace(tower, masks={layer: tower.state[f"{layer}.weight"] != 0 for layer in tower.masks})
 
 
 def _dimension(original: Original) -> int:

@@ -21,6 +21,7 @@ from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_folder_target, other_than, prepare_parent
 from opentrans_cli.files.tensorfile import write_tensors
 from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.sparsity.selection import Mask
 from opentrans_cli.steps.sources import Tower, load_text_clip, tower_at_sparsity
 from opentrans_cli.steps.step_record import parameter_count, versions
 from opentrans_cli.steps.transfer.framework import FrameworkTransfer
@@ -118,7 +119,7 @@ def _keys(tower: Tower, written: Mapping[str, Tensor]) -> Iterator[dict[str, Any
         }
 
 
-def _kept(name: str, masks: Mapping[str, Tensor]) -> int | None:
+def _kept(name: str, masks: Mapping[str, Mask]) -> int | None:
     """Kept weights of a tensor, of all three parts of a packed projection; None if nothing in it is masked."""
     owner, _, leaf = name.rpartition(".")
     layers = [f"{owner}.{part}" for part in PARTS] if leaf == PACKED else [name.removesuffix(".weight")]

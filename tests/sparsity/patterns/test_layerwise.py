@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
-import torch
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from opentrans_cli.sparsity.masking import sparsity_of
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.patterns.layerwise import shares
+from opentrans_cli.sparsity.selection import sparsity_of
 
-LAYERWISE = pattern_for("layerwise", nn.Identity())
+Array = np.ndarray[Any, Any]
+RANDOM = np.random.default_rng(0).random
+LAYERWISE = pattern_for("layerwise", {})
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 SPARSITIES = st.floats(0, 1, exclude_max=True)
@@ -66,12 +68,12 @@ def test_shares_are_proportional_to_half_a_weight_and_half_of_each_layers_part_o
 
 
 @st.composite
-def scored_layers(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+def scored_layers(draw: st.DrawFn) -> dict[str, Array]:
     """One to four layers of small integer scores, so that ties are the rule."""
     shapes = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5)), min_size=1, max_size=4))
     return {
-        f"layer{number}": torch.tensor(
-            draw(st.lists(st.integers(-2, 2), min_size=a * b, max_size=a * b)), dtype=torch.float32
+        f"layer{number}": np.array(
+            draw(st.lists(st.integers(-2, 2), min_size=a * b, max_size=a * b)), dtype=np.float32
         ).reshape(a, b)
         for number, (a, b) in enumerate(shapes)
     }
@@ -81,12 +83,12 @@ def scored_layers(draw: st.DrawFn) -> dict[str, torch.Tensor]:
 @given(scores=scored_layers(), sparsity=SPARSITIES)
 def test_each_layer_loses_its_share_of_the_lowest_scores_from_the_last_to_the_first(scores, sparsity):
     masks = LAYERWISE.masks(scores, sparsity)
-    sizes = [score.numel() for score in scores.values()]
+    sizes = [score.size for score in scores.values()]
     counts = shares(sizes, [0] * len(sizes), round(sparsity * sum(sizes)))
     for count, (layer, score) in zip(counts, scores.items(), strict=True):
         flat = score.flatten().tolist()
         gone = set(sorted(range(len(flat)), key=lambda index: (flat[index], -index))[:count])
-        assert masks[layer].dtype == torch.bool and masks[layer].shape == score.shape
+        assert masks[layer].dtype == np.bool_ and masks[layer].shape == score.shape
         assert masks[layer].flatten().tolist() == [index not in gone for index in range(len(flat))]
 
 
@@ -96,17 +98,17 @@ def test_masks_are_nested_when_sparsity_grows_and_rounds_lead_to_the_same_masks(
     loose, tight = (LAYERWISE.masks(scores, sparsity) for sparsity in sparsities)
     assert not any(bool((tight[layer] & ~loose[layer]).any()) for layer in scores)
     again = LAYERWISE.masks(scores, sparsities[1], inside=loose)
-    assert all(torch.equal(again[layer], tight[layer]) for layer in scores)
+    assert all(np.array_equal(again[layer], tight[layer]) for layer in scores)
 
 
 @settings(deadline=None, max_examples=60)
 @given(scores=scored_layers(), sparsities=st.lists(SPARSITIES, min_size=2, max_size=2).map(sorted))
 def test_what_another_pattern_removed_stays_removed_and_counts(scores, sparsities):
     flipped = {layer: -score for layer, score in scores.items()}
-    before = pattern_for("unstructured", nn.Identity()).masks(flipped, sparsities[0])
+    before = pattern_for("unstructured", {}).masks(flipped, sparsities[0])
     after = LAYERWISE.masks(scores, sparsities[1], inside=before)
     assert not any(bool((after[layer] & ~before[layer]).any()) for layer in scores)
-    total = sum(score.numel() for score in scores.values())
+    total = sum(score.size for score in scores.values())
     assert sum(int((~mask).sum()) for mask in after.values()) == round(sparsities[1] * total)
 
 
@@ -116,6 +118,6 @@ def test_a_layer_ahead_of_its_share_is_left_alone_and_the_others_make_up_for_it(
 
 
 def test_layers_of_very_different_size_lose_the_same_share():
-    scores = {"small": torch.rand(10, 10), "large": torch.rand(100, 100), "lower": torch.rand(50, 20) * 1e-3}
+    scores = {"small": RANDOM((10, 10)), "large": RANDOM((100, 100)), "lower": RANDOM((50, 20)) * 1e-3}
     masks = LAYERWISE.masks(scores, 0.9)
     assert [sparsity_of({layer: mask}) for layer, mask in masks.items()] == [0.9, 0.9, 0.9]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,8 @@ from torch.nn.utils import prune
 from opentrans_cli.sparsity.patterns.base import pattern_for
 from opentrans_cli.sparsity.selection import Computed
 
-UNSTRUCTURED = pattern_for("unstructured", nn.Identity())
+Array = np.ndarray[Any, Any]
+UNSTRUCTURED = pattern_for("unstructured", {})
 
 
 def small_net() -> nn.Sequential:
@@ -21,25 +24,25 @@ def small_net() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 4, 1, bias=False))
 
 
-def sizes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {layer: weight.detach().abs() for layer, weight in weights.items()}
+def sizes(weights: dict[str, torch.Tensor]) -> dict[str, Array]:
+    return {layer: weight.detach().abs().numpy() for layer, weight in weights.items()}
 
 
 def conv_weights(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: layer.weight for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)}
 
 
-def prune_with_torch(net: nn.Module, amount: float | int) -> dict[str, torch.Tensor]:
+def prune_with_torch(net: nn.Module, amount: float | int) -> dict[str, Array]:
     layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)}
     chosen = [(layer, "weight") for layer in layers.values()]
     prune.global_unstructured(chosen, pruning_method=prune.L1Unstructured, amount=amount)
-    return {name: layer.weight_mask.bool() for name, layer in layers.items()}
+    return {name: layer.weight_mask.bool().numpy() for name, layer in layers.items()}
 
 
-def assert_same_masks(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+def assert_same_masks(ours: dict[str, Array], theirs: dict[str, Array]) -> None:
     assert list(ours) == list(theirs)
     for layer, mask in ours.items():
-        assert torch.equal(mask, theirs[layer]), layer
+        assert np.array_equal(mask, theirs[layer]), layer
 
 
 def test_masks_equal_those_of_torch_global_unstructured():
@@ -67,12 +70,12 @@ def test_iterated_rounds_with_training_between_equal_torch():
 
 
 @st.composite
-def scored_layers(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+def scored_layers(draw: st.DrawFn) -> dict[str, Array]:
     """One to four layers of small integer scores, so that ties are the rule."""
     shapes = draw(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5)), min_size=1, max_size=4))
     return {
-        f"layer{number}": torch.tensor(
-            draw(st.lists(st.integers(0, 3), min_size=a * b, max_size=a * b)), dtype=torch.float32
+        f"layer{number}": np.array(
+            draw(st.lists(st.integers(0, 3), min_size=a * b, max_size=a * b)), dtype=np.float32
         ).reshape(a, b)
         for number, (a, b) in enumerate(shapes)
     }
@@ -84,34 +87,32 @@ SPARSITIES = st.floats(0, 1, exclude_max=True)
 @settings(deadline=None, max_examples=60)
 @given(scores=scored_layers(), sparsity=SPARSITIES)
 def test_ties_go_from_the_last_weight_to_the_first(scores, sparsity):
-    flat = torch.cat([score.flatten() for score in scores.values()]).tolist()
+    flat = np.concatenate([score.flatten() for score in scores.values()]).tolist()
     order = sorted(range(len(flat)), key=lambda index: (flat[index], -index))
     gone = set(order[: round(sparsity * len(flat))])
     masks = UNSTRUCTURED.masks(scores, sparsity)
-    assert all(
-        masks[layer].shape == score.shape and masks[layer].dtype == torch.bool for layer, score in scores.items()
-    )
-    kept = torch.cat([mask.flatten() for mask in masks.values()]).tolist()
+    assert all(masks[layer].shape == score.shape and masks[layer].dtype == np.bool_ for layer, score in scores.items())
+    kept = np.concatenate([mask.flatten() for mask in masks.values()]).tolist()
     assert kept == [index not in gone for index in range(len(flat))]
 
 
 def test_half_a_weight_is_rounded_to_even_as_in_torch_and_just_below_one_all_may_go():
     for count, sparsity, gone in ((5, 0.5, 2), (7, 0.5, 4), (10, math.nextafter(1, 0), 10)):
-        mask = UNSTRUCTURED.masks({"a": torch.arange(count, dtype=torch.float32)}, sparsity)["a"]
+        mask = UNSTRUCTURED.masks({"a": np.arange(count, dtype=np.float32)}, sparsity)["a"]
         assert int((~mask).sum()) == gone
     assert UNSTRUCTURED.masks({}, 0.5) == {}
 
 
 def test_layers_of_different_precision_share_one_threshold():
-    third = torch.tensor([1 / 3, 2.0], dtype=torch.float64)
-    scores = {"wide": third, "narrow": third.float(), "half": torch.tensor([0.25, 4.0]).bfloat16()}
+    third = np.array([1 / 3, 2.0])
+    scores = {"wide": third, "narrow": third.astype(np.float32), "half": np.array([0.25, 4.0], np.float16)}
     masks = UNSTRUCTURED.masks(scores, 2 / 6)
     assert [mask.tolist() for mask in masks.values()] == [[False, True], [True, True], [False, True]]
 
 
 def test_scores_computed_when_asked_for_give_the_same_masks():
     weights = conv_weights(small_net())
-    computed = Computed(weights, lambda layer: weights[layer].detach().abs())
+    computed = Computed(weights, lambda layer: weights[layer].detach().abs().numpy())
     before = UNSTRUCTURED.masks(sizes(weights), 0.2)
     for inside in (None, before):
         expected = UNSTRUCTURED.masks(sizes(weights), 0.7, inside=inside)

@@ -234,7 +234,7 @@ def rn50():
     with torch.device("meta"):
         framework = FRAMEWORKS.load("deeplabv3")
         module = framework.build(visual, None)
-    return BuiltSegmentor(framework, framework.options(), module, Tower(visual, None, {}, None))  # type: ignore[arg-type]
+    return BuiltSegmentor(framework, framework.options(), module, Tower(None, {}, {}, built=visual))  # type: ignore[arg-type]
 
 
 def test_the_papers_list_of_rn50_closes_a_prefix_that_ends_in_layer4(monkeypatch, reference):
@@ -266,7 +266,7 @@ def test_an_unknown_end_a_prefix_nothing_ends_and_a_tower_without_blocks_are_ref
         OptionError, match="nothing ends the prefix: --freeze none; name its last block by --prefix-end"
     ):
         check_choice(built, FinetuneOptions(freeze="none", freeze_prefix=True))
-    other = BuiltSegmentor(built.framework, None, built.module, Tower(nn.Sequential(), None, {}, None))  # type: ignore[arg-type]
+    other = BuiltSegmentor(built.framework, None, built.module, Tower(None, {}, {}, built=nn.Sequential()))  # type: ignore[arg-type]
     for options in (FinetuneOptions(freeze_prefix=True), FinetuneOptions(prefix_end="stem")):
         with pytest.raises(SourceError, match="no ResNet stages"):
             check_choice(other, options)

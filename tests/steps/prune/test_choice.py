@@ -88,8 +88,8 @@ def test_a_twin_has_the_form_of_its_model_s_pattern(pattern: str, tmp_path: Path
     twin = open_bundle(prune(**vars(like), out=tmp_path / "twin", device="cpu").path)
     assert kept(twin) == kept(model) and twin.manifest.pattern == pattern
     tower = bundle_tower(twin)
-    chosen = pattern_for(pattern, tower.visual)
-    again = chosen.masks({layer: mask.float() for layer, mask in tower.masks.items()}, 0.5)
+    chosen = pattern_for(pattern, tower.base.model_cfg)
+    again = chosen.masks({layer: mask.astype(np.float32) for layer, mask in tower.masks.items()}, 0.5)
     assert all(bool((again[layer] == mask).all()) for layer, mask in tower.masks.items())
 
 

@@ -46,7 +46,7 @@ def clip() -> LoadedClip:
 def tower(clip: LoadedClip) -> Tower:
     """Its tower, to be changed."""
     original = clip_tower(clip)
-    return replace(original, visual=copy.deepcopy(original.visual))
+    return replace(original, built=copy.deepcopy(original.visual))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_run_whatever_others_draw(
     runs = []
     for noise in range(2):
         torch.manual_seed(noise)
-        fresh = replace(clip_tower(clip), visual=copy.deepcopy(clip.model.visual))
+        fresh = replace(clip_tower(clip), built=copy.deepcopy(clip.model.visual))
         settings = RegionSettings(batch_size=2, seed=3, framework=framework)
         distillation = RegionDistillation(fresh, scenes, settings, text=raw_names(clip), device=CPU)
         torch.manual_seed(9)  # as the loop does before each step
@@ -339,7 +339,7 @@ def test_settings_that_make_no_sense_are_refused(distil: Distil) -> None:
 
 def test_a_tower_without_feature_maps_is_refused(distil: Distil, tower: Tower) -> None:
     with pytest.raises(SourceError, match="use a ResNet CLIP"):
-        distil(tower=replace(tower, visual=nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 64))))
+        distil(tower=replace(tower, built=nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 64))))
 
 
 def test_a_sharing_copy_can_be_rebuilt_without_the_original(tower: Tower) -> None:

@@ -22,7 +22,7 @@ from opentrans_cli.errors import OpentransError, OutputError, SourceError, Trans
 from opentrans_cli.files.tensorfile import write_tensors
 from opentrans_cli.sparsity.masking import apply_masks
 from opentrans_cli.sparsity.patterns.base import pattern_for
-from opentrans_cli.steps.sources import base_record, bundle_tower, numpy_masks
+from opentrans_cli.steps.sources import base_record, bundle_tower
 from opentrans_cli.steps.step_record import step_record
 from opentrans_cli.steps.transfer.open_clip import export_open_clip
 
@@ -41,15 +41,13 @@ def pruned(source: str, pattern: str, out: Path, sparsity: float = 0.6) -> Path:
     """A bundle of `source`, its channels or single weights removed by magnitude."""
     clip = load_clip(source)
     visual = clip.model.visual
-    chosen = pattern_for(pattern, visual)
+    chosen = pattern_for(pattern, clip.model_cfg)
     weights = layer_weights(visual, chosen.layers(prunable_layers(visual)))
-    masks = chosen.masks({layer: weight.abs() for layer, weight in weights.items()}, sparsity)
+    masks = chosen.masks({layer: weight.abs().numpy() for layer, weight in weights.items()}, sparsity)
     base = base_record(clip)
     apply_masks(visual, masks)
     step = step_record("prune", {"pattern": pattern}, seed=0)
-    contents = BundleContents(
-        base, pattern, sparsity, numpy_masks(masks), arrays(split_packed(visual.state_dict())), (step,)
-    )
+    contents = BundleContents(base, pattern, sparsity, masks, arrays(split_packed(visual.state_dict())), (step,))
     return write_bundle(out, contents).path
 
 

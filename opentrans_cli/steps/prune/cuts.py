@@ -1,0 +1,81 @@
+"""The rounds of a pruning run: which weights each of them removes. Without images that is all there is to a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opentrans_cli.bundle.layout import Tensors
+from opentrans_cli.bundle.nested import kept_after, masks_after
+from opentrans_cli.sparsity.patterns.base import Pattern
+from opentrans_cli.sparsity.selection import Mask
+from opentrans_cli.steps.prune.choice import Choice
+from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
+from opentrans_cli.steps.prune.plan import Plan
+from opentrans_cli.steps.run_files import discard_state
+
+
+class Cuts:
+    """Works on the masks of `plan.tower`; nothing is trained, and the tower stays as it is."""
+
+    def __init__(
+        self, plan: Plan, choice: Choice, options: PruneOptions, controls: PruneControls, *, out: Path
+    ) -> None:
+        self.tower, self.choice, self.pattern, self.rounds = plan.tower, choice, plan.pattern, len(plan.sparsities)
+        self.options, self.controls, self.out = options, controls, out
+        self.steps: list[dict[str, float]] = []  # of the report: step from 0, loss, learning rate, what the loss says
+        self.loss: float | None = None  # mean of the last quarter of the last round's; None without distillation
+        self._before = dict(self.tower.masks)  # what a source that is a bundle has already pruned
+        self._round_of = {layer: np.zeros(mask.shape, np.uint8) for layer, mask in self._before.items()}
+
+    def cut(self, number: int) -> None:
+        """Take the weights of round `number`, from 0, out of the masks."""
+        for layer, mask in self.choice.masks(self.tower, number).items():
+            self._round_of[layer][self.tower.masks[layer] & ~mask] = number + 1
+            self.tower.masks[layer] = mask
+
+    def round_of(self) -> dict[str, NDArray[np.uint8]]:
+        """By layer: the round in which a weight was pruned, 0 = kept; 1 also for what was gone before."""
+        return {layer: np.where(self._before[layer], found, np.uint8(1)) for layer, found in self._round_of.items()}
+
+    def tower_tensors(self) -> Tensors:
+        """The tensors of the tower, one a layer, with zeros where they are pruned."""
+        return masked(self.tower.state, self.tower.masks, self.pattern)
+
+    def round_weights(self) -> Mapping[int, Tensors]:
+        """By round, from 1, all but the last: the tower's tensors after it, where they were asked for."""
+        return _Untrained(self) if self.options.keep_rounds == "weights" else {}
+
+    def kept_by_round(self) -> dict[str, list[int]]:
+        """By layer: weights kept after each round, what a random control copies."""
+        return kept_after(self.round_of(), self.rounds)
+
+    def discard(self) -> None:
+        """Remove what only a resumed run would need."""
+        discard_state(self.out)
+
+
+def masked(state: Tensors, masks: Mapping[str, Mask], pattern: Pattern) -> Tensors:
+    """Tensors with zeros where they are pruned, in the layers and what is coupled with them."""
+    zeroed = {f"{layer}.weight": mask for layer, mask in masks.items()} | pattern.coupled(masks)
+    return {**state, **{name: np.where(mask, state[name], np.float32(0)) for name, mask in zeroed.items()}}
+
+
+class _Untrained(Mapping[int, Tensors]):
+    """Towers after rounds, made when they are asked for: a run of a full-size tower would have gigabytes of them."""
+
+    def __init__(self, cuts: Cuts) -> None:
+        self._cuts = cuts
+
+    def __getitem__(self, number: int) -> Tensors:
+        cuts = self._cuts
+        return masked(cuts.tower.state, masks_after(cuts.round_of(), number), cuts.pattern)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(1, self._cuts.rounds))
+
+    def __len__(self) -> int:
+        return self._cuts.rounds - 1
