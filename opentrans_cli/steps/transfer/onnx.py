@@ -62,8 +62,8 @@ class OnnxExport(Transferred):
         """The ONNX report of `artifacts.schema.json`."""
         sizes = {"resolution": self.resolution and list(self.resolution), "compared": [*map(list, self.compared)]}
         path = None if self.path is None else str(self.path)
-        told = {"path": path, "classes": list(self.classes), "versions": {**versions(), **package_versions()}}
-        return {**asdict(self), **sizes, **told}
+        made = {"path": path, "classes": list(self.classes), "versions": {**versions(), **package_versions()}}
+        return {**asdict(self), **sizes, **made}
 
 
 def export_onnx(

@@ -1,4 +1,10 @@
-"""How far the trunk in a written checkpoint is from the one it should be: largest difference of its features."""
+"""How far the trunk in a written checkpoint is from the one it should be: largest difference of its features.
+
+The trunk of a CLIP ResNet is computed in numpy: for RN50 and the small image that is compared that takes a twentieth of
+a second, while loading torch, which nothing else in `transfer --checkpoint` needs, takes more than one. One weight is in
+memory at a time. It follows the definition in OpenAI's CLIP (Radford et al. 2021): three stem convolutions, bottlenecks
+whose stride is an average pool, BatchNorm with running statistics; exact to float32 rounding.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +19,6 @@ from opentrans_cli.checkpoints.edit import CheckpointFile
 from opentrans_cli.files.slots import decoded, read_slot
 from opentrans_cli.steps.transfer.checkpoint_plan import CheckpointPlan, part
 from opentrans_cli.steps.transfer.subnet import SubnetArrays
-
-# The trunk of a CLIP ResNet in numpy alone, one weight in memory at a time: an independent look at a written file.
-#
-# Slow on large images and exact to float32 rounding; it follows the definition in OpenAI's CLIP (Radford et al. 2021):
-# three stem convolutions, bottlenecks whose stride is an average pool, BatchNorm with running statistics.
-
 
 Floats = NDArray[np.float32]
 Weights = Callable[[str], NDArray[Any]]
