@@ -1,9 +1,9 @@
 """How far the trunk in a written checkpoint is from the one it should be: largest difference of its features.
 
 The trunk of a CLIP ResNet is computed in numpy: for RN50 and the small image that is compared that takes a twentieth of
-a second, while loading torch, which nothing else in `transfer --checkpoint` needs, takes more than one. One weight is in
-memory at a time. It follows the definition in OpenAI's CLIP (Radford et al. 2021): three stem convolutions, bottlenecks
-whose stride is an average pool, BatchNorm with running statistics; exact to float32 rounding.
+a second, while loading torch, which nothing else in `transfer --checkpoint` needs, takes more than one. One weight is
+in memory at a time. It follows the definition in OpenAI's CLIP (Radford et al. 2021): three stem convolutions,
+bottlenecks whose stride is an average pool, BatchNorm with running statistics; exact to float32 rounding.
 """
 
 from __future__ import annotations
