@@ -290,20 +290,10 @@ class FinetuneOptions(CropOptions):
     )
 
     def __post_init__(self) -> None:
-        """Raises OptionError for a value out of range, and for numbers of steps that contradict each other."""
+        """Raises OptionError for a value out of range, and for milestones that do not rise."""
         super().__post_init__()
         if list(self.milestones) != sorted(self.milestones):
             raise OptionError(f"not rising: --milestones {shown(self.milestones)}; give the smaller share first")
-        if self.warmup_steps >= self.steps:  # at least one step is left to be taken with frozen layers
-            raise OptionError(
-                f"warm-up steps out of range: --warmup-steps {self.warmup_steps} of {self.steps} steps; "
-                f"choose 0 to {self.steps - 1}"
-            )
-        if self.resolved_lr_warmup > self.steps:
-            raise OptionError(
-                f"the learning rate would rise all the time: --lr-warmup-steps {self.lr_warmup_steps} of "
-                f"{self.steps} steps; give at most as many"
-            )
 
     @property
     def resolved_lr_warmup(self) -> int:

@@ -48,6 +48,16 @@ def check_run(options: FinetuneOptions, controls: FinetuneControls, *, processes
     Raises OptionError for options that contradict the number of processes, the framework if that is named, or controls.
     """
     options.check_shares(processes)
+    if options.warmup_steps >= options.steps:  # at least one step is left to be taken with frozen layers
+        raise OptionError(
+            f"warm-up steps out of range: --warmup-steps {options.warmup_steps} of {options.steps} steps; "
+            f"choose 0 to {options.steps - 1}"
+        )
+    if options.resolved_lr_warmup > options.steps:
+        raise OptionError(
+            f"the learning rate would rise all the time: --lr-warmup-steps {options.lr_warmup_steps} of "
+            f"{options.steps} steps; give at most as many"
+        )
     if options.framework is not None:
         check_loss_options(options, FRAMEWORKS.load(options.framework))
     if controls.cache_features is not None and not options.views:

@@ -14,7 +14,7 @@ from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.targets import prepare_parent
+from opentrans_cli.files.targets import check_parent, prepare_parent
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import takes
 from opentrans_cli.steps.prune.choice import Choice, RandomChoice, ScoredChoice, Scorer, random_choice
@@ -106,6 +106,7 @@ def prune(
 
 def _check(controls: PruneControls, out: Path, *, force: bool) -> None:
     check_replaceable(out, force=force)
+    check_parent(out)
     check_places(out, {"--log": controls.log})
 
 
