@@ -10,7 +10,8 @@ from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.option import Options, option
 
 SOURCE = (
-    "tiny (embedded), open_clip NAME[:TAG], NAME:FILE, a checkpoint file or folder, hf://org/name@revision, or a bundle"
+    "what to start from: tiny (embedded), open_clip NAME[:TAG], NAME:FILE, a checkpoint file or folder, "
+    "hf://org/name@revision, or a bundle"
 )
 """What a source is, in the words of `--help`."""
 BUNDLE = "bundle folder, or hf://org/name@revision"
