@@ -14,7 +14,7 @@ from statistics import mean, quantiles
 from rn50 import RN50
 
 from opentrans_cli.spectral.selection import Selection
-from opentrans_cli.steps.analyze.frontier import cost_of, tower_costs
+from opentrans_cli.steps.analyze.frontier import TowerPrices
 from opentrans_cli.training.costs.paper import (
     BATCH_SIZE,
     FROZEN_LAYERS,
@@ -77,8 +77,8 @@ def table(layers: dict[str, int]) -> None:
 
 def both_ways() -> None:
     """The same list by the paper's rules and by autograd's, for the trunk alone."""
-    costs = tower_costs(RN50, resolution=SIZE)
-    order = list(costs)
+    prices = TowerPrices(RN50, resolution=SIZE)
+    order = [layer.name for layer in prices.layers]
     half = len(order) // 2
     print("\n## Autograd's rules\n")
     print(
@@ -93,7 +93,7 @@ def both_ways() -> None:
         "the last half of the network": order[-half:],
         "everything": order,
     }.items():
-        point = cost_of(RN50, names, resolution=SIZE)
+        point = prices.of(names)
         print(
             f"| {label} | {point.frozen} | {point.total / GIGA:.2f} | {100 * point.saved:.1f} % "
             f"| {100 * point.saved_paper:.1f} % |"
@@ -102,7 +102,7 @@ def both_ways() -> None:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    layers = {name: cost.forward for name, cost in tower_costs(RN50, resolution=SIZE).items()}
+    layers = {layer.name: layer.forward for layer in TowerPrices(RN50, resolution=SIZE).layers}
     share = sum(layers[name] for name in FROZEN_LAYERS) / sum(layers.values())
     print("# Training costs of the paper\n\n`python benchmarks/paper_costs.py`, counted, not timed.\n")
     print(

@@ -39,7 +39,7 @@ def quartiles(values: list[float]) -> str:
 def row(file: Path, estimator: str) -> str:
     options = AnalyzeOptions(estimator=estimator, null=True, bootstrap=RESAMPLES)
     result = analyze(str(file), **vars(options))
-    nulls = {name: trust.null for name, trust in result.trust.items() if trust.null}
+    nulls = {layer.name: layer.stability.null for layer in result.layers if layer.stability and layer.stability.null}
     alphas = {layer.name: layer.alpha for layer in result.layers}
     fitted = [name for name in nulls if math.isfinite(alphas[name])]
     outside = sum(not nulls[name][0] <= alphas[name] <= nulls[name][-1] for name in fitted)
@@ -52,19 +52,19 @@ def row(file: Path, estimator: str) -> str:
         f"{median(finite([nulls[name][len(nulls[name]) // 2] for name in nulls])):.2f}",
         f"{outside} of {len(fitted)}",
         ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts))),
-        f"{sum(not result.trust[name].stability.stable for name in alphas)}",
+        f"{result.unstable}",
     )
     return f"| {' | '.join(cells)} |"
 
 
 def every_layer(result: AnalyzeResult) -> None:
-    print(f"\n## {Path(result.source).name}, {result.estimator}, every layer\n")
+    print(f"\n## {Path(result.source).name}, {result.report.estimator}, every layer\n")
     print("| layer | shape | alpha | standard error | KS distance | tail | decision | verdict |\n|" + "---|" * 8)
     for layer in result.layers:
         shape = " x ".join(map(str, layer.shape))
         numbers = f"{layer.fit.alpha:.2f} | {layer.fit.standard_error:.2f} | {layer.fit.ks_distance:.3f}"
         tail = f"{layer.fit.tail_size}/{len(layer.eigenvalues)}"
-        print(f"| `{layer.name}` | {shape} | {numbers} | {tail} | {result.decision(layer.name)} | {layer.verdict} |")
+        print(f"| `{layer.name}` | {shape} | {numbers} | {tail} | {layer.decision} | {layer.verdict} |")
 
 
 def main() -> None:

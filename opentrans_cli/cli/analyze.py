@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from opentrans_cli.cli.command import Force, Talk, command
 from opentrans_cli.cli.output import human_count, percent, plain_table
 from opentrans_cli.option import Options, option
-from opentrans_cli.steps.analyze.options import AnalyzeOptions
+from opentrans_cli.steps.analyze.options import STABILITY, WHICH_LAYERS, AnalyzeOptions, CostChoice
 from opentrans_cli.steps.shared_options import SOURCE, BaseChoice
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.analyze.result import AnalyzeResult
 
 _NAMED = 3  # layers named of those left out for a reason
-_FREEZE, _REPORT = "Which layers to freeze", "Report"
+_REPORT = "Report"
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,10 @@ class Asked(Options):
 
     source: str = option(help=SOURCE, kind="source", argument=True)
     freeze_list: Path | None = option(
-        None, help="price and draw the layers of this text file instead, a name on each line", panel=_FREEZE
-    )
-    frontier: bool = option(False, help="training cost that each share of frozen layers would save", panel=_FREEZE)
-    resolution: int | None = option(
-        None, help="side in pixels of the images that cost is counted for", unset="the tower's own", panel=_FREEZE
+        None, help="freeze the layers of this text file, a name on each line", panel=WHICH_LAYERS
     )
     against: str | None = option(
-        None, help="another source whose alphas are put beside, or base, that of the bundle itself", panel="Trust"
+        None, help="another source whose alphas are put beside, or base, that of the bundle itself", panel=STABILITY
     )
     out: Path | None = option(None, also=("-o",), help="new folder for report and pictures", panel=_REPORT)
     plot: Path | None = option(None, help="picture of the whole tower, .png or .svg", panel=_REPORT)
@@ -46,11 +42,13 @@ class Asked(Options):
 
 
 @command
-def analyze_command(options: AnalyzeOptions, asked: Asked, base: BaseChoice, write: Force, talk: Talk) -> None:
-    """Fit the spectrum of every layer: alpha, how far to trust it, and which are well trained (small alpha)."""
+def analyze_command(
+    options: AnalyzeOptions, asked: Asked, costs: CostChoice, base: BaseChoice, write: Force, talk: Talk
+) -> None:
+    """Fit the spectrum of every layer and decide which are well trained (small alpha) and so frozen by finetune."""
     from opentrans_cli.steps.analyze.analyze import analyze
 
-    result = analyze(**vars(options), **vars(asked), **vars(base), **vars(write), reporter=talk.reporter)
+    result = analyze(**vars(options), **vars(asked), **vars(costs), **vars(base), **vars(write), reporter=talk.reporter)
     talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
 
 
@@ -62,13 +60,16 @@ def _show(console: Console, result: AnalyzeResult) -> None:
         console.print(_plain(text), soft_wrap=True)
     if result.frontier:
         console.print(_frontier(result))
-    unstable = sum(not result.trust[layer.name].stability.stable for layer in result.layers)
-    console.print(
-        f"{len(result.frozen)} of {len(result.layers)} layers frozen by {result.rule}: heavy tail = small alpha = "
-        f"well trained; {unstable} decisions would change (?) under another rule for the tail"
-        f"{' or in resamples' if result.options.bootstrap else ''}",
-        soft_wrap=True,
-    )
+    frozen = f"{len(result.frozen)} of {len(result.layers)} layers frozen by {result.rule}"
+    random = f" ({result.frozen_random} of them random-like: no sign of training)" if result.frozen_random else ""
+    console.print(f"{frozen}{random}: heavy tail = small alpha = well trained", soft_wrap=True)
+    if result.unstable:
+        resamples = " or in resamples" if result.options.bootstrap else ""
+        console.print(
+            f"{result.unstable} of {len(result.layers)} decisions would change (?) under another rule for the tail"
+            f"{resamples}; look at such layers with --plot and --esd, and decide them by name with --freeze-layer",
+            soft_wrap=True,
+        )
 
 
 def _plain(text: str) -> str:
@@ -97,34 +98,36 @@ def _too_wide(table: Table, console: Console) -> bool:
 
 
 def _table(result: AnalyzeResult, columns: dict[str, list[str]]) -> Table:
-    title = f"{result.source}: median alpha {result.median_alpha:.3f} ({result.estimator})"
+    median = f"median alpha {_alpha(result.median_alpha)}"
+    if math.isinf(result.median_alpha):
+        median = "no median alpha, for most layers have no fit"
+    title = f"{result.source}: {median} ({result.report.estimator})"
     table = plain_table(_plain(title), *columns)
     table.padding = (0, 1, 0, 0)
     for name, column in zip(columns, table.columns, strict=True):
         column.no_wrap = name not in ("layer", "verdict")
     for layer, *cells in zip(result.layers, *columns.values(), strict=True):
-        table.add_row(*cells, style="cyan" if result.decision(layer.name) == "frozen" else None)
+        table.add_row(*cells, style="cyan" if layer.frozen else None)
     return table
 
 
 def _columns(result: AnalyzeResult) -> dict[str, list[str]]:
     """Cells by column, one a layer; a name that starts with ">" is set to the right."""
-    layers, trust = result.layers, [result.trust[layer.name] for layer in result.layers]
+    layers = result.layers
     columns = {
         "layer": [_plain(layer.name) for layer in layers],
         ">alpha": [_alpha(layer.fit.alpha) for layer in layers],
     }
     if result.options.bootstrap:
-        columns[">95 %"] = [_interval(t.interval) for t in trust]
+        columns[">95 %"] = [_interval(layer.interval) for layer in layers]
     if result.options.null:
-        columns[">null"] = [_alpha(t.null_median, digits=2) for t in trust]
+        columns[">null"] = [_alpha(x.stability.null_median, digits=2) for x in layers if x.stability is not None]
     if result.against_source is not None:
         name = ">base" if result.against_source == "base" else ">other"
         columns[name] = [_alpha(result.against.get(layer.name)) for layer in layers]
     columns[">KS"] = [f"{layer.fit.ks_distance:.3f}" for layer in layers]
     columns[">tail"] = [f"{layer.fit.tail_size}/{len(layer.eigenvalues)}" for layer in layers]
-    firm = [t.stability.stable for t in trust]
-    columns["decision"] = [result.decision(x.name) + "?" * (not ok) for x, ok in zip(layers, firm, strict=True)]
+    columns["decision"] = [layer.decision + "?" * layer.unstable for layer in layers]
     columns["verdict"] = [layer.verdict for layer in layers]
     return columns
 

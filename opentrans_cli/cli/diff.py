@@ -59,7 +59,7 @@ def _show(console: Console, result: DiffResult) -> None:
         for name, text_a, text_b in zip(_SIDE, _side(result.subnets.a), _side(result.subnets.b), strict=True):
             facts.add_row(name, text_a, text_b)
     if result.alphas:
-        facts.add_row("estimator", result.alphas.a.estimator, result.alphas.b.estimator)
+        facts.add_row("estimator", result.alphas.a.fitted_by, result.alphas.b.fitted_by)
         facts.add_row("median alpha", _alpha(result.alphas.a.median), _alpha(result.alphas.b.median))
     console.print(facts)
     if result.subnets:
@@ -119,12 +119,12 @@ def _overlap(layer: Overlap) -> tuple[str, ...]:
 
 def _show_alphas(console: Console, alphas: AlphaComparison) -> None:
     table = plain_table("", "layer", ">alpha A", ">alpha B", ">change", "decision")
-    for name, (a, b) in alphas.layers.items():
+    for a, b in alphas.layers:
         change = b.alpha - a.alpha
         decision = a.decision if a.decision == b.decision else f"{a.decision} > {b.decision}"
         style = None if a.decision == b.decision else "cyan"
         shown = f"{change:+.3f}" if math.isfinite(change) else "-"
-        table.add_row(name, _alpha(a.alpha), _alpha(b.alpha), shown, decision, style=style)
+        table.add_row(a.name, _alpha(a.alpha), _alpha(b.alpha), shown, decision, style=style)
     console.print(table)
     facts = plain_table("", "", "", header=False)
     facts.add_row("decisions", f"{len(alphas.changed)} of {len(alphas.layers)} changed")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.atomic import write_file
@@ -60,72 +64,101 @@ def density_chart(path: Path, layers: Layers, *, title: str, control: Layers | N
         legend(axes)
 
 
-class AlphaDot(NamedTuple):
-    """One layer of an alpha chart."""
+class DrawnFit(Protocol):
+    """A power law p(x) ~ x**-alpha fitted from xmin on."""
 
-    name: str
-    alpha: float  # inf: no fit
-    decision: str  # "frozen" or "trained"
-    interval: tuple[float, float] | None = None  # low, high of alpha
-    other: float | None = None  # a second alpha of the layer, such as the one before pruning
-    unstable: bool = False  # the decision would fall otherwise on slightly other numbers
+    @property
+    def xmin(self) -> float: ...
+    @property
+    def ks_distance(self) -> float: ...  # in [0, 1]
+    @property
+    def tail_size(self) -> int: ...  # eigenvalues at or above xmin; 0: no fit
 
 
-def alpha_chart(path: Path, dots: Sequence[AlphaDot], median: float, *, title: str) -> None:
+class DrawnLayer(Protocol):
+    """What is drawn of one layer: its dot among the alphas, its spectrum, and the fit of the tail."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def alpha(self) -> float: ...  # inf: no fit
+    @property
+    def decision(self) -> str: ...  # "frozen" or "trained"
+    @property
+    def interval(self) -> tuple[float, float] | None: ...  # low, high of alpha
+    @property
+    def unstable(self) -> bool: ...  # the decision would be the other one under another estimator
+    @property
+    def eigenvalues(self) -> NDArray[np.float64]: ...  # (n,), ascending, not negative
+    @property
+    def fit(self) -> DrawnFit: ...
+    @property
+    def verdict(self) -> str: ...  # in words; says why there is no fit
+
+
+def alpha_chart(path: Path, layers: Sequence[DrawnLayer], median: float, *, title: str) -> None:
     """Write a picture with one dot per layer, coloured by decision; a line marks `median`. See `draw_alphas`.
 
     Same numbers, same bytes.
     """
-    with _figure(path, [dot.name for dot in dots], title) as axes:
-        draw_alphas(axes, dots, median)
+    with _figure(path, [layer.name for layer in layers], title) as axes:
+        draw_alphas(axes, layers, median)
         legend(axes)
 
 
-def draw_alphas(axes: Any, dots: Sequence[AlphaDot], median: float, *, other_label: str = "before") -> None:
+def draw_alphas(
+    axes: Any,
+    layers: Sequence[DrawnLayer],
+    median: float,
+    *,
+    others: Mapping[str, float | None] = MappingProxyType({}),
+    other_label: str = "before",
+) -> None:
     """The dots of an alpha chart, the first at y = 0, with labels for a legend.
 
     Smaller alpha = heavier tail = better trained (OpenTrans, arXiv 2404.07448, Sec. 3.3.2). Alphas far beyond the
     median are triangles at the right edge with their value; an infinite one, of a layer whose spectrum could not be
-    fitted, is labelled "no fit". Intervals are thin bars, other alphas, named `other_label`, hollow diamonds, and
-    unstable layers have a ring around their dot.
+    fitted, is labelled "no fit". Intervals are thin bars, and unstable layers have a ring around their dot. others: by
+    layer a second alpha, such as the one before pruning, a hollow diamond named `other_label`.
     """
-    usual = [dot.alpha for dot in dots if math.isfinite(dot.alpha) and dot.alpha <= BEYOND * median]
-    ends = [end for dot in dots for end in (*(dot.interval or ()), dot.other) if end is not None]
+    usual = [layer.alpha for layer in layers if math.isfinite(layer.alpha) and layer.alpha <= BEYOND * median]
+    seconds = [others.get(layer.name) for layer in layers]
+    ends = [end for layer in layers for end in layer.interval or ()] + [end for end in seconds if end is not None]
     near = [end for end in ends if math.isfinite(median) and end <= BEYOND * median]
     anchors = [*usual, *near, median if math.isfinite(median) else 1.0]
     edge = max(anchors) * 1.06
     if math.isfinite(median):
         _dashed(axes, median, f"median {median:.2f}")
-    for place, dot in enumerate(dots):
-        _alpha_dot(axes, place, dot, edge=edge, beyond=dot.alpha not in usual)
+    for place, (layer, second) in enumerate(zip(layers, seconds, strict=True)):
+        _alpha_dot(axes, place, layer, second, edge=edge, beyond=layer.alpha not in usual)
     for decision, colour in DECISIONS.items():
-        if any(dot.decision == decision for dot in dots):
+        if any(layer.decision == decision for layer in layers):
             axes.scatter([], [], s=30, color=colour, label=decision)
-    if any(dot.unstable for dot in dots):
+    if any(layer.unstable for layer in layers):
         axes.scatter([], [], s=80, facecolors="none", edgecolors=INK, linewidths=0.9, label="unstable")
-    if any(dot.other is not None for dot in dots):
+    if any(second is not None for second in seconds):
         axes.scatter([], [], s=26, marker="D", facecolors="white", edgecolors=MUTED, label=literal(other_label))
     axes.set_xlim(min(anchors) * 0.9, edge * 1.08)
     axes.set_xlabel("alpha (smaller = heavier tail = better trained)")
     axes.grid(axis="y", color=RULE, linewidth=0.6)
 
 
-def _alpha_dot(axes: Any, place: int, dot: AlphaDot, *, edge: float, beyond: bool) -> None:
-    colour = DECISIONS[dot.decision]
-    x, marker = (edge, ">") if beyond else (dot.alpha, "o")
+def _alpha_dot(axes: Any, place: int, layer: DrawnLayer, second: float | None, *, edge: float, beyond: bool) -> None:
+    colour = DECISIONS[layer.decision]
+    x, marker = (edge, ">") if beyond else (layer.alpha, "o")
     reach = [x]
-    if dot.interval is not None:
-        low, high = (min(end, edge) for end in dot.interval)
+    if layer.interval is not None:
+        low, high = (min(end, edge) for end in layer.interval)
         axes.plot([low, high], [place, place], color=colour, linewidth=1.4, alpha=0.55, solid_capstyle="butt")
         reach.append(high)
-    if dot.other is not None:
-        second, shape = (edge, ">") if dot.other > edge else (dot.other, "D")
-        axes.scatter([second], [place], s=26, marker=shape, facecolors="white", edgecolors=MUTED, zorder=2.5)
-        reach.append(second)
+    if second is not None:
+        at, shape = (edge, ">") if second > edge else (second, "D")
+        axes.scatter([at], [place], s=26, marker=shape, facecolors="white", edgecolors=MUTED, zorder=2.5)
+        reach.append(at)
     axes.scatter([x], [place], s=30, marker=marker, color=colour, zorder=3)
-    if dot.unstable:
+    if layer.unstable:
         axes.scatter([x], [place], s=80, facecolors="none", edgecolors=INK, linewidths=0.9, zorder=3)
-    _value(axes, f"{dot.alpha:.2f}" if math.isfinite(dot.alpha) else "no fit", at=(max(reach), place))
+    _value(axes, f"{layer.alpha:.2f}" if math.isfinite(layer.alpha) else "no fit", at=(max(reach), place))
 
 
 def literal(text: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.pictures.charts import INK, KEPT, MUTED, RULE, canvas, literal
+from opentrans_cli.pictures.charts import INK, KEPT, MUTED, RULE, DrawnLayer, canvas, literal
 
 COLUMNS = 3
 _FIT = "#c2352b"
@@ -20,53 +20,41 @@ _ROOM_FOR_TEXT = 40.0
 """Free space above the highest density and below the lowest, as a factor."""
 
 
-class SpectrumPanel(NamedTuple):
-    """One layer's eigenvalues and the power law p(x) ~ x**-alpha fitted from xmin on."""
-
-    name: str
-    eigenvalues: NDArray[np.float64]  # (n,), ascending, not negative
-    alpha: float  # inf: no fit
-    xmin: float
-    ks_distance: float  # in [0, 1]
-    tail_size: int  # eigenvalues at or above xmin; 0: no fit
-    verdict: str  # in words; says why there is no fit
-
-    @property
-    def fitted(self) -> bool:
-        """Whether there is a line to draw."""
-        return math.isfinite(self.alpha) and self.tail_size > 0 and self.xmin > 0
+def fitted(layer: DrawnLayer) -> bool:
+    """Whether there is a line to draw."""
+    return math.isfinite(layer.alpha) and layer.fit.tail_size > 0 and layer.fit.xmin > 0
 
 
-def esd_chart(path: Path, spectra: Sequence[SpectrumPanel], *, title: str) -> None:
+def esd_chart(path: Path, layers: Sequence[DrawnLayer], *, title: str) -> None:
     """Write a picture with a panel for each spectrum: the density of its eigenvalues, and the fit from xmin on.
 
     Both axes are logarithmic, so a power law is a line of slope -alpha; a dotted line marks xmin. A spectrum without a
     fit has no line and says why. Densities are per unit of eigenvalue and integrate to 1; zeros, which have no
     logarithm, are counted but not drawn. Same numbers, same bytes. ValueError if there is no spectrum.
     """
-    if not spectra:
+    if not layers:
         raise ValueError("no spectrum to draw")
-    columns = min(COLUMNS, len(spectra))
-    rows = -(-len(spectra) // columns)
+    columns = min(COLUMNS, len(layers))
+    rows = -(-len(layers) // columns)
     size = 3.4 if columns == 1 else 2.9 if columns == 2 else 2.3
     with canvas(path, height=0.8 + size * rows) as figure:
         fit_legend(figure, title=title)
         figure.supxlabel("eigenvalue", fontsize=8, color=MUTED)
         figure.supylabel("density", fontsize=8, color=MUTED)
-        for place, spectrum in enumerate(spectra):
+        for place, layer in enumerate(layers):
             axes = figure.add_subplot(rows, columns, place + 1)
-            draw_esd(axes, spectrum)
-            axes.set_title(literal(spectrum.name), loc="left", fontsize=8.5, color=INK, pad=15)
-            _above(axes, facts(spectrum))
+            draw_esd(axes, layer)
+            axes.set_title(literal(layer.name), loc="left", fontsize=8.5, color=INK, pad=15)
+            _above(axes, facts(layer))
             axes.tick_params(axis="both", which="both", colors=MUTED, labelsize=7)
 
 
-def facts(spectrum: SpectrumPanel) -> str:
+def facts(layer: DrawnLayer) -> str:
     """The fit in one short line."""
-    if not spectrum.fitted:
-        return f"no fit, {len(spectrum.eigenvalues)} eigenvalues"
-    tail = f"tail {spectrum.tail_size}/{len(spectrum.eigenvalues)}"
-    return f"alpha {spectrum.alpha:.2f}   KS {spectrum.ks_distance:.3f}   {tail}"
+    if not fitted(layer):
+        return f"no fit, {len(layer.eigenvalues)} eigenvalues"
+    tail = f"tail {layer.fit.tail_size}/{len(layer.eigenvalues)}"
+    return f"alpha {layer.alpha:.2f}   KS {layer.fit.ks_distance:.3f}   {tail}"
 
 
 def fit_legend(figure: Any, *, title: str = "", colour: str = KEPT) -> None:
@@ -98,7 +86,7 @@ def _above(axes: Any, text: str) -> None:
     )
 
 
-def draw_esd(axes: Any, spectrum: SpectrumPanel, *, colour: str = KEPT, small: bool = False) -> None:
+def draw_esd(axes: Any, layer: DrawnLayer, *, colour: str = KEPT, small: bool = False) -> None:
     """The density, the fit and xmin on `axes`, which become logarithmic; `small` for a panel without labels."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -109,29 +97,29 @@ def draw_esd(axes: Any, spectrum: SpectrumPanel, *, colour: str = KEPT, small: b
     axes.set_yscale("log")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    density_B, edges_E = log_density(spectrum.eigenvalues)
+    density_B, edges_E = log_density(layer.eigenvalues)
     seen = density_B[density_B > 0]
     if len(seen):
-        bottom, top = seen.min() / _ROOM, seen.max() * (_ROOM if spectrum.fitted else _ROOM_FOR_TEXT)
+        bottom, top = seen.min() / _ROOM, seen.max() * (_ROOM if fitted(layer) else _ROOM_FOR_TEXT)
         axes.stairs(density_B, edges_E, fill=True, baseline=bottom, color=colour, alpha=0.35, linewidth=0)
         axes.stairs(np.maximum(density_B, bottom), edges_E, baseline=bottom, color=colour, linewidth=0.7)
         axes.set_ylim(bottom, top)
         # Less than a decade may hold no power of ten, the only numbers at the axis.
         margin = max(1.15, math.sqrt(15 * edges_E[0] / edges_E[-1]))
         axes.set_xlim(edges_E[0] / margin, edges_E[-1] * margin)
-    if spectrum.fitted:
-        _draw_fit(axes, spectrum, width=1.1 if small else 1.6)
+    if fitted(layer):
+        _draw_fit(axes, layer, width=1.1 if small else 1.6)
         return
-    text, size = (spectrum.verdict, 6.5) if small else (f"no fit: {spectrum.verdict}", 8)
+    text, size = (layer.verdict, 6.5) if small else (f"no fit: {layer.verdict}", 8)
     axes.text(0.5, 0.9, text, transform=axes.transAxes, ha="center", va="top", fontsize=size, color=INK)
 
 
-def _draw_fit(axes: Any, spectrum: SpectrumPanel, *, width: float) -> None:
-    share = spectrum.tail_size / len(spectrum.eigenvalues)
-    ends = np.array([spectrum.xmin, max(spectrum.eigenvalues[-1], spectrum.xmin)])
-    density = share * (spectrum.alpha - 1) / spectrum.xmin * (ends / spectrum.xmin) ** -spectrum.alpha
+def _draw_fit(axes: Any, layer: DrawnLayer, *, width: float) -> None:
+    share = layer.fit.tail_size / len(layer.eigenvalues)
+    ends = np.array([layer.fit.xmin, max(layer.eigenvalues[-1], layer.fit.xmin)])
+    density = share * (layer.alpha - 1) / layer.fit.xmin * (ends / layer.fit.xmin) ** -layer.alpha
     axes.plot(ends, density, color=_FIT, linewidth=width)
-    axes.axvline(spectrum.xmin, color=INK, linewidth=0.6 * width, linestyle=_DOTS)
+    axes.axvline(layer.fit.xmin, color=INK, linewidth=0.6 * width, linestyle=_DOTS)
     bottom, top = axes.get_ylim()
     # A steep line may leave below, where no eigenvalue is; its start must be seen.
     axes.set_ylim(bottom, max(top, density[0] * 2))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from opentrans_cli.pictures.charts import (
@@ -11,14 +13,14 @@ from opentrans_cli.pictures.charts import (
     INK,
     LEGEND,
     MUTED,
-    AlphaDot,
+    DrawnLayer,
     canvas,
     draw_alphas,
     layer_axes,
     layers_height,
     literal,
 )
-from opentrans_cli.pictures.esd import SpectrumPanel, draw_esd, fit_legend
+from opentrans_cli.pictures.esd import draw_esd, fit_legend, fitted
 
 _CHART = 6.0
 _PANEL = (1.6, 1.02)
@@ -35,42 +37,40 @@ _CHARACTER = 0.105
 
 def tower_page(
     path: Path,
-    dots: Sequence[AlphaDot],
-    spectra: Sequence[SpectrumPanel],
+    layers: Sequence[DrawnLayer],
     *,
     source: str,
     estimator: str,
     median: float,
+    others: Mapping[str, float | None] = MappingProxyType({}),
     other_label: str = "before",
 ) -> None:
-    """Write one page with the alpha chart of all layers and the spectra of all, or of the chosen ones.
+    """Write one page with the alpha chart and the spectra of all layers, the first one on top.
 
-    dots: a layer each, first on top; names, order and colours of `spectra` follow them. Every panel has its own
-    logarithmic axes without numbers: it shows where on the spectrum xmin lies and whether the tail follows its line.
-    The title has source, estimator, median alpha, and how many layers are frozen or trained. Same numbers, same
-    bytes. ValueError if there is no layer, or a spectrum of a layer without a dot.
+    Every panel has its own logarithmic axes without numbers: it shows where on the spectrum xmin lies and whether the
+    tail follows its line. The title has source, estimator, median alpha, and how many layers are frozen or trained.
+    others, other_label: as for `draw_alphas`. Same numbers, same bytes. ValueError if there is no layer.
     """
-    decisions = {dot.name: dot.decision for dot in dots}
-    if not dots or not {spectrum.name for spectrum in spectra} <= decisions.keys():
-        raise ValueError("no layers, or spectra of other layers")
-    height = max(_LOWEST, layers_height(len(dots)) + _HEAD)
-    columns, rows, places = _grid(len(spectra), height - 2 * _HEAD)
+    if not layers:
+        raise ValueError("no layers to draw")
+    height = max(_LOWEST, layers_height(len(layers)) + _HEAD)
+    columns, rows, places = _grid(len(layers), height - 2 * _HEAD)
     beside = _PANEL[0] * max(columns, _FEWEST_COLUMNS)
     with canvas(path, height=height, width=_CHART + beside) as figure:
-        facts = f"   {estimator}, median alpha {median:.2f}, {_counts(dots)}"
+        middle = f"median alpha {median:.2f}" if math.isfinite(median) else "no median alpha"
+        facts = f"   {estimator}, {middle}, {_counts(layers)}"
         shown = _end_of(source, int((_CHART + beside) / _CHARACTER) - len(facts))
         figure.suptitle(literal(shown + facts), x=0.012, ha="left", fontsize=12, color=INK)
         left, right = figure.subfigures(1, 2, width_ratios=(_CHART, beside))
         axes = left.add_subplot()
-        layer_axes(axes, [dot.name for dot in dots])
-        draw_alphas(axes, dots, median, other_label=other_label)
+        layer_axes(axes, [layer.name for layer in layers])
+        draw_alphas(axes, layers, median, others=others, other_label=other_label)
         left.legend(*axes.get_legend_handles_labels(), loc="outside upper left", **LEGEND)
-        if spectra:
-            fit_legend(right, colour=MUTED)
-        for place, spectrum in enumerate(spectra):
+        fit_legend(right, colour=MUTED)
+        for place, layer in enumerate(layers):
             # By column, so that the panels run down the page as the chart does.
             panel = right.add_subplot(places, columns, place % rows * columns + place // rows + 1)
-            _sparkline(panel, spectrum, colour=DECISIONS[decisions[spectrum.name]])
+            _sparkline(panel, layer)
 
 
 def _grid(count: int, height: float) -> tuple[int, int, int]:
@@ -81,21 +81,21 @@ def _grid(count: int, height: float) -> tuple[int, int, int]:
     return max(1, -(-count // rows)), rows, max(rows, round(height / _TALLEST))
 
 
-def _counts(dots: Sequence[AlphaDot]) -> str:
-    decisions = [dot.decision for dot in dots]
+def _counts(layers: Sequence[DrawnLayer]) -> str:
+    decisions = [layer.decision for layer in layers]
     return ", ".join(f"{decisions.count(name)} {name}" for name in DECISIONS if name in decisions)
 
 
-def _sparkline(axes: Any, spectrum: SpectrumPanel, *, colour: str) -> None:
+def _sparkline(axes: Any, layer: DrawnLayer) -> None:
     from matplotlib.ticker import NullLocator
 
-    draw_esd(axes, spectrum, colour=colour, small=True)
+    draw_esd(axes, layer, colour=DECISIONS[layer.decision], small=True)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(NullLocator())
         axis.set_minor_locator(NullLocator())
-    axes.set_title(literal(_end_of(spectrum.name, _LONGEST_NAME)), loc="left", fontsize=6.8, color=INK, pad=2)
-    if spectrum.fitted:
-        axes.set_title(f"{spectrum.alpha:.2f}", loc="right", fontsize=6.5, color=MUTED, pad=2)
+    axes.set_title(literal(_end_of(layer.name, _LONGEST_NAME)), loc="left", fontsize=6.8, color=INK, pad=2)
+    if fitted(layer):
+        axes.set_title(f"{layer.alpha:.2f}", loc="right", fontsize=6.5, color=MUTED, pad=2)
 
 
 def _end_of(text: str, most: int) -> str:

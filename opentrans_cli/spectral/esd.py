@@ -25,20 +25,7 @@ _CONV_FACTOR = 0.5
 
 
 @dataclass(frozen=True)
-class SpectrumMetrics:
-    """Scalars of one spectrum; logarithms are to base 10 and -inf for a zero matrix."""
-
-    num_evals: int  # eigenvalues kept
-    lambda_min: float  # smallest kept eigenvalue
-    spectral_norm: float  # largest eigenvalue
-    norm: float  # sum of the eigenvalues
-    stable_rank: float  # norm / spectral_norm, in [1, num_evals]; 0 for a zero matrix
-    log_norm: float  # log10 of norm
-    log_spectral_norm: float  # log10 of spectral_norm
-
-
-@dataclass(frozen=True)
-class Spectrum:
+class WeightSpectrum:
     """The spectrum of one layer."""
 
     eigenvalues: Tensor  # float64 (N,), ascending, never negative, on the CPU
@@ -52,7 +39,7 @@ def eigenvalues(weight: Tensor) -> Tensor:
     return spectrum(weight).eigenvalues
 
 
-def spectrum(weight: Tensor) -> Spectrum:
+def spectrum(weight: Tensor) -> WeightSpectrum:
     """Eigenvalues of a layer's weight, and whether they could be those of a random matrix.
 
     `weight` is a convolution (O, I, kh, kw) with N <= kh * kw * min(O, I), or a linear map (O, I) with N <=
@@ -75,7 +62,7 @@ def spectrum(weight: Tensor) -> Spectrum:
     if weight.ndim == 4:
         pooled *= _CONV_FACTOR
     kept = pooled[pooled > SMALLEST_EIGENVALUE]
-    return Spectrum(
+    return WeightSpectrum(
         kept if len(kept) else pooled,
         spread=_spread(pooled, weight.shape),
         excess=_excess(pooled, weight.shape),
@@ -83,18 +70,16 @@ def spectrum(weight: Tensor) -> Spectrum:
     )
 
 
-def spectrum_metrics(eigenvalues: Tensor) -> SpectrumMetrics:
-    """Scalars of ascending eigenvalues, float64 (n,) with n >= 1."""
+def stable_rank(eigenvalues: Tensor) -> float:
+    """Sum of ascending eigenvalues, float64 (n,) with n >= 1, over the largest, in [1, n]; 0 for a zero matrix."""
     norm, largest = float(eigenvalues.sum()), float(eigenvalues[-1])
-    return SpectrumMetrics(
-        num_evals=len(eigenvalues),
-        lambda_min=float(eigenvalues[0]),
-        spectral_norm=largest,
-        norm=norm,
-        stable_rank=norm / largest if largest > 0 else 0.0,
-        log_norm=_log10(norm),
-        log_spectral_norm=_log10(largest),
-    )
+    return norm / largest if largest > 0 else 0.0
+
+
+def log_norm(eigenvalues: Tensor) -> float:
+    """log10 of the sum of eigenvalues, float64 (n,); -inf for a zero matrix."""
+    norm = float(eigenvalues.sum())
+    return math.log10(norm) if norm > 0 else -math.inf
 
 
 def _spread(pooled: Tensor, shape: Sequence[int]) -> float:
@@ -154,7 +139,3 @@ def _eigenvalues(grams: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.linalg.eigvalsh(grams), dtype=np.float64).reshape(-1)
     except np.linalg.LinAlgError as error:
         raise SpectrumError("the eigenvalues of the weight cannot be computed") from error
-
-
-def _log10(value: float) -> float:
-    return math.log10(value) if value > 0 else -math.inf

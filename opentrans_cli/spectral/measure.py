@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -14,38 +14,16 @@ from torch import Tensor
 
 from opentrans_cli.errors import SpectrumError
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.spectral.esd import SpectrumMetrics, spectrum, spectrum_metrics
+from opentrans_cli.spectral.esd import log_norm, spectrum, stable_rank
 from opentrans_cli.spectral.estimators import Estimator
-from opentrans_cli.spectral.power_law import PowerLawFit, trusted, verdict
+from opentrans_cli.spectral.power_law import verdict
+from opentrans_cli.spectral.report import PROBLEMS, LayerAlpha
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 Read = Callable[[str], Tensor]
 """Layer -> its weight, (O, I, kh, kw) or (O, I); called from several threads."""
-
-
-@dataclass(frozen=True)
-class LayerSpectrum:
-    """One layer's spectrum and its fits."""
-
-    name: str
-    shape: tuple[int, ...]  # of the weight
-    scale: float  # root mean square of the weight
-    eigenvalues: Tensor  # float64 (n,), ascending
-    fit: PowerLawFit
-    others: Mapping[str, PowerLawFit]  # by further estimators, by name
-    metrics: SpectrumMetrics
-    verdict: str
-
-    @property
-    def alpha(self) -> float:
-        """Exponent as the selection takes it: inf where the verdict says that it is not to be trusted."""
-        return self.fit.alpha if trusted(self.verdict) else math.inf
-
-    def other_alpha(self, rule: str) -> float:
-        """As `alpha`, by a further estimator; a spectrum too poor for one is too poor for all."""
-        return self.others[rule].alpha if trusted(self.verdict) else math.inf
 
 
 def measure(
@@ -56,8 +34,10 @@ def measure(
     others: Mapping[str, Estimator] | None = None,
     title: str = "spectra",
     reporter: Reporter = SILENT,
-) -> tuple[LayerSpectrum, ...]:
-    """Spectra of the layers `names`, in their order. Raises SpectrumError, naming the layer.
+) -> tuple[LayerAlpha, ...]:
+    """Spectra of the layers `names` and their fits, in their order; nothing is decided yet.
+
+    others: further estimators by name, whose alphas are kept beside. Raises SpectrumError, naming the layer.
 
     Peak memory beyond the spectra: a layer's weight and Gram matrices in float64 for every thread.
     """
@@ -70,7 +50,7 @@ def measure(
     return tuple(found)
 
 
-def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimator]) -> LayerSpectrum:
+def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimator]) -> LayerAlpha:
     try:
         weight = read(name)
         found = spectrum(weight)
@@ -78,16 +58,19 @@ def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimat
         raise SpectrumError(f"{error}: layer {name}; repair or replace the checkpoint") from error
     values = found.eigenvalues
     own = fit(values)
-    return LayerSpectrum(
+    layer = LayerAlpha(
         name=name,
+        fit=own,
+        verdict=verdict(values, own, found.spread, found.excess),
+        eigenvalues=values.numpy(),
         shape=tuple(weight.shape),
         scale=found.scale,
-        eigenvalues=values,
-        fit=own,
-        others={rule: other(values) for rule, other in others.items()},
-        metrics=spectrum_metrics(values),
-        verdict=verdict(values, own, found.spread, found.excess),
+        stable_rank=stable_rank(values),
+        log_norm=log_norm(values),
     )
+    # A spectrum too poor for one estimator is too poor for all.
+    usable = layer.verdict not in PROBLEMS
+    return replace(layer, others={rule: other(values).alpha if usable else math.inf for rule, other in others.items()})
 
 
 def in_threads(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:

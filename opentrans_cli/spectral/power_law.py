@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from opentrans_cli.spectral.esd import SMALLEST_EIGENVALUE
+from opentrans_cli.spectral.report import RANDOM_LIKE, PowerLawFit
 
 # The standard error is (alpha - 1) / sqrt(n): below ten eigenvalues, a third of alpha - 1 or worse.
 MIN_EIGENVALUES = 10
@@ -23,8 +24,6 @@ RANDOM_SPREAD = 4.0
 
 # In the unit of Tracy and Widom: no Gaussian layer of 49 kernel positions in 1,500 has more than 6.3.
 RANDOM_EXCESS = 8.0
-
-_PROBLEMS = ("zero matrix", "too few eigenvalues", "degenerate spectrum", "below threshold", "no tail in window")
 
 # Eigenvalues closer than this (relative) are one value: a float32 orthogonal matrix has such a spectrum.
 _SAME = 1e-5
@@ -38,17 +37,6 @@ TIE = 1e-12
 
 # Bounds the (T, N) work matrix of a scan to 32 MiB of float64.
 _CHUNK_ELEMENTS = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class PowerLawFit:
-    """One fitted tail. A spectrum that cannot be fitted has alpha = inf, the lightest tail there is."""
-
-    alpha: float  # exponent of p(x) ~ x**-alpha, > 1; smaller = heavier tail = better trained
-    xmin: float  # where the tail starts, in units of the eigenvalues
-    ks_distance: float  # largest gap between empirical and fitted CDF, in [0, 1]
-    tail_size: int  # eigenvalues at or above xmin; few = do not trust alpha; 0 = not fitted
-    standard_error: float  # of alpha, (alpha - 1) / sqrt(tail_size)
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,7 @@ def has_no_fit(eigenvalues: Tensor) -> bool:
 
 
 def spectrum_problem(eigenvalues: Tensor) -> str | None:
-    """Why a fit of ascending eigenvalues (N,), N >= 1, is not to be trusted: a verdict, or None if it is.
+    """Why a fit of ascending eigenvalues (N,), N >= 1, says nothing: a verdict, or None if it does.
 
     "zero matrix": all are zero. "degenerate spectrum": all are equal up to float32 rounding. "too few
     eigenvalues": fewer than MIN_EIGENVALUES. "below threshold": none is above 1e-5, so that all were kept
@@ -148,10 +136,10 @@ def verdict(eigenvalues: Tensor, fit: PowerLawFit, spread: float | None = None, 
     """What a fit says about its layer, in words.
 
     A problem comes first, see `spectrum_problem`; also "degenerate spectrum" where the chosen tail is one
-    repeated value, and "no tail in window" where no tail could be tried. A layer with such a verdict is
-    never frozen, whatever its alpha, see `trusted`.
-    "random-like": `spread` (`Spectrum.spread`) says that the eigenvalues differ no more than those of a
-    Gaussian matrix, and `excess` (`Spectrum.excess`) that none is beyond its edge, so the tail is not heavy
+    repeated value, and "no tail in window" where no tail could be tried. No rule freezes a layer with such a
+    verdict, whatever its alpha, see `report.PROBLEMS`.
+    "random-like": `spread` (`WeightSpectrum.spread`) says that the eigenvalues differ no more than those of a
+    Gaussian matrix, and `excess` (`WeightSpectrum.excess`) that none is beyond its edge, so the tail is not heavy
     whatever alpha is: the bulk of a random matrix alone gets an alpha between 2 and 6. It informs only. The
     layer keeps its alpha in the selection, as in the paper.
     Else by alpha: "very heavy-tailed" below 2, which the paper counts as over-trained, "heavy-tailed" up to
@@ -163,15 +151,10 @@ def verdict(eigenvalues: Tensor, fit: PowerLawFit, spread: float | None = None, 
     if not math.isfinite(fit.alpha):
         return "degenerate spectrum" if fit.tail_size else "no tail in window"
     if spread is not None and spread <= RANDOM_SPREAD and excess <= RANDOM_EXCESS:
-        return "random-like"
+        return RANDOM_LIKE
     if fit.alpha < _OVER_TRAINED_BELOW:
         return "very heavy-tailed"
     return "heavy-tailed" if fit.alpha <= _LIGHT_ABOVE else "light-tailed"
-
-
-def trusted(verdict: str) -> bool:
-    """Whether a layer with this verdict may be frozen: False for the problems, for which alpha says nothing."""
-    return verdict not in _PROBLEMS
 
 
 def gaps(log_x: Tensor, log_N: Tensor, start_T: Tensor, alpha_T: Tensor, offset_TS: Tensor) -> Tensor:

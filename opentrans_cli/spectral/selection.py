@@ -7,12 +7,12 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from opentrans_cli.errors import OptionError
 
 FreezeMode = Literal["heavy", "light", "random", "none"]
-Rule = Literal["median", "ratio", "threshold", "top", "none"]
+Rule = Literal["median", "ratio", "threshold", "top", "list", "none"]
 
 # 0.29 * 100 is 28.999999999999996 in floating point, and 29 layers are meant.
 _ROUNDING = 1e-9
@@ -20,7 +20,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Selection:
-    """One way to choose the layers to freeze: a mode, and at most one of `ratio`, `threshold` and `top`.
+    """One way to choose the layers to freeze: a mode, and at most one of `ratio`, `threshold`, `top` and `listed`.
 
     heavy: small alphas. light: large ones, the paper's ablation alpha*. random: as many as heavy, drawn by `seed`, the
     same on every platform and for every order of layers. none: no layer.
@@ -33,6 +33,7 @@ class Selection:
     ratio: float | None = None  # in [0, 1]: the floor(ratio * n) first by alpha, n counting every layer
     threshold: float | None = None  # above 1: every alpha strictly beyond it
     top: int | None = None  # at least 0: of those beyond the median, so many that cost the most to train
+    listed: tuple[str, ...] | None = None  # these layers, whatever their alphas and the mode
     seed: int = 0
 
     def check(self) -> None:
@@ -40,6 +41,7 @@ class Selection:
         if self.mode not in get_args(FreezeMode):
             raise OptionError(f"unknown freeze mode: '{self.mode}'; choose one of {', '.join(get_args(FreezeMode))}")
         given = [name for name in ("ratio", "threshold", "top") if getattr(self, name) is not None]
+        given += ["list"] * (self.listed is not None)
         if len(given) > 1:
             raise OptionError(f"more than one rule says which layers to freeze: {' and '.join(given)}; give one")
         if self.ratio is not None and not 0 <= self.ratio <= 1:
@@ -48,12 +50,14 @@ class Selection:
             raise OptionError(f"alpha threshold out of range: {self.threshold}; choose a number above 1, such as 2")
         if self.top is not None and self.top < 0:
             raise OptionError(f"number of layers out of range: {self.top}; choose 0 or more")
-        if self.mode in ("random", "none") and given and given != ["ratio"]:
+        if self.mode in ("random", "none") and given and given[0] in ("threshold", "top"):
             raise OptionError(f"a {given[0]} needs alphas to compare: freeze mode '{self.mode}'; use heavy or light")
 
     @property
     def rule(self) -> Rule:
         """What decides how many layers are frozen."""
+        if self.listed is not None:
+            return "list"
         if self.mode == "none":
             return "none"
         if self.ratio is not None:
@@ -63,9 +67,9 @@ class Selection:
         return "median" if self.top is None else "top"
 
     def choose(self, alphas: Mapping[str, float], costs: Mapping[str, int] | None = None) -> tuple[str, ...]:
-        """Names of the layers to freeze, in the order of `alphas` (layer -> exponent, inf = none to be trusted).
+        """Names of the layers to freeze, in the order of `alphas` (layer -> exponent, inf = it says nothing).
 
-        A layer with alpha = inf counts in the median as the largest and is never frozen, in any mode, so fewer than
+        A layer with alpha = inf counts in the median as the largest and is frozen by no rule but a list, so fewer than
         asked for may be returned. Equal alphas or costs: earlier layers first.
         costs: for `top`, the MACs that freezing a layer saves; a layer not in it saves nothing.
         Raises OptionError as `check` does and if `top` has no costs, ValueError if an alpha is NaN.
@@ -75,9 +79,9 @@ class Selection:
             raise ValueError("alpha is NaN; a layer that cannot be fitted has alpha = inf")
         if self.top is not None and costs is None:
             raise OptionError(f"costs of the layers are not known: top {self.top}; give a source with an architecture")
-        if self.mode == "none" or not alphas:
+        if self.listed is None and (self.mode == "none" or not alphas):
             return ()
-        chosen = set(self._chosen(alphas, costs or {}))
+        chosen = set(self._chosen(alphas, costs or {}) if self.listed is None else self.listed)
         return tuple(layer for layer in alphas if layer in chosen)
 
     def _chosen(self, alphas: Mapping[str, float], costs: Mapping[str, int]) -> list[str]:
@@ -100,6 +104,21 @@ class Selection:
         if self.mode == "light":
             return [layer for layer, alpha in alphas.items() if limit < alpha < math.inf]
         return [layer for layer, alpha in alphas.items() if alpha < limit]
+
+    def to_json(self) -> dict[str, Any]:
+        """Mode, rule and the rule's number (null where it has none) as a report keeps them."""
+        number = next((n for n in (self.ratio, self.threshold, self.top) if n is not None), None)
+        return {"freeze": self.mode, "rule": self.rule, "number": number}
+
+
+def in_words(selection: Mapping[str, Any] | None) -> str:
+    """A stored choice, as `Selection.to_json` gives it, in words: "heavy, ratio 0.1"; None: the report does not say."""
+    if selection is None:
+        return "rule not recorded"
+    mode, rule, number = (selection.get(key) for key in ("freeze", "rule", "number"))
+    if rule in ("list", "none"):
+        return "a list" if rule == "list" else "no layer"
+    return f"{mode}, {rule}" + (f" {number:g}" if isinstance(number, int | float) else "")
 
 
 def median_alpha(alphas: Mapping[str, float]) -> float:

@@ -1,54 +1,169 @@
-"""Whether the decision about a layer, frozen or trained, survives other draws and other rules."""
+"""How firm the decision about a layer is: under resampling, under other estimators, and beside random weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+import hashlib
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from opentrans_cli.reporter import Reporter
+from opentrans_cli.spectral.esd import eigenvalues as eigenvalues_of
+from opentrans_cli.spectral.estimators import Estimator
+from opentrans_cli.spectral.measure import in_threads
+from opentrans_cli.spectral.report import LayerAlpha, Stability
+
+NULL_SAMPLES = 5
+"""Random matrices for each layer: their alphas hardly differ, for a spectrum averages over its eigenvalues."""
 
 # One resample in ten may decide otherwise.
 _AGREEMENT = 0.9
 
+Choose = Callable[[Mapping[str, float]], Collection[str]]
+"""Alphas by layer, inf where there is none -> the layers to freeze."""
 
-@dataclass(frozen=True)
-class Stability:
-    """How firm one layer's decision is; frozen layers and trained ones alike."""
 
-    agreement: float  # share of resamples with the same decision, in [0, 1]; 1 without resamples
-    by_rule: Mapping[str, bool]  # other rule for xmin -> same decision
-    stable: bool  # agreement of at least 0.9, and every other rule decides the same
+def judge(
+    layers: Sequence[LayerAlpha],
+    fit: Estimator,
+    choose: Choose,
+    *,
+    resamples: int,
+    null: bool,
+    seed: int,
+    reporter: Reporter,
+) -> tuple[LayerAlpha, ...]:
+    """`layers` with their stability: by the other estimators always, by `resamples` and random weights if asked.
+
+    choose: the selection, asked again for every resample of all layers together and for every other estimator.
+    """
+
+    def resample(layer: LayerAlpha) -> Tensor:
+        if math.isinf(layer.alpha):
+            return torch.full((resamples,), math.inf, dtype=torch.float64)
+        values = torch.from_numpy(layer.eigenvalues)
+        return bootstrap_alphas(values, fit, resamples=resamples, seed=_seed("bootstrap", layer.name, seed))
+
+    def randomise(layer: LayerAlpha) -> tuple[float, ...]:
+        found = null_alphas(layer.shape, layer.scale, fit, samples=NULL_SAMPLES, seed=_seed("null", layer.name, seed))
+        return tuple(sorted(found.tolist()))
+
+    alphas = {layer.name: layer.alpha for layer in layers}
+    resampled = dict.fromkeys(alphas, torch.empty(0))
+    if resamples:
+        resampled = _with_bar("resamples", layers, resample, reporter)
+    rules = {
+        rule: {layer.name: layer.others[rule] for layer in layers} for rule in (layers[0].others if layers else ())
+    }
+    found = decision_stability(choose, alphas, resampled, rules)
+    if resamples:
+        found = {name: replace(own, interval=interval(resampled[name])) for name, own in found.items()}
+    if null:
+        nulls = _with_bar("random weights", layers, randomise, reporter)
+        found = {name: replace(own, null=nulls[name]) for name, own in found.items()}
+    return tuple(replace(layer, stability=found[layer.name]) for layer in layers)
+
+
+def _with_bar(
+    title: str, layers: Sequence[LayerAlpha], work: Callable[[LayerAlpha], Any], reporter: Reporter
+) -> dict[str, Any]:
+    found = {}
+    with reporter.bar(title, len(layers)) as advance:
+        for layer, result in zip(layers, in_threads(work, layers), strict=True):
+            found[layer.name] = result
+            advance(layer.name)
+    return found
+
+
+def _seed(purpose: str, layer: str, seed: int) -> int:
+    """A seed of the layer's own: leaving another layer out must not change this one's figures."""
+    digest = hashlib.sha256(f"{purpose}:{seed}:{layer}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def decision_stability(
-    choose: Callable[[Mapping[str, float]], Collection[str]],
+    choose: Choose,
     alphas: Mapping[str, float],
     resampled: Mapping[str, Tensor],
     other_rules: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Stability]:
-    """Compare every layer's decision with those under resampling and under other rules, in the order of `alphas`.
+    """Compare every layer's decision with those under resampling and under other estimators, in the order of `alphas`.
 
-    `choose` maps alphas by layer to the layers frozen; a layer that is not trusted has alpha = inf in all
-    three. `resampled` holds alphas (B,) by layer: entry b of all layers together is one selection, because
-    a layer's decision depends on the others through the median. `other_rules` maps the name of a rule to its
-    alphas by layer.
+    A layer whose alpha says nothing has alpha = inf in all three. `resampled` holds alphas (B,) by layer: entry b of
+    all layers together is one selection, because a layer's decision depends on the others through the median.
+    `other_rules` maps the name of an estimator to its alphas by layer.
     Raises ValueError if the layers or the numbers of resamples differ.
     """
     if set(resampled) != set(alphas) or any(set(others) != set(alphas) for others in other_rules.values()):
         raise ValueError("stability needs the same layers in all selections")
-    draws = {layer: resampled[layer].tolist() for layer in alphas}
-    if len({len(values) for values in draws.values()}) > 1:
+    columns = {layer: resampled[layer].tolist() for layer in alphas}
+    if len({len(values) for values in columns.values()}) > 1:
         raise ValueError("stability needs as many resamples for every layer")
     frozen = set(choose(alphas))
-    count = len(next(iter(draws.values()), []))
-    redrawn = [set(choose({layer: draws[layer][b] for layer in alphas})) for b in range(count)]
+    count = len(next(iter(columns.values()), []))
+    again = [set(choose({layer: columns[layer][b] for layer in alphas})) for b in range(count)]
     by_rule = {rule: set(choose({layer: others[layer] for layer in alphas})) for rule, others in other_rules.items()}
-    return {layer: _stability(layer, frozen, redrawn, by_rule) for layer in alphas}
+    found = {}
+    for layer in alphas:
+        decision = layer in frozen
+        agreement = sum((layer in others) == decision for others in again) / count if count else 1.0
+        rules = {rule: (layer in others) == decision for rule, others in by_rule.items()}
+        found[layer] = Stability(agreement >= _AGREEMENT and all(rules.values()), rules, agreement)
+    return found
 
 
-def _stability(layer: str, frozen: set[str], redrawn: list[set[str]], by_rule: Mapping[str, set[str]]) -> Stability:
-    decision = layer in frozen
-    same = sum((layer in others) == decision for others in redrawn)
-    agreement = same / len(redrawn) if redrawn else 1.0
-    rules = {rule: (layer in others) == decision for rule, others in by_rule.items()}
-    return Stability(agreement, rules, agreement >= _AGREEMENT and all(rules.values()))
+def bootstrap_alphas(eigenvalues: Tensor, fit: Estimator, *, resamples: int, seed: int) -> Tensor:
+    """alpha of `resamples` spectra drawn from one with replacement and fitted anew, float64 (B,); Efron's bootstrap.
+
+    `eigenvalues` is float64 (N,), ascending, N >= 1. The start of the tail is chosen anew every time, so its
+    choice is part of what is measured. inf where a resample has no fit. Samples depend on `seed` and N
+    alone (PCG64), not on threads, platform or other layers; give every layer a seed of its own.
+
+    What it says: how much alpha hangs on single eigenvalues and on the choice of xmin. What it does not: the
+    eigenvalues of one matrix repel each other and are not independent, so the spread over new matrices of
+    the same kind is mostly smaller, and no level of confidence about the network follows. Nor does it see
+    that a power law may not hold at all; see `verdict`.
+    """
+    total, generator = len(eigenvalues), np.random.Generator(np.random.PCG64(seed))
+    alphas = []
+    for _ in range(resamples):
+        # Sorting positions keeps the values ascending, and is faster than sorting the values.
+        sample = np.sort(generator.integers(total, size=total))
+        alphas.append(fit(eigenvalues[torch.from_numpy(sample)]).alpha)
+    return torch.tensor(alphas, dtype=torch.float64)
+
+
+def interval(alphas: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of alphas, float64 (B,) with B >= 1, as (low, high); 0 < level < 1.
+
+    Both ends are values that occurred, so an end is inf only if more than (1 - level) / 2 of the resamples
+    had no fit. Raises ValueError for a level out of range or no alphas.
+    """
+    if not 0 < level < 1 or not len(alphas):
+        raise ValueError(f"no interval of level {level} over {len(alphas)} alphas")
+    ordered, outside = alphas.sort().values, (1 - level) / 2 * len(alphas)
+    # The rounding of (1 - level) / 2 must not shift a whole rank.
+    low = math.floor(outside + 1e-9)
+    return float(ordered[low]), float(ordered[len(alphas) - 1 - low])
+
+
+def null_alphas(shape: Sequence[int], scale: float, fit: Estimator, *, samples: int, seed: int) -> Tensor:
+    """The control, what a layer gets that has learned nothing: alpha of `samples` weights of independent Gaussian
+    entries, float64 (samples,); inf where there is no fit.
+
+    `shape` is that of a weight, (O, I) or (O, I, kh, kw); `scale` its root mean square, which matters because
+    the threshold of eigenvalues is absolute. An alpha of the layer inside the range of these says nothing
+    about training. The samples depend on `seed` and `shape` alone (PCG64).
+    Raises SpectrumError for a shape that has no spectrum.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    alphas = []
+    for _ in range(samples):
+        weight = torch.from_numpy(generator.standard_normal(tuple(shape)))
+        alphas.append(fit(eigenvalues_of(weight.mul_(scale))).alpha)
+    return torch.tensor(alphas, dtype=torch.float64)

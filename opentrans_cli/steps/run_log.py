@@ -33,7 +33,7 @@ EVENTS = ("start", "round", "freeze", "step", "evaluation", "stop", "error", "en
 
 start       a process began, at the beginning or from a state: options, data, environment
 round       prune removed weights: the number of the round from 1, sparsity, and how many weights are kept
-freeze      finetune chose layers: which, and where their alphas are from
+freeze      finetune chose layers: which, by whom (analyze, options, defaults, framework), and why
 step        an optimizer step: loss and its weighted terms, learning rate, gradient norm before clipping, seconds
 evaluation  the segmentor was scored on images it does not train on: fractions
 stop        the run was told to stop and can go on
@@ -130,9 +130,9 @@ class RunLog:
         """After `step` steps round `number`, from 1, removed weights: `sparsity` of all, `kept` are left."""
         self._write("round", step=step, number=number, sparsity=sparsity, kept=kept)
 
-    def freeze(self, *, step: int, layers: tuple[str, ...], origin: str) -> None:
-        """After `step` steps `layers` were chosen, by alphas from `origin`."""
-        self._write("freeze", step=step, layers=list(layers), origin=origin)
+    def freeze(self, *, step: int, layers: tuple[str, ...], by: str, origin: str) -> None:
+        """After `step` steps `layers` were chosen, by whom ("analyze", "options", ...), and why in words."""
+        self._write("freeze", step=step, layers=list(layers), by=by, origin=origin)
 
     def step(self, figures: StepFigures, *, details: Mapping[str, float] | None = None) -> None:
         """A step was taken. details: what the loss says of it beside its terms."""

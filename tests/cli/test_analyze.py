@@ -59,7 +59,10 @@ def test_a_very_sparse_bundle_has_a_valid_report(run_cli: Any, desk: Path) -> No
     check_document(json.loads(result.stdout), "analyze_report")
 
 
-KEYS = {"source", "estimator", "window", "freeze", "rule", "median_alpha", "frozen", "layers", "left_out"}
+KEYS = {
+    *("source", "estimator", "window", "freeze", "rule", "number"),
+    *("median_alpha", "frozen", "layers", "left_out"),
+}
 ENTRY = {
     *("name", "shape", "alpha", "ks_distance", "xmin", "tail_size", "standard_error", "eigenvalues"),
     *("stable_rank", "decision", "verdict", "stable", "same_decision_by"),
@@ -128,6 +131,7 @@ def test_spectra_without_an_alpha_are_null_with_a_verdict(run_cli: Any, tmp_path
         assert document["median_alpha"] is None and document["frozen"] == 0
     table = run_cli("analyze", tmp_path / "edge.safetensors", "--bootstrap", 3, "--null")
     assert table.exit_code == 0 and "degenerate spectrum" in table.stdout and "nan" not in table.stdout
+    assert "no median alpha, for most layers have no fit" in table.stdout and "inf" not in table.stdout
 
 
 def test_the_mended_window_gives_other_alphas_where_the_unit_of_the_weights_is_large(
@@ -149,7 +153,13 @@ def test_the_table_has_columns_for_what_was_asked_and_marks_what_is_not_firm(run
     assert "left out, output head: 4" in plain and "9 of 19 layers frozen by median" in plain
     unstable = sum(not entry["stable"] for entry in report(run_cli, "tiny")["layers"])
     assert plain.count("frozen?") + plain.count("trained?") == unstable > 0
-    assert f"{unstable} decisions would change" in plain
+    assert f"{unstable} of 19 decisions would change" in plain and "by name with --freeze-layer" in plain
+
+
+def test_random_matrices_among_the_frozen_are_counted(run_cli: Any, file: Path) -> None:
+    said = run_cli("analyze", file).stdout
+    assert "1 of 2 layers frozen by median (1 of them random-like: no sign of training)" in said
+    assert "9 of 18 layers frozen by median:" in run_cli("analyze", "tiny", "--exclude", "layer1.0.conv1").stdout
 
 
 @pytest.mark.parametrize("extra", [(), ("--bootstrap", 5), ("--bootstrap", 5, "--null", "--against", "base")])
@@ -185,13 +195,6 @@ def test_a_pipe_gets_the_path_that_was_written(run_cli: Any, bundle: Path, desk:
     assert run_cli("analyze", "tiny", "-o", desk / "report", "-q").stdout == f"{desk / 'report'}\n"
     assert run_cli("analyze", "tiny", "--plot", desk / "page.svg", "-q").stdout == f"{desk / 'page.svg'}\n"
     assert "median alpha" in run_cli("analyze", "tiny", "-q").stdout
-
-
-def test_fine_tuning_takes_the_published_window_alone(run_cli: Any, bundle: Path, desk: Path) -> None:
-    short = ("--steps", 1, "--batch-size", 2, "--crop", 64, "--limit", 2)
-    run_cli("analyze", bundle, "--window", "linear")
-    told = run_cli("finetune", bundle, *short, "-o", desk / "a")
-    assert told.exit_code == 0 and "no alpha report by xmin_peak" in told.stderr
 
 
 # Bad input: one line, nothing written.

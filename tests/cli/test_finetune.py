@@ -64,15 +64,31 @@ def test_every_option_reaches_the_bundle_s_history(run_cli: Any, desk: Path, tin
     assert (step.verb, step.seed, step.parent) == ("finetune", 5, open_bundle(tiny_bundle).digest)
 
 
-def test_missing_alphas_are_computed_and_that_is_said(run_cli: Any, desk: Path, bundle: Path) -> None:
+def test_the_choice_of_analyze_is_obeyed_and_which_was_used_is_said(run_cli: Any, desk: Path, bundle: Path) -> None:
     line = ("finetune", bundle, *SHORT, "--limit", 2)
-    fresh = run_cli(*line, "-o", desk / "a")
-    assert "no alpha report by xmin_peak" in fresh.stderr and "analyzing it first" in fresh.stderr
-    run_cli("analyze", bundle)
-    recorded = run_cli(*line, "-o", desk / "b")
-    assert "analyzing it first" not in recorded.stderr
-    receipts = [json.loads(open_bundle(desk / name).read("reports/finetune.json")) for name in "ab"]
-    assert receipts[0] == receipts[1]
+    told = {
+        "fresh": "frozen: 9 layers (by default: heavy, median; trunk: measured, by xmin_peak)",
+        "stored": "frozen: 1 layers (as analyze chose: heavy, ratio 0.1)",
+        "typed": "frozen: 4 layers (as given by --freeze, --freeze-ratio: light, ratio 0.25, instead of the 1 layers "
+        "that analyze chose; trunk: alpha report of the bundle, by xmin_peak)",
+    }
+    typed = {"typed": ("--freeze", "light", "--freeze-ratio", 0.25)}
+    for name, by in {"fresh": "defaults", "stored": "analyze", "typed": "options"}.items():
+        if name == "stored":
+            chosen = json.loads(run_cli("analyze", bundle, "--freeze-ratio", 0.1, "--json").stdout)
+        result = run_cli(*line, *typed.get(name, ()), "-o", desk / name)
+        assert told[name] in result.stderr
+        receipt = json.loads(open_bundle(desk / name).read("reports/finetune.json"))
+        check_document(receipt, "cost_receipt")
+        assert (receipt["frozen_by"], f"({receipt['frozen_why']})" in told[name]) == (by, True)
+        log = [json.loads(entry) for entry in Path(f"{desk / name}.log.jsonl").read_text().splitlines()]
+        (event,) = [entry for entry in log if entry["event"] == "freeze"]
+        assert (event["by"], event["origin"]) == (by, receipt["frozen_why"])
+        if name == "stored":
+            frozen = [layer["name"] for layer in chosen["layers"] if layer["decision"] == "frozen"]
+            assert receipt["frozen_layers"] == frozen
+    counted = json.loads(run_cli("finetune", bundle, "--estimate", "--json").stdout)
+    assert (counted["frozen_layers"], counted["frozen_by"], counted["freeze"]) == (frozen, "analyze", "heavy")
 
 
 @pytest.mark.parametrize("recipe", FINETUNE_RECIPES)

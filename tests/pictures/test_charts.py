@@ -14,26 +14,31 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from opentrans_cli.errors import OptionError
-from opentrans_cli.pictures.charts import AlphaDot, alpha_chart, density_chart, draw_alphas
+from opentrans_cli.pictures.charts import alpha_chart, density_chart, draw_alphas
 from opentrans_cli.pictures.curve import CurvePoint, curve_chart
-from opentrans_cli.pictures.esd import SpectrumPanel, esd_chart
+from opentrans_cli.pictures.esd import esd_chart
 from opentrans_cli.pictures.tower_page import tower_page
+from opentrans_cli.spectral.report import LayerAlpha, PowerLawFit, Stability
 
 LAYERS = [("conv1", 5, 10), ("layer1.0.conv1", 1, 100)]
-DOTS = [
-    AlphaDot("a", 2.0, "frozen", (1.5, 2.5), 2.2, True),
-    AlphaDot("b", 4.0, "trained", (3.0, math.inf), 90.0),
-    AlphaDot("c", math.inf, "trained"),
-]
-SPECTRUM = SpectrumPanel("a", np.arange(1.0, 61), 2.0, 1.0, 0.1, 60, "heavy-tailed")
+
+
+def layer(name: str, alpha: float, stability: Stability | None = None, *, frozen: bool = False) -> LayerAlpha:
+    fit = PowerLawFit(alpha, 1.0, 0.1, 60, 0.1)
+    return LayerAlpha(name, fit, "heavy-tailed", frozen, stability, np.arange(1.0, 61))
+
+
+UNSTABLE, WIDE = Stability(False, interval=(1.5, 2.5)), Stability(True, interval=(3.0, math.inf))
+TOWER = [layer("a", 2.0, UNSTABLE, frozen=True), layer("b", 4.0, WIDE), layer("c", math.inf)]
+OTHERS = {"a": 2.2, "b": 90.0}
 POINTS = [
     CurvePoint(1 - 0.9**n, 0.5 - 0.01 * n, 0.6 - 0.01 * n, 0.3 - 0.01 * n, 900_000 - 20_000 * n) for n in range(22)
 ]
 CHARTS: dict[str, Callable[[Path], None]] = {
     "density": lambda path: density_chart(path, LAYERS, title="kept", control=LAYERS),
-    "alpha": lambda path: alpha_chart(path, DOTS, 3.0, title="alpha"),
-    "esd": lambda path: esd_chart(path, [SPECTRUM], title="spectra"),
-    "tower": lambda path: tower_page(path, DOTS, [SPECTRUM], source="tiny", estimator="xmin_ks", median=3.0),
+    "alpha": lambda path: alpha_chart(path, TOWER, 3.0, title="alpha"),
+    "esd": lambda path: esd_chart(path, TOWER[:1], title="spectra"),
+    "tower": lambda path: tower_page(path, TOWER, source="tiny", estimator="xmin_ks", median=3.0),
     "curve": lambda path: curve_chart(path, POINTS, title="maskclip on shapes"),
 }
 
@@ -78,17 +83,17 @@ def test_charts_grow_with_the_number_of_layers(tmp_path: Path) -> None:
 
 def test_alphas_without_a_fit_and_far_ones_do_not_stretch_the_axis() -> None:
     axes = Figure().add_subplot()
-    draw_alphas(axes, [*DOTS, AlphaDot("far", 1e9, "trained")], 3.0)
+    draw_alphas(axes, [*TOWER, layer("far", 1e9)], 3.0, others=OTHERS)
     assert axes.get_xlim()[1] < 12
     assert [text.get_text() for text in axes.texts] == ["2.00", "4.00", "no fit", "1000000000.00"]
     alone = Figure().add_subplot()
-    draw_alphas(alone, [AlphaDot("a", math.inf, "trained")], math.inf)
+    draw_alphas(alone, TOWER[2:], math.inf)
     assert np.isfinite(alone.get_xlim()).all()
 
 
 def test_marks_stand_where_their_numbers_are() -> None:
     axes = Figure().add_subplot()
-    draw_alphas(axes, DOTS[:1], 3.0)
+    draw_alphas(axes, TOWER[:1], 3.0, others=OTHERS)
     assert [list(line.get_xdata()) for line in axes.get_lines()] == [[3.0, 3.0], [1.5, 2.5]]  # median, interval
     marks = [tuple(marks.get_offsets()[0]) for marks in axes.collections if len(marks.get_offsets())]
     assert marks == [(2.2, 0.0), (2.0, 0.0), (2.0, 0.0)]  # other, dot, ring

@@ -13,14 +13,23 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from opentrans_cli.pictures.esd import SpectrumPanel, draw_esd, esd_chart, facts, log_density
+from opentrans_cli.pictures.esd import draw_esd, esd_chart, facts, log_density
+from opentrans_cli.spectral.report import LayerAlpha, PowerLawFit
 
 PARETO = np.sort((1 - np.random.default_rng(0).random(500)) ** (-1 / 1.5))  # density 1.5 * x**-2.5 from 1 on
-FITTED = SpectrumPanel("layer1.0.conv1", PARETO, 2.5, 1.0, 0.03, 500, "heavy-tailed")
-BAD = SpectrumPanel("layer1.0.conv2", np.ones(20), math.inf, 1.0, 1.0, 0, "degenerate spectrum")
 
 
-def drawn(spectrum: SpectrumPanel, **options: Any) -> Any:
+def layer(alpha: float, xmin: float, ks_distance: float, tail_size: int, eigenvalues: Any = PARETO) -> LayerAlpha:
+    fit = PowerLawFit(alpha, xmin, ks_distance, tail_size, 0.1)
+    verdict = "degenerate spectrum" if math.isinf(alpha) else "heavy-tailed"
+    return LayerAlpha("layer1.0.conv1", fit, verdict, eigenvalues=eigenvalues)
+
+
+FITTED = layer(2.5, 1.0, 0.03, 500)
+BAD = layer(math.inf, 1.0, 1.0, 0, np.ones(20))
+
+
+def drawn(spectrum: LayerAlpha, **options: Any) -> Any:
     axes = Figure().add_subplot()
     draw_esd(axes, spectrum, **options)
     return axes
@@ -48,7 +57,7 @@ def test_a_power_law_lies_on_its_line() -> None:
 
 
 def test_the_line_of_a_part_of_the_spectrum_has_the_share_of_the_tail() -> None:
-    tail = SpectrumPanel("x", PARETO, 2.5, float(PARETO[250]), 0.03, 250, "heavy-tailed")
+    tail = layer(2.5, float(PARETO[250]), 0.03, 250)
     (x, y) = drawn(tail).get_lines()[0].get_data()
     area = y[0] * x[0] / 1.5 - y[1] * x[1] / 1.5  # of a power law between two points
     assert area == pytest.approx(0.5, abs=0.01)
@@ -56,7 +65,7 @@ def test_the_line_of_a_part_of_the_spectrum_has_the_share_of_the_tail() -> None:
 
 def test_a_spectrum_without_a_fit_shows_no_line_and_says_why() -> None:
     for eigenvalues in (np.ones(20), np.zeros(3), np.array([0.5]), np.linspace(1, 2, 5)):
-        spectrum = BAD._replace(eigenvalues=eigenvalues)
+        spectrum = layer(math.inf, 1.0, 1.0, 0, eigenvalues)
         assert facts(spectrum) == f"no fit, {len(eigenvalues)} eigenvalues"
         for small, said in ((True, "degenerate spectrum"), (False, "no fit: degenerate spectrum")):
             axes = drawn(spectrum, small=small)
@@ -64,7 +73,7 @@ def test_a_spectrum_without_a_fit_shows_no_line_and_says_why() -> None:
 
 
 def test_the_start_of_the_line_is_inside_the_axes() -> None:
-    steep = SpectrumPanel("x", PARETO, 40.0, float(PARETO[100]), 0.9, 400, "light-tailed")
+    steep = layer(40.0, float(PARETO[100]), 0.9, 400)
     axes = drawn(steep)
     assert axes.get_ylim()[0] < axes.get_lines()[0].get_ydata()[0] < axes.get_ylim()[1]
 

@@ -5,40 +5,38 @@ from __future__ import annotations
 import math
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from opentrans_cli.pictures.charts import AlphaDot, literal
-from opentrans_cli.pictures.esd import SpectrumPanel
+from opentrans_cli.pictures.charts import literal
 from opentrans_cli.pictures.tower_page import _end_of, _grid, tower_page
+from opentrans_cli.spectral.report import LayerAlpha, PowerLawFit, Stability
 
 
-def tower(count: int) -> tuple[list[AlphaDot], list[SpectrumPanel]]:
+def layer(name: str, alpha: float, eigenvalues: np.ndarray, verdict: str = "heavy-tailed") -> LayerAlpha:
+    stability = Stability(False, interval=(1.5, 9.0))
+    return LayerAlpha(name, PowerLawFit(alpha, 1.0, 0.1, 60, 0.1), verdict, False, stability, eigenvalues)
+
+
+def tower(count: int) -> list[LayerAlpha]:
     rng = np.random.default_rng(0)
-    spectra = [
-        SpectrumPanel(f"layer{i}", np.sort(rng.pareto(1.5, 60) + 1), 2 + i / 10, 1.0, 0.1, 60, "heavy-tailed")
-        for i in range(count - 1)
-    ]
-    spectra.append(SpectrumPanel("fc", np.ones(3), math.inf, 1.0, 1.0, 0, "too few eigenvalues"))
-    return [AlphaDot(s.name, s.alpha, "trained", (1.5, 9.0), 3.0, True) for s in spectra], spectra
+    layers = [layer(f"layer{i}", 2 + i / 10, np.sort(rng.pareto(1.5, 60) + 1)) for i in range(count - 1)]
+    return [*layers, layer("fc", math.inf, np.ones(3), "too few eigenvalues")]
 
 
-def draw(path: Path, dots: list[AlphaDot], spectra: list[SpectrumPanel], **changes: str) -> tuple[int, int]:
-    facts = {"source": "tiny", "estimator": "xmin_peak", **changes}
-    tower_page(path, dots, spectra, median=2.5, **facts)  # type: ignore[arg-type]
+def draw(path: Path, layers: list[LayerAlpha], **changes: Any) -> tuple[int, int]:
+    facts = {"source": "tiny", "estimator": "xmin_peak", "median": 2.5, **changes}
+    tower_page(path, layers, others={layer.name: 3.0 for layer in layers}, **facts)
     with Image.open(path) as image:
         return image.size
 
 
-def test_the_page_grows_with_the_layers_and_narrows_with_the_chosen_ones(tmp_path: Path) -> None:
-    dots, spectra = tower(25)
-    whole = draw(tmp_path / "x.png", dots, spectra)
-    few = draw(tmp_path / "x.png", dots, spectra[:4])
-    small = draw(tmp_path / "x.png", *tower(4))
-    none = draw(tmp_path / "x.png", dots, [])
-    assert whole[1] == few[1] == none[1] > small[1] and whole[0] > few[0] == small[0] == none[0]
+def test_the_page_grows_with_the_layers(tmp_path: Path) -> None:
+    whole, small = (draw(tmp_path / "x.png", tower(count)) for count in (25, 4))
+    assert whole[0] > small[0] and whole[1] > small[1]
 
 
 def test_every_spectrum_has_a_place_that_is_large_enough_to_read() -> None:
@@ -50,26 +48,22 @@ def test_every_spectrum_has_a_place_that_is_large_enough_to_read() -> None:
 
 def test_the_title_names_source_estimator_median_and_counts(tmp_path: Path) -> None:
     """A word of the title that changes changes the picture; a long path keeps its end."""
-    dots, spectra = tower(2)
-    draw(tmp_path / "a.png", dots, spectra)
-    for change in ({"source": "RN50"}, {"estimator": "xmin_ks"}):
-        draw(tmp_path / "b.png", dots, spectra, **change)
+    draw(tmp_path / "a.png", tower(2))
+    for change in ({"source": "RN50"}, {"estimator": "xmin_ks"}, {"median": math.inf}):
+        draw(tmp_path / "b.png", tower(2), **change)
         assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
     assert _end_of("a/long/path/to/subnet", 12) == "…h/to/subnet" and _end_of("tiny", 12) == "tiny"
     assert len(_end_of("x" * 99, -5)) == 10
 
 
-def test_spectra_of_other_layers_are_a_mistake_of_the_program(tmp_path: Path) -> None:
-    dots, spectra = tower(3)
-    for few in ([], dots[:1]):
-        with pytest.raises(ValueError, match="other layers"):
-            draw(tmp_path / "x.png", few, spectra)
+def test_no_layers_are_a_mistake_of_the_program(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no layers"):
+        draw(tmp_path / "x.png", [])
     assert not list(tmp_path.iterdir())
 
 
 def test_names_are_shown_letter_by_letter(tmp_path: Path) -> None:
     r"""`$\frac$` is a formula to matplotlib, and a wrong one."""
     name = "a$\\frac$\n"
-    spectrum = SpectrumPanel(name, np.arange(1.0, 61), 2.0, 1.0, 0.1, 60, "heavy-tailed")
-    draw(tmp_path / "x.png", [AlphaDot(name, 2.0, "trained", other=2.0)], [spectrum], source=name, other_label=name)
+    draw(tmp_path / "x.png", [layer(name, 2.0, np.arange(1.0, 61))], source=name, other_label=name)
     assert literal(name) == "a\\$\\frac\\$?"

@@ -11,14 +11,13 @@ from opentrans_cli.spectral.power_law import (
     MIN_EIGENVALUES,
     RANDOM_EXCESS,
     RANDOM_SPREAD,
-    PowerLawFit,
     fit_all_tails,
     fit_tail,
     no_fit,
     spectrum_problem,
-    trusted,
     verdict,
 )
+from opentrans_cli.spectral.report import PROBLEMS, LayerAlpha, PowerLawFit
 
 
 def power_law_samples(alpha: float, count: int) -> torch.Tensor:
@@ -151,7 +150,10 @@ def test_a_spectrum_no_broader_than_a_random_one_is_random_like_whatever_its_alp
     assert verdict(values, fit, -30.0, RANDOM_EXCESS + 0.01) == verdict(values, fit)
 
 
-def test_problems_are_not_trusted_and_all_other_verdicts_are():
+def test_an_alpha_counts_unless_the_verdict_names_a_problem():
+    fit = PowerLawFit(alpha=2.5, xmin=1.0, ks_distance=0.1, tail_size=20, standard_error=0.1)
     problems = {"zero matrix", "too few eigenvalues", "degenerate spectrum", "below threshold", "no tail in window"}
-    assert not any(trusted(problem) for problem in problems)
-    assert all(trusted(said) for said in ("very heavy-tailed", "heavy-tailed", "light-tailed", "random-like"))
+    assert problems == set(PROBLEMS)
+    assert all(LayerAlpha("a", fit, problem).alpha == math.inf for problem in problems)
+    sound = ("very heavy-tailed", "heavy-tailed", "light-tailed", "random-like")
+    assert all(LayerAlpha("a", fit, said).alpha == 2.5 for said in sound)

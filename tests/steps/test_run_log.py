@@ -29,7 +29,7 @@ COST = {
 }
 
 
-CHOSEN: dict[str, Any] = {"layers": ("backbone.conv1",), "origin": "measured"}
+CHOSEN: dict[str, Any] = {"layers": ("backbone.conv1",), "by": "options", "origin": "measured"}
 ROUND: dict[str, Any] = {"number": 1, "sparsity": 0.1, "kept": 9}
 
 
@@ -155,7 +155,7 @@ def test_a_resumed_run_has_every_step_once_and_says_a_round_and_a_choice_once(tm
         log.freeze(step=0, **CHOSEN)
         log.round(step=0, **ROUND)
         log.step(figures(4, loss=9.0))
-        log.freeze(step=4, layers=("backbone.layer1",), origin="measured")
+        log.freeze(step=4, layers=("backbone.layer1",), by="options", origin="measured")
     assert [(line["event"], line["step"]) for line in read(path)] == [
         *(("start", 0), ("freeze", 0), ("round", 0), ("step", 1), ("step", 2), ("step", 3)),
         *(("start", 3), ("step", 4), ("freeze", 4)),

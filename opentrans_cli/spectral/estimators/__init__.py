@@ -12,7 +12,7 @@ from opentrans_cli.errors import OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from opentrans_cli.spectral.power_law import PowerLawFit
+    from opentrans_cli.spectral.report import PowerLawFit
 
 # A string, because the names of the catalog are listed without loading torch.
 Estimator: TypeAlias = "Callable[[Tensor], PowerLawFit]"

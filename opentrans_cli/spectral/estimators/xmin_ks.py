@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opentrans_cli.spectral.power_law import PowerLawFit, fit_tail, has_no_fit, no_fit
+from opentrans_cli.spectral.power_law import fit_tail, has_no_fit, no_fit
+from opentrans_cli.spectral.report import PowerLawFit
 from opentrans_cli.spectral.tail_search import best_start
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from opentrans_cli.spectral.power_law import PowerLawFit, fit_tail, has_no_fit, no_fit
+from opentrans_cli.spectral.power_law import fit_tail, has_no_fit, no_fit
+from opentrans_cli.spectral.report import PowerLawFit
 
 
 def fit_xmin_mid(eigenvalues: Tensor) -> PowerLawFit:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from opentrans_cli.spectral.estimators import Window
-from opentrans_cli.spectral.power_law import PowerLawFit, fit_tail, has_no_fit, no_fit
+from opentrans_cli.spectral.power_law import fit_tail, has_no_fit, no_fit
+from opentrans_cli.spectral.report import PowerLawFit
 from opentrans_cli.spectral.tail_search import best_start
 
 _BINS = 100

@@ -28,7 +28,6 @@ RATIOS = tuple(tenths / 10 for tenths in range(11))
 Resolution = int | tuple[int, int]  # height, width in pixels
 
 _SMALLEST = 32  # pixels, the stride of a ResNet
-_DEFAULT_SIZE = 224  # of open_clip, where a configuration has none
 _INSIDE = "visual."
 
 
@@ -42,68 +41,89 @@ class FrontierPoint:
     input_gradient: int
     weight_gradient: int
     total: int  # sum of the three
-    saved: float  # of the total with nothing frozen and nothing pruned, by autograd's rules, see training/cost.py
-    saved_paper: float  # the same share as the paper counts it, see training/accounting.py
+    saved: float  # of the total with nothing frozen and nothing pruned, by autograd's rules, see training/costs/macs.py
+    saved_paper: float  # the same share as the paper counts it, see training/costs/paper.py
     chosen: bool = False  # not one of the ratios, but the layers a rule or a list chose
 
 
-def tower_costs(model_cfg: Mapping[str, Any], *, resolution: Resolution | None = None) -> dict[str, LayerCost]:
-    """Cost of one image by layer, in the order of use, everything trained; `model_cfg` as open_clip has it.
+class TowerPrices:
+    """A tower without weights, frozen anew for every question; the cost of one image by layer.
 
     A ResNet runs as in segmentation, without its attention pool, by default at its own image size; any other tower runs
     whole and at its own size alone. Products of two activations stand under the module that makes them.
-    Needs no weights. Raises OptionError for a resolution the tower cannot have, SourceError for a wrong configuration.
     """
-    return {layer.name: layer for layer in _Pricing(model_cfg, resolution=resolution).layers()}
 
+    def __init__(
+        self,
+        model_cfg: Mapping[str, Any],
+        *,
+        resolution: Resolution | None = None,
+        kept: Mapping[str, float] | None = None,
+    ) -> None:
+        """model_cfg: as open_clip has it. resolution: None: the tower's own. kept: kept fraction by layer, where not 1.
 
-def image_size(model_cfg: Mapping[str, Any], resolution: Resolution | None = None) -> tuple[int, int]:
-    """Height and width in pixels that costs are counted for: `resolution`, or the tower's own."""
-    return _pair(model_cfg["vision_cfg"].get("image_size", _DEFAULT_SIZE) if resolution is None else resolution)
+        Raises OptionError for a resolution the tower cannot have, SourceError for a wrong configuration.
+        """
+        self.visual = meta_visual(model_cfg)
+        self._trunk = _Trunk(self.visual)
+        self.image_size = self._trunk.size(resolution)  # height, width in pixels
+        self._kept = {f"{_INSIDE}{name}": fraction for name, fraction in (kept or {}).items()}
+        self.layers = self._count(())  # in the order of use, with everything trained
+        self._forward = {layer.name: layer.forward for layer in self.layers}
 
+    def of(self, frozen: Collection[str]) -> FrontierPoint:
+        """The cost of a list of frozen layers; `ratio` is its share of the layers the tower runs.
 
-def cost_of(
-    model_cfg: Mapping[str, Any],
-    frozen: Collection[str],
-    *,
-    kept: Mapping[str, float] | None = None,
-    resolution: Resolution | None = None,
-) -> FrontierPoint:
-    """What a list of frozen layers costs; `ratio` is its share of the layers the tower runs.
+        Raises TrainingError for an unknown layer.
+        """
+        ranked = [layer for layer in candidates(self.visual) if layer.name in self._forward]
+        return self._point(frozen, ratio=len(set(frozen)) / len(ranked), chosen=True)
 
-    kept: kept fraction by layer, where it is not 1. Raises as `tower_costs`, TrainingError for an unknown layer.
-    """
-    pricing = _Pricing(model_cfg, resolution=resolution, kept=kept)
-    ranked = [layer for layer in candidates(pricing.visual) if layer.name in pricing.forward]
-    return pricing.point(frozen, ratio=len(set(frozen)) / len(ranked), chosen=True)
+    def frontier(
+        self,
+        alphas: Mapping[str, float],
+        *,
+        mode: FreezeMode = "heavy",
+        ratios: Sequence[float] = RATIOS,
+        chosen: Collection[str] | None = None,
+        seed: int = 0,
+    ) -> tuple[FrontierPoint, ...]:
+        """A point for every ratio of `alphas` (layer -> exponent), and last, if given, one for the list `chosen`.
 
+        Raises OptionError for a wrong mode or ratio.
+        """
+        chosen_at = [(ratio, Selection(mode, ratio=ratio, seed=seed).choose(alphas)) for ratio in ratios]
+        points = [self._point(frozen, ratio=ratio) for ratio, frozen in chosen_at]
+        if chosen is not None:
+            points.append(self._point(chosen, ratio=len(set(chosen)) / max(1, len(alphas)), chosen=True))
+        return tuple(points)
 
-def frontier(
-    model_cfg: Mapping[str, Any],
-    alphas: Mapping[str, float],
-    *,
-    mode: FreezeMode = "heavy",
-    ratios: Sequence[float] = RATIOS,
-    chosen: Collection[str] | None = None,
-    kept: Mapping[str, float] | None = None,
-    resolution: Resolution | None = None,
-    seed: int = 0,
-) -> tuple[FrontierPoint, ...]:
-    """A point for every ratio of `alphas` (layer -> exponent), and last, if given, one for the list `chosen`.
+    def _point(self, frozen: Collection[str], *, ratio: float, chosen: bool = False) -> FrontierPoint:
+        """The cost of `frozen` by both ways of counting."""
+        exact = total(self._count(frozen), sparse)
+        counted = [name for name in frozen if name in self._forward]
+        kept = {name.removeprefix(_INSIDE): fraction for name, fraction in self._kept.items()}
+        paper = total(paper_costs(self._forward, frozen=counted, kept=kept), sparse)
+        return FrontierPoint(
+            ratio=ratio,
+            frozen=len(set(frozen)),
+            forward=exact.forward,
+            input_gradient=exact.input_gradient,
+            weight_gradient=exact.weight_gradient,
+            total=exact.total,
+            saved=1 - exact.total / total(self.layers, dense).total,
+            saved_paper=1 - paper.total / total(paper_costs(self._forward), dense).total,
+            chosen=chosen,
+        )
 
-    kept: kept fraction by layer, where it is not 1. Raises as `cost_of`, OptionError for a wrong mode or ratio.
-    """
-    selections = [Selection(mode, ratio=ratio, seed=seed) for ratio in ratios]
-    for selection in selections:
-        selection.check()
-    pricing = _Pricing(model_cfg, resolution=resolution, kept=kept)
-    points = [
-        pricing.point(selection.choose(alphas), ratio=ratio)
-        for selection, ratio in zip(selections, ratios, strict=True)
-    ]
-    if chosen is not None:
-        points.append(pricing.point(chosen, ratio=len(set(chosen)) / max(1, len(alphas)), chosen=True))
-    return tuple(points)
+    def _count(self, frozen: Collection[str]) -> tuple[LayerCost, ...]:
+        """Cost by layer with `frozen` fixed, names as in the tower."""
+        self.visual.requires_grad_(True)
+        # A packed projection has one weight gradient, so one trained part of the three costs as much as all.
+        names = whole_projections(self.visual, frozen)
+        freeze_layers(self.visual, names, batchnorm_of={name: batchnorm_of(self.visual, name) for name in names})
+        counted = count_macs(self._trunk, (1, 3, *self.image_size), kept=self._kept)
+        return tuple(replace(layer, name=layer.name.removeprefix(_INSIDE)) for layer in counted)
 
 
 class _Trunk(nn.Module):
@@ -132,51 +152,3 @@ class _Trunk(nn.Module):
 
 def _pair(size: Resolution) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-class _Pricing:
-    """A tower without weights, frozen anew for every question."""
-
-    def __init__(
-        self,
-        model_cfg: Mapping[str, Any],
-        *,
-        resolution: Resolution | None = None,
-        kept: Mapping[str, float] | None = None,
-    ) -> None:
-        self.visual = meta_visual(model_cfg)
-        self.trunk = _Trunk(self.visual)
-        self.resolution = self.trunk.size(resolution)
-        self.kept = dict(kept or {})
-        self._unfrozen = self.layers()
-        self.forward = {layer.name: layer.forward for layer in self._unfrozen}
-
-    def layers(self, frozen: Collection[str] = ()) -> tuple[LayerCost, ...]:
-        """Cost by layer with `frozen` fixed, names as in the tower."""
-        self._freeze(frozen)
-        kept = {f"{_INSIDE}{name}": fraction for name, fraction in self.kept.items()}
-        counted = count_macs(self.trunk, (1, 3, *self.resolution), kept=kept)
-        return tuple(replace(layer, name=layer.name.removeprefix(_INSIDE)) for layer in counted)
-
-    def point(self, frozen: Collection[str], *, ratio: float, chosen: bool = False) -> FrontierPoint:
-        """The cost of `frozen` by both ways of counting."""
-        exact = total(self.layers(frozen), sparse)
-        counted = [name for name in frozen if name in self.forward]
-        paper = total(paper_costs(self.forward, frozen=counted, kept=self.kept), sparse)
-        return FrontierPoint(
-            ratio=ratio,
-            frozen=len(set(frozen)),
-            forward=exact.forward,
-            input_gradient=exact.input_gradient,
-            weight_gradient=exact.weight_gradient,
-            total=exact.total,
-            saved=1 - exact.total / total(self._unfrozen, dense).total,
-            saved_paper=1 - paper.total / total(paper_costs(self.forward), dense).total,
-            chosen=chosen,
-        )
-
-    def _freeze(self, frozen: Collection[str]) -> None:
-        self.visual.requires_grad_(True)
-        # A packed projection has one weight gradient, so one trained part of the three costs as much as all.
-        names = whole_projections(self.visual, frozen)
-        freeze_layers(self.visual, names, batchnorm_of={name: batchnorm_of(self.visual, name) for name in names})

@@ -8,7 +8,7 @@ from opentrans_cli.option import Options, option, seed
 from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.steps.shared_options import FREEZE
 
-_FREEZE, _TRUST = "Which layers to freeze", "Trust"
+WHICH_LAYERS, STABILITY = "Which layers to freeze", "Stability"
 
 
 @dataclass(frozen=True)
@@ -20,36 +20,49 @@ class AnalyzeOptions(Options):
     window: str = option(
         "log",
         help="of xmin_peak: where it looks for that start",
-        choices={"log": "as published", "linear": "with its lower end mended; finetune takes no such report"},
+        choices={"log": "as published", "linear": "with its lower end mended"},
     )
     include: tuple[str, ...] = option(
         (), help="layers to analyze beside the default ones (glob over whole names, repeatable)"
     )
     exclude: tuple[str, ...] = option((), help="layers to leave out (glob over whole names, repeatable)")
-    # which layers to freeze; none of ratio, threshold, top: those below the median
+    # which layers to freeze; none of ratio, threshold, top, layer: those below the median
     freeze: str = option(
-        "heavy", help="layers that fine-tuning would freeze", choices=FREEZE, noun="freeze mode", panel=_FREEZE
+        "heavy", help="layers that fine-tuning freezes", choices=FREEZE, noun="freeze mode", panel=WHICH_LAYERS
     )
     freeze_ratio: float | None = option(
-        None, least=0, most=1, help="share of the layers to freeze", unset="those below the median", panel=_FREEZE
+        None, least=0, most=1, help="share of the layers to freeze", unset="those below the median", panel=WHICH_LAYERS
     )
     freeze_threshold: float | None = option(
-        None, above=1, help="freeze every alpha below this number, for light above it", panel=_FREEZE
+        None, above=1, help="freeze every alpha below this number, for light above it", panel=WHICH_LAYERS
     )
     freeze_top: int | None = option(
         None,
         least=0,
         help="freeze so many of those below the median (light: above), the costliest to train first",
-        panel=_FREEZE,
+        panel=WHICH_LAYERS,
     )
-    # trust
+    freeze_layer: tuple[str, ...] = option(
+        (), help="freeze this layer, whatever its alpha (glob over whole names, repeatable)", panel=WHICH_LAYERS
+    )
+    # how stable the decisions are
     bootstrap: int = option(
         0,
         least=0,
         help="resamples of every spectrum, for intervals of 95 % and the stability of decisions; take 100 or more",
-        panel=_TRUST,
+        panel=STABILITY,
     )
     null: bool = option(
-        False, help="put the alphas of random matrices of the same shape and scale beside", panel=_TRUST
+        False, help="put the alphas of random matrices of the same shape and scale beside", panel=STABILITY
     )
     seed: int = seed()
+
+
+@dataclass(frozen=True)
+class CostChoice(Options):
+    """What of training is priced."""
+
+    frontier: bool = option(False, help="training cost that each share of frozen layers would save", panel=WHICH_LAYERS)
+    resolution: int | None = option(
+        None, help="side in pixels of the images that cost is counted for", unset="the tower's own", panel=WHICH_LAYERS
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,10 +15,9 @@ from opentrans_cli.files.atomic import staged_folder, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, check_folder_target, other_than, prepare_parent
 from opentrans_cli.files.tensorfile import write_tensors
-from opentrans_cli.pictures.charts import AlphaDot, check_picture
-from opentrans_cli.pictures.esd import SpectrumPanel, esd_chart
+from opentrans_cli.pictures.charts import check_picture
+from opentrans_cli.pictures.esd import esd_chart
 from opentrans_cli.pictures.tower_page import tower_page
-from opentrans_cli.spectral.measure import LayerSpectrum
 from opentrans_cli.steps.sources import is_bundle
 
 if TYPE_CHECKING:
@@ -69,49 +68,25 @@ class Outputs:
             return
         with staged_folder(self.out, replace=self.force) as folder:
             write_file(folder / REPORT, [json_bytes(result.to_json())])
-            write_tensors(folder / ALPHA, *result.tensors())
+            write_tensors(folder / ALPHA, *result.report.tensors())
             _draw_tower(folder / TOWER, result)
             if self.esd:
                 self._draw_spectra(folder / SPECTRA, result)
 
     def _draw_spectra(self, path: Path, result: AnalyzeResult) -> None:
         chosen = [layer for layer in result.layers if any(fnmatchcase(layer.name, pattern) for pattern in self.esd)]
-        esd_chart(path, [_spectrum(layer) for layer in chosen], title=f"{result.source}, {result.estimator}")
+        esd_chart(path, chosen, title=f"{result.source}, {result.report.estimator}")
 
 
 def _draw_tower(path: Path, result: AnalyzeResult) -> None:
-    """Hollow marks are the alphas of the other source if there is one, else those of random weights if drawn."""
-    nulls = {name: trust.null_median for name, trust in result.trust.items()}
-    others: Mapping[str, float | None] = result.against or nulls
-    dots = [
-        AlphaDot(
-            name=layer.name,
-            alpha=layer.alpha,
-            decision=result.decision(layer.name),
-            interval=result.trust[layer.name].interval,
-            other=others.get(layer.name),
-            unstable=not result.trust[layer.name].stability.stable,
-        )
-        for layer in result.layers
-    ]
+    """Hollow marks are the alphas of the other source, or without one those of random weights, as far as asked for."""
+    nulls = {layer.name: layer.stability.null_median for layer in result.layers if layer.stability is not None}
     tower_page(
         path,
-        dots,
-        [_spectrum(layer) for layer in result.layers],
+        result.layers,
         source=result.source,
-        estimator=result.estimator,
+        estimator=result.report.estimator,
         median=result.median_alpha,
+        others=result.against or nulls,
         other_label=result.against_source or "random weights",
-    )
-
-
-def _spectrum(layer: LayerSpectrum) -> SpectrumPanel:
-    return SpectrumPanel(
-        name=layer.name,
-        eigenvalues=layer.eigenvalues.numpy(),
-        alpha=layer.alpha,
-        xmin=layer.fit.xmin,
-        ks_distance=layer.fit.ks_distance,
-        tail_size=layer.fit.tail_size,
-        verdict=layer.verdict,
     )

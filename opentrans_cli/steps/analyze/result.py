@@ -1,4 +1,4 @@
-"""What `analyze` found, as a document and as the tensors of `alpha.safetensors`."""
+"""What `analyze` found and decided, as a document."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from opentrans_cli.files.records import finite
-from opentrans_cli.spectral.measure import LayerSpectrum
-from opentrans_cli.spectral.report import alpha_tensors
-from opentrans_cli.spectral.trust import Trust
+from opentrans_cli.spectral.report import RANDOM_LIKE, AlphaReport, LayerAlpha
 from opentrans_cli.steps.analyze.frontier import FrontierPoint
 from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.analyze.source import LeftOut
@@ -20,16 +16,12 @@ from opentrans_cli.steps.analyze.source import LeftOut
 
 @dataclass(frozen=True)
 class AnalyzeResult:
-    """What `analyze` found; `frozen` are the layers a fine-tuning with these settings would freeze."""
+    """What `analyze` found and decided."""
 
     source: str
     path: Path | None  # the bundle the report was added to, else the report's folder or picture, else None
     options: AnalyzeOptions
-    rule: str  # what chose the frozen layers: median, ratio, threshold, top, none, or list
-    median_alpha: float
-    layers: tuple[LayerSpectrum, ...]
-    frozen: tuple[str, ...]
-    trust: Mapping[str, Trust]  # by layer
+    report: AlphaReport
     left_out: tuple[LeftOut, ...]
     against: Mapping[str, float] = field(default_factory=dict)  # alphas in the other source, by layer
     against_source: str | None = None
@@ -37,28 +29,42 @@ class AnalyzeResult:
     image_size: tuple[int, int] | None = None  # height, width that the frontier is counted for
 
     @property
-    def estimator(self) -> str:
-        """By which tails were found."""
-        return self.options.estimator
+    def layers(self) -> tuple[LayerAlpha, ...]:
+        """A record for each layer, in module order."""
+        return self.report.layers
 
-    def decision(self, layer: str) -> str:
-        """What fine-tuning would do with a layer."""
-        return "frozen" if layer in self.frozen else "trained"
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the layers that fine-tuning is to freeze."""
+        return self.report.frozen
 
-    def tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and metadata of `alpha.safetensors`."""
-        return alpha_tensors(
-            self.layers, self.trust, estimator=self.estimator, window=self.options.window, frozen=self.frozen
-        )
+    @property
+    def rule(self) -> str:
+        """What chose the frozen layers: median, ratio, threshold, top, list or none."""
+        return str((self.report.selection or {})["rule"])
+
+    @property
+    def median_alpha(self) -> float:
+        """Of all layers; inf where most have no alpha."""
+        return self.report.median
+
+    @property
+    def unstable(self) -> int:
+        """How many decisions would be the other one under another estimator, or in resamples."""
+        return sum(layer.stability is not None and not layer.stability.stable for layer in self.layers)
+
+    @property
+    def frozen_random(self) -> int:
+        """How many of the frozen layers have a spectrum that random weights could have."""
+        return sum(layer.frozen and layer.verdict == RANDOM_LIKE for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
         """The analyze report of `artifacts.schema.json`; numbers that do not exist are null."""
         document: dict[str, Any] = {
             "source": self.source,
-            "estimator": self.options.estimator,
-            "window": self.options.window,
-            "freeze": self.options.freeze,
-            "rule": self.rule,
+            "estimator": self.report.estimator,
+            "window": self.report.window,
+            **(self.report.selection or {}),
             "median_alpha": finite(self.median_alpha),
             "frozen": len(self.frozen),
             "layers": [self._entry(layer) for layer in self.layers],
@@ -71,21 +77,6 @@ class AnalyzeResult:
             document["frontier"] = [asdict(point) for point in self.frontier]
         return document
 
-    def _entry(self, layer: LayerSpectrum) -> dict[str, Any]:
-        entry = {
-            "name": layer.name,
-            "shape": list(layer.shape),
-            "alpha": finite(layer.fit.alpha),
-            "ks_distance": layer.fit.ks_distance,
-            "xmin": layer.fit.xmin,
-            "tail_size": layer.fit.tail_size,
-            "standard_error": finite(layer.fit.standard_error),
-            "eigenvalues": len(layer.eigenvalues),
-            "stable_rank": layer.metrics.stable_rank,
-            "decision": self.decision(layer.name),
-            "verdict": layer.verdict,
-            **self.trust[layer.name].to_json(),
-        }
-        if layer.name in self.against:
-            entry["against_alpha"] = finite(self.against[layer.name])
-        return entry
+    def _entry(self, layer: LayerAlpha) -> dict[str, Any]:
+        entry = layer.to_json()
+        return entry | {"against_alpha": finite(self.against[layer.name])} if layer.name in self.against else entry

@@ -11,7 +11,7 @@ from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets.scenes import CLASSES, natural_colours
 from opentrans_cli.datasets.shapes import ShapesDataset
-from opentrans_cli.pictures.charts import AlphaDot, alpha_chart, density_chart
+from opentrans_cli.pictures.charts import alpha_chart, density_chart
 from opentrans_cli.pictures.legend import LegendItem
 from opentrans_cli.pictures.overlay import paint
 from opentrans_cli.pictures.overview import overview
@@ -53,8 +53,7 @@ def draw_pictures(out: Path, *, analysis: AnalyzeResult, scenes: int, names: tup
         title=f"Weights kept in each layer at {subnet.manifest.achieved_sparsity:.0%} sparsity",
         control=_layers(open_bundle(out / "random")),
     )
-    dots = [AlphaDot(s.name, s.fit.alpha, analysis.decision(s.name)) for s in analysis.layers]
-    alpha_chart(out / "alpha.png", dots, analysis.median_alpha, title="Alpha of each layer of the subnet")
+    alpha_chart(out / "alpha.png", analysis.layers, analysis.median_alpha, title="Alpha of each layer of the subnet")
 
 
 def _layers(bundle: Bundle) -> list[tuple[str, int, int]]:

@@ -64,8 +64,9 @@ class Estimate:
             "batch_size": options.batch_size,
             "steps": options.steps,
             "warmup_steps": options.warmup_steps,
-            "freeze": options.resolved_freeze,
+            "freeze": self.frozen.mode,
             "frozen_layers": [layer.removeprefix(BACKBONE) for layer in self.frozen.layers],
+            "frozen_by": self.frozen.by,
             "prefix_end": self.frozen.prefix_end,
             "alphas_from": self.frozen.origin,
         }

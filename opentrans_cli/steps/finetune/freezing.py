@@ -1,4 +1,7 @@
-"""Which layers fine-tuning freezes: by the tails of their spectra, in the trunk or in the whole model, or a prefix.
+"""Which layers fine-tuning freezes: those that `analyze` stored in the bundle, unless a freeze option is given.
+
+Else, and without an alpha report, they are chosen here, by the tails of their spectra, in the trunk or in the whole
+model, or as a prefix: heavy tail = small alpha = well trained = frozen (OpenTrans, arXiv 2404.07448, Sec. 3.3.2).
 
 A frozen layer takes the BatchNorm behind it along, in the head as in the trunk, because statistics that drift change
 what the layer says; norms without running statistics (GroupNorm, LayerNorm) go on learning. Names are those inside the
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -17,14 +20,14 @@ from torch import nn
 from opentrans_cli.clip.layers import batchnorm_of, candidates, convolutions, layer_weight, locate, whole_projections
 from opentrans_cli.clip.prefix import block_of, blocks, modules_until
 from opentrans_cli.clip.tower_keys import OUTPUT_HEAD
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, flag
 from opentrans_cli.files.records import finite
 from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.spectral.measure import measure
-from opentrans_cli.spectral.report import recorded_alphas
-from opentrans_cli.spectral.selection import FreezeMode, Selection
+from opentrans_cli.spectral.report import AlphaReport, bundle_report
+from opentrans_cli.spectral.selection import FreezeMode, Selection, in_words
 from opentrans_cli.steps.finetune.options import FinetuneOptions
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.training.freezing import freeze_modules
@@ -39,8 +42,10 @@ class FreezeChoice:
     layers: tuple[str, ...]  # trunk first, each part in module order; what cost receipts list
     modules: tuple[str, ...]  # all that is to be fixed, sorted: the layers, the norms behind them, the whole prefix
     prefix_end: str | None  # last block of the closed prefix, of `clip.prefix.blocks`; None: no prefix
-    alphas: dict[str, float]  # of every layer that was ranked, inf where not to be trusted
-    origin: str  # where the alphas are from, in words
+    alphas: dict[str, float]  # of every layer that was ranked, inf where the verdict names a problem
+    mode: str  # heavy | light | random | none; of a list and of a report that does not say: heavy
+    by: str  # whose choice it is: analyze | options | defaults | framework
+    origin: str  # the same in words, with where the alphas are from
 
     def to_json(self) -> dict[str, Any]:
         """The choice as JSON values."""
@@ -50,8 +55,9 @@ class FreezeChoice:
     def from_json(cls, values: Mapping[str, Any]) -> FreezeChoice:
         """The reverse of `to_json`."""
         alphas = {name: math.inf if alpha is None else alpha for name, alpha in values["alphas"].items()}
-        lists = {name: tuple(values[name]) for name in ("layers", "modules")}
-        return cls(**lists, prefix_end=values["prefix_end"], alphas=alphas, origin=values["origin"])
+        return cls(
+            **{**values, "layers": tuple(values["layers"]), "modules": tuple(values["modules"]), "alphas": alphas}
+        )
 
     def apply(self, segmentor: nn.Module) -> tuple[str, ...]:
         """Fix the modules of the choice in `segmentor`; returns their names, sorted, for `state_hash`.
@@ -88,19 +94,26 @@ def choose_frozen(
     origin: str = "",
     reporter: Reporter = SILENT,
 ) -> FreezeChoice:
-    """What `options` freeze of the segmentor, whose weights are taken as they are now; nothing is changed.
+    """What is to be frozen of the segmentor, whose weights are taken as they are now; nothing is changed.
 
-    measured_now: leave the bundle's alpha report alone, for the trunk has been trained since. alphas: those to rank by,
-    from `origin`, where the segmentor has no weights to measure. A layer whose spectrum is not to be trusted is chosen
-    by no rule, nor is a part of a packed attention projection without the other two. Raises what `check_choice` does,
-    and SpectrumError.
+    The layers that `analyze` stored in the bundle, unless `options` have a freeze option or measured_now: the trunk has
+    been trained since, and the bundle's alpha report is left alone. alphas: those to rank by, from `origin`, where the
+    segmentor has no weights to measure. A part of a packed attention projection is not frozen without the other two,
+    and a layer whose verdict names a problem by a list alone. Raises what `check_choice` does, and SpectrumError.
     """
     check_choice(built, options)
-    if alphas is None:
-        ranking = _rank(built, options, measured_now=measured_now, reporter=reporter)
+    bundle = built.tower.bundle
+    report = None if bundle is None or measured_now else bundle_report(bundle)
+    if report is not None and not options.given_freezing and not built.framework.frozen_trunk:
+        ranking = _Ranking(_inside(built, report), f"as analyze chose: {in_words(report.selection)}")
+        by, wanted = "analyze", _stored(built, report, reporter)
+        mode = str((report.selection or {}).get("freeze", "heavy"))
     else:
-        ranking = _Ranking(dict(alphas), origin)
-    chosen = _whole_projections(built.module, ranking.choose(_selection(options)), reporter)
+        ranking = _rank(built, options, report, reporter=reporter) if alphas is None else _Ranking(dict(alphas), origin)
+        mode, wanted = options.resolved_freeze, ranking.choose(_selection(options))
+        by = "options" if options.given_freezing else "framework" if built.framework.frozen_trunk else "defaults"
+        ranking = replace(ranking, origin=f"{_own_words(options, report, by)}; {ranking.origin}")
+    chosen = _whole_projections(built.module, wanted, reporter)
     if built.framework.frozen_trunk:
         trunk = {f"{BACKBONE}{layer.name}" for layer in candidates(built.tower.visual)}
         end = _fixed_end(built, options, reporter)
@@ -117,8 +130,31 @@ def choose_frozen(
         modules=tuple(sorted(modules | chosen | norms)),
         prefix_end=end,
         alphas=ranking.alphas,
+        mode=mode,
+        by=by,
         origin=ranking.origin,
     )
+
+
+def _stored(built: BuiltSegmentor, report: AlphaReport, reporter: Reporter) -> set[str]:
+    """The layers that `analyze` chose, without those that the segmentor does not train anyway, which are told."""
+    trained = set(_trained_layers(built.module))
+    absent = [layer for layer in report.frozen if f"{BACKBONE}{layer}" not in trained]
+    if absent:
+        reporter.say(f"chosen by analyze, but not trained in {built.framework.name} anyway: {', '.join(absent)}")
+    return {f"{BACKBONE}{layer}" for layer in report.frozen} - {f"{BACKBONE}{layer}" for layer in absent}
+
+
+def _own_words(options: FinetuneOptions, report: AlphaReport | None, by: str) -> str:
+    """Why the layers are chosen here, and how."""
+    if by == "framework":
+        return "the framework keeps the whole tower frozen"
+    rule = in_words(_selection(options).to_json())
+    if by == "defaults":
+        return f"by default: {rule}"
+    given = ", ".join(flag(name) for name in options.given_freezing)
+    instead = "" if report is None else f", instead of the {len(report.frozen)} layers that analyze chose"
+    return f"as given by {given}: {rule}{instead}"
 
 
 def norm_behind(segmentor: nn.Module, layer: str) -> str | None:
@@ -133,7 +169,7 @@ def norm_behind(segmentor: nn.Module, layer: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Alphas by layer, inf where not to be trusted; trunk first."""
+    """Alphas by layer, inf where the verdict names a problem; trunk first."""
 
     alphas: dict[str, float]
     origin: str
@@ -144,26 +180,29 @@ class _Ranking:
         return {names[short] for short in selection.choose({short: self.alphas[names[short]] for short in names})}
 
 
-def _rank(built: BuiltSegmentor, options: FinetuneOptions, *, measured_now: bool, reporter: Reporter) -> _Ranking:
+def _rank(
+    built: BuiltSegmentor, options: FinetuneOptions, report: AlphaReport | None, *, reporter: Reporter
+) -> _Ranking:
     alphas: dict[str, float] = {}
     origins = []
     if options.resolved_freeze != "none" and not built.framework.frozen_trunk:
-        found = None if measured_now else _reported(built, options.resolved_estimator)
-        origins.append("trunk: measured" if found is None else "trunk: alpha report of the bundle")
-        alphas |= _measured(built, options, trunk=True, reporter=reporter) if found is None else found
+        if report is not None and report.fitted_by == options.resolved_estimator:
+            origins.append("trunk: alpha report of the bundle")
+            alphas |= _inside(built, report)
+        else:
+            origins.append("trunk: measured")
+            alphas |= _measured(built, options, trunk=True, reporter=reporter)
     if options.resolved_freeze != "none" and options.resolved_scope == "model":
         origins.append("head: measured")
         alphas |= _measured(built, options, trunk=False, reporter=reporter)
     return _Ranking(alphas, f"{', '.join(origins)}, by {options.resolved_estimator}" if origins else NOTHING_RANKED)
 
 
-def _reported(built: BuiltSegmentor, estimator: str) -> dict[str, float] | None:
-    """Alphas in the bundle's own report of the layers that are trained."""
-    bundle, trained = built.tower.bundle, set(_trained_layers(built.module))
-    report = None if bundle is None else recorded_alphas(bundle, estimator=estimator)
-    if report is None:
-        return None
-    return {f"{BACKBONE}{name}": alpha for name, alpha in report.items() if f"{BACKBONE}{name}" in trained}
+def _inside(built: BuiltSegmentor, report: AlphaReport) -> dict[str, float]:
+    """Alphas of the report's layers, as far as they are trained in the segmentor, by their names there."""
+    trained = set(_trained_layers(built.module))
+    inside = {f"{BACKBONE}{name}": alpha for name, alpha in report.alphas.items()}
+    return {name: alpha for name, alpha in inside.items() if name in trained}
 
 
 def _measured(built: BuiltSegmentor, options: FinetuneOptions, *, trunk: bool, reporter: Reporter) -> dict[str, float]:

@@ -120,7 +120,7 @@ class FinetuneRun:
     def _announce(self, choice: FreezeChoice) -> None:
         prefix = "" if choice.prefix_end is None else f", everything up to {choice.prefix_end} among them"
         self.reporter.say(f"frozen: {len(choice.layers)} layers{prefix} ({choice.origin})")
-        self.log.freeze(step=self.options.warmup_steps, layers=choice.layers, origin=choice.origin)
+        self.log.freeze(step=self.options.warmup_steps, layers=choice.layers, by=choice.by, origin=choice.origin)
 
     def _phase(
         self,
@@ -241,6 +241,8 @@ class FinetuneRun:
         return {
             **cost.to_json(),
             "frozen_layers": [name.removeprefix(BACKBONE) for name in choice.layers],
+            "frozen_by": choice.by,
+            "frozen_why": choice.origin,
             "frozen_hash": f"sha256:{self._hash}",
             FROZEN_TENSORS: self._frozen_tensors(choice),
         }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +17,8 @@ from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import parse_json
-from opentrans_cli.pictures.charts import AlphaDot, alpha_chart, density_chart
+from opentrans_cli.pictures.charts import alpha_chart, density_chart
+from opentrans_cli.spectral.report import bundle_report
 
 COST_REPORT = "reports/finetune.json"
 MOST_LAYERS = 1000
@@ -94,31 +95,13 @@ def _charts(bundle: Bundle) -> Iterator[tuple[str, tuple[str, bytes]]]:
     if len(layers) > MOST_LAYERS:
         return
     yield "Sparsity", (SPARSITY_CHART, _png(lambda path: density_chart(path, layers, title="Weights kept by layer")))
-    dots = _alphas(bundle)
-    if 0 < len(dots) <= MOST_LAYERS:
-        median = statistics.median(dot.alpha for dot in dots)
-        yield "Alpha", (ALPHA_CHART, _png(lambda path: alpha_chart(path, dots, median, title="Alpha by layer")))
-
-
-def _alphas(bundle: Bundle) -> list[AlphaDot]:
-    """A dot for each layer; empty before `analyze`. Raises BundleError for a report that does not fit together."""
-    stored = bundle.alpha()
-    if stored is None:
-        return []
-    arrays, metadata = stored
-    alphas: list[float] = arrays["alpha"].tolist() if "alpha" in arrays else []
-    names, frozen = metadata.get("layers"), metadata.get("frozen", [])
-    if not isinstance(names, list) or not isinstance(frozen, list) or len(names) != len(alphas):
-        raise _alpha_error(bundle)
+    report = bundle_report(bundle)
     # The charts would take a name with dollar signs for a formula.
-    if not all(isinstance(name, str) and LAYER_NAME.fullmatch(name) for name in names):
-        raise _alpha_error(bundle)
-    decisions = ("frozen" if name in frozen else "trained" for name in names)
-    return [AlphaDot(*one) for one in zip(names, alphas, decisions, strict=True)]
-
-
-def _alpha_error(bundle: Bundle) -> BundleError:
-    return BundleError(f"layers and alphas disagree: {ALPHA} in {str(bundle.path)!r}; run `opentrans analyze` again")
+    if bundle.has(ALPHA) and not (report and all(LAYER_NAME.fullmatch(layer.name) for layer in report.layers)):
+        raise BundleError(f"layers and alphas disagree: {ALPHA} in {str(bundle.path)!r}; run `opentrans analyze` again")
+    if report is not None and len(report.layers) <= MOST_LAYERS:
+        draw = partial(alpha_chart, layers=report.layers, median=report.median, title="Alpha by layer")
+        yield "Alpha", (ALPHA_CHART, _png(draw))
 
 
 def _png(draw: Callable[[Path], None]) -> bytes:

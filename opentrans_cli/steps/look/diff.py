@@ -187,8 +187,8 @@ def _segmentor(segmentor: SegmentorRecord | None) -> str:
 
 
 def _alpha_warnings(alphas: AlphaComparison) -> list[str]:
-    estimators = f"estimators differ, {alphas.a.estimator} and {alphas.b.estimator}: alphas are not comparable"
-    found = [estimators] if alphas.a.estimator != alphas.b.estimator else []
+    estimators = f"estimators differ, {alphas.a.fitted_by} and {alphas.b.fitted_by}: alphas are not comparable"
+    found = [estimators] if alphas.a.fitted_by != alphas.b.fitted_by else []
     return found if alphas.layers else [*found, "the alpha reports have no layer in common"]
 
 
@@ -201,21 +201,21 @@ def _overlap(layer: Overlap) -> dict[str, Any]:
 
 def _alphas(alphas: AlphaComparison) -> dict[str, Any]:
     return {
-        "estimator_a": alphas.a.estimator,
-        "estimator_b": alphas.b.estimator,
+        "estimator_a": alphas.a.fitted_by,
+        "estimator_b": alphas.b.fitted_by,
         "median_a": finite(alphas.a.median),
         "median_b": finite(alphas.b.median),
         "changed": len(alphas.changed),
         "spearman": alphas.spearman,
-        "layers": [_alpha_layer(name, a, b) for name, (a, b) in alphas.layers.items()],
+        "layers": [_alpha_layer(a, b) for a, b in alphas.layers],
         "only_a": list(alphas.only_a),
         "only_b": list(alphas.only_b),
     }
 
 
-def _alpha_layer(name: str, a: LayerAlpha, b: LayerAlpha) -> dict[str, Any]:
+def _alpha_layer(a: LayerAlpha, b: LayerAlpha) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": a.name,
         "alpha_a": finite(a.alpha),
         "alpha_b": finite(b.alpha),
         "change": finite(b.alpha - a.alpha),

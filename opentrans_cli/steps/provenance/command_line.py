@@ -17,7 +17,7 @@ from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.option import Statement, stated
-from opentrans_cli.steps.analyze.options import AnalyzeOptions
+from opentrans_cli.steps.analyze.options import AnalyzeOptions, CostChoice
 from opentrans_cli.steps.eval.options import EvalOptions
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.import_options import ImportOptions
@@ -42,7 +42,7 @@ _DATA = {**_flags(DataChoice), **_flags(DatasetOptions), **_flags(BaseChoice)}
 FLAGS: Mapping[str, Flags] = {
     "prune": {**_flags(PruneOptions), **_flags(PruneControls, "compile"), **_flags(Machine)},
     IMPORT: _flags(ImportOptions),
-    "analyze": {**_flags(AnalyzeOptions), **_flags(BaseChoice)},
+    "analyze": {**_flags(AnalyzeOptions), **_flags(CostChoice, "resolution"), **_flags(BaseChoice)},
     "transfer": {**_flags(TransferOptions, "to", "options"), **_flags(RoundChoice), **_flags(BaseChoice)},
     "finetune": {**_flags(FinetuneOptions), **_flags(FinetuneControls, "cache_features"), **_flags(Machine), **_DATA},
     "eval": {**_flags(EvalOptions), **_flags(RoundChoice), **_DATA},

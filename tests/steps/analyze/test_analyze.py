@@ -20,8 +20,9 @@ from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import OptionError, SourceError, SpectrumError
 from opentrans_cli.spectral.esd import eigenvalues
 from opentrans_cli.spectral.estimators import ESTIMATORS, estimator
+from opentrans_cli.spectral.report import bundle_report
 from opentrans_cli.steps.analyze.analyze import analyze, read_freeze_list
-from opentrans_cli.steps.analyze.frontier import cost_of, tower_costs
+from opentrans_cli.steps.analyze.frontier import TowerPrices
 from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.analyze.result import AnalyzeResult
 from opentrans_cli.steps.prune.options import PruneOptions
@@ -150,7 +151,7 @@ def test_every_rule_freezes_what_it_says(write: Write) -> None:
 
 
 def test_top_takes_the_dearest_of_the_half_by_weight_gradient() -> None:
-    costs = tower_costs(load_clip("tiny").model_cfg)
+    costs = {layer.name: layer for layer in TowerPrices(load_clip("tiny").model_cfg).layers}
     half = analyze("tiny")
     top = analyze("tiny", freeze_top=3)
     dearest = sorted(half.frozen, key=lambda name: -costs[name].weight_gradient)[:3]
@@ -176,14 +177,24 @@ def test_a_list_stands_beside_no_other_rule(rule: dict[str, float], tmp_path: Pa
 # Lists.
 
 
-def test_a_list_is_frozen_as_it_is_and_a_bundle_keeps_its_report(bundle: Path, tmp_path: Path) -> None:
+def test_a_list_is_frozen_as_it_is_and_stored_with_its_names(bundle: Path, tmp_path: Path) -> None:
     analyze(str(bundle))
-    before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
     (tmp_path / "list").write_text("# the beginning\nconv2  # second\n\nconv1\nconv1\n")
     result = analyze(str(bundle), freeze_list=tmp_path / "list")
     assert (result.rule, result.frozen, result.path) == ("list", ("conv1", "conv2"), bundle)
-    assert all(result.trust[layer.name].stability.stable for layer in result.layers)
-    assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()} == before
+    assert result.unstable == 0
+    opened = open_bundle(bundle)
+    report = bundle_report(opened)
+    assert report is not None and (report.frozen, report.selection) == (
+        ("conv1", "conv2"),
+        {"freeze": "heavy", "rule": "list", "number": None},
+    )
+    assert opened.manifest.steps[-1].options["freeze_layer"] == ["conv1", "conv2"]
+    (tmp_path / "list").write_text("conv1\n")
+    again = analyze(str(bundle), freeze_list=tmp_path / "list", freeze_layer=("layer4.0.conv?",))
+    assert again.frozen == ("conv1", "layer4.0.conv1", "layer4.0.conv2", "layer4.0.conv3")
+    with pytest.raises(OptionError, match=r"^no analyzed layer is called so: --freeze-layer layer9"):
+        analyze(str(bundle), freeze_layer=("layer9.*",))
 
 
 def test_a_bad_list_is_told_in_one_line(tmp_path: Path) -> None:
@@ -203,7 +214,7 @@ def test_the_last_point_of_the_frontier_is_the_price_of_the_choice() -> None:
     result = analyze("tiny", frontier=True, resolution=96)
     *points, chosen = result.frontier
     config = load_clip("tiny").model_cfg
-    assert chosen == cost_of(config, result.frozen, resolution=96) and result.image_size == (96, 96)
+    assert chosen == TowerPrices(config, resolution=96).of(result.frozen) and result.image_size == (96, 96)
     assert (points[0].frozen, points[0].saved, points[0].saved_paper) == (0, 0, 0)
     totals = [point.total for point in points]
     assert totals == sorted(totals, reverse=True)

@@ -49,7 +49,7 @@ def test_a_folder_holds_report_numbers_and_page_and_nothing_else(file: str, tmp_
     document = json.loads((result.path / REPORT).read_text())
     check_document(document, "analyze_report")
     assert document == json.loads(json.dumps(result.to_json()))
-    arrays, metadata = result.tensors()
+    arrays, metadata = result.report.tensors()
     assert read_metadata(result.path / ALPHA) == metadata
     stored = parse_tensors(read_bytes(result.path / ALPHA), result.path / ALPHA)
     assert stored.keys() == arrays.keys() and all((stored[name] == arrays[name]).all() for name in arrays)

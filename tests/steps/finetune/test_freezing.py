@@ -18,7 +18,7 @@ from opentrans_cli.clip.layers import candidates, convolutions, layer_weight, lo
 from opentrans_cli.clip.prefix import block_of, blocks, modules_until
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.spectral.selection import Selection
+from opentrans_cli.spectral.selection import Selection, in_words
 from opentrans_cli.steps.analyze.analyze import analyze
 from opentrans_cli.steps.finetune import freezing as freeze_choice
 from opentrans_cli.steps.finetune.freezing import (
@@ -27,7 +27,7 @@ from opentrans_cli.steps.finetune.freezing import (
     choose_frozen,
     norm_behind,
 )
-from opentrans_cli.steps.finetune.options import FinetuneOptions
+from opentrans_cli.steps.finetune.options import FREEZE_OPTIONS, FinetuneOptions
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor, build_segmentor
 from opentrans_cli.steps.sources import Tower, bundle_tower, load_tower
 from opentrans_cli.training.freezing import state_hash
@@ -84,10 +84,51 @@ def test_the_frozen_layers_are_those_that_analyze_lists(analyzed, tmp_path, mode
         assert choice.prefix_end is None
 
 
-def test_alphas_are_from_the_report_unless_the_trunk_was_trained_since(analyzed):
+@pytest.mark.parametrize(
+    "rule", [{"freeze_ratio": 0.1}, {"freeze_threshold": 3.0}, {"freeze": "light"}, {"freeze_top": 2}]
+)
+def test_what_analyze_chose_is_frozen_as_long_as_nothing_else_is_given(tiny_bundle, tmp_path, rule):
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    listed = analyze(str(bundle), **rule).frozen
     talk = Talk()
-    assert choose(analyzed, talk=talk).origin == "trunk: alpha report of the bundle, by xmin_peak"
-    assert talk.said == []
+    choice = choose(bundle, talk=talk)
+    assert (choice.layers, choice.by, talk.said) == (in_trunk(listed), "analyze", [])
+    assert choice.origin == f"as analyze chose: {in_words(open_bundle(bundle).alpha()[1]['selection'])}"
+    other = choose(bundle, freeze_ratio=0.4)
+    assert (len(other.layers), other.by) == (math.floor(0.4 * len(choice.alphas)), "options")
+    instead = f"instead of the {len(listed)} layers that analyze chose"
+    assert other.origin.startswith(f"as given by --freeze-ratio: heavy, ratio 0.4, {instead}; trunk: alpha report")
+
+
+def test_every_freeze_option_that_is_given_overrules_analyze(analyzed):
+    given = {
+        "freeze": "heavy",
+        "freeze_ratio": 0.0,
+        "freeze_scope": "trunk",
+        "freeze_prefix": True,
+        "prefix_end": "stem",
+        "warmup_steps": 1,
+        "estimator": "xmin_peak",
+    }
+    assert given.keys() == set(FREEZE_OPTIONS)
+    assert choose(analyzed).by == "analyze"
+    for name, value in given.items():
+        choice = choose(analyzed, **{name: value})
+        assert choice.by == "options" and f"--{name.replace('_', '-')}: " in choice.origin
+
+
+def test_a_list_may_freeze_what_no_rule_would_and_names_of_other_parts_are_told(tiny_bundle, tmp_path):
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    (tmp_path / "list").write_text("conv2\nattnpool.c_proj\n")
+    analyze(str(bundle), include=("attnpool.*",), freeze_list=tmp_path / "list")
+    talk = Talk()
+    choice = choose(bundle, talk=talk)
+    assert (choice.layers, choice.origin) == (("backbone.conv2",), "as analyze chose: a list")
+    assert talk.said == ["chosen by analyze, but not trained in deeplabv3 anyway: attnpool.c_proj"]
+
+
+def test_without_a_report_layers_are_chosen_by_the_defaults_and_measured(analyzed):
+    talk = Talk()
     moved = segmentor(analyzed)
     layer_weight(moved.module, "backbone.layer1.0.conv2").mul_(50)
     reported = choose_frozen(moved, FinetuneOptions(), measured_now=False)
@@ -95,13 +136,13 @@ def test_alphas_are_from_the_report_unless_the_trunk_was_trained_since(analyzed)
     assert reported.alphas.keys() == measured.alphas.keys()
     odd = [name for name in reported.alphas if reported.alphas[name] != measured.alphas[name]]
     assert odd == ["backbone.layer1.0.conv2"]
-    assert measured.origin == "trunk: measured, by xmin_peak"
+    assert (measured.by, measured.origin) == ("defaults", "by default: heavy, median; trunk: measured, by xmin_peak")
     assert talk.said == ["no alpha report by xmin_peak of the trunk as it is now: analyzing it first"]
 
 
-def test_a_report_by_another_estimator_is_not_taken(analyzed):
+def test_a_report_by_another_estimator_is_not_ranked_by(analyzed):
     talk = Talk()
-    assert choose(analyzed, estimator="xmin_mid", talk=talk).origin == "trunk: measured, by xmin_mid"
+    assert choose(analyzed, estimator="xmin_mid", talk=talk).origin.endswith("; trunk: measured, by xmin_mid")
     assert talk.said == ["no alpha report by xmin_mid of the trunk as it is now: analyzing it first"]
 
 
@@ -124,7 +165,7 @@ def test_with_the_model_as_scope_the_head_takes_part_in_one_ranking(analyzed, fr
     ranked = Selection("heavy", ratio=0.5).choose(choice.alphas)
     assert {name for name in ranked if "cross_attn." not in name or "out_proj" in name} <= set(choice.layers)
     assert set(choice.layers) <= set(ranked)
-    assert choice.origin == "trunk: alpha report of the bundle, head: measured, by xmin_peak"
+    assert choice.origin.endswith("; trunk: alpha report of the bundle, head: measured, by xmin_peak")
     assert "the head is fresh" in talk.said[1] and "--warmup-steps" in talk.said[1]
 
 
@@ -137,7 +178,7 @@ def test_a_head_that_was_or_will_be_trained_first_is_not_called_fresh(analyzed, 
     assert not any("fresh" in line for line in talk.said)
 
 
-def test_fixed_parts_and_layers_without_a_trusted_spectrum_are_never_chosen(analyzed):
+def test_fixed_parts_and_layers_without_an_alpha_are_never_chosen(analyzed):
     for mode in ("heavy", "light", "random"):
         choice = choose(analyzed, freeze_scope="model", freeze=mode, freeze_ratio=1.0)
         assert not any("attnpool" in name for name in choice.alphas)
@@ -274,7 +315,8 @@ def test_an_unknown_end_a_prefix_nothing_ends_and_a_tower_without_blocks_are_ref
 
 def test_a_framework_that_fixes_its_trunk_fixes_all_of_it_whatever_is_asked(analyzed):
     talk = Talk()
-    choice = choose(analyzed, "fcclip", freeze="none", talk=talk)
+    choice = choose(analyzed, "fcclip", talk=talk)
+    assert (choice.by, choice.origin) == ("framework", "the framework keeps the whole tower frozen; nothing was ranked")
     built = segmentor(analyzed, "fcclip")
     trunk = [name for name, _ in built.module.named_parameters() if name.startswith("backbone.")]
     choice.apply(built.module)
@@ -289,7 +331,7 @@ def test_a_fixed_trunk_is_a_prefix_of_its_own_and_the_head_is_ranked_alone(analy
     assert choice.prefix_end == "layer4.0"
     assert choice.alphas and not any(name.startswith("backbone.") for name in choice.alphas)
     assert any(not name.startswith("backbone.") for name in choice.layers)
-    assert choice.origin == "head: measured, by xmin_peak"
+    assert choice.origin.endswith("; head: measured, by xmin_peak")
     assert choose(analyzed, "fcclip", freeze="none", prefix_end="layer2.0").prefix_end == "layer2.0"
 
 
