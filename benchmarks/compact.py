@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.compact import CompactTower, compact_tower
+from opentrans_cli.clip.channels import CompactTower, compact_tower
 from opentrans_cli.clip.layers import layer_weights
 from opentrans_cli.sparsity.masking import apply_masks
 from opentrans_cli.sparsity.patterns.channel import channel

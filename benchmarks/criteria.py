@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opentrans_cli.clip.dense import dense_embedding, stage_features
+from opentrans_cli.clip.features import dense_embedding, stage_features
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.clip.text import text_embeddings
 from opentrans_cli.datasets.options import DatasetOptions

@@ -23,7 +23,7 @@ from rn50 import RN50
 from torch import Tensor, nn
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.stages import stage_maps
+from opentrans_cli.clip.features import stage_maps
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.fcclip import FCCLIP
 from opentrans_cli.frameworks.mask_inference import semantic_scores

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from opentrans_cli.clip.dense import STAGES, require_resnet
+from opentrans_cli.clip.features import STAGES, require_resnet
 from opentrans_cli.errors import SourceError
 
 STEM = "stem"

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opentrans_cli.clip.stages import (
+from opentrans_cli.clip.features import (
     embedding_size,
     is_convnext,
     mask_embeddings,

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from opentrans_cli.clip.dense import require_resnet
-from opentrans_cli.clip.stages import embedding_size, require_stages, stage_channels
+from opentrans_cli.clip.features import embedding_size, require_resnet, require_stages, stage_channels
 from opentrans_cli.frameworks.base import BACKBONE, Framework
 from opentrans_cli.frameworks.keys import KeyRule, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opentrans_cli.clip.dense import require_resnet
-from opentrans_cli.clip.stages import embedding_size, is_convnext, require_stages, stage_channels
+from opentrans_cli.clip.features import embedding_size, is_convnext, require_resnet, require_stages, stage_channels
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework
 from opentrans_cli.frameworks.keys import KeyRule, convnext_rules, tower_rules

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from opentrans_cli.clip.dense import dense_embedding, require_resnet, set_output_stride, stage_features
+from opentrans_cli.clip.features import dense_embedding, require_resnet, set_output_stride, stage_features
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework, class_scores
 from opentrans_cli.frameworks.keys import KeyRule, tower_rules

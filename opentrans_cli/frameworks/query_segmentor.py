@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opentrans_cli.clip.stages import mask_means, stage_maps
+from opentrans_cli.clip.features import mask_means, stage_maps
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import ClassText, MaskQueries, class_scores
 from opentrans_cli.frameworks.mask_decoder import DecoderSizes, MaskDecoder, pad_images

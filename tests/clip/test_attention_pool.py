@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.stages import mask_means, masked_attention_pool
+from opentrans_cli.clip.features import mask_means, masked_attention_pool
 
 CONFIG = {
     "embed_dim": 16,

@@ -16,8 +16,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.channels import Mask, channel_groups, channel_mask, grouped_axes, widths
-from opentrans_cli.clip.compact import compact_tower, mlp_ratio
+from opentrans_cli.clip.channels import (
+    Mask,
+    channel_groups,
+    channel_mask,
+    compact_tower,
+    grouped_axes,
+    mlp_ratio,
+    widths,
+)
 from opentrans_cli.clip.layers import layer_weight
 from opentrans_cli.errors import TransferError
 

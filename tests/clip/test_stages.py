@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.stages import (
+from opentrans_cli.clip.features import (
     embedding_size,
     is_convnext,
     mask_embeddings,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.dense import dense_embedding, stage_features
+from opentrans_cli.clip.features import dense_embedding, stage_features
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.deeplabv3 import DEEPLABV3, DeepLabV3, DeepLabV3Options

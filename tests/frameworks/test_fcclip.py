@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.stages import mask_embeddings, stage_maps
+from opentrans_cli.clip.features import mask_embeddings, stage_maps
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.fcclip import FCCLIP, geometric_ensemble

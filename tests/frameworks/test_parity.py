@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from opentrans_cli.clip.stages import stage_maps
+from opentrans_cli.clip.features import stage_maps
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.original import build_original, load_original
 from opentrans_cli.frameworks.original_habits import original_preprocess

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.dense import set_output_stride
+from opentrans_cli.clip.features import set_output_stride
 from opentrans_cli.clip.prefix import modules_until, outputs, replay
 from opentrans_cli.errors import OptionError, TrainingError
 from opentrans_cli.frameworks import FRAMEWORKS

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from opentrans_cli.clip.dense import stage_features
+from opentrans_cli.clip.features import stage_features
 from opentrans_cli.clip.layers import batchnorm_of, convolutions
 from opentrans_cli.clip.prefix import modules_until, outputs
 from opentrans_cli.errors import TrainingError

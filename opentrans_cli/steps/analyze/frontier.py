@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from opentrans_cli.clip.architecture import meta_visual
-from opentrans_cli.clip.dense import STAGES, stage_features
+from opentrans_cli.clip.features import STAGES, stage_features
 from opentrans_cli.clip.layers import batchnorm_of, candidates, whole_projections
 from opentrans_cli.errors import OptionError
 from opentrans_cli.spectral.selection import FreezeMode, Selection

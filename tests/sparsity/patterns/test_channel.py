@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.channels import kept_channels, widths
-from opentrans_cli.clip.compact import compact_tower
+from opentrans_cli.clip.channels import compact_tower, kept_channels, widths
 from opentrans_cli.clip.layers import candidates, layer_weights
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import MaskError, OptionError

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.dense import stage_features
+from opentrans_cli.clip.features import stage_features
 from opentrans_cli.clip.layers import batchnorm_of, candidates, convolutions
 from opentrans_cli.errors import OptionError, SourceError, TrainingError
 from opentrans_cli.spectral.selection import Selection

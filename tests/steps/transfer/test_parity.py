@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.dense import STAGES, stage_features
+from opentrans_cli.clip.features import STAGES, stage_features
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.steps.transfer.parity import trunk_features, trunk_tensors
 
