@@ -140,7 +140,7 @@ def stop(*args, **kwargs):
     seen.append(1)
     if len(seen) == {number}:
         print("now", flush=True)
-        time.sleep(60)
+        time.sleep(600)
     return real(*args, **kwargs)
 setattr(os, {call!r}, stop)
 {action}
