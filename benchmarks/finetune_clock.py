@@ -33,10 +33,9 @@ from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.estimate.subject import published_alphas
 from opentrans_cli.steps.finetune.cost import SegmentorCount, cached_part, count_segmentor, run_cost
 from opentrans_cli.steps.finetune.freezing import choose_frozen
-from opentrans_cli.steps.finetune.loss import FinetuneLoss, Terms
-from opentrans_cli.steps.finetune.module import TrainedModule
+from opentrans_cli.steps.finetune.loss import FinetuneLoss, Terms, TrainedModule
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
-from opentrans_cli.steps.finetune.settings import train_settings
+from opentrans_cli.steps.finetune.settings import finetune_settings
 from opentrans_cli.steps.segmentors.built import build_segmentor
 from opentrans_cli.steps.segmentors.words import text_class_indices
 from opentrans_cli.steps.sources import Tower, bundle_tower
@@ -102,7 +101,7 @@ class Subject:
     def timer(self, pairs: int) -> StepTimer:
         """Made before anything is frozen."""
         terms = Terms(self.options, World(CPU))
-        settings = train_settings(self.options, FinetuneControls())
+        settings = finetune_settings(self.options, FinetuneControls())
         return StepTimer(
             self.trained, lambda copied: FinetuneLoss(copied, self.trained, terms), settings, self._holder, steps=pairs
         )

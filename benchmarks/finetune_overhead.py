@@ -38,7 +38,7 @@ from opentrans_cli.frameworks.base import BACKBONE, ClassText
 from opentrans_cli.reporter import SILENT
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.run import FinetuneRun
-from opentrans_cli.steps.finetune.settings import train_settings
+from opentrans_cli.steps.finetune.settings import finetune_settings
 from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.steps.segmentors.built import build_segmentor
@@ -145,7 +145,7 @@ def subnet(work: Path, tower: str) -> Bundle:
 def plain_step(module: nn.Module, batch: TrainingBatch, text: ClassText, o: FinetuneOptions) -> Callable[[], object]:
     """A step as one writes it by hand, with the optimizer of the run."""
     module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    settings = replace(train_settings(o, FinetuneControls()), backbone_prefix=BACKBONE)
+    settings = replace(finetune_settings(o, FinetuneControls()), backbone_prefix=BACKBONE)
     optimizer = build_optimizer(dict(module.named_parameters()), settings)
     images, label_maps = batch[:2]
 

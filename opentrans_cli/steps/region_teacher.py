@@ -43,13 +43,13 @@ class RegionTeacher:
     of the image alone, in whatever order a run, or a resumed one, visits them.
     """
 
-    def __init__(self, visual: nn.Module, feed: TrainingData, *, limit: int = MOST_KEPT) -> None:
+    def __init__(self, visual: nn.Module, loader: TrainingData, *, limit: int = MOST_KEPT) -> None:
         """`limit`: regions kept; beyond it the images that were not used for longest are forgotten."""
         self._visual = copy.deepcopy(visual).eval().requires_grad_(False)
         self._device = next(visual.parameters()).device
-        self._feed, self._limit, self._kept = feed, limit, 0
+        self._loader, self._limit, self._kept = loader, limit, 0
         self._images: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
-        samples = feed.samples
+        samples = loader.samples
         seen = [index for index, name in enumerate(samples.vocabulary.names) if name not in samples.unseen]
         self._seen = np.array(seen, dtype=np.int64)  # place in the seen vocabulary -> id in the data set
 
@@ -68,13 +68,13 @@ class RegionTeacher:
 
     @torch.no_grad()
     def _embedded(self, index: int) -> tuple[Tensor, Tensor]:
-        sample, preprocess = self._feed.samples[index], self._feed.preprocess
+        sample, preprocess = self._loader.samples[index], self._loader.preprocess
         if sample.label_map is None:
             raise DataError(
                 f"image has no label map: '{sample.name}'; text-guided distillation needs one, use --distill image"
             )
         present = np.unique(sample.label_map)
-        present = present[np.isin(present, self._seen) & (present != self._feed.samples.ignore_index)]
+        present = present[np.isin(present, self._seen) & (present != self._loader.samples.ignore_index)]
         pictures = region_pictures(sample.image, sample.label_map, present, size=preprocess.size, resize=resize_image)
         # Targets stay exact under the caller's autocast: they are computed once and used in every step.
         with torch.autocast(self._device.type, enabled=False):

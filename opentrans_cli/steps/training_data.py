@@ -29,7 +29,7 @@ MOST_VIEWS = 1 << 26
 """Fixed crops of all images together; their order takes 8 bytes each."""
 
 TrainingBatch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Images float32 (B, 3, S, S), normalised; label maps int64 (B, S, S), ids of the seen vocabulary or IGNORED; draws
+"""Images float32 (B, 3, S, S), normalised; label maps int64 (B, S, S), ids of the seen vocabulary or IGNORED; numbers
 int64 (B,), the number of each crop, which seeds all that is drawn for it; rows int64 (B,), its sample.
 """
 
@@ -104,12 +104,12 @@ class TrainingData:
         With workers the crops of the next steps are begun as well, so steps are best asked for in their order; a jump
         drops what was begun. Raises DataError for a damaged file, and if a worker is killed.
         """
-        draws, rows = self._chosen(step)
+        numbers, rows = self._chosen(step)
         if self._workers.count == 0:
-            crops = [self._maker.make(int(row), int(draw)) for row, draw in zip(rows, draws, strict=True)]
+            crops = [self._maker.make(int(row), int(number)) for row, number in zip(rows, numbers, strict=True)]
         else:
             crops = self._made_ahead(step)
-        return self._stacked(crops, draws, rows)
+        return self._stacked(crops, numbers, rows)
 
     def close(self) -> None:
         """Ends the worker processes; they start again when needed."""
@@ -117,18 +117,18 @@ class TrainingData:
         self._workers.close()
 
     def _chosen(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Draws and rows of this process's share of a step."""
+        """Numbers and rows of this process's share of a step."""
         size, seed, views = self.options.batch_size, self.options.seed, self.options.views
         count = len(self.samples) * max(1, views)
         order = batch_indices(step, count=count, batch_size=size, seed=seed)
         if views:
-            draws, rows = order, order // views
+            numbers, rows = order, order // views
         else:
-            draws, rows = np.arange(step * size, (step + 1) * size, dtype=np.int64), order
+            numbers, rows = np.arange(step * size, (step + 1) * size, dtype=np.int64), order
         if self.world is None:
-            return draws, rows
+            return numbers, rows
         parts = self.options.accumulate
-        return self.world.share(draws, accumulate=parts), self.world.share(rows, accumulate=parts)
+        return self.world.share(numbers, accumulate=parts), self.world.share(rows, accumulate=parts)
 
     def _made_ahead(self, step: int) -> list[Crop]:
         if step != self._next:
@@ -144,13 +144,13 @@ class TrainingData:
         return crops
 
     def _tasks(self, step: int) -> list[CropTask]:
-        draws, rows = self._chosen(step)
-        return [CropTask(int(row), int(draw)) for row, draw in zip(rows, draws, strict=True)]
+        numbers, rows = self._chosen(step)
+        return [CropTask(int(row), int(number)) for row, number in zip(rows, numbers, strict=True)]
 
-    def _stacked(self, crops: list[Crop], draws: NDArray[np.int64], rows: NDArray[np.int64]) -> TrainingBatch:
+    def _stacked(self, crops: list[Crop], numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> TrainingBatch:
         images = self.preprocess.normalise(torch.from_numpy(np.stack([crop.image for crop in crops])))
         label_maps = torch.from_numpy(np.stack([crop.label_map for crop in crops]).astype(np.int64))
-        return images, label_maps, torch.from_numpy(np.array(draws)), torch.from_numpy(np.array(rows))
+        return images, label_maps, torch.from_numpy(np.array(numbers)), torch.from_numpy(np.array(rows))
 
 
 def _source(samples: SegDataset, options: CropOptions, crop: int, seen: list[int]) -> CropSource:

@@ -95,7 +95,7 @@ class LossCase:
         from opentrans_cli.clip.source import load_clip
         from opentrans_cli.datasets import DATASETS
         from opentrans_cli.datasets.options import DatasetOptions
-        from opentrans_cli.steps.finetune.terms import make_loss
+        from opentrans_cli.steps.finetune.loss import make_loss
         from opentrans_cli.steps.segmentors.built import build_segmentor
         from opentrans_cli.steps.sources import clip_tower
         from opentrans_cli.steps.training_data import TrainingData
@@ -108,19 +108,19 @@ class LossCase:
         more = {} if classes is None else {"classes": classes}
         self.built = build_segmentor(tower, framework, options={**small, **more} if framework != "deeplabv3" else None)
         samples = DATASETS.load("shapes")(DatasetOptions(limit=8, size=64))
-        self.feed = TrainingData(samples, self.options, preprocess=tower.preprocess)
+        self.loader = TrainingData(samples, self.options, preprocess=tower.preprocess)
         self.world = World(torch.device("cpu"))
-        self.trained, factory = make_loss(self.built, self.feed, clip, self.options, self.world)
+        self.trained, factory = make_loss(self.built, self.loader, clip, self.options, self.world)
         self.terms = factory(self.trained)._terms
         self.kd: Any = self.terms.kd
         self.batch = self.batch_of(range(4))
 
     def batch_of(self, rows: Any) -> tuple[torch.Tensor, ...]:
         """Whole scenes, the first of them as draw 10."""
-        names, seen = self.feed.samples.vocabulary.names, self.feed.seen_vocabulary.names
+        names, seen = self.loader.samples.vocabulary.names, self.loader.seen_vocabulary.names
         ids = np.array([seen.index(name) if name in seen else -1 for name in names] + [-1] * 256)
-        scenes = [self.feed.samples[row] for row in rows]
-        images = self.feed.preprocess.normalise(torch.from_numpy(np.stack([scene.image for scene in scenes])))
+        scenes = [self.loader.samples[row] for row in rows]
+        images = self.loader.preprocess.normalise(torch.from_numpy(np.stack([scene.image for scene in scenes])))
         label_maps = torch.from_numpy(np.stack([ids[scene.label_map] for scene in scenes]))
         return images, label_maps, torch.tensor([10 + row for row in rows]), torch.tensor([*rows])
 

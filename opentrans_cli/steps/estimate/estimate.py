@@ -21,9 +21,9 @@ from opentrans_cli.steps.estimate.subject import (
 )
 from opentrans_cli.steps.finetune.cost import cached_part, count_segmentor, run_cost
 from opentrans_cli.steps.finetune.freezing import NOTHING_RANKED, FreezeChoice, choose_frozen
+from opentrans_cli.steps.finetune.loss import check_loss_options
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.finetune.settings import check_run
-from opentrans_cli.steps.finetune.terms import check_loss_options
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.training.costs.receipt import RunCost
 

@@ -19,10 +19,10 @@ from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_parent, prepare_parent
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
-from opentrans_cli.steps.finetune.interim import Interim, check_interim_options, validation_samples
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions, with_recipe
 from opentrans_cli.steps.finetune.run import FinetuneRun
 from opentrans_cli.steps.finetune.settings import check_cache_place, check_run
+from opentrans_cli.steps.finetune.validator import Validator, check_validation_options, validation_samples
 from opentrans_cli.steps.run_files import check_places, discard_state, state_path, state_to_resume
 from opentrans_cli.steps.run_log import RunLog, check_log, log_path
 from opentrans_cli.steps.segmentors.built import segmentor_to_train
@@ -138,7 +138,7 @@ class _Job:
         tower = bundle_tower(parent, base=base, reporter=reporter)
         self.built = segmentor_to_train(tower, options.framework, seed=options.seed)
         preprocess = self.built.tower.preprocess
-        self.feed = TrainingData(self.samples, options, preprocess=preprocess, world=world, workers=controls.workers)
+        self.loader = TrainingData(self.samples, options, preprocess=preprocess, world=world, workers=controls.workers)
         self.clip = load_text_clip(parent.manifest.base, base, reporter)
         place = machine(world.device, processes=world.size)
         # Features of single crops differ from those of batches by rounding. Where they lie says nothing of the result.
@@ -157,7 +157,7 @@ class _Job:
         try:
             run = FinetuneRun(
                 self.built,
-                self.feed,
+                self.loader,
                 self.clip,
                 self.options,
                 self.controls,
@@ -167,9 +167,9 @@ class _Job:
             )
             return run, run.train(resume_from=state, checkpoint=checkpoint, evaluate=self._evaluation())
         finally:
-            self.feed.close()
+            self.loader.close()
 
-    def _evaluation(self) -> Interim | None:
+    def _evaluation(self) -> Validator | None:
         """What looks at the mIoU in between; None if nobody asked."""
         if not self.controls.eval_every:
             return None
@@ -181,7 +181,7 @@ class _Job:
             seen=[name not in samples.unseen for name in samples.vocabulary.names],
             reporter=self.reporter,
         )
-        return Interim(self.built, text, samples, device=self.world.device, world=self.world)
+        return Validator(self.built, text, samples, device=self.world.device, world=self.world)
 
     def contents(self, receipt: dict[str, Any], loss: float) -> BundleContents:
         """The trained bundle."""
@@ -193,14 +193,14 @@ class _Job:
             parent=self.parent.digest,
             metrics={"loss": loss, "training_macs": receipt["total"]},
         )
-        record = self.built.record(self.samples.vocabulary.classes, seen=self.feed.seen_vocabulary.names)
+        record = self.built.record(self.samples.vocabulary.classes, seen=self.loader.seen_vocabulary.names)
         return self.built.contents(step, record, report=(REPORT, receipt), keep_alpha=False)
 
 
 def _check(options: FinetuneOptions, controls: FinetuneControls, dataset: str, world: World) -> None:
     """What can be refused before anything is read."""
     check_run(options, controls, processes=world.size)
-    check_interim_options(dataset, controls)
+    check_validation_options(dataset, controls)
     if controls.shard and world.size == 1:
         raise OptionError("one process has nothing to share out: --shard; start several with torchrun")
 

@@ -51,43 +51,43 @@ class Grounding:
         """words: by sample, where its words stand in `embeddings` (words, D), rows of length 1, on the device."""
         self._words, self._embeddings = words, embeddings
 
-    def drawn(self, rows: Sequence[int], draws: Sequence[int]) -> list[list[int]]:
+    def drawn(self, rows: Sequence[int], seeds: Sequence[int]) -> list[list[int]]:
         """The words of each image that take part; none for images without a caption."""
-        return [self._drawn(self._words.get(row, ()), draw) for row, draw in zip(rows, draws, strict=True)]
+        return [self._drawn(self._words.get(row, ()), seed) for row, seed in zip(rows, seeds, strict=True)]
 
     @staticmethod
-    def _drawn(words: Sequence[int], draw: int) -> list[int]:
-        stream = Stream(draw ^ _SALT, 0)
+    def _drawn(words: Sequence[int], seed: int) -> list[int]:
+        stream = Stream(seed ^ _SALT, 0)
         order, kept = np.argsort(stream.words(len(words)), kind="stable"), stream.uniform(len(words)) >= LEFT_OUT
         return [words[place] for place in order if kept[place]][:MOST_WORDS]
 
-    def count(self, rows: Sequence[int], draws: Sequence[int], masks: Sequence[int]) -> int:
+    def count(self, rows: Sequence[int], seeds: Sequence[int], masks: Sequence[int]) -> int:
         """How many of these images, with so many masks each, take part."""
-        return sum(bool(words) and number > 0 for words, number in zip(self.drawn(rows, draws), masks, strict=True))
+        return sum(bool(words) and number > 0 for words, number in zip(self.drawn(rows, seeds), masks, strict=True))
 
     def __call__(
         self,
         embeddings: Tensor,
         matches: Matches,
         rows: Sequence[int],
-        draws: Sequence[int],
+        seeds: Sequence[int],
         scale: Tensor,
         *,
         layer: int,
     ) -> Tensor:
         """Summed over the images that take part, 0-d; embeddings: (B, Q, D) of decoder layer `layer`."""
         queries, words = [], []
-        for image, chosen in enumerate(self.drawn(rows, draws)):
+        for image, chosen in enumerate(self.drawn(rows, seeds)):
             matched = matches.query_of[matches.image_of == image]
             if chosen and len(matched):
-                queries.append(embeddings[image, _some(matched, draws[image], layer)])
+                queries.append(embeddings[image, _some(matched, seeds[image], layer)])
                 words.append(self._embeddings[torch.tensor(chosen, device=self._embeddings.device)])
         return grounding_loss(queries, words, scale) + 0 * embeddings.sum()
 
 
-def _some(matched: Tensor, draw: int, layer: int) -> Tensor:
+def _some(matched: Tensor, seed: int, layer: int) -> Tensor:
     """At most MOST_QUERIES of the matched queries, int64 (K,)."""
     if len(matched) <= MOST_QUERIES:
         return matched
-    generator = seeded(draw, layer=layer, purpose="grounding", device=torch.device("cpu"))
+    generator = seeded(seed, layer=layer, purpose="grounding", device=torch.device("cpu"))
     return matched[torch.randperm(len(matched), generator=generator)[:MOST_QUERIES].to(matched.device)]

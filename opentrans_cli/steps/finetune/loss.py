@@ -1,21 +1,33 @@
-"""The loss of a step of fine-tuning: its terms, and what the whole batch says they are divided by.
+"""What fine-tuning trains, and its loss: a segmentor, and beside it what the loss learns and the bundle never sees.
 
-Terms are "pixels" for segmentors of pixels, "classes", "mask" and "dice" for those of masks, and "kd" and "grounding"
-if they are asked for. Summed over all parts of a batch and all processes they give the loss of the step. Shapes: B
-images, S side of the crop.
+Terms of the loss are "pixels" for segmentors of pixels, "classes", "mask" and "dice" for those of masks, and "kd" and
+"grounding" if they are asked for. Summed over all parts of a batch and all processes they give the loss of the step.
+Shapes: B images of H x W pixels, C classes, R regions, Q queries, D embedding, S side of the crop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opentrans_cli.clip.prefix import replay
+from opentrans_cli.clip.source import LoadedClip
+from opentrans_cli.clip.text import text_embeddings
 from opentrans_cli.datasets.streams import Stream
+from opentrans_cli.datasets.textfile import read_captions
+from opentrans_cli.distill.regions import pool_regions
+from opentrans_cli.distill.text_guided import RegionHeads
+from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.frameworks.base import ClassText, Framework, MaskQueries, class_scores
 from opentrans_cli.frameworks.mask_loss import (
     Matches,
     SetLossOptions,
@@ -24,14 +36,112 @@ from opentrans_cli.frameworks.mask_loss import (
     set_divisors,
     set_loss,
 )
-from opentrans_cli.steps.finetune.grounding import Grounding
-from opentrans_cli.steps.finetune.module import Found, TrainedModule
+from opentrans_cli.frameworks.readout import resize
+from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.steps.finetune.grounding import Grounding, GroundingScale
 from opentrans_cli.steps.finetune.options import FinetuneOptions
 from opentrans_cli.steps.finetune.region_kd import RegionKd, Regions, RegionShare
-from opentrans_cli.steps.training_data import IGNORED
+from opentrans_cli.steps.region_teacher import RegionTeacher, raw_names
+from opentrans_cli.steps.segmentors.built import BuiltSegmentor
+from opentrans_cli.steps.segmentors.words import embed_vocabulary
+from opentrans_cli.steps.training_data import IGNORED, TrainingData
 from opentrans_cli.training.processes.distributed import World
 
-# Losses on class scores. Shapes: B images, C classes, H W pixels.
+SEGMENTOR = "segmentor."
+"""Where the segmentor stands in the names of what is trained."""
+
+
+class Outputs(NamedTuple):
+    """What the module says of a batch; a tuple, so that wrappers of modules find the tensors in it."""
+
+    scores: Tensor | None = None  # (B, C, H, W), of a PixelSegmentor
+    queries: MaskQueries | None = None  # of a MaskSegmentor, with its auxiliary layers
+    students: tuple[Tensor, ...] = ()  # rows of length 1: (R, D) of the regions asked for, or by layer (B, Q, D)
+    text_scale: Tensor | None = None  # (1,), of the words in the distillation of regions
+    grounding_scale: Tensor | None = None  # (1,), of the cosine of words and queries
+
+
+class TrainedModule(nn.Module):
+    """`segmentor` and, if the options ask for them, what distillation and grounding learn. The one to wrap and to call.
+
+    Every parameter that requires gradients takes part in each call, so that processes need not look for unused ones.
+    The embeddings of the seen classes are a buffer that no state holds. Raises OptionError for a grounding of queries
+    that have no embeddings.
+    """
+
+    text_embeddings: Tensor
+
+    def __init__(self, built: BuiltSegmentor, options: FinetuneOptions, text: ClassText) -> None:
+        super().__init__()
+        self.segmentor: Any = built.module
+        self.masks = built.framework.masks
+        self.prefix_end: str | None = None  # where the cached features end, if batches bring some
+        self._text = text
+        self.register_buffer("text_embeddings", text.embeddings.clone(), persistent=False)
+        if options.grounding_weight and getattr(built.options, "classes", None) is not None:
+            raise OptionError(
+                "queries of a fixed list of classes have no embeddings to compare with words: --grounding-weight; "
+                "leave it out"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            self.regions = RegionHeads(*self._sizes(built)) if options.kd_weight else None
+        self.grounding = GroundingScale() if options.grounding_weight else None
+
+    def _sizes(self, built: BuiltSegmentor) -> tuple[int, int, int]:
+        """Layers whose embeddings are taught, their width, and that of the teacher's."""
+        if not self.masks:
+            return 1, built.dimension, built.dimension
+        sizes = self.segmentor.decoder.sizes
+        return sizes.decoder_layers + 1, sizes.width, built.dimension
+
+    @property
+    def text(self) -> ClassText:
+        """The seen classes, on the module's device."""
+        return ClassText(self.text_embeddings, self._text.class_indices, self._text.seen)
+
+    def forward(
+        self, images: Tensor, *features: Tensor, label_maps: Tensor | None = None, regions: Regions | None = None
+    ) -> Outputs:
+        """What the segmentor says of `images` (B, 3, H, W), in training mode as in any.
+
+        features: of the blocks up to `prefix_end`, which then compute nothing. label_maps: int64 (B, H, W), and
+        `regions` of them, which the embeddings of a PixelSegmentor are pooled over for distillation.
+        """
+        with self._replaying(features):
+            if self.masks:
+                return self._of_queries(self.segmentor.queries(images, self.text))
+            return self._of_pixels(images, label_maps, regions)
+
+    def _of_queries(self, queries: MaskQueries) -> Outputs:
+        return Outputs(
+            queries=queries,
+            students=() if self.regions is None else self.regions(queries.states),
+            text_scale=None if self.regions is None else self.regions.scale * 1,
+            grounding_scale=None if self.grounding is None else self.grounding(),
+        )
+
+    def _of_pixels(self, images: Tensor, label_maps: Tensor | None, regions: Regions | None) -> Outputs:
+        if self.regions is None:
+            return Outputs(scores=self.segmentor(images, self.text))
+        assert label_maps is not None and regions is not None
+        embedding = self.segmentor.embed(images)
+        scores = class_scores(
+            resize(self.segmentor.classifier(embedding, self.text_embeddings), images), self.text.class_indices
+        )
+        with torch.autocast(images.device.type, enabled=False):
+            pooled = pool_regions(embedding.float(), label_maps, image_of=regions.image_of, class_of=regions.class_of)
+            students = self.regions((pooled,))
+        return Outputs(scores=scores, students=students, text_scale=self.regions.scale * 1)
+
+    @contextmanager
+    def _replaying(self, features: tuple[Tensor, ...]) -> Iterator[None]:
+        if not features:
+            yield
+            return
+        assert self.prefix_end is not None
+        with replay(self.segmentor.backbone, self.prefix_end, features):
+            yield
 
 
 def pixel_cross_entropy(
@@ -51,7 +161,7 @@ def pixel_cross_entropy(
 _SALT = 0x6C6F7373  # keeps these draws apart from those of other users of the same seed
 
 Batch = tuple[Tensor, ...]
-"""images float32 (B, 3, S, S), label maps int64 (B, S, S), draws int64 (B,), rows int64 (B,), features of a prefix."""
+"""Images float32 (B, 3, S, S), label maps int64 (B, S, S), crop numbers and rows int64 (B,), features of a prefix."""
 
 
 class Whole(NamedTuple):
@@ -67,7 +177,7 @@ class Part(NamedTuple):
     """A part of a batch as the terms want it."""
 
     label_maps: Tensor
-    draws: list[int]  # numbers of the crops under this run's seed
+    seeds: list[int]  # of the crops in this run
     rows: list[int]
 
 
@@ -100,7 +210,7 @@ class FinetuneLoss:
     """A Loss of training/loop.py that calls `module`, which is `trained` or a wrapper around it."""
 
     def __init__(self, module: nn.Module, trained: TrainedModule, terms: Terms) -> None:
-        self._module: Callable[..., Found] = module
+        self._module: Callable[..., Outputs] = module
         self._trained, self._terms, self._sets = trained, terms, terms.sets
 
     def whole(self, batch: Batch) -> Whole:
@@ -110,7 +220,7 @@ class FinetuneLoss:
         numbers = torch.cat([torch.stack([labelled, self._captioned(part)]), self._divisors(part)])
         self._terms.world.total(numbers)
         kd = self._terms.kd
-        share = None if kd is None else kd.share(part.label_maps, part.draws)
+        share = None if kd is None else kd.share(part.label_maps, part.seeds)
         return Whole(float(numbers[0]), numbers[2:], float(numbers[1]), share)
 
     def _divisors(self, part: Part) -> Tensor:
@@ -119,7 +229,7 @@ class FinetuneLoss:
         sizes = self._trained.segmentor.decoder.sizes
         return set_divisors(
             part.label_maps,
-            part.draws,
+            part.seeds,
             self._sets,
             classes=self._trained.text.classes,
             queries=sizes.queries,
@@ -131,7 +241,7 @@ class FinetuneLoss:
         grounding, count = self._terms.grounding, 0
         if grounding is not None:
             masks = present_classes(part.label_maps, self._trained.text.classes, ignore=IGNORED).sum(1)
-            count = grounding.count(part.rows, part.draws, masks.tolist())
+            count = grounding.count(part.rows, part.seeds, masks.tolist())
         return torch.tensor(count, dtype=torch.float64)
 
     def __call__(self, batch: Batch, whole: Whole) -> Mapping[str, Tensor]:
@@ -139,14 +249,14 @@ class FinetuneLoss:
         images, features, part = batch[0], batch[4:], _part(batch, seed=self._terms.options.seed)
         kd, regions = self._terms.kd, None
         if kd is not None and whole.regions is not None:
-            regions = kd.regions(part.label_maps, part.draws, whole.regions)
+            regions = kd.regions(part.label_maps, part.seeds, whole.regions)
         pooled = {} if self._trained.masks else {"label_maps": part.label_maps, "regions": regions}
         found = self._module(images, *features, **pooled)
         # Terms stay exact under the caller's autocast: they are sums over many pixels.
         with torch.autocast(images.device.type, enabled=False):
             return (self._of_masks if self._trained.masks else self._of_pixels)(found, part, whole, regions)
 
-    def _of_pixels(self, found: Found, part: Part, whole: Whole, regions: Regions | None) -> dict[str, Tensor]:
+    def _of_pixels(self, found: Outputs, part: Part, whole: Whole, regions: Regions | None) -> dict[str, Tensor]:
         assert found.scores is not None
         labelled = max(1.0, whole.labelled)
         terms = {"pixels": pixel_cross_entropy(found.scores.float(), part.label_maps, IGNORED, labelled=labelled)}
@@ -154,11 +264,11 @@ class FinetuneLoss:
             terms["kd"] = self._taught(found.students[0], regions, found, part, whole)
         return terms
 
-    def _of_masks(self, found: Found, part: Part, whole: Whole, regions: Regions | None) -> dict[str, Tensor]:
+    def _of_masks(self, found: Outputs, part: Part, whole: Whole, regions: Regions | None) -> dict[str, Tensor]:
         queries = found.queries
         assert queries is not None
-        matches = match_queries(queries, part.label_maps, part.draws, self._sets, ignore=IGNORED)
-        terms = set_loss(queries, matches, part.label_maps, part.draws, self._sets, divisors=whole.sets, ignore=IGNORED)
+        matches = match_queries(queries, part.label_maps, part.seeds, self._sets, ignore=IGNORED)
+        terms = set_loss(queries, matches, part.label_maps, part.seeds, self._sets, divisors=whole.sets, ignore=IGNORED)
         if regions is not None:
             parts = []
             for student, pairs in zip(found.students, matches, strict=True):
@@ -170,16 +280,18 @@ class FinetuneLoss:
             terms["grounding"] = self._grounded(self._terms.grounding, found, matches, part, whole)
         return terms
 
-    def _taught(self, students: Tensor, regions: Regions, found: Found, part: Part, whole: Whole) -> Tensor:
+    def _taught(self, students: Tensor, regions: Regions, found: Outputs, part: Part, whole: Whole) -> Tensor:
         kd = self._terms.kd
         assert kd is not None and whole.regions is not None and found.text_scale is not None
         value = kd(students, regions, part.rows, found.text_scale, whole.regions)
         return self._terms.options.kd_weight * value
 
-    def _grounded(self, grounding: Grounding, found: Found, matches: list[Matches], part: Part, whole: Whole) -> Tensor:
+    def _grounded(
+        self, grounding: Grounding, found: Outputs, matches: list[Matches], part: Part, whole: Whole
+    ) -> Tensor:
         assert found.queries is not None and found.grounding_scale is not None
         parts = [
-            grounding(embeddings.float(), pairs, part.rows, part.draws, found.grounding_scale, layer=layer)
+            grounding(embeddings.float(), pairs, part.rows, part.seeds, found.grounding_scale, layer=layer)
             for layer, (embeddings, pairs) in enumerate(zip(found.queries.embeddings, matches, strict=True))
         ]
         weight = self._terms.options.grounding_weight
@@ -187,11 +299,112 @@ class FinetuneLoss:
 
 
 def _part(batch: Batch, *, seed: int) -> Part:
-    draws = [int(Stream(seed ^ _SALT, draw).words(1)[0]) >> 1 for draw in batch[2].tolist()]
-    return Part(batch[1], draws, batch[3].tolist())
+    seeds = [int(Stream(seed ^ _SALT, number).words(1)[0]) >> 1 for number in batch[2].tolist()]
+    return Part(batch[1], seeds, batch[3].tolist())
 
 
 def _among(pairs: Matches, regions: Regions, classes: int) -> Matches:
     """The matches whose regions are among `regions`."""
     chosen = torch.isin(pairs.image_of * classes + pairs.class_of, regions.image_of * classes + regions.class_of)
     return Matches(*(part[chosen] for part in pairs))
+
+
+def check_loss_options(options: FinetuneOptions, framework: Framework) -> None:
+    """Raises OptionError for options of the loss that contradict each other or the framework."""
+    weights = ("class_weight", "mask_weight", "dice_weight", "kd_weight", "grounding_weight")
+    if framework.masks and not any(getattr(options, name) for name in weights):
+        raise OptionError("nothing would be learned: every weight of the loss is 0; give --mask-weight, say")
+    _check_grounding(options, framework)
+
+
+def _check_grounding(options: FinetuneOptions, framework: Framework) -> None:
+    if options.captions is not None and not options.grounding_weight:
+        raise OptionError(f"captions without a part in the loss: {options.captions}; give --grounding-weight as well")
+    if not options.grounding_weight:
+        return
+    if not framework.masks:
+        raise OptionError(
+            f"words are compared with queries, and {framework.name} has none: --grounding-weight; leave it out"
+        )
+    if options.captions is None:
+        raise OptionError("words of images are missing: --grounding-weight; name their file with --captions")
+    if options.batch_size < 2 * options.accumulate:
+        raise OptionError(
+            f"a caption needs others to be told from: --batch-size {options.batch_size} in {options.accumulate} parts; "
+            "give at least 2 images a part"
+        )
+
+
+def loss_identity(options: FinetuneOptions) -> dict[str, str]:
+    """What the loss reads beside data set and CLIP, for the identity of a run: the digest of the captions, if any.
+
+    Raises DataError if they cannot be read.
+    """
+    if options.captions is None:
+        return {}
+    try:
+        content = Path(options.captions).read_bytes()
+    except OSError as error:
+        raise DataError(f"captions cannot be read: {options.captions} ({error.strerror}); name a text file") from error
+    return {"captions": hashlib.sha256(content).hexdigest()}
+
+
+def make_loss(
+    built: BuiltSegmentor,
+    loader: TrainingData,
+    clip: LoadedClip,
+    options: FinetuneOptions,
+    world: World,
+    reporter: Reporter = SILENT,
+) -> tuple[TrainedModule, Callable[[nn.Module], FinetuneLoss]]:
+    """What is trained, on the world's device, and the loss of what is to be called in its place.
+
+    clip: the base of the bundle, dense: its text tower embeds the words, its visual tower teaches regions. Raises
+    OptionError for options the segmentor cannot follow, DataError for captions that cannot be read or fit no image.
+    """
+    check_loss_options(options, built.framework)
+    text = embed_vocabulary(clip, loader.seen_vocabulary, templates=built.framework.templates, reporter=reporter)
+    trained = TrainedModule(built, options, text)
+    trained.to(world.device)
+    terms = Terms(
+        options,
+        world,
+        kd=_region_kd(built, loader, clip, world=world) if options.kd_weight else None,
+        grounding=_grounding(loader, clip, options, world=world, reporter=reporter)
+        if options.grounding_weight
+        else None,
+    )
+    return trained, lambda module: FinetuneLoss(module, trained, terms)
+
+
+def _region_kd(built: BuiltSegmentor, loader: TrainingData, clip: LoadedClip, *, world: World) -> RegionKd:
+    teacher = RegionTeacher(copy.deepcopy(clip.model.visual).to(world.device), loader)
+    text = raw_names(clip)(loader.seen_vocabulary.names).to(world.device)
+    return RegionKd(teacher, text, world=world, whole_cells=not built.framework.masks)
+
+
+def _grounding(
+    loader: TrainingData, clip: LoadedClip, options: FinetuneOptions, *, world: World, reporter: Reporter
+) -> Grounding:
+    """The words of all images with a caption, embedded once."""
+    if options.batch_size < 2 * options.accumulate * world.size:
+        raise OptionError(
+            f"a caption needs others to be told from: {world.size} processes share --batch-size {options.batch_size}; "
+            "give at least 2 images a process and part"
+        )
+    path = Path(str(options.captions))
+    captions = read_captions(path)
+    samples = loader.samples
+    rows = {row: captions[name] for row in range(len(samples)) if (name := samples.name(row)) in captions}
+    if not rows:
+        raise DataError(
+            f"captions of none of the images: {path}, first '{next(iter(captions))}'; "
+            f"images are called like '{samples.name(0)}'"
+        )
+    reporter.say(f"captions for {len(rows)} of {len(samples)} images")
+    words = sorted({word for caption in rows.values() for word in caption})
+    place = {word: index for index, word in enumerate(words)}
+    embeddings: Tensor = text_embeddings(clip.model, clip.tokenizer, words, templates=("{}",))
+    return Grounding(
+        {row: tuple(place[word] for word in caption) for row, caption in rows.items()}, embeddings.to(world.device)
+    )

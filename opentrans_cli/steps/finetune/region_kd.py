@@ -46,10 +46,10 @@ class RegionKd:
         """whole_cells: leave out regions that vanish on the grid of the student's embeddings, at stride 4."""
         self._teacher, self._text, self._world, self._whole_cells = teacher, text, world, whole_cells
 
-    def share(self, label_maps: Tensor, draws: Sequence[int]) -> RegionShare:
+    def share(self, label_maps: Tensor, seeds: Sequence[int]) -> RegionShare:
         """Of the whole step, from this process's part of it; all processes call it."""
         found = self._found(label_maps)
-        numbers = self._numbers(found, draws)
+        numbers = self._numbers(found, seeds)
         limit = self._limit(numbers)
         terms = torch.tensor(_terms(found.image_of[numbers <= limit]))
         self._world.total(terms)
@@ -68,10 +68,10 @@ class RegionKd:
         self._world.total(every)
         return float(every.kthvalue(MOST_REGIONS).values)
 
-    def regions(self, label_maps: Tensor, draws: Sequence[int], share: RegionShare) -> Regions:
+    def regions(self, label_maps: Tensor, seeds: Sequence[int], share: RegionShare) -> Regions:
         """The regions of a part that take part, on its device."""
         found = self._found(label_maps)
-        chosen = self._numbers(found, draws) <= share.limit
+        chosen = self._numbers(found, seeds) <= share.limit
         return Regions(*(part[chosen].to(label_maps.device) for part in found))
 
     def _found(self, label_maps: Tensor) -> Regions:
@@ -80,10 +80,10 @@ class RegionKd:
         return Regions(*(part.cpu() for part in find_regions(label_maps, grid=grid, ignored=IGNORED)))
 
     @staticmethod
-    def _numbers(regions: Regions, draws: Sequence[int]) -> Tensor:
+    def _numbers(regions: Regions, seeds: Sequence[int]) -> Tensor:
         """A number for each region, float64 (R,), of its crop and class alone."""
         pairs = zip(regions.image_of.tolist(), regions.class_of.tolist(), strict=True)
-        drawn = [int(Stream(draws[image] ^ _SALT, index).words(1)[0]) * 2.0**-64 for image, index in pairs]
+        drawn = [int(Stream(seeds[image] ^ _SALT, index).words(1)[0]) * 2.0**-64 for image, index in pairs]
         return torch.tensor(drawn, dtype=torch.float64)
 
     def __call__(

@@ -21,9 +21,9 @@ from opentrans_cli.reporter import Reporter
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.steps.finetune.cost import SegmentorCount, cached_part, count_segmentor, run_cost
 from opentrans_cli.steps.finetune.freezing import FreezeChoice, check_choice, choose_frozen
+from opentrans_cli.steps.finetune.loss import loss_identity, make_loss
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
-from opentrans_cli.steps.finetune.settings import train_settings
-from opentrans_cli.steps.finetune.terms import loss_identity, make_loss
+from opentrans_cli.steps.finetune.settings import finetune_settings
 from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.words import text_class_indices
@@ -48,7 +48,7 @@ class FinetuneRun:
     def __init__(
         self,
         built: BuiltSegmentor,
-        feed: TrainingData,
+        loader: TrainingData,
         clip: LoadedClip,
         options: FinetuneOptions,
         controls: FinetuneControls,
@@ -58,11 +58,11 @@ class FinetuneRun:
         reporter: Reporter,
     ) -> None:
         """clip: the base of the bundle. Raises OptionError for options that the segmentor or the data cannot follow."""
-        self.built, self.feed, self.options, self.controls = built, feed, options, controls
+        self.built, self.loader, self.options, self.controls = built, loader, options, controls
         self.world, self.log, self.reporter = world, log, reporter
         check_choice(built, options)
         built.module.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._trained, self._loss = make_loss(built, feed, clip, options, world, reporter)
+        self._trained, self._loss = make_loss(built, loader, clip, options, world, reporter)
         self.choice: FreezeChoice | None = None  # of the end of the run
         self.timing: Timing | None = None
         self._hash = ""  # of all that is frozen
@@ -82,7 +82,7 @@ class FinetuneRun:
         with ExitStack() as stack:
             if choice is None and self.options.warmup_steps:
                 self._freeze(self._nothing())
-                phase(self.feed.batch, resume_from=resume_from, end=self.options.warmup_steps)
+                phase(self.loader.batch, resume_from=resume_from, end=self.options.warmup_steps)
                 resume_from, narrowed = checkpoint, True
             if choice is None:
                 choice = choose_frozen(self.built, self.options, measured_now=narrowed, reporter=self.reporter)
@@ -90,7 +90,7 @@ class FinetuneRun:
             self._freeze(choice)
             self._announce(choice)
             batch_of = self._batches(choice, stack)
-            self.timing = timer.time(batch_of, self.feed.batch, self.world.device)
+            self.timing = timer.time(batch_of, self.loader.batch, self.world.device)
             log = phase(batch_of, resume_from=resume_from, choice=choice, narrowed=narrowed, end=self.options.steps)
         if state_hash(self.built.module, choice.modules) != self._hash:
             raise TrainingError("a frozen layer changed in training; nothing was written; report this as a bug")
@@ -172,28 +172,28 @@ class FinetuneRun:
             "bundle": bundle.digest,
             "options": options,
             "cached": self.controls.cache_features is not None,
-            "data": self.feed.fingerprint,
+            "data": self.loader.fingerprint,
             **loss_identity(self.options),
         }
 
     def _batches(self, choice: FreezeChoice, stack: ExitStack) -> Callable[[int], Batch]:
         """Batches, with the features of the prefix if they are kept on disk."""
         if self.controls.cache_features is None:
-            return self.feed.batch
+            return self.loader.batch
         if choice.prefix_end is None:
             missing = "no prefix is frozen, so there are no features to keep: --cache-features"
             if not self.options.warmup_steps:
                 raise OptionError(f"{missing}; add --prefix-end BLOCK")
             self.reporter.say(f"{missing}; training goes on without")  # a warm-up is not to be lost for that
-            return self.feed.batch
+            return self.loader.batch
         self._trained.prefix_end = choice.prefix_end
         cache = stack.enter_context(
             FeatureCache(
                 self.controls.cache_features,
                 self.built.module.backbone,  # type: ignore[arg-type]
                 choice.prefix_end,
-                crop=self.feed.crop,
-                rows=self.feed.view_count,
+                crop=self.loader.crop,
+                rows=self.loader.view_count,
                 identity=self._crops(),
                 device=self.world.device,
             )
@@ -201,16 +201,16 @@ class FinetuneRun:
         self.reporter.say(f"features in {cache.folder}: {cache.computed} of {cache.rows} crops are there")
 
         def batch(step: int) -> Batch:
-            images, label_maps, draws, rows = self.feed.batch(step)
-            return (images, label_maps, draws, rows, *cache.features(images, draws))
+            images, label_maps, numbers, rows = self.loader.batch(step)
+            return (images, label_maps, numbers, rows, *cache.features(images, numbers))
 
         return batch
 
     def _crops(self) -> dict[str, Any]:
         """What the fixed crops depend on."""
         cut = {name: getattr(self.options, name) for name in ("views", "scale", "scale_of", "flip", "seed")}
-        pixels = {"mean": self.feed.preprocess.mean, "std": self.feed.preprocess.std}
-        return {"content": self.feed.content_fingerprint, **cut, **pixels}
+        pixels = {"mean": self.loader.preprocess.mean, "std": self.loader.preprocess.std}
+        return {"content": self.loader.content_fingerprint, **cut, **pixels}
 
     def _holder(self, trained: Any) -> Callable[[], None]:
         """What holds the masks of `trained`, the module of the run or a copy of it."""
@@ -223,11 +223,11 @@ class FinetuneRun:
     def _settings(self) -> TrainSettings:
         """With the minutes that are left."""
         left = None if self._ends is None else max(1e-6, (self._ends - time.monotonic()) / 60)
-        return train_settings(self.options, replace(self.controls, max_minutes=left))
+        return finetune_settings(self.options, replace(self.controls, max_minutes=left))
 
     def _count(self) -> SegmentorCount:
         return count_segmentor(
-            self.built, crop=self.feed.crop, class_indices=text_class_indices(self.feed.seen_vocabulary)
+            self.built, crop=self.loader.crop, class_indices=text_class_indices(self.loader.seen_vocabulary)
         )
 
     def receipt(self) -> dict[str, Any]:
@@ -236,8 +236,8 @@ class FinetuneRun:
         assert choice is not None
         cached, distinct = tuple[str, ...](), 0
         if self.controls.cache_features is not None and choice.prefix_end is not None:
-            cached, distinct = cached_part(self.built, choice.prefix_end, o, crops=self.feed.view_count)
-        cost = run_cost(self._full, self._count(), o, crop=self.feed.crop, cached=cached, views=distinct)
+            cached, distinct = cached_part(self.built, choice.prefix_end, o, crops=self.loader.view_count)
+        cost = run_cost(self._full, self._count(), o, crop=self.loader.crop, cached=cached, views=distinct)
         return {
             **cost.to_json(),
             "frozen_layers": [name.removeprefix(BACKBONE) for name in choice.layers],

@@ -6,13 +6,12 @@ from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_makeable
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import BACKBONE
-from opentrans_cli.steps.finetune.module import SEGMENTOR
+from opentrans_cli.steps.finetune.loss import SEGMENTOR, check_loss_options
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
-from opentrans_cli.steps.finetune.terms import check_loss_options
 from opentrans_cli.training.settings import TrainSettings
 
 
-def train_settings(options: FinetuneOptions, controls: FinetuneControls) -> TrainSettings:
+def finetune_settings(options: FinetuneOptions, controls: FinetuneControls) -> TrainSettings:
     """Raises OptionError for a value out of range."""
     o, c = options, controls
     return TrainSettings(

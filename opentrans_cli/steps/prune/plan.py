@@ -54,7 +54,7 @@ def plan(options: PruneOptions, *, reporter: Reporter = SILENT) -> Plan:
     return make_plan(options, reporter)
 
 
-def train_settings(options: PruneOptions, controls: PruneControls, *, steps: int) -> TrainSettings:
+def prune_settings(options: PruneOptions, controls: PruneControls, *, steps: int) -> TrainSettings:
     """What the training loop is told of a run of `steps` steps."""
     return TrainSettings(
         steps=steps,

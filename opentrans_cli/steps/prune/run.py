@@ -23,7 +23,7 @@ from opentrans_cli.steps.prune.choice import Choice
 from opentrans_cli.steps.prune.cuts import Cuts
 from opentrans_cli.steps.prune.distillation import Objective
 from opentrans_cli.steps.prune.options import MAX_ROUNDS, PruneControls, PruneOptions
-from opentrans_cli.steps.prune.plan import Plan, train_settings
+from opentrans_cli.steps.prune.plan import Plan, prune_settings
 from opentrans_cli.steps.run_files import round_path, state_path
 from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.training import state_file
@@ -115,7 +115,7 @@ class PruneRun(Cuts):
 
     def _distil(self, objective: Objective, state: Path | None) -> None:
         reporter = self.reporter
-        settings, taken = train_settings(self.options, self.controls, steps=self.timetable.total), 0
+        settings, taken = prune_settings(self.options, self.controls, steps=self.timetable.total), 0
         if state is not None:
             meta = state_file.load_meta(state)
             taken, before = int(meta["step"]), meta.get("settings", {}).get("lr", settings.lr)

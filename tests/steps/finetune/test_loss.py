@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from opentrans_cli.clip.prefix import outputs
+from opentrans_cli.clip.source import load_clip
 from opentrans_cli.distill.text_guided import text_guided_loss
+from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.frameworks import FRAMEWORKS
+from opentrans_cli.frameworks.base import MaskQueries
 from opentrans_cli.steps.finetune import region_kd
-from opentrans_cli.steps.finetune.loss import pixel_cross_entropy
+from opentrans_cli.steps.finetune.loss import (
+    SEGMENTOR,
+    TrainedModule,
+    check_loss_options,
+    loss_identity,
+    make_loss,
+    pixel_cross_entropy,
+)
+from opentrans_cli.steps.finetune.options import FinetuneOptions
+from opentrans_cli.steps.finetune.region_kd import Regions
 from opentrans_cli.training.processes.distributed import World
 
 Case = Callable[..., Any]
@@ -199,3 +215,160 @@ def test_the_parts_of_a_batch_add_up_to_the_whole():
     labels[1] = -1
     parts = [pixel_cross_entropy(scores[i], labels[i], -1, labelled=(labels >= 0).sum()) for i in ([2], [0, 1])]
     torch.testing.assert_close(sum(parts), pixel_cross_entropy(scores, labels, -1))
+
+
+MASKS = ("han", "mask2former", "fcclip")
+
+Case = Callable[..., Any]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("framework", ["deeplabv3", *MASKS])
+def test_every_trained_parameter_has_a_gradient_after_one_step(framework: str, labelled: bool, loss_case: Case) -> None:
+    case = loss_case(framework, kd_weight=2.0, grounding=framework in MASKS)
+    images, label_maps, *rest = case.batch
+    batch = (images, label_maps if labelled else torch.full_like(label_maps, -1), *rest)
+    loss = case.loss(case.trained.train())
+    terms = loss(batch, loss.whole(batch))
+    torch.stack([*terms.values()]).sum().backward()
+    trained = {name: p for name, p in case.trained.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    assert all(bool(p.grad.isfinite().all()) for p in trained.values())
+    if labelled:
+        assert all(bool(p.grad.any()) for name, p in trained.items() if not name.startswith(SEGMENTOR))
+
+
+@pytest.mark.parametrize("framework", ["deeplabv3", "han"])
+def test_what_losses_learn_stays_out_of_the_segmentor(framework: str, loss_case: Case) -> None:
+    case = loss_case(framework, kd_weight=2.0, grounding=framework in MASKS)
+    inside = {name.removeprefix(SEGMENTOR) for name in case.trained.state_dict() if name.startswith(SEGMENTOR)}
+    assert inside == case.built.module.state_dict().keys()
+    beside = {name.split(".")[0] for name in case.trained.state_dict() if not name.startswith(SEGMENTOR)}
+    assert beside == {"regions"} | ({"grounding"} if framework in MASKS else set())
+    assert len(case.trained.regions.projections) == (1 if framework == "deeplabv3" else 3)
+
+
+def test_without_further_losses_nothing_is_learned_beside_the_segmentor(loss_case: Case) -> None:
+    trained = loss_case("han").trained
+    assert all(name.startswith(SEGMENTOR) for name in trained.state_dict())
+
+
+@pytest.mark.parametrize("framework", ["deeplabv3", "han"])
+def test_cached_features_give_what_their_pixels_give(framework: str, loss_case: Case) -> None:
+    case = loss_case(framework)
+    trained, images = case.trained.eval(), case.batch[0]
+    with torch.no_grad():
+        features = outputs(trained.segmentor.backbone, images, "layer2.0")
+        whole = trained(images)
+        trained.prefix_end = "layer2.0"
+        replayed = trained(torch.zeros_like(images), *features)
+    leaves = [tree_leaves(found) for found in (replayed, whole)]
+    assert all(one is other is None or torch.equal(one, other) for one, other in zip(*leaves, strict=True))
+
+
+def test_scores_are_the_same_with_and_without_distillation(loss_case: Case) -> None:
+    plain, taught = loss_case("deeplabv3"), loss_case("deeplabv3", kd_weight=1.0)
+    images, label_maps, *_ = plain.batch
+    none = Regions(*torch.zeros(2, 0, dtype=torch.int64))
+    with torch.no_grad():
+        scores = plain.trained.eval()(images).scores
+        again = taught.trained.eval()(images, label_maps=label_maps, regions=none)
+    assert torch.equal(scores, again.scores)
+    assert again.students[0].shape == (0, 64)
+
+
+@pytest.mark.parametrize("framework", MASKS)
+def test_queries_come_with_what_each_layer_says_of_them(framework: str, loss_case: Case) -> None:
+    case = loss_case(framework, kd_weight=1.0)
+    queries = case.trained.train()(case.batch[0]).queries
+    assert isinstance(queries, MaskQueries)
+    assert len(queries.states) == len(queries.embeddings) == 1 + len(queries.auxiliary) == 3
+    for embedding in queries.embeddings:
+        assert embedding.shape[-1] == case.trained.text.embeddings.shape[1]
+        torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(embedding.shape[:2]))
+
+
+def test_queries_of_fixed_classes_cannot_be_grounded(loss_case: Case) -> None:
+    case = loss_case("mask2former", classes=3)
+    with pytest.raises(OptionError, match=r"fixed list of classes .*--grounding-weight; leave it out"):
+        TrainedModule(case.built, case.options_with(grounding_weight=1.0), case.trained.text)
+    TrainedModule(case.built, case.options_with(kd_weight=1.0), case.trained.text)
+
+
+Case = Callable[..., Any]
+GROUNDED: dict[str, Any] = {"grounding_weight": 1.0, "captions": "captions.tsv"}
+
+
+@pytest.mark.parametrize("framework", ["deeplabv3", "han", "mask2former", "fcclip"])
+def test_the_defaults_are_fine_for_every_framework(framework: str) -> None:
+    check_loss_options(FinetuneOptions(), FRAMEWORKS.load(framework))
+    check_loss_options(FinetuneOptions(kd_weight=2.0), FRAMEWORKS.load(framework))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_weight": -1.0}, "out of range: --class-weight -1"),
+        ({"kd_weight": float("nan")}, "out of range: --kd-weight nan"),
+        ({"dice_weight": float("inf")}, "out of range: --dice-weight inf"),
+        ({"class_weight": 0.0, "mask_weight": 0.0, "dice_weight": 0.0}, "every weight of the loss is 0; "),
+        ({"points": 0}, "out of range: --points 0; give 1 to 1000000"),
+        ({"oversample": 0.5}, "out of range: --oversample 0.5"),
+        ({"importance": 1.1}, "out of range: --importance 1.1"),
+        ({"region_dropout": 1.0}, "out of range: --region-dropout 1"),
+        ({"captions": "captions.tsv"}, "captions without a part in the loss: captions.tsv; give --grounding-weight"),
+        ({"grounding_weight": 1.0}, "words of images are missing: --grounding-weight; name their file with --captions"),
+        ({**GROUNDED, "batch_size": 4, "accumulate": 4}, "--batch-size 4 in 4 parts; give at least 2 images a part"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        check_loss_options(FinetuneOptions(**options), FRAMEWORKS.load("han"))
+
+
+def test_words_need_queries() -> None:
+    with pytest.raises(OptionError, match="deeplabv3 has none: --grounding-weight; leave it out"):
+        check_loss_options(FinetuneOptions(**GROUNDED), FRAMEWORKS.load("deeplabv3"))
+
+
+def made(case: Any, captions: Path, *, world: World | None = None) -> Any:
+    options = case.options_with(grounding_weight=1.0, captions=str(captions))
+    return make_loss(case.built, case.loader, load_clip("tiny"), options, world or case.world)
+
+
+def test_captions_have_to_be_of_the_images(tmp_path: Path, loss_case: Case) -> None:
+    captions = tmp_path / "captions.tsv"
+    with pytest.raises(DataError, match="captions not found"):
+        made(loss_case("han"), captions)
+    captions.write_text("elsewhere\tred dog\n")
+    with pytest.raises(DataError, match=r"none of the images: .*, first 'elsewhere'; images are called like 'train-0"):
+        made(loss_case("han"), captions)
+
+
+def test_processes_with_one_image_each_have_nothing_to_tell_a_caption_from(tmp_path: Path, loss_case: Case) -> None:
+    world = World(torch.device("cpu"))
+    world.size = 4
+    with pytest.raises(OptionError, match="4 processes share --batch-size 4; give at least 2 images"):
+        made(loss_case("han"), tmp_path / "captions.tsv", world=world)
+
+
+def test_what_the_loss_reads_is_part_of_the_identity_of_a_run(tmp_path: Path) -> None:
+    captions = tmp_path / "captions.tsv"
+    options = FinetuneOptions(grounding_weight=1.0, captions=str(captions))
+    with pytest.raises(DataError, match=r"captions cannot be read: .*; name a text file"):
+        loss_identity(options)
+    captions.write_text("a\tdog\n")
+    first = loss_identity(options)
+    captions.write_text("a\tcat\n")
+    assert loss_identity(options).keys() == first.keys() == {"captions"}
+    assert loss_identity(options) != first
+    assert loss_identity(FinetuneOptions()) == {}
+
+
+def test_the_teacher_is_the_dense_tower_and_stays_as_it_is(loss_case: Case) -> None:
+    case = loss_case("deeplabv3", kd_weight=1.0)
+    dense = load_clip("tiny").model.visual.state_dict()
+    taught = case.kd._teacher._visual
+    assert all(torch.equal(tensor, dense[name]) for name, tensor in taught.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in taught.parameters()) and not taught.training
+    assert {id(p) for p in taught.parameters()}.isdisjoint(id(p) for p in case.trained.parameters())

@@ -16,8 +16,8 @@ from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.steps.eval.evaluate import score
-from opentrans_cli.steps.finetune.interim import Interim, check_interim_options, validation_samples
 from opentrans_cli.steps.finetune.options import FinetuneControls
+from opentrans_cli.steps.finetune.validator import Validator, check_validation_options, validation_samples
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor, build_segmentor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.sources import clip_tower
@@ -45,9 +45,9 @@ def built(request: pytest.FixtureRequest) -> BuiltSegmentor:
 
 def test_the_figures_are_those_of_eval(built: BuiltSegmentor, scenes: SegDataset, text: ClassText) -> None:
     report = score(built, scenes, text, device=CPU)
-    interim = Interim(built, text, scenes, device=CPU)
-    assert interim.images == 5
-    assert interim() == interim() == {name: report[name] for name in FIGURES if report[name] is not None}
+    validator = Validator(built, text, scenes, device=CPU)
+    assert validator.images == 5
+    assert validator() == validator() == {name: report[name] for name in FIGURES if report[name] is not None}
     assert report["miou_unseen"] is not None
 
 
@@ -59,8 +59,8 @@ def test_training_goes_on_as_if_nothing_had_been(scenes: SegDataset, text: Class
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     before = torch.get_rng_state()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = Interim(built, text, scenes, device=CPU, limit=2)()
-    assert found == Interim(built, text, scenes, device=CPU, limit=2)()
+        found = Validator(built, text, scenes, device=CPU, limit=2)()
+    assert found == Validator(built, text, scenes, device=CPU, limit=2)()
     assert [part.training for part in module.modules()] == modes and True in modes and False in modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
     assert torch.equal(torch.get_rng_state(), before)
@@ -81,15 +81,15 @@ def test_processes_share_the_images_and_agree(scenes: SegDataset, text: ClassTex
 
     counted: list[Tensor] = []
     built = build_segmentor(clip_tower(load_clip("tiny")), "maskclip")
-    partial, whole = (Interim(built, text, scenes, device=CPU, world=Process(rank))() for rank in range(2))
-    assert whole == Interim(built, text, scenes, device=CPU)() != partial
+    partial, whole = (Validator(built, text, scenes, device=CPU, world=Process(rank))() for rank in range(2))
+    assert whole == Validator(built, text, scenes, device=CPU)() != partial
     assert counted[0].sum() == 3 * 64 * 64 and counted[1].sum() == 2 * 64 * 64
 
 
 def test_words_of_another_data_set_are_a_mistake_of_the_program(scenes: SegDataset) -> None:
     built = build_segmentor(clip_tower(load_clip("tiny")), "maskclip")
     with pytest.raises(ValueError, match="2 classes of text"):
-        Interim(built, ClassText.one_each(torch.eye(2)), scenes, device=CPU)
+        Validator(built, ClassText.one_each(torch.eye(2)), scenes, device=CPU)
 
 
 def test_shapes_are_scored_on_their_validation_split_at_the_size_of_training() -> None:
@@ -118,11 +118,11 @@ def test_a_folder_is_scored_on_the_images_that_are_named(labelled_folder: Any, t
     [
         ("folder", {"eval_every": 5}, "data set 'folder' has no validation split: --eval-every 5; name the images"),
         ("shapes", {"eval_split_list": Path("a")}, "--eval-split-list a; leave it out"),
-        ("shapes", {"eval_every": -1}, "--eval-every must be at least 0: -1"),
-        ("shapes", {"eval_limit": 0}, "--eval-limit 0; use 1 or more"),
+        ("shapes", {"eval_every": -1}, "out of range: --eval-every -1"),
+        ("shapes", {"eval_limit": 0}, "out of range: --eval-limit 0"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_read(dataset: str, controls: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as caught:
-        check_interim_options(dataset, FinetuneControls(**controls))
+        check_validation_options(dataset, FinetuneControls(**controls))
     assert message in str(caught.value)

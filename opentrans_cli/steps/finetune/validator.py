@@ -21,7 +21,7 @@ from opentrans_cli.steps.segmentors.scoring import group_miou, score_images
 from opentrans_cli.training.processes.distributed import World
 
 
-def check_interim_options(dataset: str, controls: FinetuneControls) -> None:
+def check_validation_options(dataset: str, controls: FinetuneControls) -> None:
     """What can be refused before anything is read. Raises OptionError."""
     if dataset == "shapes" and controls.eval_split_list is not None:
         raise OptionError(
@@ -40,14 +40,14 @@ def validation_samples(dataset: str, data: DatasetOptions, controls: FinetuneCon
 
     Raises OptionError without such a list, and DataError for a wrong one.
     """
-    check_interim_options(dataset, controls)
+    check_validation_options(dataset, controls)
     split_list = data.split_list if dataset == "shapes" else controls.eval_split_list
     chosen = replace(data, split="val", split_list=split_list, limit=controls.eval_limit)
     samples: SegDataset = DATASETS.load(dataset)(chosen)
     return samples
 
 
-class Interim:
+class Validator:
     """Scores `built` as `eval` does, whenever it is called; training then goes on as if nothing had been."""
 
     def __init__(
