@@ -19,7 +19,7 @@ CONFIG = {
 GENERATOR = torch.Generator()
 
 
-def draw(*shape):
+def noise(*shape):
     return torch.randn(*shape, generator=GENERATOR)
 
 
@@ -61,11 +61,13 @@ def attention(pool, query, keys, blocked):
 
 
 def test_at_its_own_size_a_mask_pools_as_clip_with_all_keys_outside_it_blocked(pool):
-    features = draw(2, 256, 3, 3)
-    masks = draw(2, 4, 3, 3) > 0
+    features = noise(2, 256, 3, 3)
+    masks = noise(2, 4, 3, 3) > 0
     masks[:, 0] = True
     tokens = features.flatten(2).permute(2, 0, 1)
     tokens = torch.cat([tokens.mean(0, keepdim=True), tokens]) + pool.positional_embedding[:, None]
+    nothing = torch.zeros(2, 10, dtype=torch.bool)
+    torch.testing.assert_close(attention(pool, tokens[:1], tokens, nothing), pool(features))  # the reference is CLIP's
     pooled = masked_attention_pool(pool, features, masks)
     assert pooled.shape == (2, 4, 16)
     for number in range(4):
@@ -73,27 +75,20 @@ def test_at_its_own_size_a_mask_pools_as_clip_with_all_keys_outside_it_blocked(p
         torch.testing.assert_close(pooled[:, number], attention(pool, tokens[:1], tokens, blocked))
 
 
-def test_the_reference_of_these_tests_is_clip_itself(pool):
-    features = draw(2, 256, 3, 3)
-    tokens = features.flatten(2).permute(2, 0, 1)
-    tokens = torch.cat([tokens.mean(0, keepdim=True), tokens]) + pool.positional_embedding[:, None]
-    nothing_blocked = torch.zeros(2, 10, dtype=torch.bool)
-    torch.testing.assert_close(attention(pool, tokens[:1], tokens, nothing_blocked), pool(features))
-
-
 def test_at_other_sizes_positions_are_stretched(pool):
-    features, masks = draw(1, 256, 4, 5), draw(1, 3, 4, 5) > 0
+    features, masks = noise(1, 256, 4, 5), noise(1, 3, 4, 5) > 0
     grid = pool.positional_embedding[1:].T.reshape(1, 256, 3, 3)
     stretched = F.interpolate(grid, size=(4, 5), mode="bilinear")
     keys = (features + stretched).flatten(2).permute(2, 0, 1)
     query = features.mean((2, 3))[None] + pool.positional_embedding[0]
+    pooled = masked_attention_pool(pool, features, masks)
     for number in range(3):
         expected = attention(pool, query, keys, ~masks[:, number].flatten(1))
-        torch.testing.assert_close(masked_attention_pool(pool, features, masks)[:, number], expected)
+        torch.testing.assert_close(pooled[:, number], expected)
 
 
 def test_what_is_outside_a_mask_reaches_it_through_the_mean_alone(pool):
-    features, mask = draw(1, 256, 3, 4), torch.zeros(1, 1, 3, 4, dtype=torch.bool)
+    features, mask = noise(1, 256, 3, 4), torch.zeros(1, 1, 3, 4, dtype=torch.bool)
     mask[..., :2] = True
     moved = features.clone()
     moved[..., 2], moved[..., 3] = features[..., 3], features[..., 2]  # the mean stays
@@ -101,23 +96,11 @@ def test_what_is_outside_a_mask_reaches_it_through_the_mean_alone(pool):
     torch.testing.assert_close(before, after)
     moved[..., 0] += 1
     assert not torch.allclose(before, masked_attention_pool(pool, moved, mask), atol=1e-3)
-
-
-def test_an_empty_mask_is_finite_and_lets_gradients_through(pool):
-    features = draw(1, 256, 3, 4).requires_grad_()
-    masks = torch.zeros(1, 2, 3, 4, dtype=torch.bool)
-    masks[0, 0, 1, 1] = True
-    pooled = masked_attention_pool(pool, features, masks)
-    assert torch.isfinite(pooled).all()
+    cell = torch.zeros(1, 2, 3, 4, dtype=torch.bool)
+    cell[0, 0, 1, 2] = True  # the second mask is empty: finite, and gradients pass
+    pooled = masked_attention_pool(pool, features.requires_grad_(), cell)
     pooled.square().sum().backward()
-    assert torch.isfinite(features.grad).all()
-
-
-def test_a_mask_of_one_cell_is_the_projection_of_that_cell(pool):
-    features, mask = draw(1, 256, 3, 3), torch.zeros(1, 1, 3, 3, dtype=torch.bool)
-    mask[0, 0, 1, 2] = True
-    cell = features[0, :, 1, 2] + pool.positional_embedding[1 + 1 * 3 + 2]
-    torch.testing.assert_close(masked_attention_pool(pool, features, mask)[0, 0], pool.c_proj(pool.v_proj(cell)))
+    assert torch.isfinite(pooled).all() and torch.isfinite(features.grad).all()
 
 
 def test_means_are_taken_over_the_cells_of_each_mask():
@@ -126,17 +109,13 @@ def test_means_are_taken_over_the_cells_of_each_mask():
     for b in range(2):
         for q in range(6):
             torch.testing.assert_close(means[b, q], features[b][:, masks[b, q]].mean(1))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_mean_of_an_empty_mask_is_zero(dtype):
-    means = mask_means(torch.randn(1, 5, 2, 2).to(dtype), torch.zeros(1, 3, 2, 2, dtype=torch.bool))
-    assert not means.any()
+    for dtype in (torch.float32, torch.float16):
+        assert not mask_means(features.to(dtype), torch.zeros_like(masks)).any()  # the mean of none
 
 
 def test_masks_cost_scores_of_one_query_whatever_their_number(pool):
     """The query is the same for all: only the mix of values grows with the number of masks."""
     calls = SimpleNamespace(shapes=[])
     pool.q_proj.register_forward_hook(lambda _module, inputs, _result: calls.shapes.append(inputs[0].shape))
-    masked_attention_pool(pool, draw(1, 256, 3, 3), torch.ones(1, 50, 3, 3, dtype=torch.bool))
+    masked_attention_pool(pool, noise(1, 256, 3, 3), torch.ones(1, 50, 3, 3, dtype=torch.bool))
     assert calls.shapes == [(1, 1, 256)]

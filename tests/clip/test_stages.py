@@ -41,7 +41,7 @@ def towers():
 
 
 @every_tower
-def test_maps_have_four_strides_and_the_channels_that_were_told(towers, kind):
+def test_maps_have_four_strides_and_masks_embeddings_of_the_joint_space(towers, kind):
     visual = towers[kind]
     maps = stage_maps(visual, torch.randn(2, 3, 64, 96))
     assert [tuple(x.shape) for x in maps] == [
@@ -49,26 +49,18 @@ def test_maps_have_four_strides_and_the_channels_that_were_told(towers, kind):
         for channels, stride in zip(stage_channels(visual), (4, 8, 16, 32), strict=True)
     ]
     assert is_convnext(visual) == (kind != "resnet")
-
-
-@every_tower
-def test_masks_get_embeddings_of_the_joint_space(towers, kind):
-    visual = towers[kind]
-    last = stage_maps(visual, torch.randn(2, 3, 64, 96))[-1]
-    masks = torch.rand(2, 5, *last.shape[2:]) > 0.3
+    masks = torch.rand(2, 5, *maps[-1].shape[2:]) > 0.3
     masks[0, 0] = False
-    embeddings = mask_embeddings(visual, last, masks)
-    assert embeddings.shape == (2, 5, 24)
-    assert embedding_size(visual) == 24
-    assert torch.isfinite(embeddings).all()
+    embeddings = mask_embeddings(visual, maps[-1], masks)
+    assert embeddings.shape == (2, 5, 24) and embedding_size(visual) == 24 and torch.isfinite(embeddings).all()
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_of_a_convnext_a_full_mask_has_the_embedding_of_the_picture(towers, kind):
-    visual, images = towers[kind], torch.randn(2, 3, 64, 64)
-    last = stage_maps(visual, images)[-1]
-    full = torch.ones(2, 1, *last.shape[2:], dtype=torch.bool)
-    torch.testing.assert_close(mask_embeddings(visual, last, full)[:, 0], visual(images), atol=1e-5, rtol=1e-4)
+def test_of_a_convnext_a_full_mask_has_the_embedding_of_the_picture(towers):
+    for visual in (towers["linear"], towers["mlp"]):
+        images = torch.randn(2, 3, 64, 64)
+        last = stage_maps(visual, images)[-1]
+        full = torch.ones(2, 1, *last.shape[2:], dtype=torch.bool)
+        torch.testing.assert_close(mask_embeddings(visual, last, full)[:, 0], visual(images), atol=1e-5, rtol=1e-4)
 
 
 def test_towers_without_stages_or_pool_are_refused(towers):

@@ -30,28 +30,16 @@ def test_words_have_the_embeddings_of_the_whole_clip(clip, state):
     torch.testing.assert_close(text_embeddings(part.model, part.tokenizer, WORDS), expected)
 
 
-def test_the_activation_changes_what_is_read(state):
-    quick, plain = (text_part(state, quick_gelu=quick, source="file.pth") for quick in (True, False))
-    assert not torch.allclose(
-        *(text_embeddings(part.model, part.tokenizer, WORDS) for part in (quick, plain)), atol=1e-4
-    )
+def test_the_activation_changes_what_is_read_and_a_causal_mask_does_not(state):
+    state["attn_mask"] = torch.zeros(32, 32)
+    parts = [text_part(state, quick_gelu=quick, source="file.pth") for quick in (True, False)]
+    assert not torch.allclose(*(text_embeddings(part.model, part.tokenizer, WORDS) for part in parts), atol=1e-4)
 
 
-def test_a_causal_mask_among_the_tensors_is_passed_over(state):
-    text_part({**state, "attn_mask": torch.zeros(32, 32)}, quick_gelu=True, source="file.pth")
-
-
-def test_a_checkpoint_without_text_tower_is_told_with_the_next_move(state):
+def test_tensors_that_lack_or_do_not_fit_are_named(state):
+    odd = {**state, "transformer.resblocks.0.ln_1.weight": torch.zeros(3)}
+    with pytest.raises(SourceError, match=r"text tower of an unknown build: 'transformer.resblocks.0.ln_1.weight' in"):
+        text_part(odd, quick_gelu=True, source="file.pth")
     del state["ln_final.weight"]
-    with pytest.raises(
-        SourceError, match=r"no text tower in the checkpoint: file.pth \('ln_final.weight' is missing\)"
-    ):
-        text_part(state, quick_gelu=True, source="file.pth")
-
-
-def test_tensors_that_do_not_fit_are_named(state):
-    state["transformer.resblocks.0.ln_1.weight"] = torch.zeros(3)
-    with pytest.raises(
-        SourceError, match=r"text tower of an unknown build: 'transformer.resblocks.0.ln_1.weight' in file.pth"
-    ):
+    with pytest.raises(SourceError, match=r"no text tower in the checkpoint: file.pth \('ln_final.weight' is missing"):
         text_part(state, quick_gelu=True, source="file.pth")
