@@ -54,7 +54,7 @@ class CropSource:
         return Labelled(sample.name, sample.image, self.ids[sample.label_map])
 
     def crop(self, sample: Labelled, number: int) -> Crop:
-        """Crop number `number`, of `sample`."""
+        """Crop `number`, of `sample`."""
         square, labels = training_crop(
             Sample(sample.image, sample.label_map.astype(np.int64), sample.name),
             size=self.size,
@@ -81,7 +81,7 @@ class CropMaker:
         self._room = limit
 
     def make(self, row: int, number: int) -> Crop:
-        """Crop number `number`, of sample `row`. Raises DataError for a damaged file."""
+        """Crop `number`, of sample `row`. Raises DataError for a damaged file."""
         sample = self._kept.get(row)
         if sample is None:
             sample = self.source.read(row)

@@ -19,7 +19,7 @@ ScaleOf = Literal["image", "crop"]
 (detectron2's ResizeScale; with factors of 0.1 to 2.0 that is large-scale jitter, Ghiasi et al. 2021).
 """
 
-_SALT = 0x63726F7073  # keeps these draws apart from those of other users of the same seed
+_SALT = 0x63726F7073  # keeps these numbers apart from those of other users of the same seed
 _STEPS = 1024
 
 

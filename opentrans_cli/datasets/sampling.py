@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.datasets.streams import Stream
 
-_SALT = 0x6F72646572  # keeps these draws apart from those of other users of the same seed
+_SALT = 0x6F72646572  # keeps these numbers apart from those of other users of the same seed
 
 
 @lru_cache(maxsize=8)

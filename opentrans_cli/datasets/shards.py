@@ -23,7 +23,7 @@ _SPAN = re.compile(r"(\d+)\.\.(\d+)")
 _BLOCK = tarfile.BLOCKSIZE
 
 
-class Member(NamedTuple):
+class ShardMember(NamedTuple):
     """A picture inside a shard."""
 
     name: str  # as the archive has it
@@ -64,7 +64,7 @@ def _choices(inside: str, pattern: str) -> list[str]:
     return inside.split(",")
 
 
-def index_shard(path: Path) -> list[Member]:
+def index_shard(path: Path) -> list[ShardMember]:
     """The pictures in the tar file `path`, in its order, from one pass over the headers.
 
     Members that are no pictures (captions, labels) and hidden ones are left out. Raises DataError for a shard without
@@ -87,7 +87,7 @@ def index_shard(path: Path) -> list[Member]:
     return members
 
 
-def _pictures(archive: tarfile.TarFile, path: Path) -> Iterator[Member]:
+def _pictures(archive: tarfile.TarFile, path: Path) -> Iterator[ShardMember]:
     for member in archive:
         name = PurePosixPath(member.name)
         if member.isdir() or name.suffix.lower() not in IMAGE_SUFFIXES:
@@ -98,7 +98,7 @@ def _pictures(archive: tarfile.TarFile, path: Path) -> Iterator[Member]:
             raise DataError(f"image in tar shard is a link: {path}:{member.name}; pack the files themselves")
         if member.issparse() or not member.isreg():
             raise DataError(f"image in tar shard is no plain file: {path}:{member.name}; pack it as one")
-        yield Member(member.name, member.offset_data, member.size)
+        yield ShardMember(member.name, member.offset_data, member.size)
 
 
 def _check_end(file: BinaryIO, offset: int, path: Path) -> None:

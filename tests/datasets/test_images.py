@@ -38,16 +38,7 @@ def grey_png(rows: list[bytes], *, width: int, bits: int) -> bytes:
 
 
 def test_images_are_listed_by_relative_path_and_hidden_files_are_not(tmp_path: Path) -> None:
-    for name in (
-        "b.JPG",
-        "a/z.png",
-        "a.webp",
-        "a-b.tif",
-        "notes.txt",
-        ".hidden.png",
-        ".cache/x.png",
-        "._b.JPG",
-    ):
+    for name in ["b.JPG", "a/z.png", "a.webp", "a-b.tif", "notes.txt", ".hidden.png", ".cache/x.png", "._b.JPG"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
@@ -72,12 +63,12 @@ def test_a_picture_is_read_as_rgb(tmp_path: Path) -> None:
     assert np.array_equal(image, CORNERS)
 
 
-@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (6, -1), (3, 2), (8, 1)])
-def test_a_photo_taken_sideways_is_turned_upright(tmp_path: Path, orientation: int, turns: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(CORNERS).save(tmp_path / "x.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "x.png"), np.rot90(CORNERS, turns))
+def test_a_photo_taken_sideways_is_turned_upright(tmp_path: Path) -> None:
+    for orientation, turns in {1: 0, 6: -1, 3: 2, 8: 1}.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(CORNERS).save(tmp_path / "x.png", exif=exif)
+        assert np.array_equal(read_image(tmp_path / "x.png"), np.rot90(CORNERS, turns))
 
 
 def test_transparent_parts_become_white(tmp_path: Path) -> None:
@@ -128,18 +119,14 @@ def test_float_pictures_are_refused(tmp_path: Path) -> None:
         read_label_map(tmp_path / "x.tif")
 
 
-@pytest.mark.parametrize("count", [3, 256, 300])
-def test_a_written_label_map_is_read_back(tmp_path: Path, count: int) -> None:
-    rng = np.random.default_rng(count)
-    ids = rng.integers(0, count, (31, 17))
-    ids[0, 0] = 255 if count <= 256 else 65535
-    write_label_map(tmp_path / "x.png", ids, rng.integers(0, 256, (count, 3), dtype=np.uint8))
-    read = read_label_map(tmp_path / "x.png")
-    assert read.dtype == np.int64
-    assert np.array_equal(read, ids)
-
-
-def test_each_id_has_its_colour_and_further_ids_are_black(tmp_path: Path) -> None:
+def test_a_written_label_map_is_read_back_and_each_id_has_its_colour_or_black(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for count in (3, 256, 300):
+        ids = rng.integers(0, count, (31, 17))
+        ids[0, 0] = 255 if count <= 256 else 65535
+        write_label_map(tmp_path / "x.png", ids, rng.integers(0, 256, (count, 3), dtype=np.uint8))
+        read = read_label_map(tmp_path / "x.png")
+        assert read.dtype == np.int64 and np.array_equal(read, ids)
     write_label_map(tmp_path / "x.png", np.array([[0, 1, 255]]), np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
     assert np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]
 
@@ -160,13 +147,10 @@ def test_grey_and_bilevel_files_hold_ids_as_they_are(tmp_path: Path) -> None:
     assert np.array_equal(read_label_map(tmp_path / "one.png"), [[0, 1, 1]])
 
 
-@pytest.mark.parametrize(("bits", "rows", "ids"), [(2, [b"\x1b"], [0, 1, 2, 3]), (4, [b"\x01\x9f"], [0, 1, 9, 15])])
-def test_grey_files_of_few_bits_are_not_stretched(tmp_path: Path, bits: int, rows: list[bytes], ids: list[int]) -> None:
-    (tmp_path / "x.png").write_bytes(grey_png(rows, width=4, bits=bits))
-    assert read_label_map(tmp_path / "x.png").tolist() == [ids]
-
-
-def test_colour_label_maps_are_refused(tmp_path: Path) -> None:
+def test_grey_files_of_few_bits_are_not_stretched_and_colours_are_refused(tmp_path: Path) -> None:
+    for bits, row, ids in ((2, b"\x1b", [0, 1, 2, 3]), (4, b"\x01\x9f", [0, 1, 9, 15])):
+        (tmp_path / "x.png").write_bytes(grey_png([row], width=4, bits=bits))
+        assert read_label_map(tmp_path / "x.png").tolist() == [ids]
     Image.fromarray(CORNERS).save(tmp_path / "x.png")
     with pytest.raises(DataError, match=r"has colours, not ids: .*x\.png \(RGB\); save a palette or grey PNG"):
         read_label_map(tmp_path / "x.png")
@@ -189,20 +173,16 @@ def test_a_resized_image_has_the_wanted_height_and_width() -> None:
         assert (resized == 77).all()
 
 
-@pytest.mark.parametrize(
-    ("shrink_to", "shape"), [(None, (96, 160)), (49, (96, 160)), (48, (48, 80)), (24, (24, 40)), (1, (12, 20))]
-)
-def test_a_jpeg_shrinks_by_halves_while_both_sides_stay_large_enough(
-    tmp_path: Path, shrink_to: int | None, shape: tuple[int, int]
-) -> None:
+def test_a_jpeg_shrinks_by_halves_while_both_sides_stay_large_enough(tmp_path: Path) -> None:
     smooth = np.add.outer(np.arange(96), np.arange(160)).astype(np.uint8)
     for suffix in ("jpg", "png"):
         Image.fromarray(np.dstack([smooth] * 3)).save(tmp_path / f"x.{suffix}")
-    small = read_image(tmp_path / "x.jpg", shrink_to=shrink_to)
-    assert small.shape[:2] == shape
-    resized = resize_image(read_image(tmp_path / "x.jpg"), shape)
-    assert np.abs(small.astype(int) - resized).max() <= 6
-    assert read_image(tmp_path / "x.png", shrink_to=shrink_to).shape[:2] == (96, 160)
+    for shrink_to, shape in {None: (96, 160), 49: (96, 160), 48: (48, 80), 24: (24, 40), 1: (12, 20)}.items():
+        small = read_image(tmp_path / "x.jpg", shrink_to=shrink_to)
+        assert small.shape[:2] == shape
+        resized = resize_image(read_image(tmp_path / "x.jpg"), shape)
+        assert np.abs(small.astype(int) - resized).max() <= 6
+        assert read_image(tmp_path / "x.png", shrink_to=shrink_to).shape[:2] == (96, 160)
 
 
 def test_the_content_of_a_file_reads_like_the_file_and_errors_have_the_given_name(tmp_path: Path) -> None:

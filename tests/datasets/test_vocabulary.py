@@ -39,41 +39,25 @@ def test_repeats_in_a_numbered_file_keep_the_first_spelling_and_the_name(tmp_pat
     assert Vocabulary.from_file(path).classes == (("pot", "Pan"), ("pot",))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "class file is empty: PATH; write one entry per line"),
-        ("# only a comment\n\n", "class file is empty: PATH; write one entry per line"),
+def test_a_faulty_file_is_refused_with_its_line_and_the_next_move(tmp_path: Path) -> None:
+    empty, lost = "class file is empty: PATH; write one entry per line", "write 'id:name' or drop all ids"
+    for text, message in (
+        ("", empty),
+        ("# only a comment\n\n", empty),
         ("cat\nd\xf6g\n".encode("latin-1"), "class file is not UTF-8 text: PATH, line 2; save it as UTF-8"),
-        (
-            "cat\ndog,,puppy\n",
-            "empty class name: PATH, line 2; remove the extra comma or write the missing name",
-        ),
+        ("cat\ndog,,puppy\n", "empty class name: PATH, line 2; remove the extra comma or write the missing name"),
         ("cat\ndog\nCat\n", "'Cat' names two classes: PATH, line 1 and PATH, line 3; keep it in one"),
         ("cat,pet\n\ndog,Pet\n", "'Pet' names two classes: PATH, line 1 and PATH, line 3; keep it in one"),
         ("cat,puss,Puss\n", "'puss' occurs twice in one class: PATH, line 1; keep it once"),
         ("2:cat\n2:dog\n", "class ids must ascend: PATH, line 2 has 2 after 2; sort the lines by id"),
-        (
-            "0:cat\ndog\n",
-            "line without an id among lines with ids: PATH, line 2; write 'id:name' or drop all ids",
-        ),
-        (
-            "cat\n1:dog\n",
-            "line without an id among lines with ids: PATH, line 1; write 'id:name' or drop all ids",
-        ),
-        (
-            "0:invalid_class_id\n",
-            "class file has only invalid_class_id lines: PATH; write one class per line",
-        ),
-    ],
-)
-def test_a_faulty_file_is_refused_with_its_line_and_the_next_move(
-    tmp_path: Path, text: str | bytes, message: str
-) -> None:
-    path = written(tmp_path, text)
-    with pytest.raises(DataError) as caught:
-        Vocabulary.from_file(path)
-    assert str(caught.value).replace(str(path), "PATH") == message
+        ("0:cat\ndog\n", f"line without an id among lines with ids: PATH, line 2; {lost}"),
+        ("cat\n1:dog\n", f"line without an id among lines with ids: PATH, line 1; {lost}"),
+        ("0:invalid_class_id\n", "class file has only invalid_class_id lines: PATH; write one class per line"),
+    ):
+        path = written(tmp_path, text)
+        with pytest.raises(DataError) as caught:
+            Vocabulary.from_file(path)
+        assert str(caught.value).replace(str(path), "PATH") == message
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -98,18 +82,9 @@ def test_a_class_is_seen_when_any_synonym_was_whatever_the_case() -> None:
     assert vocabulary.seen_by([]) == (False, False, False)
 
 
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("ade20k_847", 847),
-        ("ade20k_150", 150),
-        ("coco_panoptic", 133),
-        ("lvis_1203", 1203),
-        ("pascal_voc_21", 21),
-    ],
-)
-def test_published_class_files_are_read_as_they_are(shared: Path, name: str, count: int) -> None:
-    folder = shared / "reference" / "class_names"
-    vocabulary = Vocabulary.from_file(folder / f"{name}_with_prompt_eng.txt")
-    assert len(vocabulary) == count
-    assert all(len({word.casefold() for word in words}) == len(words) for words in vocabulary.classes)
+def test_published_class_files_are_read_as_they_are(shared: Path) -> None:
+    sizes = {"ade20k_847": 847, "ade20k_150": 150, "coco_panoptic": 133, "lvis_1203": 1203, "pascal_voc_21": 21}
+    for name, count in sizes.items():
+        vocabulary = Vocabulary.from_file(shared / "reference" / "class_names" / f"{name}_with_prompt_eng.txt")
+        assert len(vocabulary) == count
+        assert all(len({word.casefold() for word in words}) == len(words) for words in vocabulary.classes)
