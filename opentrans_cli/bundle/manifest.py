@@ -26,9 +26,8 @@ FILE_NAME = re.compile(
 )
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-PLAIN_NAME = re.compile(
-    r"[a-z0-9][a-z0-9_.:-]*"
-)  # verbs, patterns, frameworks: looked up in closed tables, never imported
+# Verbs, patterns, frameworks: looked up in closed tables, never imported.
+PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_.:-]*")
 MAX_NAME = 200  # characters
 
 _PREPROCESS = ("size", "mean", "std", "interpolation", "resize_mode")
@@ -42,9 +41,8 @@ class Base(Record):
     architecture: str  # open_clip name, "RN50-quickgelu"
     model_cfg: dict[str, Any]  # open_clip configuration; enough to build the architecture without a download
     digest: str  # `tower_digest` of the dense visual tower; a mask fits no other base
-    preprocess: dict[
-        str, Any
-    ]  # size (pixels, or [height, width]), mean and std (per channel), interpolation, resize_mode
+    # size (pixels, or [height, width]), mean and std (per channel), interpolation, resize_mode
+    preprocess: dict[str, Any]
     activation: str  # "quickgelu" or "gelu"
 
     def check(self) -> None:
@@ -177,11 +175,8 @@ class Manifest(Record):
         _check_distinct((layer.name for layer in self.layers), "layers")
         require(self.total <= MAX_WEIGHTS, "layers", f"have more than {MAX_WEIGHTS} weights")
         exact = 1 - self.kept / self.total
-        require(
-            abs(self.achieved_sparsity - exact) < 1e-9,
-            "achieved_sparsity",
-            f"is not {exact}, as the layers say",
-        )
+        agrees = abs(self.achieved_sparsity - exact) < 1e-9
+        require(agrees, "achieved_sparsity", f"is not {exact}, as the layers say")
         _check_distinct((entry.name for entry in self.files), "files")
         require(self.file("mask.safetensors") is not None, "files", "lack 'mask.safetensors'")
         if self.file("round_weights.safetensors") is not None:

@@ -18,6 +18,7 @@ from opentrans_cli.bundle.manifest import Manifest, Step
 from opentrans_cli.bundle.nested import kept_after, last_round, masks_after, rounds_until
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError, OptionError
+from opentrans_cli.files.header import item_bytes
 from opentrans_cli.files.tensorfile import tensor_headers
 
 KEPT_BY_ROUND = "kept_by_round"
@@ -104,12 +105,8 @@ def subnet_bytes(bundle: Bundle, info: RoundInfo) -> int:
         return masks
     layers = {layout.weight_name(layer.name) for layer in manifest.layers}
     headers = tensor_headers(bundle.file_path(layout.WEIGHTS))
-    rest = sum(prod(found.shape) * _width(found.dtype) for name, found in headers.items() if name not in layers)
-    return masks + info.kept * _width(manifest.layers[0].dtype) + rest
-
-
-def _width(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    rest = sum(prod(found.shape) * item_bytes(found.dtype) for name, found in headers.items() if name not in layers)
+    return masks + info.kept * item_bytes(manifest.layers[0].dtype) + rest
 
 
 def at_round(bundle: Bundle, info: RoundInfo, *, target: float | None = None, base: Tensors | None = None) -> Bundle:
