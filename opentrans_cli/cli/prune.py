@@ -15,7 +15,7 @@ from opentrans_cli.steps.shared_options import Machine
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from opentrans_cli.steps.prune.plan import Plan
+    from opentrans_cli.steps.prune.plan import PrunePlan
     from opentrans_cli.steps.prune.prune import PruneResult
 
 
@@ -67,7 +67,7 @@ def _show(console: Console, result: PruneResult) -> None:
     )
 
 
-def _show_plan(console: Console, plan: Plan) -> None:
+def _show_plan(console: Console, plan: PrunePlan) -> None:
     document = plan.to_json()
     pruned = [layer for layer in plan.layers if layer["pruned"]]
     title = f"{len(pruned)} of {len(plan.layers)} layers, {plan.total:,} weights, {plan.pattern.name}, {plan.criterion}"

@@ -152,7 +152,7 @@ class RunState:
 
         Raises TrainingError for the state of another run.
         """
-        tensors, meta = state_file.load_state(path)
+        tensors, meta = state_file.read_run_state(path)
         if rate_may_change and "settings" in meta:
             meta["settings"]["lr"] = self.settings.lr
         self._require_same(path, meta, narrowed=narrowed)

@@ -43,7 +43,7 @@ def save_state(path: Path, *, tensors: Mapping[str, Tensor], meta: Mapping[str, 
         raise TrainingError(str(error)) from error
 
 
-def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_run_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors on the CPU, meta) as `save_state` was given them.
 
     Raises TrainingError if the file is missing, damaged, or not the state of a run.
@@ -54,7 +54,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_meta(path: Path) -> dict[str, Any]:
-    """What `save_state` was given as `meta`, without reading the tensors. Raises as `load_state` does."""
+    """What `save_state` was given as `meta`, without reading the tensors. Raises as `read_run_state` does."""
     with _explained(path):
         header = read_metadata(path)
     if header.get("kind") != _KIND or header.get("version") != _VERSION:

@@ -37,13 +37,13 @@ OPTIONS = PruneOptions(
 def worker(folder: Path) -> None:
     """What each of the processes does: a run, a run that is interrupted and resumed, and one that fails."""
     plans = []
-    make_plan = step.make_plan
+    make_plan = step.make_prune_plan
 
     def watched(*arguments: Any) -> Any:
         plans.append(make_plan(*arguments))
         return plans[-1]
 
-    step.make_plan = watched
+    step.make_prune_plan = watched
     result = step.prune(**vars(OPTIONS), out=folder / "whole", device="cpu")
     short, stops = PruneControls(max_minutes=1e-6), 0
     for controls in (short, short, short, short, PruneControls()):  # four steps, the last in the second round

@@ -19,7 +19,7 @@ from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.training.loop import Hooks, train
 from opentrans_cli.training.processes.distributed import World, open_world
 from opentrans_cli.training.settings import TrainSettings
-from opentrans_cli.training.state_file import load_meta, load_state
+from opentrans_cli.training.state_file import load_meta, read_run_state
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def compared(world: World, kind: str, folder: Path) -> dict[str, Any]:
         "digest": digest(found),
         "resumed": digest(resumed),
         "resumed alone": way(other, wanted),
-        "shapes": {name: list(tensor.shape) for name, tensor in load_state(state)[0].items()},
+        "shapes": {name: list(tensor.shape) for name, tensor in read_run_state(state)[0].items()},
         "plain": all(type(p) is nn.Parameter for p in found.parameters()),
     }
 

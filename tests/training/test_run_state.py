@@ -12,7 +12,7 @@ from opentrans_cli.errors import TrainingError
 from opentrans_cli.training.freezing import freeze_layers
 from opentrans_cli.training.run_state import Average, LossScale
 from opentrans_cli.training.settings import TrainSettings
-from opentrans_cli.training.state_file import load_meta, load_state, under_prefix
+from opentrans_cli.training.state_file import load_meta, read_run_state, under_prefix
 from opentrans_cli.training.step import autocast
 
 SETTINGS = TrainSettings(steps=6, batch_size=4, lr=0.02, lr_warmup_steps=2, save_every=2, log_every=1, seed=5)
@@ -66,7 +66,7 @@ def test_pruned_weights_are_exactly_zero_in_weights_and_averages(experiment, tmp
     with torch.no_grad():
         made.weight.fill_(1.0)  # so that averages that began too early would tell
     made.run(checkpoint=tmp_path / "state", progress=lambda _: seen.append(bool(made.weight[made.removed].any())))
-    tensors, _ = load_state(tmp_path / "state")
+    tensors, _ = read_run_state(tmp_path / "state")
     held = [tensor for name, tensor in tensors.items() if name.endswith("backbone.conv1.weight")]
     assert len(held) == 1 + ("ema" in KINDS[kind])
     assert not any(tensor[made.removed].any() for tensor in held) and not any(seen)
@@ -109,12 +109,12 @@ def test_the_second_phase_keeps_what_it_trains_and_drops_the_rest(experiment, tm
     first = experiment(settings, frozen=False)
     log = first.run(checkpoint=state, stop_at=4)
     assert log.steps == 4 and load_meta(state)["step"] == 4
-    before = load_state(state)[0]
+    before = read_run_state(state)[0]
     assert same(first.state(), under_prefix("model", before))  # the last parameters, not the averages
     second = experiment(settings, net=first.net)
     frozen = second.net.backbone.conv10.weight.clone()
     second.run(state=state, narrowed=True, checkpoint=state)
-    after = load_state(state)[0]
+    after = read_run_state(state)[0]
     dropped = {name for name in before.keys() - after.keys()}
     slots = ("step", "exp_avg", "exp_avg_sq")
     parts = ("conv10.weight", "bn10.weight", "bn10.bias")

@@ -11,8 +11,8 @@ from opentrans_cli.errors import TrainingError
 from opentrans_cli.files.tensorfile import write_tensors
 from opentrans_cli.training.state_file import (
     load_meta,
-    load_state,
     optimizer_tensors,
+    read_run_state,
     restore_module,
     restore_optimizer,
     save_state,
@@ -30,7 +30,7 @@ def test_tensors_and_meta_come_back_as_they_were(tmp_path):
         "strided": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
     }
     save_state(tmp_path / "state", tensors=tensors, meta={"step": 3, "nested": {"lr": 0.1}})
-    found, meta = load_state(tmp_path / "state")
+    found, meta = read_run_state(tmp_path / "state")
     assert meta == {"step": 3, "nested": {"lr": 0.1}}
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
@@ -67,7 +67,7 @@ def test_a_write_that_dies_leaves_the_old_state(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(TrainingError, match=r"No space left on device; check free space"):
         save_state(path, tensors={"a": torch.zeros(2)}, meta={"step": 2})
-    assert load_state(path)[1] == {"step": 1}
+    assert read_run_state(path)[1] == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
@@ -79,9 +79,9 @@ def test_damaged_missing_and_foreign_files_are_refused_in_one_line(tmp_path):
     write_tensors(tmp_path / "foreign", {"a": torch.ones(2).numpy()})
     for name in ("cut", "text", "pickle", "missing"):
         with pytest.raises(TrainingError, match=r"cannot resume: .*; start the run again without it") as error:
-            load_state(tmp_path / name)
+            read_run_state(tmp_path / name)
         assert "\n" not in str(error.value)
-    for load in (load_state, load_meta):
+    for load in (read_run_state, load_meta):
         with pytest.raises(TrainingError, match=r"not the state of a run of this version"):
             load(tmp_path / "foreign")
 

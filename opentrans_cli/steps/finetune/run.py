@@ -103,7 +103,7 @@ class FinetuneRun:
         if found is None or state is None:
             return None
         # What is frozen is hashed, and its features are kept: it has to be what it was before training goes on.
-        tensors, _ = state_file.load_state(state)
+        tensors, _ = state_file.read_run_state(state)
         state_file.restore_module(self._trained, state_file.under_prefix("model", tensors), origin=str(state))
         return FreezeChoice.from_json(found)
 

@@ -14,7 +14,7 @@ from opentrans_cli.sparsity.patterns.base import Pattern
 from opentrans_cli.sparsity.selection import Mask
 from opentrans_cli.steps.prune.choice import Choice
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
-from opentrans_cli.steps.prune.plan import Plan
+from opentrans_cli.steps.prune.plan import PrunePlan
 from opentrans_cli.steps.run_files import discard_state
 
 
@@ -22,7 +22,7 @@ class Cuts:
     """Works on the masks of `plan.tower`; nothing is trained, and the tower stays as it is."""
 
     def __init__(
-        self, plan: Plan, choice: Choice, options: PruneOptions, controls: PruneControls, *, out: Path
+        self, plan: PrunePlan, choice: Choice, options: PruneOptions, controls: PruneControls, *, out: Path
     ) -> None:
         self.tower, self.choice, self.pattern, self.rounds = plan.tower, choice, plan.pattern, len(plan.sparsities)
         self.options, self.controls, self.out = options, controls, out

@@ -17,7 +17,7 @@ from opentrans_cli.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
-class Plan:
+class PrunePlan:
     """The tower with the layers that are pruned, the form their masks take, and the sparsity of each round."""
 
     tower: Tower  # its masks name the layers
@@ -46,12 +46,12 @@ class Plan:
         }
 
 
-def plan(options: PruneOptions, *, reporter: Reporter = SILENT) -> Plan:
+def plan(options: PruneOptions, *, reporter: Reporter = SILENT) -> PrunePlan:
     """What `prune` would do with these options; reads the source and writes nothing.
 
     Raises OptionError, SourceError or BundleError, as `prune` does.
     """
-    return make_plan(options, reporter)
+    return make_prune_plan(options, reporter)
 
 
 def prune_settings(options: PruneOptions, controls: PruneControls, *, steps: int) -> TrainSettings:
@@ -62,7 +62,7 @@ def prune_settings(options: PruneOptions, controls: PruneControls, *, steps: int
         lr=options.lr,
         weight_decay=options.weight_decay,
         decay_all=True,
-        schedule="constant",  # the rate is `Rounds.learning_rate`
+        schedule="constant",  # the rate is `Timetable.learning_rate`
         grad_clip=options.grad_clip,
         precision=options.precision,  # type: ignore[arg-type]
         seed=options.seed,
@@ -72,7 +72,7 @@ def prune_settings(options: PruneOptions, controls: PruneControls, *, steps: int
     )
 
 
-def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:
+def make_prune_plan(options: PruneOptions, reporter: Reporter) -> PrunePlan:
     """Load the source, choose layers and pattern, and lay out the rounds that remove something."""
     tower = load_tower(options.source, reporter)
     pattern = pattern_for(options.pattern, tower.base.model_cfg)
@@ -106,7 +106,7 @@ def make_plan(options: PruneOptions, reporter: Reporter) -> Plan:
     )
     _check_reachable(tower, pattern, options)
     sparsities = pattern.rounds(_sparsities(tower, options))
-    return Plan(tower, pattern, sparsities, options.resolved_criterion, layers)
+    return PrunePlan(tower, pattern, sparsities, options.resolved_criterion, layers)
 
 
 def _sparsities(tower: Tower, options: PruneOptions) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from opentrans_cli.steps.by_name import takes
 from opentrans_cli.steps.prune.choice import Choice, RandomChoice, ScoredChoice, Scorer, random_choice
 from opentrans_cli.steps.prune.cuts import Cuts
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions, default_out, prune_options
-from opentrans_cli.steps.prune.plan import Plan, make_plan
+from opentrans_cli.steps.prune.plan import PrunePlan, make_prune_plan
 from opentrans_cli.steps.run_files import check_places, state_to_resume
 from opentrans_cli.steps.step_record import ALONE, step_record
 
@@ -110,15 +110,15 @@ def _check(controls: PruneControls, out: Path, *, force: bool) -> None:
     check_places(out, {"--log": controls.log})
 
 
-def _planned(options: PruneOptions, out: Path, reporter: Reporter) -> Plan:
-    plan = make_plan(options, reporter)
+def _planned(options: PruneOptions, out: Path, reporter: Reporter) -> PrunePlan:
+    plan = make_prune_plan(options, reporter)
     if options.images is None:
         reporter.say(f"no images were given: weights are chosen by {plan.criterion}, and nothing is distilled")
     prepare_parent(out)
     return plan
 
 
-def _choice(plan: Plan, scorer: Scorer, reporter: Reporter) -> Choice:
+def _choice(plan: PrunePlan, scorer: Scorer, reporter: Reporter) -> Choice:
     if not scorer.options.random:
         return ScoredChoice(scorer, plan.pattern, plan.sparsities)
     like = None if scorer.options.like is None else open_bundle(local_bundle(scorer.options.like, reporter))
@@ -138,7 +138,7 @@ def _with_images(
     """The same with what only images need: torch, processes, a training loop and its log."""
     from opentrans_cli.steps.prune.distillation import make_objective
     from opentrans_cli.steps.prune.loader import open_loader
-    from opentrans_cli.steps.prune.run import PruneRun, Rounds
+    from opentrans_cli.steps.prune.run import PruneRun, Timetable
     from opentrans_cli.steps.run_log import RunLog, check_log, log_path
     from opentrans_cli.steps.step_record import environment, machine
     from opentrans_cli.training import state_file
@@ -158,12 +158,12 @@ def _with_images(
             writes = world.is_main and distils
             with RunLog.beside(out, controls.log, resumed_at=taken, writes=writes, reporter=reporter) as log:
                 choice = _choice(plan, Scorer(options, loader=loader, world=world), reporter)
-                rounds = Rounds(len(plan.sparsities), options.steps_per_round, options.final_steps)
+                timetable = Timetable(len(plan.sparsities), options.steps_per_round, options.final_steps)
                 objective = make_objective(
                     plan.tower,
                     loader,
                     options,
-                    steps=rounds.total,
+                    steps=timetable.total,
                     world=world,
                     compiled=controls.compile,
                     reporter=reporter,
@@ -173,7 +173,7 @@ def _with_images(
                     choice,
                     options,
                     controls,
-                    rounds,
+                    timetable,
                     objective=objective,
                     world=world,
                     out=out,
@@ -197,7 +197,7 @@ def _with_images(
         return _result(open_bundle(out), run, plan, loader, log_file)
 
 
-def _result(bundle: Bundle, run: Cuts, plan: Plan, loader: ImageLoader | None, log: Path | None) -> PruneResult:
+def _result(bundle: Bundle, run: Cuts, plan: PrunePlan, loader: ImageLoader | None, log: Path | None) -> PruneResult:
     return PruneResult(
         path=bundle.path,
         sparsity=bundle.manifest.achieved_sparsity,
@@ -213,12 +213,12 @@ def _result(bundle: Bundle, run: Cuts, plan: Plan, loader: ImageLoader | None, l
     )
 
 
-def _chosen_by(plan: Plan, run: Cuts) -> str:
+def _chosen_by(plan: PrunePlan, run: Cuts) -> str:
     """The criterion, or "random" for a twin, of which it only says how many weights each layer keeps."""
     return "random" if isinstance(run.choice, RandomChoice) else plan.criterion
 
 
-def _recorded(run: Cuts, plan: Plan, how: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded(run: Cuts, plan: PrunePlan, how: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the run as the bundle records them."""
     options = run.options
     recorded = {**asdict(options), "criterion": plan.criterion, "compile": run.controls.compile, **how}
@@ -228,7 +228,7 @@ def _recorded(run: Cuts, plan: Plan, how: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _contents(
-    run: Cuts, plan: Plan, loader: ImageLoader | None, recorded: Mapping[str, Any], data: str | None
+    run: Cuts, plan: PrunePlan, loader: ImageLoader | None, recorded: Mapping[str, Any], data: str | None
 ) -> BundleContents:
     tower, parent, options = plan.tower, plan.tower.bundle, run.options
     kept_by_round = run.kept_by_round()
@@ -255,7 +255,7 @@ def _contents(
 
 
 def _report(
-    run: Cuts, plan: Plan, loader: ImageLoader | None, kept_by_round: Mapping[str, list[int]]
+    run: Cuts, plan: PrunePlan, loader: ImageLoader | None, kept_by_round: Mapping[str, list[int]]
 ) -> dict[str, object]:
     """The prune report of `artifacts.schema.json`: what every round and every step did."""
     kept = [sum(counts) for counts in zip(*kept_by_round.values(), strict=True)]

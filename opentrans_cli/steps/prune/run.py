@@ -23,7 +23,7 @@ from opentrans_cli.steps.prune.choice import Choice
 from opentrans_cli.steps.prune.cuts import Cuts
 from opentrans_cli.steps.prune.distillation import Objective
 from opentrans_cli.steps.prune.options import MAX_ROUNDS, PruneControls, PruneOptions
-from opentrans_cli.steps.prune.plan import Plan, prune_settings
+from opentrans_cli.steps.prune.plan import PrunePlan, prune_settings
 from opentrans_cli.steps.run_files import round_path, state_path
 from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.training import state_file
@@ -32,7 +32,7 @@ from opentrans_cli.training.processes.distributed import World
 
 
 @dataclass(frozen=True)
-class Rounds:
+class Timetable:
     """Which optimizer steps follow which round; steps and rounds are counted from 0."""
 
     count: int
@@ -79,11 +79,11 @@ class PruneRun(Cuts):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PrunePlan,
         choice: Choice,
         options: PruneOptions,
         controls: PruneControls,
-        rounds: Rounds,
+        timetable: Timetable,
         *,
         objective: Objective | None,
         world: World,
@@ -92,7 +92,7 @@ class PruneRun(Cuts):
         reporter: Reporter,
     ) -> None:
         super().__init__(plan, choice, options, controls, out=out)
-        self.timetable, self.objective, self.world, self.log, self.reporter = rounds, objective, world, log, reporter
+        self.timetable, self.objective, self.world, self.log, self.reporter = timetable, objective, world, log, reporter
         self.seconds_per_step = 0.0
         self._snapshots = Snapshots(out) if options.keep_rounds == "weights" else None
         self._hold = self._holder()
@@ -252,7 +252,7 @@ class Snapshots(Mapping[int, Tensors]):
         )
 
     def __getitem__(self, number: int) -> dict[str, NDArray[Any]]:
-        return arrays(state_file.load_state(round_path(self._out, number))[0])
+        return arrays(state_file.read_run_state(round_path(self._out, number))[0])
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._paths()))

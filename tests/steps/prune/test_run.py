@@ -16,7 +16,7 @@ from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
 from opentrans_cli.reporter import Silent
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
 from opentrans_cli.steps.prune.prune import REPORT, prune
-from opentrans_cli.steps.prune.run import Rounds
+from opentrans_cli.steps.prune.run import Timetable
 from opentrans_cli.steps.run_files import log_beside, state_path
 from opentrans_cli.training.state_file import load_meta
 
@@ -191,7 +191,7 @@ def test_controls_that_make_no_sense_are_refused_before_anything_is_written(
 
 
 def test_the_learning_rate_rises_stays_and_falls_in_the_last_round() -> None:
-    rounds = Rounds(count=3, steps=50, final_steps=100)
+    rounds = Timetable(count=3, steps=50, final_steps=100)
     rates = [rounds.learning_rate(step, lr=2.0) for step in range(rounds.total)]
     assert rounds.total == 200 and [rounds.round_of(step) for step in (0, 49, 50, 100, 199)] == [0, 0, 1, 2, 2]
     assert rates[:20] == pytest.approx([0.1 * number for number in range(1, 21)])
