@@ -1,192 +1,153 @@
-"""Somebody's checkpoint file: where its tensors are, and a copy of it with some of them changed.
+"""A copy of somebody's checkpoint file with some of its tensors changed.
 
 In its own format the copy is the file itself, byte for byte, but for the changed tensors: no pickle is written, that of
-a torch file is the one that was there. A torch file can become a safetensors file, which holds its tensors alone.
+a torch file is the one that was there. A checkpoint of any kind can become one safetensors file, which holds its
+tensors alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.checkpoints.file_kind import file_kind
-from opentrans_cli.errors import SourceError, TransferError
+from opentrans_cli.checkpoints.file_kind import OLD_TORCH, SAFETENSORS, TORCH
+from opentrans_cli.checkpoints.reader import Checkpoint, open_checkpoint
+from opentrans_cli.errors import TransferError
 from opentrans_cli.files.header import CODES, METADATA, item_bytes
 from opentrans_cli.files.slots import (
     PIECE,
     Patch,
-    Slot,
     c_order,
     checksum_patches,
     edit_slot,
     first_difference,
     patched,
     pieces,
-    read_slot,
-    safetensors_slots,
 )
 
 Edits = Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]]
-"""By key: what becomes of the stored values (bfloat16 as its bits); a result of the same shape and type."""
+"""By name: what becomes of the stored values (bfloat16 as its bits); a result of the same shape and type."""
 
-SAFETENSORS = ".safetensors"
-TORCH = (".pth", ".pt", ".bin", ".ckpt")
-
-
-@dataclass(frozen=True)
-class CheckpointFile:
-    """A checkpoint that is read and never changed."""
-
-    path: Path
-    size: int  # bytes
-    slots: Mapping[str, Slot]  # by key, wrappers such as `state_dict` taken off
-    others: tuple[str, ...]  # entries beside the tensors: "optimizer", "iteration"
-    records: Sequence[tuple[int, int, tuple[int, ...]]] | None = field(
-        repr=False
-    )  # of a torch file; None for safetensors
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor."""
-        return {key: slot.shape for key, slot in self.slots.items()}
-
-    def copies_to(self, suffix: str) -> bool:
-        """Whether a copy with this suffix keeps the format; else the tensors alone become a safetensors file.
-
-        Raises TransferError for a suffix that no copy can have.
-        """
-        if self.records is None and suffix in TORCH:
-            raise TransferError(
-                f"no pickle is written: {suffix} from {self.path}, a safetensors file; name --out FILE.safetensors"
-            )
-        if suffix not in (SAFETENSORS, *TORCH):
-            raise TransferError(f"unknown kind of checkpoint: --out with {suffix!r}; name it .safetensors or .pth")
-        return (self.records is None) == (suffix == SAFETENSORS)
+_SAFETENSORS, _TORCH = ".safetensors", (".pth", ".pt", ".bin", ".ckpt")
 
 
-def open_checkpoint(path: Path) -> CheckpointFile:
-    """Find the tensors of a safetensors file or one of torch.save; no value is read.
+def copies_to(checkpoint: Checkpoint, suffix: str) -> bool:
+    """Whether a copy with this suffix keeps the format; else the tensors alone become a safetensors file.
 
-    Raises SourceError or BundleError if it cannot be read, is neither, or holds a type that safetensors does not.
+    Raises TransferError for a suffix that no copy can have, and for tensors that no safetensors file has.
     """
-    kind = file_kind(path)
-    size = path.stat().st_size
-    if kind == "safetensors":
-        with path.open("rb") as file:
-            return _checked(CheckpointFile(path, size, safetensors_slots(file, size, str(path)), (), None))
-    if kind == "zip":
-        from opentrans_cli.checkpoints.torch_slots import torch_slots
-
-        found = torch_slots(path)
-        foreign = next((key for key, tensor in found.slots.items() if tensor.dtype not in CODES), None)
-        if foreign is not None:
-            raise SourceError(f"tensor of a type that is not read: '{foreign}' in {path}; convert it first")
-        slots = {key: Slot(*tensor) for key, tensor in found.slots.items()}
-        return _checked(CheckpointFile(path, size, slots, found.others, found.records))
-    what = {"old torch": "a file of torch before 1.6", "json": "an index of shards"}.get(kind, kind)
-    raise SourceError(f"not one checkpoint file but {what}: {path}; save its state dict as one safetensors file")
-
-
-def _checked(checkpoint: CheckpointFile) -> CheckpointFile:
-    if not checkpoint.slots:
-        raise SourceError(f"no tensors in the checkpoint: {checkpoint.path}; give one with a state dict")
-    return checkpoint
+    of_torch = checkpoint.kind in (TORCH, OLD_TORCH)
+    if suffix not in (_SAFETENSORS, *_TORCH):
+        raise TransferError(f"unknown kind of checkpoint: --out with {suffix!r}; name it .safetensors or .pth")
+    if suffix in _TORCH and not of_torch:
+        raise TransferError(
+            f"no pickle is written: {suffix} from {checkpoint.path}, {checkpoint.kind}; name --out FILE.safetensors"
+        )
+    if checkpoint.kind == SAFETENSORS or suffix in _TORCH:
+        return True
+    odd = next((name for name, t in checkpoint.tensors.items() if not t.readable or t.dtype not in CODES), None)
+    if odd is not None:
+        problem = checkpoint.tensors[odd].problem or f"of type {checkpoint.tensors[odd].dtype}"
+        move = "name --out FILE.pth" if of_torch else "convert it first"
+        raise TransferError(f"no safetensors file holds this tensor: '{odd}' is {problem}; {move}")
+    return False
 
 
-def check_apart(checkpoint: CheckpointFile, edits: Edits) -> None:
+def check_apart(checkpoint: Checkpoint, edits: Edits) -> None:
     """Raises TransferError if a tensor to be changed shares its bytes with another."""
-    spans = sorted((slot.start, slot.end, key) for key, slot in checkpoint.slots.items() if slot.end > slot.start)
+    held = [(str(t.source), t.slot, name) for name, t in checkpoint.tensors.items() if t.readable and 0 not in t.shape]
+    spans = sorted((source, slot.start, slot.end, name) for source, slot, name in held)
     reached, last = 0, ""
-    for (_, end, key), (start, _, following) in pairwise(spans):
-        if end > reached:
-            reached, last = end, key
-        if start < reached and (last in edits or following in edits):
+    for (source, _, end, name), (following, start, _, other) in pairwise(spans):
+        reached, last = (end, name) if end > reached else (reached, last)
+        if following != source:
+            reached = 0
+        elif start < reached and (last in edits or other in edits):
             raise TransferError(
-                f"two tensors of the checkpoint share their memory: '{last}' and '{following}'; "
+                f"two tensors of the checkpoint share their memory: '{last}' and '{other}'; "
                 "save it again with each of them cloned"
             )
 
 
-def copy_patches(checkpoint: CheckpointFile, edits: Edits, file: BinaryIO) -> list[Patch]:
-    """What a copy in the same format has differently, checksums included; `file` is the checkpoint, open."""
-    slots = checkpoint.slots
-    patches = [edit_slot(slots[key], edit) for key, edit in edits.items() if slots[key].end > slots[key].start]
-    return patches + checksum_patches(file, patches, checkpoint.records or ())
+def copy_patches(checkpoint: Checkpoint, edits: Edits) -> list[Patch]:
+    """What a copy in the same format has differently, checksums included.
+
+    Raises TransferError for a tensor whose values are inside the pickle, as those of arrays are.
+    """
+    inside = next((name for name in edits if checkpoint.tensors[name].source != checkpoint.path), None)
+    if inside is not None:
+        raise TransferError(
+            f"no pickle is written, and one holds the values of '{inside}': {checkpoint.path}; name --out X.safetensors"
+        )
+    slots = {name: checkpoint.tensors[name].slot for name in edits}
+    patches = [edit_slot(slot, edits[name]) for name, slot in slots.items() if slot.end > slot.start]
+    with checkpoint.path.open("rb") as file:
+        return patches + checksum_patches(file, patches, checkpoint.records)
 
 
-def copy_chunks(checkpoint: CheckpointFile, patches: Sequence[Patch], file: BinaryIO) -> Iterator[bytes]:
+def copy_chunks(checkpoint: Checkpoint, patches: Sequence[Patch]) -> Iterator[bytes]:
     """The bytes of a copy in the same format."""
-    yield from patched(file, patches, 0, checkpoint.size)
+    with checkpoint.path.open("rb") as file:
+        yield from patched(file, patches, 0, checkpoint.path.stat().st_size)
 
 
-def converted_chunks(checkpoint: CheckpointFile, edits: Edits, file: BinaryIO) -> Iterator[bytes]:
-    """The bytes of a safetensors file with the tensors of the checkpoint."""
-    order = list(CODES)
-    keys = sorted(checkpoint.slots, key=lambda key: (order.index(checkpoint.slots[key].dtype), key))
+def converted_chunks(checkpoint: Checkpoint, edits: Edits) -> Iterator[bytes]:
+    """The bytes of a safetensors file with the tensors of the checkpoint, by their names in it."""
+    order, tensors = list(CODES), checkpoint.tensors
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), tensors[name].key))
     header: dict[str, Any] = {METADATA: {"format": "pt"}}
     reached = 0
-    for key in keys:
-        slot = checkpoint.slots[key]
-        end = reached + item_bytes(slot.dtype) * int(np.prod(slot.shape, dtype=np.int64))
-        header[key] = {"dtype": CODES[slot.dtype], "shape": list(slot.shape), "data_offsets": [reached, end]}
+    for name in names:
+        tensor = tensors[name]
+        end = reached + item_bytes(tensor.dtype) * int(np.prod(tensor.shape, dtype=np.int64))
+        entry = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [reached, end]}
+        header[tensor.key] = entry
         reached = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
-    for key in keys:
-        yield from _values(checkpoint, key, edits, file)
+    for name in names:
+        yield from _values(checkpoint, name, edits)
 
 
-def check_written(
-    checkpoint: CheckpointFile, edits: Edits, patches: Sequence[Patch] | None, path: Path
-) -> CheckpointFile:
+def check_written(checkpoint: Checkpoint, edits: Edits, patches: Sequence[Patch] | None, path: Path) -> Checkpoint:
     """Read what was written: changed tensors are what they should be, and all others bit for bit what they were.
 
     patches: of a copy in the same format, None for another one. Returns the written file. Raises TransferError if not.
     """
     written = open_checkpoint(path)
-    before = {key: (slot.dtype, slot.shape) for key, slot in checkpoint.slots.items()}
-    if before != {key: (slot.dtype, slot.shape) for key, slot in written.slots.items()}:
+    before, after = (
+        {name: (tensor.key, tensor.dtype, tensor.shape) for name, tensor in opened.tensors.items()}
+        for opened in (checkpoint, written)
+    )
+    if before != after:
         raise TransferError(f"the written file has other tensors: {path.name}; report this as a bug")
-    with checkpoint.path.open("rb") as old, path.open("rb") as new:
-        if patches is not None:
-            place = first_difference(old, new, patches, checkpoint.size)
-            if written.size != checkpoint.size or place is not None:
-                raise TransferError(f"a byte outside the layers changed: near {place}; run the command again")
-        for key in checkpoint.slots if patches is None else edits:
-            theirs = _values(written, key, {}, new)
-            if any(mine != other for mine, other in zip_longest(_values(checkpoint, key, edits, old), theirs)):
-                raise TransferError(f"a tensor was not written as it should be: '{key}'; run the command again")
+    if patches is not None:
+        size = checkpoint.path.stat().st_size
+        with checkpoint.path.open("rb") as old, path.open("rb") as new:
+            place = first_difference(old, new, patches, size)
+        if path.stat().st_size != size or place is not None:
+            raise TransferError(f"a byte outside the layers changed: near {place}; run the command again")
+    for name in checkpoint.tensors if patches is None else edits:
+        pairs = zip_longest(_values(checkpoint, name, edits), _values(written, name, {}))
+        if any(mine != theirs for mine, theirs in pairs):
+            raise TransferError(f"a tensor was not written as it should be: '{name}'; run the command again")
     return written
 
 
-def file_digest(path: Path) -> str:
-    """Hex sha256 of a file."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        for piece in pieces(file, 0, path.stat().st_size):
-            sha.update(piece)
-    return sha.hexdigest()
-
-
-def _values(checkpoint: CheckpointFile, key: str, edits: Edits, file: BinaryIO) -> Iterator[bytes]:
+def _values(checkpoint: Checkpoint, name: str, edits: Edits) -> Iterator[bytes]:
     """The values of a tensor in C order, in pieces: an embedding table can be a fifth of a file."""
-    slot = checkpoint.slots[key]
-    if key not in edits and slot.strides == c_order(slot.shape):
-        yield from pieces(file, slot.start, slot.end)
+    tensor = checkpoint.tensors[name]
+    if name not in edits and tensor.strides == c_order(tensor.shape) and isinstance(tensor.source, Path):
+        with tensor.source.open("rb") as file:
+            yield from pieces(file, tensor.slot.start, tensor.slot.end)
         return
-    data = _edited(checkpoint, key, edits, file).tobytes()
+    stored = checkpoint.array(name)
+    data = (edits[name](stored) if name in edits else stored).tobytes()
     yield from (data[start : start + PIECE] for start in range(0, len(data), PIECE))
-
-
-def _edited(checkpoint: CheckpointFile, key: str, edits: Edits, file: BinaryIO) -> NDArray[Any]:
-    stored = read_slot(file, checkpoint.slots[key])
-    return edits[key](stored.copy()) if key in edits else stored

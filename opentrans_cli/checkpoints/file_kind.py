@@ -1,56 +1,69 @@
-"""What a checkpoint file is, from its first bytes and not from its suffix; torch is not loaded."""
+"""What a checkpoint file is, from its first bytes and not from its suffix."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
+from opentrans_cli.checkpoints.pickle_data import OLD_MAGIC
 from opentrans_cli.errors import SourceError
+from opentrans_cli.files.header import is_lfs_pointer
+from opentrans_cli.files.regular import open_regular
 
-_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
+SAFETENSORS, SHARDS = "a safetensors file", "an index of shards"
+TORCH, OLD_TORCH, PICKLE = "a file of torch", "a file of torch before 1.6", "a plain pickle"
 
-PLAIN_PICKLE = "a plain pickle, as detectron2's model zoo has them"
-"""What `file_kind` calls a file that numpy_pickle reads."""
+AGAIN = "download or export it again"
+_UNPACK = "unpack it and give the checkpoint inside"
+_EXPORT = "give a state dict saved with safetensors or torch.save"
+_PICKLES = (b"\x80", b"(dp", b"}q", b"ccollections\n", b"ccopy_reg\n")  # a dict or an object in any protocol
+# What else people have under the name of a checkpoint: first bytes, words for it, next move.
+_OTHERS = (
+    (b"\x89HDF", "an HDF5 file", _EXPORT),
+    (b"GGUF", "a GGUF file", _EXPORT),
+    (b"\x93NUMPY", "one array of numpy", _EXPORT),
+    (b"\x1f\x8b", "a gzip archive", _UNPACK),
+    (b"BZh", "a bzip2 archive", _UNPACK),
+    (b"\xfd7zXZ", "an xz archive", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a zstandard archive", _UNPACK),
+    (b"7z\xbc\xaf", "a 7-zip archive", _UNPACK),
+    (b"/annex/objects", "a pointer of git-annex", "run `git annex get` in its folder"),
+)
 
 
 def file_kind(path: Path) -> str:
-    """What the first bytes of a file say it is: "safetensors", "zip", "old torch", "json", or words for an error.
+    """The kind of the checkpoint `path`, one of the constants above.
 
-    Raises SourceError for a file that is missing, empty or cannot be read.
+    Raises SourceError, naming the file, what it is and the next move, for a file that is missing or something else.
     """
     try:
-        if not path.stat().st_size:  # before it is opened, which would wait for ever on a pipe
-            raise SourceError(f"the checkpoint is empty: {path}; download or export it again")
-        with path.open("rb") as file:
-            start = file.read(64)
+        with open_regular(path) as file:
+            start = file.read(512)
     except FileNotFoundError as error:
         raise SourceError(f"no such checkpoint: {path}; check the path") from error
     except OSError as error:
         raise SourceError(f"cannot read: {path} ({error.strerror or error}); check the path and its rights") from error
-    if start.startswith(b"version https://git-lfs"):
+    if not start:
+        raise SourceError(f"the checkpoint is empty: {path}; {AGAIN}")
+    if is_lfs_pointer(start):
         raise SourceError(f"Git LFS pointer instead of the checkpoint: {path}; run `git lfs pull` in its folder")
-    if start.startswith(_OLD_TORCH):
-        return "old torch"
+    if start.startswith(OLD_MAGIC):
+        return OLD_TORCH
     if start.startswith(b"PK\x03\x04"):
-        return "zip"
+        return TORCH
     # A safetensors file starts with the length of its JSON header; text read as a length is absurdly large.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
-        return "safetensors"
-    if start.startswith(b"\x80"):
-        return PLAIN_PICKLE
-    return "json" if start.lstrip().startswith(b"{") else "something else"
-
-
-def refuse_torchscript(path: Path) -> None:
-    """Raises SourceError for a zip file with code in it, and one that cannot be read."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise SourceError(f"cannot read the checkpoint: {path} ({reason}); download or export it again") from error
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise SourceError(
-            f"a TorchScript archive, which holds code: {path}; save its tensors alone with "
-            "torch.save(torch.jit.load(FILE).state_dict(), NEW), or name the model as open_clip does (RN50:openai)"
-        )
+        return SAFETENSORS
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"{"):
+        return SHARDS
+    what, move = "something else", _EXPORT
+    if text.startswith(b"<"):
+        what, move = "a web page", "download the file itself, with its direct link"
+    elif start[257:262] == b"ustar":
+        what, move = "a tar archive", _UNPACK
+    else:
+        found = next((other for other in _OTHERS if start.startswith(other[0])), None)
+        if found is None and start.startswith(_PICKLES):
+            return PICKLE
+        what, move = found[1:] if found else (what, move)
+    raise SourceError(f"not a checkpoint but {what}: {path}; {move}")

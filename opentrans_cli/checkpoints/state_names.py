@@ -1,58 +1,123 @@
-"""Names of the tensors in a loaded checkpoint, whatever stands for a tensor in it."""
+"""The names of the tensors in a loaded checkpoint: without wrappers, dicts and modules in each other joined by dots."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-Leaf = TypeVar("Leaf")
+from opentrans_cli.checkpoints.pickle_data import Array, Described, Unknown
+from opentrans_cli.files.header import MAX_TENSORS
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_TRAINING_STATE = re.compile(r"(optim|(lr_)?sched|(grad_)?scaler|amp).*")
-_MAX_DEPTH = 4  # of dicts in dicts; a pickle can hold one that contains itself
+# What training scripts call the weights of the model itself, the commonest first.
+_OWN = (
+    *("state_dict", "model_state_dict", "model", "model_state", "model_weights", "module", "net", "network"),
+    *("params", "weights", "blobs", "student"),
+)
+# Averages of these weights over training, and teachers, which are taken if nothing else is there.
+_AVERAGED = re.compile(r"(.+_)?(ema|swa|averaged?|teacher)(_.+)?")
+_TRAINING_STATE = re.compile(r"(.+_)?(optim|(lr_)?sched|(grad_)?scaler|amp).*")
+_TORCH_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts that torch.compile, FSDP and checkpointing put into names, anywhere in them."""
+_MAX_DEPTH = 32  # of dicts in dicts
+
+Leaves = Iterator[tuple[str, Described | Array]]
 
 
-def named_leaves(state: Any, leaf: type[Leaf]) -> dict[str, Leaf]:
-    """The tensors of a loaded checkpoint by name; `state_dict` wrappers are taken off, dicts in dicts joined by dots,
-    and the state of optimisers is left away.
+@dataclass(frozen=True)
+class FoundState:
+    """The tensors of a checkpoint."""
+
+    tensors: Mapping[str, Described]  # by name in the file, in its order
+    beside: tuple[str, ...]  # entries that were left away: "optimizer", "iteration"
+    taken: str | None  # wrapper that was taken where another one holds weights as well
+    others: tuple[str, ...]  # these others
+
+
+def find_state(content: Any) -> FoundState:
+    """The tensors of what `read_pickle` gave: dicts of them, or a whole module.
+
+    Of several wrappers with weights in them that of the model itself is taken rather than an average or a teacher. The
+    state of optimisers is left away. Raises ValueError for more entries than any file has.
     """
-    if not isinstance(state, Mapping):
-        return {}
+    if isinstance(content, list | tuple):  # (state dict, epoch)
+        content = next((part for part in content if _holds(part)), None)
+    beside: list[str] = []
+    taken, others = None, tuple[str, ...]()
     for _ in range(_MAX_DEPTH):
-        inner = next((state[name] for name in _WRAPPERS if isinstance(state.get(name), Mapping)), None)
-        if inner is None or next(_flat(inner, leaf), None) is None:
+        if not isinstance(content, Mapping):
             break
-        state = inner
-    return dict(_flat(state, leaf))
+        holding = [str(key) for key, value in content.items() if _holds(value) and not _of_training(key)]
+        averaged = [key for key in holding if _AVERAGED.fullmatch(key)]
+        own = next((key for key in _OWN if key in holding), None)
+        if own is None and holding == averaged:
+            own = next(iter(averaged), None)
+        left = averaged if own is None else [str(key) for key in content if str(key) != own]
+        beside += left
+        if own is None:
+            content = {key: value for key, value in content.items() if str(key) not in left} if left else content
+            beside += [str(key) for key, value in content.items() if str(key) not in holding and not _is_tensor(value)]
+            break
+        rivals = tuple(key for key in holding if key != own)
+        taken, others = (own, rivals) if rivals else (taken, others)
+        content = next(value for key, value in content.items() if str(key) == own)
+    named = {name: one.described() if isinstance(one, Array) else one for name, one in _flat(content)}
+    return FoundState(named, tuple(beside), taken, others)
 
 
-def all_leaves(value: Any, leaf: type[Leaf]) -> Iterator[Leaf]:
-    """Every tensor anywhere in a loaded file; a pickle can hold a list that contains itself."""
-    waiting, seen = [value], set()
-    while waiting:
-        here = waiting.pop()
-        if id(here) in seen:
-            continue
-        seen.add(id(here))
-        if isinstance(here, leaf):
-            yield here
-        elif isinstance(here, Mapping):
-            waiting += here.values()
-        elif isinstance(here, list | tuple | set):
-            waiting += here
+def _holds(value: Any) -> bool:
+    return next(_flat(value), None) is not None
 
 
-def entries_beside(state: Any, held: Mapping[str, Leaf], leaf: type[Leaf]) -> tuple[str, ...]:
-    """Entries at the top of a loaded file that have none of the tensors `held` in them: "optimizer", "iteration"."""
-    own = {id(tensor) for tensor in held.values()}
-    entries = state.items() if isinstance(state, Mapping) else ()
-    return tuple(str(key) for key, value in entries if not any(id(one) in own for one in all_leaves(value, leaf)))
+def _of_training(key: Any) -> bool:
+    return _TRAINING_STATE.fullmatch(str(key)) is not None
 
 
-def _flat(state: Mapping[Any, Any], leaf: type[Leaf], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Leaf]]:
-    for key, value in state.items():
-        if isinstance(value, leaf):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, Mapping) and depth < _MAX_DEPTH and not _TRAINING_STATE.fullmatch(str(key)):
-            yield from _flat(value, leaf, f"{prefix}{key}.", depth + 1)
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Described | Array)
+
+
+def _inside(value: Any) -> Mapping[Any, Any]:
+    """What a dict, a module of torch or one of TorchScript has in it, by name; {} for anything else."""
+    if isinstance(value, Mapping):
+        return value
+    if not isinstance(value, Unknown):
+        return {}
+    state = value.state if isinstance(value.state, Mapping) else {}
+    if "_modules" in state and "_parameters" in state:
+        passing = state.get("_non_persistent_buffers_set") or ()
+        buffers = {key: one for key, one in state.get("_buffers", {}).items() if key not in passing}
+        return {**state["_parameters"], **buffers, **state["_modules"]}
+    return state if value.name.startswith("__torch__.") else value.entries
+
+
+def _flat(value: Any, prefix: str = "", above: tuple[int, ...] = (), budget: list[int] | None = None) -> Leaves:
+    budget = [MAX_TENSORS] if budget is None else budget
+    if len(above) > _MAX_DEPTH or id(value) in above:
+        return  # a pickle can hold a dict that contains itself
+    for key, one in _inside(value).items():
+        budget[0] -= 1
+        if budget[0] < 0:
+            raise ValueError(f"more than {MAX_TENSORS} entries")
+        name = f"{prefix}{key.decode('latin1') if isinstance(key, bytes) else key}"
+        if _is_tensor(one):
+            yield name, one
+        elif not (isinstance(value, Mapping) and _of_training(key)):
+            yield from _flat(one, f"{name}.", (*above, id(value)), budget)
+
+
+def plain_names(keys: Iterable[str]) -> dict[str, str]:
+    """Names without the parts of torch's wrappers -> names in the file; unchanged where two would be one."""
+    keys = list(keys)
+    plain = [".".join(part for part in key.split(".") if part not in _TORCH_WRAPPERS) for key in keys]
+    return dict(zip(plain if len(set(plain)) == len(plain) else keys, keys, strict=True))
+
+
+def shared_prefix(names: Collection[str]) -> str:
+    """What all of several names begin with, cut at a dot: "module." or "model.backbone.", mostly ""."""
+    parts = [name.split(".")[:-1] for name in names] if len(names) > 1 else []
+    shared = 0
+    while parts and all(len(own) > shared and own[shared] == parts[0][shared] for own in parts):
+        shared += 1
+    return "".join(f"{part}." for part in parts[0][:shared]) if parts else ""

@@ -11,5 +11,5 @@ text.py           class names -> text embeddings; the text tower of a checkpoint
 preprocess.py     pictures and pixels -> what a tower takes
 arrays.py         tensors of torch <-> arrays of numpy
 file_layers.py    the layers of any checkpoint file
-key_tables/       what other libraries call a tower's tensors, and how a checkpoint is recognised
+key_tables/       what other libraries call a tower's tensors, and the one finder of towers in checkpoints
 """

@@ -278,14 +278,25 @@ def _first_mismatch(error: RuntimeError) -> str:
     return f'{first}" and others' if more else first
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
-    """Load `state` strictly; raises SourceError naming `origin` and the first misfit."""
+def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> str | None:
+    """Load `state` strictly, a ViT's positions resized as open_clip does; returns what has to be said of that.
+
+    Raises SourceError naming `origin` and the first misfit.
+    """
+    resized, key = dict(state), "visual.positional_embedding"
     try:
-        model.load_state_dict(dict(state), strict=True)
+        if key in state and hasattr(model.visual, "grid_size"):
+            resized[key] = state[key].float()  # of half precision no picture is resized
+            open_clip_module("model").resize_pos_embed(resized, model)
+        model.load_state_dict(resized, strict=True)
     except RuntimeError as error:
         raise SourceError(
-            f"weights do not fit the architecture: {origin} ({_first_mismatch(error)}); name it as NAME:FILE"
+            f"weights do not fit the architecture: {origin} ({_first_mismatch(error)}); "
+            "name another architecture, as NAME:FILE or in `model_cfg`"
         ) from error
+    if key not in state or resized[key].shape == state[key].shape:
+        return None
+    return f"{origin}: {state[key].shape[0]} positions of the image tower are resized to {resized[key].shape[0]}"
 
 
 def infer_config(state: Mapping[str, Shaped]) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opentrans_cli.checkpoints.weight_file import Header, WeightFile
+from opentrans_cli.checkpoints.pruned import PrunedCheckpoint, PrunedTensor
+from opentrans_cli.checkpoints.reader import natural
 from opentrans_cli.clip.architecture import infer_config, infer_vision
+from opentrans_cli.clip.key_tables import OUTPUT_HEAD, TEXT_TOWER, TowerPlace, find_tower
 from opentrans_cli.clip.layers import PACKED, PARTS
-from opentrans_cli.clip.tower_keys import OUTPUT_HEAD, TEXT_TOWER, TowerPlace, find_tower
 from opentrans_cli.errors import SourceError
 
 EMBEDDING = "embedding table"
@@ -38,15 +39,14 @@ _COMPUTED = re.compile(r".*\.parametrizations\..+|.*weight_orig|.*\.weight_[gv]"
 
 
 @dataclass(frozen=True)
-class FileLayer:
-    """A layer of a file, and where its weight is."""
+class WeightLayer:
+    """A weight that a spectrum can be taken of, and where it is."""
 
-    name: str
-    shape: tuple[int, ...]  # as `read_layer` gives it: (O, I, kh, kw) or (O, I)
-    kind: str  # "conv", "linear", "attention"
+    name: str  # inside the image tower; in other files the tensor's without ".weight"
+    shape: tuple[int, ...]  # (O, I, kh, kw) or (O, I)
+    kind: str  # "conv", "linear", or "attention": one part of a packed projection
     skipped: str | None  # why it is not analysed by default; None: it is
-    key: str  # of its tensor in the file
-    mask: str | None = None  # key of the pruning mask to multiply in
+    tensor: str = ""  # its name in a file, before pruning
     rows: slice | None = None  # of the tensor; None: all
 
 
@@ -54,45 +54,34 @@ class FileLayer:
 class FileContents:
     """What a checkpoint file holds."""
 
-    layers: tuple[FileLayer, ...]
+    layers: tuple[WeightLayer, ...]
     counted: Mapping[str, int]  # tensors that can be no layer, by reason
     tower: TowerPlace | None
     model_cfg: dict[str, Any] | None  # open_clip's, of a ResNet CLIP; without `text_cfg` where no text tower is
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A tensor as the module had it: with its mask, under the name it would have without pruning."""
-
-    name: str
-    shape: tuple[int, ...]
-    key: str
-    mask: str | None
-
-
-def file_contents(headers: Mapping[str, Header]) -> FileContents:
-    """Sort the tensors of a file into layers and others; see the top of this module."""
+def file_contents(tensors: Mapping[str, PrunedTensor]) -> FileContents:
+    """Sort the tensors of a file, by their names before pruning, into layers and others; see the top of this module."""
+    tower = find_tower(tensors)
     counted: Counter[str] = Counter()
-    entries: list[_Entry] = []
-    masks = {f"{key.removesuffix('_orig')}_mask" for key in headers if key.endswith("_orig")}
-    for key, header in headers.items():
-        problem = header.problem or _no_matrix(header.shape)
-        if problem is not None and key not in masks:
+    inside: list[WeightLayer] = []
+    outside: list[WeightLayer] = []
+    for key, tensor in tensors.items():
+        problem = tensor.problem or _no_matrix(tensor.shape)
+        if problem is not None:
             counted[problem] += 1
-        elif key not in masks:
-            entries.append(_entry(key, header.shape, headers))
-    everything = {_entry(key, header.shape, headers).name: header.shape for key, header in headers.items()}
-    tower = find_tower(everything)
-    layers = [layer for entry in entries for layer in _layers(entry, tower)]
-    return FileContents(tuple(_distinct(layers, tower)), counted, tower, _config(everything, tower))
+            continue
+        name = None if tower is None else tower.inside(key)
+        reason = None if tower is None else tower.reason(key)
+        (outside if name is None else inside).extend(_layers(key, name or key, tensor, reason))
+    if tower is not None and tower.layout.name != "clip":  # a file may sort its own names otherwise than ours
+        inside.sort(key=lambda layer: natural(layer.name))
+    return FileContents(tuple(_distinct([*inside, *outside])), counted, tower, _config(tensors, tower))
 
 
-def read_layer(file: WeightFile, layer: FileLayer) -> Tensor:
+def read_layer(file: PrunedCheckpoint, layer: WeightLayer) -> Tensor:
     """The weight of a layer, (O, I, kh, kw) or (O, I), in its stored dtype, exact zeros where it is pruned."""
-    weight = file.read(layer.key, layer.rows)
-    if layer.mask is not None:
-        weight = weight * file.read(layer.mask, layer.rows).to(weight.dtype)
-    return weight.reshape(layer.shape)
+    return file.weight(layer.tensor, layer.rows).reshape(layer.shape)
 
 
 def _no_matrix(shape: tuple[int, ...]) -> str | None:
@@ -101,63 +90,54 @@ def _no_matrix(shape: tuple[int, ...]) -> str | None:
     return None if math.prod(shape) else "empty"
 
 
-def _entry(key: str, shape: tuple[int, ...], headers: Mapping[str, Header]) -> _Entry:
-    name = key.removesuffix("_orig")
-    mask = f"{name}_mask"
-    if name != key and mask in headers and headers[mask].shape == shape:
-        return _Entry(name, shape, key, mask)
-    return _Entry(key, shape, key, None)
-
-
-def _layers(entry: _Entry, tower: TowerPlace | None) -> Iterator[FileLayer]:
-    owner, _, leaf = entry.name.rpartition(".")
-    shape, dot = entry.shape, "." if owner else ""
-    reason = tower.reason(entry.name) if tower is not None else None
+def _layers(key: str, called: str, tensor: PrunedTensor, reason: str | None) -> Iterator[WeightLayer]:
+    """The layers of the tensor `key`, which is `called` so inside the tower; `reason`: what it is not part of."""
+    owner, _, leaf = called.rpartition(".")
+    shape, dot = tensor.shape, "." if owner else ""
     if leaf == PACKED and len(shape) == 2 and shape[0] == 3 * shape[1]:
         for number, part in enumerate(PARTS):
             rows = slice(number * shape[1], (number + 1) * shape[1])
-            square = (shape[1], shape[1])
-            yield FileLayer(f"{owner}{dot}{part}", square, "attention", reason, entry.key, entry.mask, rows)
+            yield WeightLayer(f"{owner}{dot}{part}", (shape[1], shape[1]), "attention", reason, key, rows)
         return
-    name = owner if leaf == "weight" and owner else entry.name
-    own = _own_reason(entry, name)
+    own = _own_reason(called, tensor)
     if reason is None or (own == EMBEDDING and reason == OUTPUT_HEAD):
         reason = own
     if own == EMBEDDING and len(shape) != 2:
         shape = (math.prod(shape[:-1]), shape[-1])
     elif len(shape) not in (2, 4):
         shape = (*shape[:2], 1, math.prod(shape[2:]))  # every kernel position is one matrix, however they are laid out
-    yield FileLayer(name, shape, "conv" if len(shape) == 4 else "linear", reason, entry.key, entry.mask)
+    name = owner if leaf == "weight" and owner else called
+    yield WeightLayer(name, shape, "conv" if len(shape) == 4 else "linear", reason, key)
 
 
-def _own_reason(entry: _Entry, name: str) -> str | None:
+def _own_reason(name: str, tensor: PrunedTensor) -> str | None:
     """Why a tensor is no layer, whatever is around it; None if it may be one."""
-    leaf, bare = name.rpartition(".")[2], not entry.name.endswith(".weight")
-    if entry.mask is None and _COMPUTED.fullmatch(entry.key):
-        return COMPUTED
-    if bare and leaf.endswith("weight_mask"):
+    bare = not name.endswith(".weight")
+    leaf = name.removesuffix(".weight").rpartition(".")[2]
+    if tensor.values is None or (bare and leaf.endswith("weight_mask")):
         return MASK
+    if tensor.mask is None and _COMPUTED.fullmatch(name):
+        return COMPUTED
     if leaf in ("attn_mask", "causal_mask") and bare:
         return BUFFER
-    if _TABLES.fullmatch(leaf) and (bare or len(entry.shape) != 4):
+    if _TABLES.fullmatch(leaf) and (bare or len(tensor.shape) != 4):
         return EMBEDDING
     if bare and leaf in ("proj", "text_projection"):
         return PROJECTION
-    return None if len(entry.shape) in (2, 4) else f"{len(entry.shape)}-dimensional"
+    return None if len(tensor.shape) in (2, 4) else f"{len(tensor.shape)}-dimensional"
 
 
-def _distinct(layers: list[FileLayer], tower: TowerPlace | None) -> Iterator[FileLayer]:
+def _distinct(layers: list[WeightLayer]) -> Iterator[WeightLayer]:
     """Layers of the tower under their names inside it, the others under those of the file.
 
     Where two would be called the same, the second has another name: the text tower of a CLIP, whose layers are called
     like those inside a ViT, goes by `text.` as in newer CLIPs, other tensors by their whole key.
     """
     taken: set[str] = set()
-    inside = {id(layer): tower.inside(layer.name) if tower is not None else None for layer in layers}
-    for layer in sorted(layers, key=lambda layer: inside[id(layer)] is None):
-        names = [inside[id(layer)] or layer.name, f"outside.{layer.name}"]
+    for layer in layers:
+        names = [layer.name, f"outside.{layer.name}"]
         if layer.rows is None:
-            names.insert(1, layer.key)
+            names.insert(1, layer.tensor)
         if layer.skipped == TEXT_TOWER:
             names.insert(1, f"text.{layer.name}")
         name = next((name for name in names if name not in taken), None)
@@ -167,10 +147,11 @@ def _distinct(layers: list[FileLayer], tower: TowerPlace | None) -> Iterator[Fil
         yield replace(layer, name=name)
 
 
-def _config(shapes: Mapping[str, tuple[int, ...]], tower: TowerPlace | None) -> dict[str, Any] | None:
+def _config(tensors: Mapping[str, PrunedTensor], tower: TowerPlace | None) -> dict[str, Any] | None:
     if tower is None or tower.kind.name != "ModifiedResNet":
         return None
-    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items() if key.startswith(tower.parent)}
+    shapes = {key: tensor.shape for key, tensor in tensors.items() if key.startswith(tower.parent)}
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     try:
         return infer_config({key.removeprefix(tower.parent): tensor for key, tensor in state.items()})
     except (SourceError, KeyError, IndexError):

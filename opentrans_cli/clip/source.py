@@ -3,12 +3,12 @@
     tiny                      the embedded model
     NAME[:TAG]                open_clip's architecture and weights; TAG defaults to `openai`
     NAME:FILE                 open_clip's architecture, weights from a local file
-    path to a file            .safetensors, .pt, .pth or .bin; the architecture is read off the tensors (ResNets)
+    path to a file            a checkpoint of any kind; the architecture is read off the tensors (ResNets)
     path to a folder          with open_clip_config.json (open_clip's local-dir layout)
     hf://org/name[@revision]  the same layout on the Hugging Face Hub; nothing else of the repo is fetched
 
 Bundles are sources as well, but know nothing of open_clip: `steps/sources.py` looks for them first. A local source
-makes no network call. Foreign pickles are read weights-only.
+makes no network call, and no pickle is run.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from opentrans_cli.checkpoints.reader import open_checkpoint
+from opentrans_cli.checkpoints.state_names import shared_prefix
 from opentrans_cli.clip.architecture import OPENAI_MARKS, build_clip, infer_config, load_state
+from opentrans_cli.clip.key_tables import find_tower
 from opentrans_cli.clip.open_clip import open_clip_config, open_clip_module, quiet_open_clip
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.errors import SourceError
@@ -50,7 +52,7 @@ def published(source: str) -> Published | None:
     return Published(name, tag, repo or None)
 
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".pkl", ".index.json")
 _OTHER_SOURCES = (
     "use `tiny`, a bundle folder, a local checkpoint (FILE or NAME:FILE), or a folder with open_clip_config.json"
 )
@@ -58,7 +60,12 @@ _NO_FOLDER = (
     "neither a bundle nor an open_clip folder: {} (needs manifest.json, or open_clip_config.json with model_cfg)"
 )
 _CONFIG = "open_clip_config.json"
-_LOCAL_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
+_HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
+_MORE_WEIGHTS = (  # in folders on this disk
+    *("open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.pth", "pytorch_model.bin", "pytorch_model.pth"),
+    *("open_clip_model.safetensors.index.json", "model.safetensors.index.json", "pytorch_model.bin.index.json"),
+)
+_NO_WEIGHTS = ("attn_mask", "position_ids")  # constants that TorchScript and older libraries save
 
 
 @dataclass(frozen=True)
@@ -93,42 +100,34 @@ def load_clip(source: str) -> LoadedClip:
         return _load_folder(_download(source), source=source)
     name, _, tag = source.partition(":")
     if tag and is_local(tag) and not is_local(name):
-        return _load_file(Path(tag), source=source, name=name)
+        return _load_file(Path(tag), source=source, architecture=name, model_cfg=named_config(name))
     if is_local(source):
         path = Path(source)
         if not path.exists():
             raise SourceError(f"no such file or folder: {source}; {_OTHER_SOURCES}")
-        return _load_folder(path, source=source) if path.is_dir() else _load_file(path, source=source, name=None)
+        return _load_folder(path, source=source) if path.is_dir() else _load_file(path, source=source)
     return _load_named(name, tag or "openai", source=source)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint file; `state_dict` wrappers and a `module.` prefix are taken off.
+def _read_clip(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of the CLIP in a checkpoint by open_clip's names, and what has to be said about it.
 
-    Raises SourceError if the file is missing, damaged, holds no tensors, or holds NaN or infinite values.
+    Whatever stands before the names of its image tower is taken off, and what is beside the CLIP left away. Raises
+    SourceError if the file cannot be read, or holds NaN or infinite values.
     """
-    if not path.is_file():
-        raise SourceError(f"no such checkpoint: {path}; {_OTHER_SOURCES}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # every reader has errors of its own; all mean the same to the user
-        reason = str(error).split("\n")[0][:120]
-        raise SourceError(f"cannot read the checkpoint: {path} ({reason}); download or export it again") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    tensors = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise SourceError(f"no tensors in the checkpoint: {path}; {_OTHER_SOURCES}")
-    for key, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise SourceError(
-                f"tensor holds NaN or infinite values: '{key}' in {path}; repair or replace the checkpoint"
-            )
-    return tensors
+    checkpoint = open_checkpoint(path)
+    tower = find_tower(checkpoint.tensors)
+    known = tower is not None and tower.layout.name == "clip"
+    below = tower.parent if tower is not None and known else shared_prefix(checkpoint.tensors)
+    inside = {name: name.removeprefix(below) for name in checkpoint.tensors if name.startswith(below)}
+    read = [name for name, own in inside.items() if own.rpartition(".")[2] not in _NO_WEIGHTS]
+    left = len(checkpoint.tensors) - len(inside)
+    notes = [
+        checkpoint.note,
+        f"{path}: the CLIP is below '{below}', {left} tensors beside it are left" if left else None,
+    ]
+    tensors = {inside[name]: tensor for name, tensor in checkpoint.finite(read).items()}
+    return tensors, [note for note in notes if note]
 
 
 def _finish(
@@ -162,25 +161,30 @@ def _load_tiny() -> LoadedClip:
     return replace(clip, read_tokens=read_tokens)
 
 
-def _load_file(path: Path, *, source: str, name: str | None) -> LoadedClip:
-    state = read_state(path)
-    note = None
-    if name is None:
+def _load_file(
+    path: Path,
+    *,
+    source: str,
+    architecture: str = "ModifiedResNet",
+    model_cfg: dict[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> LoadedClip:
+    """The CLIP in a checkpoint; without `model_cfg` its tensors tell the architecture. `given`: its preprocessing."""
+    state, notes = _read_clip(path)
+    if model_cfg is None:
         model_cfg = infer_config(state)
         if not model_cfg["quick_gelu"]:
-            note = f"{path}: text activation taken as GELU; for OpenAI's weights give RN50-quickgelu:{path}"
-    else:
-        model_cfg = named_config(name)
-    state = {key: value for key, value in state.items() if key not in OPENAI_MARKS}
+            notes.append(f"{path}: text activation taken as GELU; for OpenAI's weights give RN50-quickgelu:{path}")
     model = build_clip(model_cfg)
-    load_state(model, state, origin=str(path))
+    weights = {key: value for key, value in state.items() if key not in OPENAI_MARKS}
+    notes += [note for note in [load_state(model, weights, origin=str(path))] if note]
     return _finish(
         model,
         source=source,
-        architecture=name or "ModifiedResNet",
+        architecture=architecture,
         model_cfg=model_cfg,
-        preprocess=_preprocess(model_cfg, {}),
-        note=note,
+        preprocess=_preprocess(model_cfg, given or {}),
+        note="; ".join(notes) or None,
     )
 
 
@@ -190,13 +194,12 @@ def _load_folder(folder: Path, *, source: str) -> LoadedClip:
         model_cfg = dict(config["model_cfg"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{_NO_FOLDER.format(source)}; {_OTHER_SOURCES}") from error
-    weights = next((folder / name for name in _LOCAL_WEIGHTS if (folder / name).is_file()), None)
+    names = (*_HUB_WEIGHTS, *_MORE_WEIGHTS)
+    weights = next((folder / name for name in names if (folder / name).is_file()), None)
     if weights is None:
-        raise SourceError(f"no weights in the folder: {source}; put {_LOCAL_WEIGHTS[0]} beside open_clip_config.json")
-    model = build_clip(model_cfg)
-    load_state(model, read_state(weights), origin=str(weights))
-    preprocess = _preprocess(model_cfg, config.get("preprocess_cfg", {}))
-    return _finish(model, source=source, architecture=folder.name, model_cfg=model_cfg, preprocess=preprocess)
+        raise SourceError(f"no weights in the folder: {source}; put {_HUB_WEIGHTS[0]} beside open_clip_config.json")
+    given = config.get("preprocess_cfg", {})
+    return _load_file(weights, source=source, architecture=folder.name, model_cfg=model_cfg, given=given)
 
 
 def _preprocess(model_cfg: dict[str, Any], given: Mapping[str, Any]) -> Preprocess:
@@ -261,7 +264,7 @@ def _download(source: str) -> Path:
     repo, _, revision = source.removeprefix("hf://").partition("@")
     try:
         folder = Path(hf_hub_download(repo, _CONFIG, revision=revision or None)).parent
-        for name in _LOCAL_WEIGHTS:
+        for name in _HUB_WEIGHTS:
             try:
                 hf_hub_download(repo, name, revision=folder.name)
                 break

@@ -1,6 +1,6 @@
 """Segmentation frameworks a CLIP tower can be put into.
 
-keys.py         rules that rename tensors, and their whole-name, one-to-one application
+keys.py         key rules applied to the tensors of a tower, and of published checkpoints
 base.py         what a framework is, its options, what a segmentor promises, scores of classes with synonyms
 readout.py      per-pixel embeddings against text embeddings
 deeplabv3.py    dilated trunk, atrous pyramid, decoder; trained
@@ -15,10 +15,8 @@ query_segmentor.py                     what all of them share: options, classes 
 mask_decoder.py, deformable.py         pixel decoder and masked attention
 mask_inference.py, mask_loss.py        pictures from masks, and what they learn from
 templates.py                           prompts of their own
-renaming.py, mask_decoder_keys.py, original_names.py, mask2former_names.py    tensor names of published checkpoints
-deeplabv3_checkpoint.py                our DeepLabV3 from its state dict
+original_names.py                      tensor names of published checkpoints
 original.py                            those checkpoints as segmentors, every tensor accounted for
-original_habits.py                     how those want their pixels and read their words
 """
 
 from __future__ import annotations

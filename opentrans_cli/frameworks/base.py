@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES
 from opentrans_cli.errors import OptionError
-from opentrans_cli.frameworks.keys import KeyMatch, KeyRule, map_keys
+from opentrans_cli.frameworks.keys import KeyMatch, map_keys
 
 BACKBONE = "backbone."
 """Where the tower stands in every segmentor and its checkpoints."""
@@ -93,7 +94,7 @@ class Framework:
     name: str
     trainable: bool  # whether there is anything to learn besides the tower
     options_type: type[Any]  # frozen dataclass; every field has a default
-    key_table: Callable[[Any], tuple[KeyRule, ...]]  # options -> rules; the first match wins, all must match
+    key_table: Callable[[Any], tuple[NameRule, ...]]  # options -> rules; the first match wins, all must match
     builder: Callable[[nn.Module, Any], nn.Module]  # tower, options -> segmentor
     templates: tuple[str, ...] = DEFAULT_TEMPLATES  # prompts; "{}" stands for the class
     masks: bool = False  # a MaskSegmentor, trained by a loss over sets of masks; else a PixelSegmentor

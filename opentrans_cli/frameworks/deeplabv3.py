@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opentrans_cli.checkpoints.rules import NameRule, below
 from opentrans_cli.clip.features import dense_embedding, require_resnet, set_output_stride, stage_features
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework, class_scores
-from opentrans_cli.frameworks.keys import KeyRule, tower_rules
+from opentrans_cli.frameworks.keys import pool_rules, tower_rules
 from opentrans_cli.frameworks.readout import INITIAL_SCALE, CosineClassifier, resize
 
 _RATES = (6, 12, 18)  # at output stride 16; halved at 32 and doubled at 8, so that they span the same pixels
@@ -144,13 +145,9 @@ def _reduce_pool(visual: Any, *, keep: bool) -> None:
     visual.attnpool = kept.requires_grad_(False) if kept is not None else None
 
 
-def _key_table(options: DeepLabV3Options) -> tuple[KeyRule, ...]:
-    kept = rf"{BACKBONE}\g<0>" if options.clip_residual else None
-    return (
-        *tower_rules(BACKBONE),
-        KeyRule(r"attnpool\.(v_proj|c_proj)\.(weight|bias)", kept, "attention pool"),
-        KeyRule(r"attnpool\.((q_proj|k_proj)\.(weight|bias)|positional_embedding)", None, "attention pool"),
-    )
+def _key_table(options: DeepLabV3Options) -> tuple[NameRule, ...]:
+    kept = ["attnpool.v_proj.{leaf}", "attnpool.c_proj.{leaf}"] if options.clip_residual else []
+    return (*tower_rules(BACKBONE), *below(BACKBONE, "attention pool", kept), *pool_rules(None))
 
 
 DEEPLABV3 = Framework(

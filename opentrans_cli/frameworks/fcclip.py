@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.clip.features import (
     embedding_size,
     is_convnext,
@@ -25,7 +26,7 @@ from opentrans_cli.clip.features import (
     stage_maps,
 )
 from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework, MaskQueries
-from opentrans_cli.frameworks.keys import KeyRule, convnext_rules, tower_rules
+from opentrans_cli.frameworks.keys import convnext_rules, pool_rules, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder, pad_images
 from opentrans_cli.frameworks.query_segmentor import (
     DecoderOptions,
@@ -108,11 +109,11 @@ class FcClip(QuerySegmentor):
         )
 
 
-def _key_table(options: Any) -> tuple[KeyRule, ...]:
+def _key_table(options: Any) -> tuple[NameRule, ...]:
     return (
         *convnext_rules(BACKBONE),
         *tower_rules(BACKBONE),
-        KeyRule(r"attnpool\..+", rf"{BACKBONE}\g<0>", "attention pool"),
+        *pool_rules(BACKBONE),
     )
 
 

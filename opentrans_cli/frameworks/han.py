@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.clip.features import embedding_size, require_resnet, require_stages, stage_channels
 from opentrans_cli.frameworks.base import BACKBONE, Framework
-from opentrans_cli.frameworks.keys import KeyRule, tower_rules
+from opentrans_cli.frameworks.keys import pool_rules, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder
 from opentrans_cli.frameworks.query_segmentor import DecoderOptions, QueryClassifier, QuerySegmentor
 
@@ -42,8 +43,8 @@ class Han(QuerySegmentor):
         self.classifier = QueryClassifier(sizes.width, dimension)
 
 
-def _key_table(options: Any) -> tuple[KeyRule, ...]:
-    return (*tower_rules(BACKBONE), KeyRule(r"attnpool\..+", None, "attention pool"))
+def _key_table(options: Any) -> tuple[NameRule, ...]:
+    return (*tower_rules(BACKBONE), *pool_rules(None))
 
 
 HAN = Framework(

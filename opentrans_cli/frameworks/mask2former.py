@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.clip.features import embedding_size, is_convnext, require_resnet, require_stages, stage_channels
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework
-from opentrans_cli.frameworks.keys import KeyRule, convnext_rules, tower_rules
+from opentrans_cli.frameworks.keys import convnext_rules, pool_rules, tower_rules
 from opentrans_cli.frameworks.mask_decoder import MaskDecoder
 from opentrans_cli.frameworks.query_segmentor import (
     Classified,
@@ -102,11 +103,11 @@ class Mask2Former(QuerySegmentor):
         self.backbone = visual
 
 
-def _key_table(options: Any) -> tuple[KeyRule, ...]:
+def _key_table(options: Any) -> tuple[NameRule, ...]:
     return (
         *convnext_rules(BACKBONE),
         *tower_rules(BACKBONE),
-        KeyRule(r"attnpool\..+", None, "attention pool"),
+        *pool_rules(None),
     )
 
 

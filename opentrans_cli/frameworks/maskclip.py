@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.clip.features import dense_embedding, require_resnet, set_output_stride, stage_features
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import BACKBONE, ClassText, Framework, class_scores
-from opentrans_cli.frameworks.keys import KeyRule, tower_rules
+from opentrans_cli.frameworks.keys import pool_rules, tower_rules
 from opentrans_cli.frameworks.readout import MAX_SCALE, CosineClassifier, resize
 
 
@@ -50,8 +51,8 @@ class MaskClip(nn.Module):
         return dense_embedding(self.backbone, stage_features(self.backbone, images)["layer4"])
 
 
-def _key_table(options: MaskClipOptions) -> tuple[KeyRule, ...]:
-    return (*tower_rules(BACKBONE), KeyRule(r"attnpool\..+", rf"{BACKBONE}\g<0>", "attention pool"))
+def _key_table(options: MaskClipOptions) -> tuple[NameRule, ...]:
+    return (*tower_rules(BACKBONE), *pool_rules(BACKBONE))
 
 
 MASKCLIP = Framework(

@@ -9,40 +9,55 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.checkpoints.file_kind import PLAIN_PICKLE, file_kind
-from opentrans_cli.checkpoints.numpy_pickle import read_numpy_pickle
-from opentrans_cli.checkpoints.weight_file import open_weight_file
+from opentrans_cli.checkpoints.reader import Checkpoint
+from opentrans_cli.checkpoints.rules import NameRule
+from opentrans_cli.checkpoints.state_names import shared_prefix
 from opentrans_cli.clip.architecture import infer_tower, meta_visual
-from opentrans_cli.errors import SourceError, TransferError
+from opentrans_cli.clip.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
+from opentrans_cli.clip.source import LoadedClip
+from opentrans_cli.clip.text import text_part
+from opentrans_cli.errors import TransferError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework
-from opentrans_cli.frameworks.mask2former_names import HUGGINGFACE_RULES, MASK2FORMER_RULES, OWN_RULES
-from opentrans_cli.frameworks.mask_decoder_keys import decoder_sizes
-from opentrans_cli.frameworks.original_names import FCCLIP_RULES, HAN_RULES, TEXT_PREFIX
-from opentrans_cli.frameworks.renaming import NameRule, Renaming, to_ours
+from opentrans_cli.frameworks.keys import Renaming, to_ours
+from opentrans_cli.frameworks.mask_decoder import DecoderSizes
+from opentrans_cli.frameworks.original_names import (
+    FCCLIP_RULES,
+    HAN_RULES,
+    HUGGINGFACE_RULES,
+    MASK2FORMER_RULES,
+    NEVER_NEEDED,
+    OWN_RULES,
+    TEXT_PREFIX,
+)
 
 _TOWER_PREFIX = "backbone."
 _COUNTERS = "num_batches_tracked"  # of BatchNorms; frozen ones are saved without
-_WRAPPED = "module."  # what DistributedDataParallel puts before every name
 _GROUPS, _EXAMPLES = 4, 2  # told of a wall of mismatches
+_OFFSETS_PER_HEAD = 3 * 4 * 2  # levels, points, coordinates
 
+# Tensors that are as long as the embeddings of words.
 _EMBEDDINGS = tuple(f"classifier.{name}" for name in ("void_embedding", "non_object_embedding", "no_object"))
+_DEEPLAB, _DEEPLAB_EMBEDDING = "deeplabv3", "embedding.weight"  # (D, width, 1, 1)
+_DEEPLAB_PARTS = (_TOWER_PREFIX, "pyramid.", "low_level.", "decoder.", "embedding.", "classifier.")
+_OFFICIAL_DEEPLAB = "aspp.aspp1.atrous_conv.weight"
 
-_NEVER_NEEDED = (
-    NameRule("criterion.{rest}", None, "weights of the loss"),
-    NameRule("pixel_mean", None, "preprocessing"),
-    NameRule("pixel_std", None, "preprocessing"),
-    NameRule("optimizer.{rest}", None, "state of training"),
-    NameRule("scheduler.{rest}", None, "state of training"),
-    NameRule("ema.{rest}", None, "state of training"),
-    NameRule("ema_state.{rest}", None, "state of training"),
-)
+_SIZE = 224  # pixels; frameworks take any size
+_CLIP = (OPENAI_MEAN, OPENAI_STD)
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Mean and standard deviation of pixels in [0, 1] by lineage. Han et al. feed CLIP's ResNet with those of ImageNet.
+_PIXELS = {
+    "FC-CLIP": _CLIP,
+    "Han et al.": _IMAGENET,
+    "Mask2Former of detectron2": _IMAGENET,
+    "Mask2Former of transformers": _IMAGENET,
+    "ours": _CLIP,
+}
 
 LINEAGES: Mapping[str, Mapping[str, tuple[NameRule, ...]]] = {
     "fcclip": {
@@ -79,27 +94,21 @@ class Original:
             if name.startswith(_TOWER_PREFIX)
         }
 
+    @property
+    def embedding(self) -> int | None:
+        """Length of the embeddings of words; None for a head with a fixed list of classes, which compares none."""
+        if self.framework == _DEEPLAB:
+            return self.tensors[_DEEPLAB_EMBEDDING].shape[0]
+        return next((self.tensors[name].shape[1] for name in _EMBEDDINGS if name in self.tensors), None)
 
-def read_original(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by their names in it: safetensors, torch's files, or a pickle of detectron2's zoo.
 
-    Wrappers such as `model`, and a `module.` before all names, are taken off. Nothing that a file names is run. Raises
-    SourceError for a file that is damaged, or holds no tensors, code, or values that are not finite.
+def original_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by their names in it, without what all names begin with.
+
+    Raises SourceError for values that are not finite.
     """
-    if file_kind(path) == PLAIN_PICKLE:
-        tensors = read_numpy_pickle(path)
-    else:
-        file = open_weight_file(path)
-        tensors = {key: file.read(key) for key in file.headers}
-        file.close()
-    if all(key.startswith(_WRAPPED) for key in tensors):
-        tensors = {key.removeprefix(_WRAPPED): tensor for key, tensor in tensors.items()}
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise SourceError(
-                f"tensor holds NaN or infinite values: '{key}' in {path}; repair or replace the checkpoint"
-            )
-    return tensors
+    shared = shared_prefix(checkpoint.tensors)
+    return {name.removeprefix(shared): tensor for name, tensor in checkpoint.finite().items()}
 
 
 def load_original(framework: str, tensors: Mapping[str, Tensor]) -> Original:
@@ -107,11 +116,12 @@ def load_original(framework: str, tensors: Mapping[str, Tensor]) -> Original:
 
     Raises TransferError if some are of no kind that is known: one line with counts and examples.
     """
+    if framework == _DEEPLAB:
+        return _load_deeplab(tensors)
     lineages = LINEAGES.get(framework)
     if lineages is None:
-        raise TransferError(
-            f"no checkpoints of this framework are known: '{framework}'; choose one of {', '.join(LINEAGES)}"
-        )
+        known = ", ".join((*LINEAGES, _DEEPLAB))
+        raise TransferError(f"no checkpoints of this framework are known: '{framework}'; choose one of {known}")
     renamed = {name: _renamed(tensors, rules) for name, rules in lineages.items()}
     lineage = min(renamed, key=lambda name: len(renamed[name].unknown))
     best = renamed[lineage]
@@ -120,9 +130,34 @@ def load_original(framework: str, tensors: Mapping[str, Tensor]) -> Original:
             f"not a checkpoint of {framework}, as far as known: {_wall({'unknown': best.unknown})}; "
             f"{_advice(framework, tensors)}"
         )
-    ours = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in best.tensors.items()}
+    ours = _as_float(best.tensors)
     text = {key.removeprefix(TEXT_PREFIX): ours.pop(key) for key in list(ours) if key.startswith(TEXT_PREFIX)}
     return Original(framework, lineage, ours, text, _options(ours), best.unneeded)
+
+
+def _load_deeplab(tensors: Mapping[str, Tensor]) -> Original:
+    """A state dict of our DeepLabV3; the output stride is no tensor, and is taken to be the default of 16.
+
+    OpenTrans's own DeepLabV3 is another network: its pyramid has the features of the trunk in place of the image level,
+    and its trunk strides in convolutions. What is published of it (arXiv 2404.07448) does not determine its output, and
+    no checkpoint of it was released, so it is refused rather than approximated.
+    """
+    if _OFFICIAL_DEEPLAB in tensors:
+        raise TransferError(
+            f"OpenTrans's own DeepLabV3 is another network than ours: the checkpoint has '{_OFFICIAL_DEEPLAB}'; "
+            "put its trunk into a bundle with `opentrans import`, and train the head with `opentrans finetune`"
+        )
+    foreign = [key for key in tensors if not key.startswith(_DEEPLAB_PARTS)]
+    if foreign or _DEEPLAB_EMBEDDING not in tensors:
+        example = f"'{foreign[0][:100]}' is unknown" if foreign else f"'{_DEEPLAB_EMBEDDING}' is missing"
+        raise TransferError(f"not a checkpoint of deeplabv3, as far as known: {example}; give a state dict of ours")
+    residual = f"{_TOWER_PREFIX}attnpool.c_proj.weight" in tensors
+    options = {"width": tensors[_DEEPLAB_EMBEDDING].shape[1], "clip_residual": residual}
+    return Original(_DEEPLAB, "ours", _as_float(tensors), {}, options, {})
+
+
+def _as_float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
 
 def build_original(original: Original, visual: nn.Module | None = None) -> nn.Module:
@@ -149,8 +184,53 @@ def build_original(original: Original, visual: nn.Module | None = None) -> nn.Mo
     return segmentor.eval()
 
 
+def original_preprocess(original: Original) -> Preprocess:
+    """How the checkpoint wants its images."""
+    mean, std = _PIXELS[original.lineage]
+    return Preprocess(size=_SIZE, mean=mean, std=std)
+
+
+def original_words(original: Original, *, source: str) -> LoadedClip:
+    """The CLIP in the checkpoint that reads words; `source` is named in errors.
+
+    The published ResNets are OpenAI's, whose text tower has QuickGELU; the ConvNeXts are LAION's, with GELU. Raises
+    SourceError if the checkpoint has no text tower.
+    """
+    convnext = any(name.startswith("trunk.") for name in original.tower)
+    return text_part(original.text, quick_gelu=not convnext, source=source)
+
+
+def decoder_sizes(tensors: Mapping[str, Tensor], prefix: str = "decoder.") -> DecoderSizes:
+    """The sizes of a MaskDecoder from the shapes of its tensors, below `prefix` by our names.
+
+    Raises TransferError if a tensor that tells one is not there.
+    """
+    pixels, module = f"{prefix}pixel_decoder.", f"{prefix}transformer_module."
+    first = f"{module}decoder.layers.0.fc1.weight"
+    offsets = f"{pixels}encoder.layers.0.self_attn.sampling_offsets.bias"
+    encoder_ffn, mask = f"{pixels}encoder.layers.0.fc1.weight", f"{pixels}mask_projection.weight"
+    queries = f"{module}queries_features.weight"
+    for name in (first, offsets, encoder_ffn, mask, queries):
+        if name not in tensors:
+            raise TransferError(f"the checkpoint has no whole mask decoder: '{name}' is missing; give another file")
+    return DecoderSizes(
+        width=tensors[queries].shape[1],
+        mask_width=tensors[mask].shape[0],
+        heads=tensors[offsets].shape[0] // _OFFSETS_PER_HEAD,
+        queries=tensors[queries].shape[0],
+        encoder_layers=_layers(tensors, f"{pixels}encoder.layers."),
+        decoder_layers=_layers(tensors, f"{module}decoder.layers."),
+        encoder_ffn=tensors[encoder_ffn].shape[0],
+        decoder_ffn=tensors[first].shape[0],
+    )
+
+
+def _layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in tensors if name.startswith(prefix))
+
+
 def _renamed(tensors: Mapping[str, Tensor], rules: tuple[NameRule, ...]) -> Renaming:
-    return to_ours(tensors, (*rules, *_NEVER_NEEDED))
+    return to_ours(tensors, (*rules, *NEVER_NEEDED))
 
 
 def _options(ours: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -174,8 +254,7 @@ def _tower(original: Original) -> nn.Module:
         )
     config = infer_tower(tower)
     if "attnpool.c_proj.weight" not in tower:  # Han et al. leave it away; how long embeddings are, the head tells
-        lengths = (original.tensors[name].shape[1] for name in _EMBEDDINGS if name in original.tensors)
-        config["embed_dim"] = next(lengths, config["embed_dim"])
+        config["embed_dim"] = original.embedding or config["embed_dim"]
     return meta_visual(config)
 
 

@@ -24,8 +24,7 @@ from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.rounds import at_round, find_round
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.arrays import tensors
-from opentrans_cli.clip.key_tables import Found, Place
-from opentrans_cli.clip.key_tables.places import find_tower_layers, laid_out, places_of, rows_of
+from opentrans_cli.clip.key_tables import Found, Place, find_tower_layers, laid_out
 from opentrans_cli.errors import MaskError, OptionError, TransferError
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.sparsity.masking import Held, fill, first_regrown
@@ -212,7 +211,7 @@ def _coupled(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
 
 def _held(name: str, model: nn.Module, found: Found, place: Place, mask: Tensor) -> Held:
     owner, _, leaf = place.key.rpartition(".")
-    rows = rows_of(place, found.keys[place.key])
+    rows = found.rows(place)
     held = Held(name, model.get_submodule(owner), leaf, ~laid_out(mask, place), rows)
     if hasattr(held.parameter, "device_mesh"):
         raise TransferError(f"parameter is spread over processes: '{place.key}'; masks hold under DDP, not under FSDP")
@@ -221,7 +220,7 @@ def _held(name: str, model: nn.Module, found: Found, place: Place, mask: Tensor)
 
 def _parts(found: Found, name: str, tensor: Tensor) -> Iterator[tuple[Place, Tensor]]:
     """Where the tensor `name` of the tower, or each part of it, goes; nothing if the model has no place for it."""
-    places = places_of(found, name, tuple(tensor.shape))
+    places = found.places(name, tuple(tensor.shape))
     if places:
         yield from zip(places, tensor.chunk(len(places)) if len(places) > 1 else (tensor,), strict=True)
 
@@ -233,7 +232,7 @@ def _copy(values: Mapping[str, Tensor], model: nn.Module, found: Found) -> Itera
     for name, value in values.items():
         parts = tuple(_parts(found, name, value))
         for place, part in parts:
-            target, rows = there[place.key], rows_of(place, found.keys[place.key])
+            target, rows = there[place.key], found.rows(place)
             (target if rows is None else target[rows]).copy_(laid_out(part, place))
         if not parts:
             yield name

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,11 @@ from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.layout import weight_name
 from opentrans_cli.bundle.manifest import DTYPES
 from opentrans_cli.bundle.store import write_bundle
-from opentrans_cli.checkpoints.foreign_masks import ZEROS, ForeignFile, open_foreign
+from opentrans_cli.checkpoints.pruned import ZEROS, PrunedCheckpoint, open_pruned
 from opentrans_cli.clip.arrays import arrays
-from opentrans_cli.clip.key_tables import Found, Place
-from opentrans_cli.clip.key_tables.places import find_tower_layers, laid_out, places_of, rows_of
+from opentrans_cli.clip.key_tables import Found, Place, find_tower_layers, laid_out
 from opentrans_cli.clip.layers import candidates, choose_layers, split_packed
 from opentrans_cli.errors import MaskError, OptionError, SourceError
-from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.reporter import LOGGED, Reporter
@@ -44,7 +40,7 @@ class ImportResult:
     """What `import` made."""
 
     path: Path | None  # of the bundle; None in the report inside it
-    format: str  # of the file, see clip/foreign_masks.py
+    format: str  # of the file, see checkpoints/pruned.py
     keys: str  # the key table by which the file names the tower
     prefix: str  # of its keys
     sparsity: float  # removed / prunable, exact
@@ -99,7 +95,7 @@ def import_masks(
     check_replaceable(out, force=force)
     prepare_parent(out)
     include, path = tuple(include), Path(source)
-    foreign = open_foreign(path, format)
+    foreign = open_pruned(path, format)
     tower = _base(foreign, base, reporter)
     found, layers = _places(foreign, tower, keys=keys, under=under, include=include)
     read = _read(foreign, tower, found, layers, values=not mask_only)
@@ -115,7 +111,7 @@ def import_masks(
         "dtype": dtype,
         "mask_only": mask_only,
     }
-    step = step_record("import", recorded, seed=None, data=f"sha256:{_sha256(path)}")
+    step = step_record("import", recorded, seed=None, data=f"sha256:{foreign.file.sha256()}")
     contents = BundleContents(
         base=tower.base,
         pattern=PATTERN,
@@ -128,7 +124,7 @@ def import_masks(
     return _written(contents, out, foreign, found, read, force=force)
 
 
-def _base(foreign: ForeignFile, base: str | None, reporter: Reporter) -> Tower:
+def _base(foreign: PrunedCheckpoint, base: str | None, reporter: Reporter) -> Tower:
     """The tower that was pruned, or one of its architecture."""
     if base is not None:
         tower = load_tower(base, reporter)
@@ -144,7 +140,7 @@ def _base(foreign: ForeignFile, base: str | None, reporter: Reporter) -> Tower:
 
 
 def _places(
-    foreign: ForeignFile, tower: Tower, *, keys: str | None, under: str | None, include: tuple[str, ...]
+    foreign: PrunedCheckpoint, tower: Tower, *, keys: str | None, under: str | None, include: tuple[str, ...]
 ) -> tuple[Found, tuple[str, ...]]:
     """Where the tower is in the file, and the layers that get a mask, in module order."""
     possible = candidates(tower.visual)
@@ -162,12 +158,12 @@ def _places(
         candidate.name
         for candidate in possible
         if candidate.name in chosen
-        or any(place.key in masked for place in places_of(found, weight_name(candidate.name), candidate.shape))
+        or any(place.key in masked for place in found.places(weight_name(candidate.name), candidate.shape))
     )
     return found, layers
 
 
-def _read(foreign: ForeignFile, tower: Tower, found: Found, layers: tuple[str, ...], *, values: bool) -> _Read:
+def _read(foreign: PrunedCheckpoint, tower: Tower, found: Found, layers: tuple[str, ...], *, values: bool) -> _Read:
     """Masks of all layers and, with `values`, the dense tower, one tensor of the file at a time."""
     weights = {weight_name(layer): layer for layer in layers}
     masks: dict[str, np.ndarray] = {}
@@ -175,7 +171,7 @@ def _read(foreign: ForeignFile, tower: Tower, found: Found, layers: tuple[str, .
     from_base: list[str] = []
     used: set[str] = set()
     for name, own in split_packed(tower.visual.state_dict()).items():
-        places = places_of(found, name, tuple(own.shape))
+        places = found.places(name, tuple(own.shape))
         value, mask = _tensor(foreign, found, name, places, own)
         if value is None:
             from_base.append(name)
@@ -192,12 +188,12 @@ def _read(foreign: ForeignFile, tower: Tower, found: Found, layers: tuple[str, .
 
 
 def _tensor(
-    foreign: ForeignFile, found: Found, name: str, places: tuple[Place, ...], own: Tensor
+    foreign: PrunedCheckpoint, found: Found, name: str, places: tuple[Place, ...], own: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """Values, in the type of the base's tensor `own`, and mask of the tensor `name`; None for what the file lacks."""
     values, masks = [], []
     for place in places:
-        rows = rows_of(place, found.keys[place.key])
+        rows = found.rows(place)
         value, mask = foreign.values(place.key, rows), foreign.mask(place.key, rows)
         if value is not None and own.is_floating_point() and not value.is_floating_point():
             raise SourceError(f"weight is {value.dtype}: '{place.key}' in {foreign.path}; export it in floating point")
@@ -223,11 +219,13 @@ def _sparsity(masks: Mapping[str, np.ndarray], path: Path) -> float:
     return 1 - kept / total
 
 
-def _tell(read: _Read, sparsity: float, found: Found, foreign: ForeignFile, reporter: Reporter) -> None:
+def _tell(read: _Read, sparsity: float, found: Found, foreign: PrunedCheckpoint, reporter: Reporter) -> None:
     reporter.say(
         f"{foreign.path}: {foreign.format}, keys of {found.table.name} under '{found.prefix}', "
         f"{len(read.masks)} layers, sparsity {sparsity:.4f}"
     )
+    if foreign.file.note is not None:
+        reporter.say(foreign.file.note)
     if read.from_base:
         reporter.say(f"not in the file, taken from the base: {_list(read.from_base)}")
     if read.unused_masks:
@@ -241,19 +239,8 @@ def _list(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _sha256(path: Path) -> str:
-    """Of the file; of an index of shards, over the index and all shards it names."""
-    own = file_sha256(path)
-    with path.open("rb") as file:
-        if file.read(1) != b"{":
-            return own
-    shards = sorted(set(json.loads(path.read_bytes())["weight_map"].values()))
-    lines = [own, *(f"{name} {file_sha256(path.parent / name)}" for name in shards)]
-    return sha256("\n".join(lines).encode()).hexdigest()
-
-
 def _written(
-    contents: BundleContents, out: Path, foreign: ForeignFile, found: Found, read: _Read, *, force: bool
+    contents: BundleContents, out: Path, foreign: PrunedCheckpoint, found: Found, read: _Read, *, force: bool
 ) -> ImportResult:
     """Write the bundle with the report in it, where its own path would change its bytes."""
     masks = read.masks

@@ -12,7 +12,7 @@ class ImportOptions(Options):
     """How the file of another program is read, and what is stored of it; recorded in the bundle."""
 
     file: str = option(
-        help="pruned checkpoint: .pth, .pt, .bin, .pkl, .safetensors, or the index of shards",
+        help="pruned checkpoint of any kind, which its content tells",
         kind="source",
         argument=True,
     )
@@ -25,6 +25,8 @@ class ImportOptions(Options):
         choices={
             "opentrans": "the paper's",
             "torch-prune": "torch.nn.utils.prune",
+            "torch-ao": "torch.ao.pruning",
+            "nncf": "masks of NNCF",
             "compressed-tensors": "bitmasks",
             "zeros": "what is zero is pruned",
         },

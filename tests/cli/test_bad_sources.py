@@ -73,8 +73,9 @@ def test_an_unknown_tag_is_answered_with_known_ones(refused: Any, desk: Path) ->
 def test_a_checkpoint_file_that_cannot_be_read(damage: str, refused: Any, desk: Path, checkpoint: Path) -> None:
     path, data = desk / "clip.safetensors", checkpoint.read_bytes()
     path.write_bytes({"truncated": data[: len(data) // 2], "text": b"hello", "empty": b""}[damage])
+    told = {"truncated": "cannot read the checkpoint", "text": "not a checkpoint but something else"}
     message = refused("prune", path, "-o", desk / "b")
-    assert message.startswith(f"cannot read the checkpoint: {path}")
+    assert message.startswith(f"{told.get(damage, 'the checkpoint is empty')}: {path}")
 
 
 def test_a_pickle_that_wants_to_run_code_is_not_run(refused: Any, desk: Path) -> None:
@@ -83,7 +84,8 @@ def test_a_pickle_that_wants_to_run_code_is_not_run(refused: Any, desk: Path) ->
             return os.mkdir, (str(desk / "pwned"),)
 
     torch.save({"state_dict": Evil()}, desk / "evil.pt")
-    assert "cannot read the checkpoint" in refused("prune", desk / "evil.pt", "-o", desk / "b")
+    assert "no tensors in the checkpoint" in refused("prune", desk / "evil.pt", "-o", desk / "b")
+    assert not (desk / "pwned").exists()
 
 
 def test_a_checkpoint_with_nan_weights(refused: Any, desk: Path, checkpoint: Path) -> None:

@@ -20,10 +20,9 @@ from opentrans_cli.datasets.images import read_image, read_label_map
 from opentrans_cli.datasets.vocabulary_pack import read_pack
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText
-from opentrans_cli.frameworks.original import Original
-from opentrans_cli.frameworks.original_habits import original_preprocess
+from opentrans_cli.frameworks.keys import to_original
+from opentrans_cli.frameworks.original import Original, original_preprocess
 from opentrans_cli.frameworks.original_names import FCCLIP_RULES, HAN_RULES
-from opentrans_cli.frameworks.renaming import to_original
 
 SMALL = {"queries": 6, "width": 32, "encoder_layers": 1, "decoder_layers": 2}
 RULES = {"fcclip": ("FC-CLIP", FCCLIP_RULES), "han": ("Han et al.", HAN_RULES)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from opentrans_cli.checkpoints.weight_file import Header, open_weight_file
+from opentrans_cli.checkpoints.pruned import PrunedTensor, open_pruned
 from opentrans_cli.clip.architecture import build_clip, meta_visual
 from opentrans_cli.clip.file_layers import FileContents, file_contents, read_layer
 from opentrans_cli.clip.layers import PARTS, candidates, convolutions, layer_weight
@@ -28,7 +29,7 @@ TOWERS = {
 
 
 def contents(shapes: dict[str, tuple[int, ...]]) -> FileContents:
-    return file_contents({key: Header(shape) for key, shape in shapes.items()})
+    return file_contents({key: PrunedTensor(shape, key) for key, shape in shapes.items()})
 
 
 def kinds(found: FileContents) -> dict[str, tuple[str, str | None]]:
@@ -43,16 +44,13 @@ def test_four_dimensions_are_a_convolution_and_two_a_linear_layer():
         "bare": ("linear", None),
         "deep.bare": ("conv", None),
     }
-
-
-def test_a_tensor_called_weight_keeps_its_name():
     assert list(kinds(contents({"weight": (2, 2)}))) == ["weight"]
 
 
 def test_what_can_be_no_layer_is_counted_by_reason():
-    headers = {"a": Header((3,)), "b": Header((4,)), "c": Header(()), "d": Header((0, 3))}
-    headers |= {"e": Header((3, 3), "not floating point"), "f.weight": Header((2, 2))}
-    found = file_contents(headers)
+    shapes = {"a": (3,), "b": (4,), "c": (), "d": (0, 3), "f.weight": (2, 2)}
+    tensors = {name: PrunedTensor(shape, name) for name, shape in shapes.items()}
+    found = file_contents(tensors | {"e": PrunedTensor((3, 3), "e", problem="not floating point")})
     assert found.counted == {"1-dimensional": 2, "scalar": 1, "empty": 1, "not floating point": 1}
     assert list(kinds(found)) == ["f"]
 
@@ -121,8 +119,8 @@ def test_names_that_cannot_be_told_apart_are_refused():
 
 def saved(path: Path, state: dict[str, Tensor]) -> tuple[FileContents, dict[str, Tensor]]:
     torch.save(state, path)
-    file = open_weight_file(path)
-    found = file_contents(file.headers)
+    file = open_pruned(path)
+    found = file_contents(file.tensors)
     return found, {layer.name: read_layer(file, layer) for layer in found.layers}
 
 
@@ -143,8 +141,9 @@ def test_pruned_modules_of_torch_give_their_masked_weights(tmp_path):
     assert torch.equal(torch.cat([read[f"attn.{part}"] for part in PARTS]), model.attn.in_proj_weight)
 
 
-def test_a_mask_without_its_weight_is_no_layer_by_default():
-    assert kinds(contents({"conv2.weight_mask": (4, 4, 3, 3)}))["conv2.weight_mask"] == ("conv", "pruning mask")
+def test_a_mask_without_its_weight_is_no_layer_by_default(tmp_path):
+    found, read = saved(tmp_path / "a.pth", {"conv2.weight_mask": torch.ones(4, 4, 3, 3)})
+    assert kinds(found) == {"conv2": ("conv", "pruning mask")} and torch.equal(read["conv2"], torch.ones(4, 4, 3, 3))
 
 
 def test_parametrized_weights_are_left_out():
@@ -195,60 +194,51 @@ def test_names_of_the_text_tower_that_a_vit_has_inside_go_by_text(tmp_path):
     assert torch.equal(read[f"text.{name}"], model.get_submodule(name).weight)
 
 
-def test_a_resnet_clip_in_a_file_tells_its_configuration(tmp_path):
-    config = {"embed_dim": 16, "vision_cfg": TOWERS["resnet"], "text_cfg": TEXT, "quick_gelu": False}
-    state = build_clip(config).state_dict()
-    for prefix in ("", "backbone.clip_model."):
-        found, _ = saved(tmp_path / "clip.pth", {prefix + key: value for key, value in state.items()})
-        assert found.model_cfg == config
-    trunk, _ = saved(tmp_path / "trunk.pth", {k: v for k, v in state.items() if k.startswith("visual.")})
-    assert trunk.model_cfg == {"embed_dim": 16, "vision_cfg": TOWERS["resnet"]}
-
-
-@pytest.mark.parametrize("prefix", ["", "visual.", "backbone."])
-def test_an_image_tower_alone_tells_its_own_configuration_and_no_text_tower(tmp_path, prefix):
+def test_a_resnet_clip_in_a_file_tells_its_configuration():
     """With the pool its image size is known; a framework's file, without, is taken for 224 pixels."""
-    torch.manual_seed(0)
-    visual = build_clip({"embed_dim": 16, "vision_cfg": TOWERS["resnet"], "text_cfg": TEXT}).visual
-    state = {prefix + key: value for key, value in visual.state_dict().items()}
-    whole, _ = saved(tmp_path / "visual.pth", state)
-    trunk, _ = saved(tmp_path / "trunk.pth", {key: value for key, value in state.items() if "attnpool" not in key})
-    assert whole.model_cfg == {"embed_dim": 16, "vision_cfg": TOWERS["resnet"]}
-    width = TOWERS["resnet"]["width"]
-    assert trunk.model_cfg == {"embed_dim": 32 * width, "vision_cfg": {**TOWERS["resnet"], "image_size": 224}}
-    built = {name: tuple(tensor.shape) for name, tensor in meta_visual(whole.model_cfg).state_dict().items()}
-    assert built == {name: tuple(tensor.shape) for name, tensor in visual.state_dict().items()}
+    vision, width = TOWERS["resnet"], TOWERS["resnet"]["width"]
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT, "quick_gelu": False}
+    state = {key: tuple(tensor.shape) for key, tensor in build_clip(config).state_dict().items()}
+    tower = {key.removeprefix("visual."): shape for key, shape in state.items() if key.startswith("visual.")}
+    assert contents({f"backbone.clip_model.{key}": shape for key, shape in state.items()}).model_cfg == config
+    for prefix in ("", "visual.", "backbone."):
+        alone = {prefix + key: shape for key, shape in tower.items()}
+        trunk = {key: shape for key, shape in alone.items() if "attnpool" not in key}
+        whole = contents(alone).model_cfg
+        assert whole == {"embed_dim": 16, "vision_cfg": vision}
+        assert contents(trunk).model_cfg == {"embed_dim": 32 * width, "vision_cfg": {**vision, "image_size": 224}}
+        assert {key: tuple(tensor.shape) for key, tensor in meta_visual(whole).state_dict().items()} == tower
+        cut = contents({key: shape for key, shape in alone.items() if "layer4" not in key})
+        assert cut.tower is not None and cut.model_cfg is None
 
 
-def test_stages_that_are_missing_make_no_configuration(tmp_path):
-    visual = build_clip({"embed_dim": 16, "vision_cfg": TOWERS["resnet"], "text_cfg": TEXT}).visual
-    cut = {key: value for key, value in visual.state_dict().items() if not key.startswith("layer4")}
-    found, _ = saved(tmp_path / "cut.pth", cut)
-    assert found.tower is not None and found.model_cfg is None
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "whole"),
-    [
-        ("fcclip_r50_full", 224, True),
-        ("open_clip_rn50_visual", 224, False),
-        ("han_r50_eval", 224, False),
-        ("han_r50_train_kd", 224, False),
-        ("deeplabv3_r50_official", 224, False),
-    ],
-)
-def test_checkpoints_of_frameworks_tell_that_their_tower_is_rn50(reference, name, size, whole):
-    listed = json.loads((reference / f"{name}.json").read_text())
-    found = file_contents({key: Header(tuple(shape)) for key, shape in listed.items()})
-    assert found.model_cfg is not None and ("text_cfg" in found.model_cfg) == whole
-    vision = {"image_size": size, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None}
-    assert found.model_cfg["vision_cfg"] == vision
+def test_checkpoints_of_frameworks_give_the_55_convolutions_of_rn50(reference):
     rows = json.loads((reference / "clip_rn50_conv_layers.json").read_text())["layers"]
-    assert list(convolutions(meta_visual(found.model_cfg))) == [row["name"] for row in rows]
+    for file, whole, heads, text, outside in (
+        ("fcclip_r50_full", True, 4, 75, 144),
+        ("han_r50_eval", False, 0, 75, 142),
+        ("han_r50_train_kd", False, 0, 75, 199),
+        ("deeplabv3_r50_official", False, 0, 75, 11),
+        ("open_clip_rn50_visual", False, 4, 0, 0),
+        ("timm_resnet50_clip", False, 4, 0, 0),
+    ):
+        listed = json.loads((reference / f"{file}.json").read_text())
+        found = contents({key: tuple(shape) for key, shape in listed.items()})
+        assert [layer.name for layer in found.layers if layer.skipped is None] == [row["name"] for row in rows]
+        counts = Counter(layer.skipped for layer in found.layers)
+        assert (counts["output head"], counts["text tower"], counts["outside the image tower"]) == (
+            heads,
+            text,
+            outside,
+        )
+        assert found.model_cfg is not None and ("text_cfg" in found.model_cfg) == whole
+        vision = {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None}
+        assert found.model_cfg["vision_cfg"] == vision
+        assert list(convolutions(meta_visual(found.model_cfg))) == [row["name"] for row in rows]
 
 
 PARTS_OF_NAMES = st.sampled_from(
-    ["conv1", "conv2", "conv3", "layer1", "0", "attn", "weight", "weight_orig", "weight_mask", "in_proj_weight", "proj",
+    ["conv1", "conv2", "conv3", "layer1", "0", "attn", "weight", "weight_orig", "in_proj_weight", "proj",
      "visual", "transformer", "text", "positional_embedding", "outside"]
 )  # fmt: skip
 
@@ -261,7 +251,7 @@ PARTS_OF_NAMES = st.sampled_from(
         max_size=12,
     )
 )
-def test_every_tensor_is_a_layer_or_a_mask_or_counted_and_names_are_distinct(shapes):
+def test_every_tensor_is_a_layer_or_counted_and_names_are_distinct(shapes):
     try:
         found = contents(shapes)
     except SourceError as error:
@@ -269,8 +259,6 @@ def test_every_tensor_is_a_layer_or_a_mask_or_counted_and_names_are_distinct(sha
         return
     names = [layer.name for layer in found.layers]
     assert len(names) == len(set(names))
-    used = {layer.key for layer in found.layers} | {layer.mask for layer in found.layers if layer.mask}
-    masks = {key for key in shapes if key.endswith("_mask") and f"{key.removesuffix('_mask')}_orig" in shapes}
-    assert used <= set(shapes)
-    assert len(used - masks) + sum(found.counted.values()) == len(set(shapes) - masks)
+    used = {layer.tensor for layer in found.layers}
+    assert used <= set(shapes) and len(used) + sum(found.counted.values()) == len(shapes)
     assert all(len(layer.shape) in (2, 4) and 0 not in layer.shape for layer in found.layers)

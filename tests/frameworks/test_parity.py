@@ -12,8 +12,7 @@ import torch
 
 from opentrans_cli.clip.features import stage_maps
 from opentrans_cli.frameworks.base import ClassText
-from opentrans_cli.frameworks.original import build_original, load_original
-from opentrans_cli.frameworks.original_habits import original_preprocess
+from opentrans_cli.frameworks.original import build_original, load_original, original_preprocess
 
 CLOSE = 1e-4
 FILES = {"fcclip": "fcclip_r50", "han": "han_r50"}

@@ -1,22 +1,74 @@
-"""Find the layers of a tower in a checkpoint of any library, from names and shapes: no file is read."""
+"""The one finder of towers: an image tower in a checkpoint of any library, from names and shapes; no file is read.
+
+Frameworks keep the tower below prefixes of their own (`module.`, `visual.`, `backbone.clip_model.visual.`). Where the
+tower is known, as when a bundle is put into a checkpoint, its layers are looked for by name and shape (`find_layers`);
+where it is not, a few names tell what it is (`find_tower`). Either way, whatever stands before the names is the prefix.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-from opentrans_cli.clip.key_tables.rules import Place
-from opentrans_cli.clip.key_tables.tables import TABLES, KeyTable, Layout, find_table
-from opentrans_cli.clip.tower_keys import NOISE, TEXT_PARTS
+from opentrans_cli.bundle.layout import weight_name
+from opentrans_cli.checkpoints.rules import Place
+from opentrans_cli.clip.key_tables.tables import TABLES, KeyTable, Layout, TowerKind, find_table
 from opentrans_cli.errors import TransferError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Shapes = Mapping[str, tuple[int, ...]]
+
+OUTPUT_HEAD = "output head"
+TEXT_TOWER = "text tower"
+OUTSIDE = "outside the image tower"
+
+_NEXT = "choose one with --to NAME or --under PREFIX"
+# Parts of prefixes that say nothing about which of several towers is the model's own.
+_NOISE = {"module", "model", "visual", "backbone", "clip_model", "encoder", "image_encoder", "vision_model"}
+_TEXT_PARTS = {"text", "text_model", "text_encoder", "text_tower"}
+_TEXT_BESIDE_VISUAL = ("transformer.", "token_embedding", "positional_embedding", "text_projection", "ln_final")
+_PARTS = ("q_proj", "k_proj", "v_proj")  # of a packed projection, in its order
+_PACKED_BIAS = "in_proj_bias"
+
+
+@dataclass(frozen=True)
+class TowerPlace:
+    """Where the image tower of a checkpoint is."""
+
+    kind: TowerKind
+    layout: Layout
+    prefix: str  # of its names in the file: "" or ending in a dot
+
+    @property
+    def parent(self) -> str:
+        """Prefix of the whole CLIP: image and text tower."""
+        return self.prefix.removesuffix("visual.")
+
+    def inside(self, key: str) -> str | None:
+        """Our name of a tensor inside the tower; None if it is outside."""
+        if not key.startswith(self.prefix) or (not self.prefix and key.split(".")[0] in _TEXT_PARTS):
+            return None
+        name = key[len(self.prefix) :]
+        return self.layout.name_of(name) or name
+
+    def reason(self, key: str) -> str | None:
+        """Why the tensor `key` is no part of what is analysed; None: it is."""
+        name = self.inside(key)
+        if name is not None:
+            return OUTPUT_HEAD if name.startswith(self.kind.heads) else None
+        beside = self.parent != self.prefix and key.startswith(self.parent)
+        if _TEXT_PARTS & set(key.split(".")) or (beside and key[len(self.parent) :].startswith(_TEXT_BESIDE_VISUAL)):
+            return TEXT_TOWER
+        return OUTSIDE
 
 
 @dataclass(frozen=True)
 class Found:
-    """A tower in a checkpoint."""
+    """The layers of a known tower in a checkpoint."""
 
     table: KeyTable
     prefix: str  # of its keys: "" or ending in a dot
@@ -26,12 +78,51 @@ class Found:
 
     def place(self, name: str) -> Place | None:
         """Where the tensor `name` of the tower is; None if the checkpoint has none. Its shape may be another."""
-        return _at(self.table.layout, self.prefix, name, self.keys)
+        for place in self.table.layout.places(name):
+            key = _absolute(self.prefix, place.key)
+            if key is not None and key in self.keys:
+                return replace(place, key=key)
+        return None
+
+    def places(self, name: str, shape: tuple[int, ...]) -> tuple[Place, ...]:
+        """Where the tensor `name` of the tower, of `shape`, is.
+
+        Mostly one place, three for a packed bias that the library keeps apart (each a third of the rows), none if it
+        has none or of another shape.
+        """
+        owner, _, leaf = name.rpartition(".")
+        place = self.place(name)
+        if place is None and leaf == _PACKED_BIAS:
+            third = (shape[0] // 3,)
+            found = [self.places(f"{owner}.{part}.bias", third) for part in _PARTS]
+            return tuple(part[0] for part in found) if all(found) else ()
+        return (place,) if place is not None and self.keys[place.key] == place.stored_shape(shape) else ()
+
+    def rows(self, place: Place) -> slice | None:
+        """The rows of the checkpoint's tensor at `place` that are meant; None: all of it, which may have none."""
+        return None if place.third is None else place.rows(self.keys[place.key])
 
 
-def weight_name(layer: str) -> str:
-    """The tensor of a layer inside the tower."""
-    return f"{layer}.weight"
+def laid_out(tensor: Tensor, place: Place) -> Tensor:
+    """A tensor of the tower as it lies at `place`, and the other way round."""
+    return tensor.T if place.transposed else tensor
+
+
+def find_tower(keys: Iterable[str]) -> TowerPlace | None:
+    """The image tower of a CLIP among the tensors of a checkpoint; None if there is none.
+
+    Of several, such as a student and its teacher, it is the one below a usual prefix (`backbone.`); None if that
+    does not decide either.
+    """
+    prefixes = _by_suffix(keys)
+    found = [
+        TowerPlace(kind, layout, prefix)
+        for layout in _LAYOUTS
+        for kind in layout.kinds
+        for prefix in sorted(set.intersection(*(set(prefixes.get(mark, ())) for mark in kind.marks)))
+    ]
+    found = _usual(found) if len(found) > 1 else found
+    return found[0] if len(found) == 1 else None
 
 
 def find_layers(layers: Shapes, keys: Shapes, *, to: str | None = None, under: str | None = None) -> Found:
@@ -45,11 +136,10 @@ def find_layers(layers: Shapes, keys: Shapes, *, to: str | None = None, under: s
     """
     wanted = None if to is None else find_table(to)
     under = f"{under.rstrip('.')}." if under else under
-    layouts = [wanted.layout] if wanted else list(dict.fromkeys(table.layout for table in TABLES))
     prefixes = _by_suffix(keys)
     counts = {
         (layout.name, prefix): (layout, count)
-        for layout in layouts
+        for layout in ([wanted.layout] if wanted else _LAYOUTS)
         for prefix, count in _counts(layout, layers, keys, prefixes).items()
         if under is None or prefix == under
     }
@@ -58,7 +148,40 @@ def find_layers(layers: Shapes, keys: Shapes, *, to: str | None = None, under: s
         raise _nothing(layers, counts, to, under)
     ends = [(layout, prefix) for (_, prefix), (layout, count) in counts.items() if count == best]
     candidates = _distinct([_found(layout, prefix, layers, keys, wanted) for layout, prefix in ends])
-    return _only(_usual(candidates, wanted))
+    if wanted is not None and wanted.prefix:
+        candidates = [found for found in candidates if wanted.fits(found.prefix, keys)] or candidates
+    if len(candidates) > 1:
+        candidates = _usual(candidates) or candidates
+    if len(candidates) > 1:
+        names = ", ".join(f"{found.table.name} under '{found.prefix}'" for found in candidates)
+        raise TransferError(f"several towers fit the bundle: {names}; {_NEXT}")
+    return candidates[0]
+
+
+def find_tower_layers(
+    layers: Shapes, keys: Shapes, *, where: str, table: str | None, under: str | None, next_move: str
+) -> Found:
+    """`find_layers`, with every layer in its place. `where` names what has the `keys`, `next_move` ends the message.
+
+    Raises TransferError, OptionError for an unknown table.
+    """
+    try:
+        found = find_layers(layers, keys, to=table, under=under)
+    except TransferError as error:
+        head, _, detail = str(error).split("; ")[0].partition(": ")
+        problem = "several towers fit" if head.startswith("several") else "the tower is not there"
+        raise TransferError(f"{problem} in {where}: {detail}; {next_move}") from error
+    if found.missing:
+        others = f" and {len(found.missing) - 1} others" if len(found.missing) > 1 else ""
+        raise TransferError(
+            f"a layer has no place of its shape in {where}: {found.missing[0]}{others}, by the names of "
+            f"{found.table.name} under '{found.prefix}'; {next_move}"
+        )
+    return found
+
+
+_LAYOUTS = tuple(dict.fromkeys(table.layout for table in TABLES))
+_Candidate = TypeVar("_Candidate", TowerPlace, Found)
 
 
 def _by_suffix(keys: Iterable[str]) -> Mapping[str, list[str]]:
@@ -72,6 +195,11 @@ def _by_suffix(keys: Iterable[str]) -> Mapping[str, list[str]]:
     return found
 
 
+def _usual(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Those below a prefix that only says where a model keeps its own tower."""
+    return [found for found in candidates if set(found.prefix.split(".")[:-1]) <= _NOISE]
+
+
 def _counts(layout: Layout, layers: Shapes, keys: Shapes, prefixes: Mapping[str, list[str]]) -> Counter[str]:
     """Layers found with equal shape, by prefix; text towers are left out."""
     counts: Counter[str] = Counter()
@@ -83,16 +211,8 @@ def _counts(layout: Layout, layers: Shapes, keys: Shapes, prefixes: Mapping[str,
             if keys[prefix + place.key] == place.stored_shape(shape)
         }
         counts.update(here)
-    text = {prefix for prefix in counts if TEXT_PARTS & set(prefix.split(".")) or f"{prefix}visual." in counts}
+    text = {prefix for prefix in counts if _TEXT_PARTS & set(prefix.split(".")) or f"{prefix}visual." in counts}
     return Counter({prefix: count for prefix, count in sorted(counts.items()) if prefix not in text})
-
-
-def _at(layout: Layout, prefix: str, name: str, keys: Shapes) -> Place | None:
-    for place in layout.places(name):
-        key = _absolute(prefix, place.key)
-        if key is not None and key in keys:
-            return replace(place, key=key)
-    return None
 
 
 def _absolute(prefix: str, key: str) -> str | None:
@@ -105,13 +225,10 @@ def _absolute(prefix: str, key: str) -> str | None:
 
 
 def _found(layout: Layout, prefix: str, layers: Shapes, keys: Shapes, wanted: KeyTable | None) -> Found:
-    places = {}
-    for layer, shape in layers.items():
-        place = _at(layout, prefix, weight_name(layer), keys)
-        if place is not None and keys[place.key] == place.stored_shape(shape):
-            places[layer] = place
     table = wanted or next(table for table in TABLES if table.layout == layout and table.fits(prefix, keys))
-    return Found(table, prefix, keys, places, tuple(layer for layer in layers if layer not in places))
+    bare = Found(table, prefix, keys, {}, ())
+    places = {layer: places[0] for layer, shape in layers.items() if (places := bare.places(weight_name(layer), shape))}
+    return replace(bare, layers=places, missing=tuple(layer for layer in layers if layer not in places))
 
 
 def _distinct(candidates: Sequence[Found]) -> list[Found]:
@@ -120,23 +237,6 @@ def _distinct(candidates: Sequence[Found]) -> list[Found]:
     for found in candidates:
         seen.setdefault(tuple(place.key for place in found.layers.values()), found)
     return list(seen.values())
-
-
-def _usual(candidates: list[Found], wanted: KeyTable | None) -> list[Found]:
-    if wanted is not None:
-        stated = [found for found in candidates if wanted.fits(found.prefix, found.keys)]
-        candidates = stated if stated and wanted.prefix else candidates
-    if len(candidates) > 1:
-        usual = [found for found in candidates if set(found.prefix.split(".")[:-1]) <= NOISE]
-        return usual or candidates
-    return candidates
-
-
-def _only(candidates: list[Found]) -> Found:
-    if len(candidates) > 1:
-        names = ", ".join(f"{found.table.name} under '{found.prefix}'" for found in candidates)
-        raise TransferError(f"several towers fit the bundle: {names}; choose one with --to NAME or --under PREFIX")
-    return candidates[0]
 
 
 def _nothing(

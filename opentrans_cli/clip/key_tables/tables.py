@@ -12,8 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.clip.key_tables.rules import NameRule, Place
+from opentrans_cli.checkpoints.rules import NameRule, Place
 from opentrans_cli.errors import OptionError
+
+
+@dataclass(frozen=True)
+class TowerKind:
+    """A kind of image tower, known by a few names that only it has."""
+
+    name: str  # "ModifiedResNet"
+    marks: tuple[str, ...]  # names in the layout that all have to be there
+    heads: tuple[str, ...]  # starts of our names of what maps into the joint embedding space
 
 
 @dataclass(frozen=True)
@@ -22,14 +31,15 @@ class Layout:
 
     name: str
     rules: tuple[NameRule, ...]
+    kinds: tuple[TowerKind, ...]  # of towers that are known without their shapes
 
     def places(self, name: str) -> tuple[Place, ...]:
         """Where the tensor `name` of the tower can be, the likeliest first; empty if the layout has no place for it."""
         return tuple(place for rule in self.rules if (place := rule.place(name)) is not None)
 
-    def name_of(self, place: Place) -> str | None:
-        """The name inside the tower of what is at `place`, relative to the prefix; None if there is none."""
-        return next((name for rule in self.rules if (name := rule.name(place)) is not None), None)
+    def name_of(self, key: str, third: int | None = None) -> str | None:
+        """Our name of (a third of) the tensor `key` of the layout, relative to the prefix; None if there is none."""
+        return next((name for rule in self.rules if rule.third == third and (name := rule.name(key))), None)
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,13 @@ class KeyTable:
 def _load() -> tuple[tuple[KeyTable, ...], dict[str, str]]:
     document: dict[str, Any] = json.loads(Path(__file__).with_name("tables.json").read_text(encoding="utf-8"))
     layouts = {
-        entry["name"]: Layout(entry["name"], tuple(NameRule(inside, there) for inside, there in entry["rules"]))
+        entry["name"]: Layout(
+            entry["name"],
+            tuple(NameRule(ours, theirs) for ours, theirs in entry["rules"]),
+            tuple(
+                TowerKind(kind["kind"], tuple(kind["marks"]), tuple(kind["heads"])) for kind in entry.get("towers", [])
+            ),
+        )
         for entry in document["layouts"]
     }
     tables = tuple(

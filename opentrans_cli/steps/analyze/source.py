@@ -15,26 +15,16 @@ from typing import Any
 from torch import Tensor
 
 from opentrans_cli.bundle.store import Bundle
-from opentrans_cli.checkpoints.weight_file import open_weight_file
-from opentrans_cli.clip.file_layers import EMBEDDING, FileContents, file_contents, read_layer
+from opentrans_cli.checkpoints.pruned import open_pruned
+from opentrans_cli.clip.file_layers import EMBEDDING, WeightLayer, file_contents, read_layer
+from opentrans_cli.clip.key_tables import OUTPUT_HEAD
 from opentrans_cli.clip.layers import candidates, layer_weight, locate
 from opentrans_cli.clip.source import is_local
-from opentrans_cli.clip.tower_keys import OUTPUT_HEAD
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import load_tower
 
 EXCLUDED = "excluded"
-
-
-@dataclass(frozen=True)
-class SpectrumLayer:
-    """A weight a spectrum can be taken of."""
-
-    name: str  # inside the image tower; in other files the tensor's without ".weight"
-    shape: tuple[int, ...]  # of its weight: (O, I, kh, kw) or (O, I)
-    kind: str  # "conv", "linear", or "attention": one part of a packed projection
-    skipped: str | None  # why it is not analysed by default; None: it is
 
 
 @dataclass(frozen=True)
@@ -51,12 +41,11 @@ class SpectrumSource:
     """The weights of a source, read one at a time; a context manager that lets go of the file at its end."""
 
     source: str  # as the user gave it
-    layers: tuple[SpectrumLayer, ...]  # in module order
+    layers: tuple[WeightLayer, ...]  # in module order
     counted: Mapping[str, int]  # tensors of a file that can be no layer, by reason
     bundle: Bundle | None  # None if the source is no bundle
     model_cfg: dict[str, Any] | None  # open_clip's, of a CLIP, or of its image tower alone; None: not known
     reader: Callable[[str], Tensor] = field(repr=False)
-    closer: Callable[[], None] = field(repr=False)
 
     def read(self, name: str) -> Tensor:
         """One layer's weight, (O, I, kh, kw) or (O, I), in its stored dtype; to be read only, it may be shared.
@@ -87,7 +76,7 @@ class SpectrumSource:
             raise OptionError(f"no layer is left to analyse: all of {self.source} are left out ({reasons}); leave some")
         return names
 
-    def _matches(self, option: str, patterns: Iterable[str]) -> Iterator[list[SpectrumLayer]]:
+    def _matches(self, option: str, patterns: Iterable[str]) -> Iterator[list[WeightLayer]]:
         for pattern in patterns:
             matches = [layer for layer in self.layers if fnmatchcase(layer.name, pattern)]
             if not matches:
@@ -103,15 +92,11 @@ class SpectrumSource:
         layers = [LeftOut(reason, len(names), tuple(names)) for reason, names in groups.items()]
         return (*layers, *(LeftOut(reason, count, ()) for reason, count in sorted(self.counted.items())))
 
-    def close(self) -> None:
-        """Let go of what is held of a file."""
-        self.closer()
-
     def __enter__(self) -> SpectrumSource:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        pass
 
 
 def open_spectrum_source(source: str, *, base: str | None = None, reporter: Reporter = SILENT) -> SpectrumSource:
@@ -131,27 +116,23 @@ def _is_file(source: str) -> bool:
 
 
 def _from_file(source: str, reporter: Reporter) -> SpectrumSource:
-    file = open_weight_file(Path(source))
-    contents = file_contents(file.headers)
+    file = open_pruned(Path(source))
+    contents = file_contents(file.tensors)
     if not contents.layers:
         raise SourceError(f"no 2-D or 4-D weight in {source}; give a checkpoint with convolutions or linear layers")
-    _tell(contents, source, reporter)
+    if file.file.note is not None:
+        reporter.say(file.file.note)
+    if contents.tower is not None and contents.tower.prefix:
+        reporter.say(f"image tower of {source}: below '{contents.tower.prefix}', layers are named inside it")
     places = {layer.name: layer for layer in contents.layers}
-    layers = tuple(SpectrumLayer(layer.name, layer.shape, layer.kind, layer.skipped) for layer in contents.layers)
     return SpectrumSource(
         source=source,
-        layers=layers,
+        layers=contents.layers,
         counted=contents.counted,
         bundle=None,
         model_cfg=contents.model_cfg,
         reader=lambda name: read_layer(file, places[name]),
-        closer=file.close,
     )
-
-
-def _tell(contents: FileContents, source: str, reporter: Reporter) -> None:
-    if contents.tower is not None and contents.tower.prefix:
-        reporter.say(f"image tower of {source}: below '{contents.tower.prefix}', layers are named inside it")
 
 
 def _from_tower(source: str, base: str | None, reporter: Reporter) -> SpectrumSource:
@@ -161,9 +142,8 @@ def _from_tower(source: str, base: str | None, reporter: Reporter) -> SpectrumSo
         packed = locate(tower.visual, found.name)[1] != slice(None)
         kind = "attention" if packed else "conv" if len(found.shape) == 4 else "linear"
         # The input layer is never pruned but has a spectrum like any other: the paper ranks all 55 of RN50.
-        layers.append(
-            SpectrumLayer(found.name, found.shape, kind, OUTPUT_HEAD if found.reason == OUTPUT_HEAD else None)
-        )
+        skipped = OUTPUT_HEAD if found.reason == OUTPUT_HEAD else None
+        layers.append(WeightLayer(found.name, found.shape, kind, skipped))
     return SpectrumSource(
         source=source,
         layers=tuple(layers),
@@ -171,5 +151,4 @@ def _from_tower(source: str, base: str | None, reporter: Reporter) -> SpectrumSo
         bundle=tower.bundle,
         model_cfg=tower.base.model_cfg,
         reader=lambda name: layer_weight(tower.visual, name),
-        closer=lambda: None,
     )

@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import nn
 
+from opentrans_cli.clip.key_tables import OUTPUT_HEAD
 from opentrans_cli.clip.layers import batchnorm_of, candidates, convolutions, layer_weight, locate, whole_projections
 from opentrans_cli.clip.prefix import block_of, blocks, modules_until
-from opentrans_cli.clip.tower_keys import OUTPUT_HEAD
 from opentrans_cli.errors import OptionError, flag
 from opentrans_cli.files.records import finite
 from opentrans_cli.frameworks.base import BACKBONE

@@ -16,7 +16,7 @@ from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors.opened import names_of
-from opentrans_cli.steps.segmentors.published import checkpoint_words
+from opentrans_cli.steps.segmentors.published import published_words
 from opentrans_cli.steps.segmentors.words import embed_vocabulary, packed
 from opentrans_cli.steps.sources import is_bundle, load_text_clip
 
@@ -48,7 +48,7 @@ def pack_words(
     templates = DEFAULT_TEMPLATES if chosen is None else chosen.templates
     if checkpoint is not None:
         assert framework is not None
-        clip = checkpoint_words(framework, checkpoint, base=base, reporter=reporter)
+        clip = published_words(framework, checkpoint, base=base, reporter=reporter)
     else:
         assert source is not None
         clip, recorded, prompts = _of_source(source, base, reporter)

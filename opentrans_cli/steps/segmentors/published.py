@@ -9,23 +9,26 @@ from typing import Any
 from torch import nn
 
 from opentrans_cli.bundle.manifest import Base
+from opentrans_cli.checkpoints.reader import Checkpoint, open_checkpoint
 from opentrans_cli.clip.architecture import infer_tower
 from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.source import LoadedClip, load_clip
-from opentrans_cli.files.digest import file_sha256, tower_digest
+from opentrans_cli.files.digest import tower_digest
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework
-from opentrans_cli.frameworks.deeplabv3_checkpoint import build_deeplabv3, load_deeplabv3
-from opentrans_cli.frameworks.original import Original, build_original, load_original, read_original
-from opentrans_cli.frameworks.original_habits import original_preprocess, original_words
+from opentrans_cli.frameworks.original import (
+    Original,
+    build_original,
+    load_original,
+    original_preprocess,
+    original_tensors,
+    original_words,
+)
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of
 from opentrans_cli.steps.segmentors.picture_size import PUBLISHED
 from opentrans_cli.steps.sources import Tower, dense, load_tower
-
-# What stands for no object beside the words, as long as they are.
-_BESIDE_WORDS = tuple(f"classifier.{name}" for name in ("void_embedding", "non_object_embedding", "no_object"))
 
 
 def open_published(
@@ -38,9 +41,9 @@ def open_published(
     SourceError and TransferError for files that are no such checkpoint.
     """
     chosen: Framework = FRAMEWORKS.load(framework)
-    reporter.say(f"reading {path}")
-    original = _read(framework, path)
-    module = _built(original, base, reporter)
+    checkpoint, original = _read(framework, path, reporter)
+    visual = None if original.tower or base is None else load_tower(base, reporter).visual
+    module: Any = build_original(original, visual)
     options = chosen.options(original.options)
     tower = _tower(module.backbone, original, path)
     published = original.lineage != "ours"  # and trained on COCO, all of them
@@ -51,26 +54,21 @@ def open_published(
         reads_words=not fixed,
         trained_on=names_of(None) if published else (),
         sides=PUBLISHED if published else None,
-        checkpoint={"file": path.name, "sha256": file_sha256(path)},
+        checkpoint={"file": path.name, "sha256": checkpoint.sha256()},
     )
 
 
-def checkpoint_words(framework: str, path: Path, *, base: str | None, reporter: Reporter) -> LoadedClip:
+def published_words(framework: str, path: Path, *, base: str | None, reporter: Reporter) -> LoadedClip:
     """The CLIP that reads words for a checkpoint; raises as `open_published` does."""
+    return _words(_read(framework, path, reporter)[1], path, base)
+
+
+def _read(framework: str, path: Path, reporter: Reporter) -> tuple[Checkpoint, Original]:
     reporter.say(f"reading {path}")
-    return _words(_read(framework, path), path, base)
-
-
-def _read(framework: str, path: Path) -> Original:
-    tensors = read_original(path)
-    return load_deeplabv3(tensors) if framework == "deeplabv3" else load_original(framework, tensors)
-
-
-def _built(original: Original, base: str | None, reporter: Reporter) -> Any:
-    if original.framework == "deeplabv3":
-        return build_deeplabv3(original)
-    visual = None if original.tower or base is None else load_tower(base, reporter).visual
-    return build_original(original, visual)
+    checkpoint = open_checkpoint(path)
+    if checkpoint.note is not None:
+        reporter.say(checkpoint.note)
+    return checkpoint, load_original(framework, original_tensors(checkpoint))
 
 
 def _words(original: Original, path: Path, base: str | None) -> LoadedClip:
@@ -84,17 +82,10 @@ def _tower(visual: nn.Module, original: Original, path: Path) -> Tower:
     base = Base(
         source=str(path),
         architecture=original.lineage,
-        model_cfg={**infer_tower(state), "embed_dim": _dimension(original)},
+        model_cfg={**infer_tower(state), "embed_dim": original.embedding or 1},
         digest=tower_digest(state),
         preprocess={**asdict(pixels), "mean": list(pixels.mean), "std": list(pixels.std)},
         activation="quick_gelu",
     )
     tower = dense(base, state, visual)
     return replace(tower, masks={layer: tower.state[f"{layer}.weight"] != 0 for layer in tower.masks})
-
-
-def _dimension(original: Original) -> int:
-    """Length of the embeddings of words; 1 for a head with a fixed list of classes, which compares none."""
-    if "embedding.weight" in original.tensors:
-        return original.tensors["embedding.weight"].shape[0]
-    return next((original.tensors[name].shape[1] for name in _BESIDE_WORDS if name in original.tensors), 1)

@@ -14,16 +14,15 @@ import numpy as np
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.checkpoints.edit import (
-    CheckpointFile,
     Edits,
     check_apart,
     check_written,
     converted_chunks,
+    copies_to,
     copy_chunks,
     copy_patches,
-    file_digest,
-    open_checkpoint,
 )
+from opentrans_cli.checkpoints.reader import Checkpoint, open_checkpoint
 from opentrans_cli.errors import BundleError, OptionError, TransferError
 from opentrans_cli.files.atomic import Written, sync_folder, temporary_beside, write_file
 from opentrans_cli.files.records import json_bytes
@@ -110,7 +109,9 @@ def transfer_checkpoint(
         _check_out(out, checkpoint, force=force)
     parent = open_bundle(local_bundle(bundle, reporter))
     opened = open_checkpoint(checkpoint)
-    same_format = out is None or opened.copies_to(out.suffix.lower())
+    if opened.note is not None:
+        reporter.say(opened.note)
+    same_format = out is None or copies_to(opened, out.suffix.lower())
     subnet = load_subnet(parent, values=what == WEIGHTS, at_sparsity=at_sparsity, base=base, reporter=reporter)
     plan = plan_checkpoint(subnet, opened, what=what, to=to, under=under, allow_missing=allow_missing)
     result = CheckpointTransfer(
@@ -118,7 +119,7 @@ def transfer_checkpoint(
         framework=plan.found.table.name,
         prefix=plan.found.prefix,
         what=what,
-        keys=plan.keys(subnet),
+        keys=plan.keys(subnet, opened),
         unmatched=plan.unmatched,
         bundle=parent.digest,
         at_sparsity=at_sparsity,
@@ -129,7 +130,7 @@ def transfer_checkpoint(
     result.check_matched()
     edits = edits_of(plan, subnet, opened)
     check_apart(opened, edits)
-    reporter.say(f"{result.framework} under '{result.prefix}': {len(edits)} of {len(opened.slots)} tensors change")
+    reporter.say(f"{result.framework} under '{result.prefix}': {len(edits)} of {len(opened.tensors)} tensors change")
     return _write(result, plan, subnet, opened, edits, out, parent.manifest.base.model_cfg, same_format=same_format)
 
 
@@ -145,13 +146,13 @@ def _receipt_path(out: Path) -> Path:
     return out.with_name(out.name + RECEIPT)
 
 
-def _described(opened: CheckpointFile, *, same_format: bool) -> dict[str, Any]:
+def _described(opened: Checkpoint, *, same_format: bool) -> dict[str, Any]:
     return {
         "name": opened.path.name,
-        "bytes": opened.size,
-        "sha256": file_digest(opened.path),
-        "tensors": len(opened.slots),
-        "left_out": [] if same_format else list(opened.others),
+        "bytes": sum(path.stat().st_size for path in {opened.path, *opened.stamps}),
+        "sha256": opened.sha256(),
+        "tensors": len(opened.tensors),
+        "left_out": [] if same_format else list(opened.beside),
     }
 
 
@@ -159,7 +160,7 @@ def _write(
     result: CheckpointTransfer,
     plan: CheckpointPlan,
     subnet: SubnetArrays,
-    opened: CheckpointFile,
+    opened: Checkpoint,
     edits: Edits,
     out: Path,
     model_cfg: dict[str, Any],
@@ -169,13 +170,11 @@ def _write(
     """Write under a hidden name, read again, and only then give both files their names, the receipt first."""
     hidden = temporary_beside(out)
     try:
-        with opened.path.open("rb") as file:
-            patches = copy_patches(opened, edits, file) if same_format else None
-            chunks = converted_chunks(opened, edits, file) if patches is None else copy_chunks(opened, patches, file)
-            written = write_file(hidden, chunks)
+        patches = copy_patches(opened, edits) if same_format else None
+        chunks = converted_chunks(opened, edits) if patches is None else copy_chunks(opened, patches)
+        written = write_file(hidden, chunks)
         reread = check_written(opened, edits, patches, hidden)
-        with opened.path.open("rb") as old, hidden.open("rb") as new:
-            parity = trunk_parity(plan, subnet, (opened, old), (reread, new), model_cfg)
+        parity = trunk_parity(plan, subnet, opened, reread, model_cfg)
         result = replace(result, path=out, output=_output(out, written, opened, edits), parity=parity)
         write_file(_receipt_path(out), [json_bytes(result.to_json())])
         os.replace(hidden, out)
@@ -189,11 +188,11 @@ def _write(
     return result
 
 
-def _output(out: Path, written: Written, opened: CheckpointFile, edits: Edits) -> dict[str, Any]:
+def _output(out: Path, written: Written, opened: Checkpoint, edits: Edits) -> dict[str, Any]:
     return {
         "name": out.name,
         "bytes": written.bytes,
         "sha256": written.sha256,
         "changed": len(edits),
-        "unchanged": len(opened.slots) - len(edits),
+        "unchanged": len(opened.tensors) - len(edits),
     }

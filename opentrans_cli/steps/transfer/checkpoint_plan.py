@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.checkpoints.edit import CheckpointFile, Edits
+from opentrans_cli.checkpoints.edit import Edits
+from opentrans_cli.checkpoints.reader import Checkpoint
 from opentrans_cli.clip.key_tables import Found, Place, find_layers
 from opentrans_cli.errors import OptionError, TransferError
 from opentrans_cli.files.slots import FLOATS, encoded
@@ -52,13 +53,13 @@ class CheckpointPlan:
             return self.found.place(name)
         return entry.place if entry.verdict in ("masked", "moved", "untouched") else None
 
-    def keys(self, subnet: SubnetArrays) -> tuple[dict[str, Any], ...]:
+    def keys(self, subnet: SubnetArrays, checkpoint: Checkpoint) -> tuple[dict[str, Any], ...]:
         """The rows of the receipt."""
         return tuple(
             {
                 "source": entry.name,
-                "target": None if entry.place is None else entry.place.key,
-                "rule": "none" if entry.place is None else entry.place.rule,
+                "target": None if entry.place is None else checkpoint.tensors[entry.place.key].key,
+                "rule": "none" if entry.place is None else entry.place.rule.text,
                 "shape": list(entry.shape),
                 "target_shape": None if entry.place is None else list(self.found.keys[entry.place.key]),
                 "kept": None if entry.layer is None else int(np.count_nonzero(subnet.masks[entry.layer])),
@@ -70,7 +71,7 @@ class CheckpointPlan:
 
 def plan_checkpoint(
     subnet: SubnetArrays,
-    checkpoint: CheckpointFile,
+    checkpoint: Checkpoint,
     *,
     what: str,
     to: str | None,
@@ -98,29 +99,29 @@ def plan_checkpoint(
 
 
 def _planned(
-    name: str, shape: tuple[int, ...], found: Found, checkpoint: CheckpointFile, what: str, layer: str | None
+    name: str, shape: tuple[int, ...], found: Found, checkpoint: Checkpoint, what: str, layer: str | None
 ) -> Planned:
     place = found.place(name)
     if place is None:
         return Planned(name, shape, layer, None, "no place", False)
-    slot = checkpoint.slots[place.key]
-    if slot.shape != place.stored_shape(shape):
+    stored = checkpoint.tensors[place.key]
+    if stored.shape != place.stored_shape(shape):
         return Planned(name, shape, layer, place, "another shape", False)
     counter = name.endswith("num_batches_tracked")
-    if (slot.dtype in FLOATS) == counter:
-        return Planned(name, shape, layer, place, f"of type {slot.dtype}", False)
+    if not stored.readable or (stored.dtype in FLOATS) == counter:
+        return Planned(name, shape, layer, place, f"of type {stored.dtype}", False)
     if layer is None and what == MASK:
         return Planned(name, shape, None, place, "untouched", False)
     return Planned(name, shape, layer, place, "masked" if what == MASK else "moved", True)
 
 
-def edits_of(plan: CheckpointPlan, subnet: SubnetArrays, checkpoint: CheckpointFile) -> Edits:
+def edits_of(plan: CheckpointPlan, subnet: SubnetArrays, checkpoint: Checkpoint) -> Edits:
     """The new values of every tensor that changes, by key; made when they are asked for."""
     by_key: dict[str, list[Planned]] = {}
     for entry in plan.tensors:
         if entry.changes and entry.place is not None:
             by_key.setdefault(entry.place.key, []).append(entry)
-    return {key: _edit(entries, subnet, checkpoint.slots[key].dtype) for key, entries in by_key.items()}
+    return {key: _edit(entries, subnet, checkpoint.tensors[key].dtype) for key, entries in by_key.items()}
 
 
 def _edit(entries: list[Planned], subnet: SubnetArrays, dtype: str) -> Callable[[NDArray[Any]], NDArray[Any]]:

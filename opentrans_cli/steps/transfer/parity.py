@@ -9,14 +9,14 @@ bottlenecks whose stride is an average pool, BatchNorm with running statistics; 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from opentrans_cli.checkpoints.edit import CheckpointFile
-from opentrans_cli.files.slots import decoded, read_slot
+from opentrans_cli.checkpoints.reader import Checkpoint
+from opentrans_cli.files.slots import decoded
 from opentrans_cli.steps.transfer.checkpoint_plan import CheckpointPlan, part
 from opentrans_cli.steps.transfer.subnet import SubnetArrays
 
@@ -95,8 +95,8 @@ _SEED = 0
 def trunk_parity(
     plan: CheckpointPlan,
     subnet: SubnetArrays,
-    source: tuple[CheckpointFile, BinaryIO],
-    written: tuple[CheckpointFile, BinaryIO],
+    source: Checkpoint,
+    written: Checkpoint,
     model_cfg: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Compare the trunk's features on a fixed random image: expected, and as built from the written file.
@@ -116,14 +116,14 @@ def trunk_parity(
     def expected(name: str) -> NDArray[Any]:
         if subnet.tower is not None:
             return subnet.value(name)
-        values = _values(plan, name, *source)
+        values = _values(plan, name, source)
         layer = name.removesuffix(".weight")
         return np.where(subnet.masks[layer], values, np.float32(0)) if layer in subnet.masks else values
 
     try:
         with np.errstate(all="ignore"):  # strangers' weights may overflow; what comes out is looked at below
             ours = trunk_features(expected, blocks, image)
-            theirs = trunk_features(lambda name: _values(plan, name, *written), blocks, image)
+            theirs = trunk_features(lambda name: _values(plan, name, written), blocks, image)
     except ValueError:
         return _unknown("the tensors of the trunk do not fit each other")
     differences = [float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True)]
@@ -133,11 +133,10 @@ def trunk_parity(
     return {"difference": max(differences), "largest": largest, "image": [3, _SIDE, _SIDE], "reason": None}
 
 
-def _values(plan: CheckpointPlan, name: str, checkpoint: CheckpointFile, file: BinaryIO) -> NDArray[Any]:
+def _values(plan: CheckpointPlan, name: str, checkpoint: Checkpoint) -> NDArray[Any]:
     place = plan.place(name)
     assert place is not None
-    slot = checkpoint.slots[place.key]
-    return part(decoded(read_slot(file, slot), slot.dtype), place)
+    return part(decoded(checkpoint.array(place.key), checkpoint.tensors[place.key].dtype), place)
 
 
 def _unknown(reason: str) -> dict[str, Any]:

@@ -227,13 +227,13 @@ def test_a_file_that_is_written_wrong_is_found_and_removed(tiny_bundle, tmp_path
     from opentrans_cli.steps.transfer import checkpoint as step
 
     save_file(foreign_state(find_table("han")), tmp_path / "in.safetensors")
-    from opentrans_cli.checkpoints.edit import open_checkpoint
+    from opentrans_cli.checkpoints.reader import open_checkpoint
 
-    slots, honest = open_checkpoint(tmp_path / "in.safetensors").slots, step.copy_chunks
+    tensors, honest = open_checkpoint(tmp_path / "in.safetensors").tensors, step.copy_chunks
 
     def flipped(place):
-        def chunks(checkpoint, edits, file):
-            data = bytearray(b"".join(honest(checkpoint, edits, file)))
+        def chunks(checkpoint, patches):
+            data = bytearray(b"".join(honest(checkpoint, patches)))
             data[place] ^= 1
             yield bytes(data)
 
@@ -243,7 +243,7 @@ def test_a_file_that_is_written_wrong_is_found_and_removed(tiny_bundle, tmp_path
         ("head.weight", "a byte outside the layers changed"),
         ("backbone.conv2.weight", "a tensor was not written as it should be: 'backbone.conv2.weight'"),
     ):
-        monkeypatch.setattr(step, "copy_chunks", flipped(slots[key].start))
+        monkeypatch.setattr(step, "copy_chunks", flipped(tensors[key].start))
         with pytest.raises(TransferError, match=message):
             transfer_checkpoint(tiny_bundle, tmp_path / "in.safetensors", out=tmp_path / "out.safetensors")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in.safetensors"]
@@ -269,21 +269,26 @@ def test_nothing_is_overwritten_without_force_and_the_input_never(tiny_bundle, t
 def test_formats_that_are_not_written_or_read_are_named(tiny_bundle, tmp_path):
     state = foreign_state(find_table("han"))
     save_file(state, tmp_path / "in.safetensors")
-    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     torch.save(state | {"phase": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "complex.pth")
     (tmp_path / "empty.pth").touch()
     (tmp_path / "text.pth").write_text("hello, this is no checkpoint")
     out = tmp_path / "out.pth"
     for name, error, message in (
-        ("in.safetensors", TransferError, "no pickle is written: .pth from "),
-        ("old.pth", SourceError, "not one checkpoint file but a file of torch before 1.6"),
+        (
+            "in.safetensors",
+            TransferError,
+            "no pickle is written: .pth from .*, a safetensors file; name --out",
+        ),
         ("empty.pth", SourceError, "the checkpoint is empty"),
-        ("complex.pth", SourceError, "tensor of a type that is not read: 'phase'"),
-        ("text.pth", SourceError, "not one checkpoint file but something else"),
+        ("text.pth", SourceError, "not a checkpoint but something else"),
         ("none.pth", SourceError, "no such checkpoint"),
     ):
         with pytest.raises(error, match=message):
             transfer_checkpoint(tiny_bundle, tmp_path / name, out=out)
+    with pytest.raises(TransferError, match=r"no safetensors file holds this tensor: 'phase' is of type complex64"):
+        transfer_checkpoint(tiny_bundle, tmp_path / "complex.pth", out=tmp_path / "out.safetensors")
+    transfer_checkpoint(tiny_bundle, tmp_path / "complex.pth", out=tmp_path / "kept.pth")
+    assert torch.equal(torch.load(tmp_path / "kept.pth")["phase"], torch.zeros(2, dtype=torch.complex64))
     with pytest.raises(TransferError, match=r"unknown kind of checkpoint: --out with '\.onnx'"):
         transfer_checkpoint(tiny_bundle, tmp_path / "in.safetensors", out=tmp_path / "out.onnx")
     with pytest.raises(OptionError, match="unknown part of a subnet: --what head"):

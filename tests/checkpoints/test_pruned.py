@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
-from opentrans_cli.checkpoints.foreign_masks import open_foreign
+from opentrans_cli.checkpoints.pruned import open_pruned
 from opentrans_cli.errors import MaskError, OptionError, SourceError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "compressed-tensors"  # written by compressed-tensors 0.14.0.1
@@ -34,7 +33,7 @@ def saved(tmp_path: Path, state: object) -> Path:
 
 @pytest.mark.parametrize("name", ["bitmask", "bitmask-24"])
 def test_packed_weights_are_those_that_compressed_tensors_packed(name: str) -> None:
-    foreign = open_foreign(GOLDEN / f"{name}.safetensors")
+    foreign = open_pruned(GOLDEN / f"{name}.safetensors")
     dense = load_file(GOLDEN / f"{name.replace('bitmask', 'dense')}.safetensors")
     assert foreign.format == "compressed-tensors"
     assert foreign.shapes == {key: tuple(tensor.shape) for key, tensor in dense.items()}
@@ -47,7 +46,7 @@ def test_packed_weights_are_those_that_compressed_tensors_packed(name: str) -> N
 
 
 def test_some_rows_of_a_packed_weight_are_those_rows() -> None:
-    foreign, dense = open_foreign(GOLDEN / "bitmask.safetensors"), load_file(GOLDEN / "dense.safetensors")
+    foreign, dense = open_pruned(GOLDEN / "bitmask.safetensors"), load_file(GOLDEN / "dense.safetensors")
     rows = slice(1, 3)
     values, mask = foreign.values("linear.weight", rows), foreign.mask("linear.weight", rows)
     assert values is not None and torch.equal(values, dense["linear.weight"][rows])
@@ -68,13 +67,13 @@ def test_some_rows_of_a_packed_weight_are_those_rows() -> None:
 def test_packed_weights_that_contradict_themselves_are_refused(tmp_path: Path, key: str, change: torch.Tensor) -> None:
     save_file({**load_file(GOLDEN / "bitmask.safetensors"), key: change}, tmp_path / "bad.safetensors")
     with pytest.raises(SourceError, match=r"'linear(\.weight)?' in .*bad.safetensors"):
-        open_foreign(tmp_path / "bad.safetensors").values("linear.weight")
-        open_foreign(tmp_path / "bad.safetensors").mask("linear.weight")
+        open_pruned(tmp_path / "bad.safetensors").values("linear.weight")
+        open_pruned(tmp_path / "bad.safetensors").mask("linear.weight")
 
 
 def test_a_state_dict_under_torch_prune_is_as_its_modules_were(tmp_path: Path) -> None:
     net = pruned_net()
-    foreign = open_foreign(saved(tmp_path, net.state_dict()))
+    foreign = open_pruned(saved(tmp_path, net.state_dict()))
     assert foreign.format == "torch-prune"
     for key in foreign.masked:
         prune.remove(net.get_submodule(key.rpartition(".")[0]), key.rpartition(".")[2])
@@ -87,14 +86,14 @@ def test_a_state_dict_under_torch_prune_is_as_its_modules_were(tmp_path: Path) -
 
 def test_the_papers_file_is_known_by_its_three_parts(tmp_path: Path) -> None:
     parts = {"first_conv": OrderedDict(weight=torch.ones(2, 2)), "sem_seg_head": {"x": torch.ones(1)}}
-    foreign = open_foreign(saved(tmp_path, {**parts, "backbone": pruned_net().state_dict()}))
+    foreign = open_pruned(saved(tmp_path, {**parts, "backbone": pruned_net().state_dict()}))
     assert foreign.format == "opentrans"
     assert foreign.masked == {"backbone.0.weight", "backbone.0.bias", "backbone.2.in_proj_weight"}
 
 
 def test_masks_alone_and_masks_beside_dense_weights_are_masks(tmp_path: Path) -> None:
     mask, weight = torch.tensor([[1, 0], [0, 1]]), torch.ones(2, 2)
-    foreign = open_foreign(saved(tmp_path, {"a.weight_mask": mask, "b.weight": weight, "b.weight_mask": mask.bool()}))
+    foreign = open_pruned(saved(tmp_path, {"a.weight_mask": mask, "b.weight": weight, "b.weight_mask": mask.bool()}))
     for name, values in (("a.weight", None), ("b.weight", weight)):
         found, kept = foreign.values(name), foreign.mask(name)
         assert kept is not None and torch.equal(kept, mask.bool())
@@ -102,38 +101,35 @@ def test_masks_alone_and_masks_beside_dense_weights_are_masks(tmp_path: Path) ->
 
 
 def test_a_buffer_called_mask_is_not_taken_for_one(tmp_path: Path) -> None:
-    foreign = open_foreign(saved(tmp_path, {"attn_mask": torch.ones(2, 2), "a.weight": torch.ones(2, 2)}))
+    foreign = open_pruned(saved(tmp_path, {"attn_mask": torch.ones(2, 2), "a.weight": torch.ones(2, 2)}))
     assert foreign.format == "zeros" and not foreign.masked
 
 
 def test_a_mask_of_other_numbers_is_an_error(tmp_path: Path) -> None:
     state = {"a.weight_orig": torch.ones(2), "a.weight_mask": torch.tensor([0.5, 1.0])}
     with pytest.raises(MaskError, match=r"not made of 0 and 1: 'a.weight_mask'"):
-        open_foreign(saved(tmp_path, state)).mask("a.weight")
+        open_pruned(saved(tmp_path, state)).mask("a.weight")
 
 
 def test_a_named_format_is_one_of_the_known_and_fits_the_file(tmp_path: Path) -> None:
     path = saved(tmp_path, {"a.weight": torch.ones(2, 2)})
     with pytest.raises(OptionError, match="unknown format: 'gguf'; choose one of opentrans, torch-prune"):
-        open_foreign(path, "gguf")
-    for name in ("opentrans", "torch-prune", "compressed-tensors"):
+        open_pruned(path, "gguf")
+    for name in ("opentrans", "torch-prune", "torch-ao", "nncf", "compressed-tensors"):
         with pytest.raises(SourceError, match=f"no mask by the names of {name}"):
-            open_foreign(path, name)
+            open_pruned(path, name)
 
 
-def test_a_pickle_of_the_model_zoo_is_read_as_the_arrays_it_holds(tmp_path: Path) -> None:
-    weight = torch.tensor([[0.0, 1.0], [2.0, -0.0]])
-    content = {"model": {"backbone.a.weight": weight.numpy()}, "__author__": "someone", "matching_heuristics": True}
-    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps(content))
-    foreign = open_foreign(tmp_path / "zoo.pkl")
-    values = foreign.values("backbone.a.weight", slice(1, 2))
-    assert foreign.format == "zeros" and foreign.shapes == {"backbone.a.weight": (2, 2)}
-    assert values is not None and torch.equal(values, weight[1:])
-
-
-def test_what_holds_code_is_not_read(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="it holds more than tensors"):
-        open_foreign(saved(tmp_path, {"a": Path("x"), "b.weight": torch.ones(2, 2)}))
-    (tmp_path / "code.pkl").write_bytes(pickle.dumps({"model": {"a": Path("x")}}))
-    with pytest.raises(SourceError):
-        open_foreign(tmp_path / "code.pkl")
+def test_masks_by_the_names_of_torch_ao_and_nncf_are_those_of_their_weights(tmp_path: Path) -> None:
+    mask, weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.randn(2, 2)
+    for format, state in (
+        ("torch-ao", {"m.a.parametrizations.weight.original": weight, "m.a.parametrizations.weight.0.mask": mask}),
+        ("nncf", {"m.a.weight": weight, "m.a.pre_ops.0.op._mask": mask}),
+        ("nncf", {"m.a.weight": weight, "m.__nncf_hooks.post_hooks.a:weight__0.0.binary_mask": mask}),
+    ):
+        pruned = open_pruned(saved(tmp_path, {"state_dict": {**state, "b.weight": weight}}))
+        assert pruned.format == format and pruned.shapes == {"m.a.weight": (2, 2), "b.weight": (2, 2)}
+        kept = pruned.mask("m.a.weight")
+        assert kept is not None and torch.equal(kept, mask != 0)
+        assert torch.equal(pruned.weight("m.a.weight"), weight * mask)
+        assert torch.equal(pruned.weight("b.weight"), weight)

@@ -5,10 +5,23 @@ from __future__ import annotations
 import json
 from functools import cache
 
+import open_clip
 import pytest
+import torch
 
 from opentrans_cli.clip.architecture import meta_visual
-from opentrans_cli.clip.key_tables import TABLES, find_layers, find_table
+from opentrans_cli.clip.key_tables import (
+    OUTPUT_HEAD,
+    OUTSIDE,
+    TABLES,
+    TEXT_TOWER,
+    Found,
+    find_layers,
+    find_table,
+    find_tower,
+    find_tower_layers,
+    laid_out,
+)
 from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
 from opentrans_cli.errors import OptionError, TransferError
 
@@ -71,7 +84,7 @@ def test_names_go_one_to_one_and_come_back(table, tower):
     spots = {(place.key, place.third, place.transposed) for place in places.values()}
     assert len(spots) == len(places)
     for name, place in places.items():
-        assert table.layout.name_of(place) == name
+        assert table.layout.name_of(place.key, place.third) == name
 
 
 @every_case
@@ -97,27 +110,6 @@ def test_every_layer_and_tensor_is_found_below_any_prefix(table, tower, noise):
     untouched = set(keys) - {there.key for name in places if (there := found.place(name))}
     marks = {prefix.removesuffix(table.prefix) + mark for mark in table.marks}
     assert untouched == {"sem_seg_head.conv1.weight", "logit_scale"} | marks
-
-
-@pytest.mark.parametrize(
-    ("file", "table", "prefix", "others"),
-    [
-        ("fcclip_r50_full", "fcclip", "backbone.clip_model.visual.", 453),
-        ("han_r50_eval", "han", "backbone.", 446),
-        ("han_r50_train_kd", "han", "backbone.", 825),
-        ("deeplabv3_r50_official", "han", "backbone.", 207),
-        ("open_clip_rn50_visual", "open-clip", "visual.", 0),
-        ("timm_resnet50_clip", "timm", "", 0),
-    ],
-)
-def test_real_key_lists_are_recognised_and_nothing_of_the_tower_is_left(reference, file, table, prefix, others):
-    keys = {key: tuple(shape) for key, shape in json.loads((reference / f"{file}.json").read_text()).items()}
-    layers, tensors = towers("rn50")
-    found = find_layers(layers, keys)
-    assert (found.table.name, found.prefix, found.missing) == (table, prefix, ())
-    places = {name: place for name in tensors if (place := found.place(name)) is not None}
-    assert len({place.key for place in places.values()}) == len(places) == len(keys) - others
-    assert all(name.startswith("attnpool.") for name in set(tensors) - set(places))
 
 
 COLUMNS = {
@@ -222,3 +214,139 @@ def test_a_table_nobody_knows_is_refused_with_the_known_ones():
     with pytest.raises(OptionError, match="unknown key table: 'caffe'; choose one of fcclip, openai, open-clip, han"):
         find_layers(layers, {}, to="caffe")
     assert find_table("mask2former") is find_table("han")
+
+
+# All layers or an error.
+
+LAYERS = {f"layer1.{block}.conv1": (4, 4, 1, 1) for block in range(3)}
+KEYS = {f"{layer}.weight": shape for layer, shape in LAYERS.items()}
+
+
+def test_all_layers_have_places_or_the_first_without_one_is_named():
+    where = {"where": "x.pth", "table": None, "under": None, "next_move": "look elsewhere"}
+    assert set(find_tower_layers(LAYERS, KEYS, **where).layers) == set(LAYERS)
+    for keys, message in (
+        ({k: v for k, v in KEYS.items() if ".1." not in k}, "no place of its shape in x.pth: layer1.1.conv1, by"),
+        ({"a": (1,)}, "^the tower is not there in x.pth: .*; look elsewhere$"),
+        ({f"{p}.{k}": v for k, v in KEYS.items() for p in "ab"}, "^several towers fit in x.pth: .*; look elsewhere$"),
+    ):
+        with pytest.raises(TransferError, match=message) as caught:
+            find_tower_layers(LAYERS, keys, **where)
+        assert "bundle" not in str(caught.value)
+
+
+def found_in(keys, table, prefix=""):
+    return Found(find_table(table), prefix, keys, {}, ())
+
+
+def test_parts_that_a_library_keeps_apart_are_found_part_by_part_and_laid_out_as_it_has_them():
+    name = "transformer.resblocks.0.attn.in_proj_bias"
+    found = found_in({name: (12,)}, "open-clip")
+    (place,) = found.places(name, (12,))
+    assert place.key == name and found.rows(place) is None
+    apart = {f"encoder.layers.0.self_attn.{part}_proj.bias": (4,) for part in "qkv"}
+    assert [place.key for place in found_in(apart, "huggingface").places(name, (12,))] == list(apart)
+    assert found_in(dict(list(apart.items())[:2]), "huggingface").places(name, (12,)) == ()
+    assert found_in({"conv1.weight": (4, 3, 3, 3)}, "open-clip").places("conv1.weight", (8, 3, 3, 3)) == ()
+    found = found_in({"attn.in_proj_weight": (12, 4)}, "open-clip")
+    assert found.rows(found.places("attn.k_proj.weight", (4, 4))[0]) == slice(4, 8)
+    tensor = torch.arange(6).reshape(2, 3)
+    found = found_in({"visual_projection.weight": (3, 2)}, "huggingface", "vision_model.")
+    (place,) = found.places("proj", (2, 3))
+    assert torch.equal(laid_out(tensor, place), tensor.T)
+
+
+# Towers that are known by a few names.
+
+PREFIXES = ("", "module.", "model.", "visual.", "backbone.", "backbone.clip_model.visual.", "image_encoder.", "a.b.")
+PUBLISHED = {
+    "RN50": "ModifiedResNet",
+    "ViT-B-32": "VisionTransformer",
+    "convnext_base": "timm ConvNeXt",
+    "ViT-B-16-SigLIP": "timm ViT",
+    "EVA02-B-16": "timm ViT",
+}
+KINDS = [kind for layout in dict.fromkeys(table.layout for table in TABLES) for kind in layout.kinds]
+MARKS = KINDS[0].marks
+
+
+def tower_keys(name):
+    """Names of the tensors of an open_clip tower."""
+    config = open_clip.get_model_config(name)
+    return tuple(meta_visual({"embed_dim": config["embed_dim"], "vision_cfg": config["vision_cfg"]}).state_dict())
+
+
+def test_every_published_tower_is_found_under_every_prefix():
+    for name, kind in PUBLISHED.items():
+        keys = tower_keys(name)
+        for prefix in PREFIXES:
+            beside = {"sem_seg_head.conv1.weight", "logit_scale"} if prefix else set()
+            place = find_tower({prefix + key for key in keys} | beside)
+            assert place is not None and (place.kind.name, place.prefix) == (kind, prefix)
+            assert {place.inside(prefix + key) for key in keys} == set(keys)
+            assert all(place.inside(key) is None and place.reason(key) == OUTSIDE for key in beside)
+
+
+def test_what_lacks_a_mark_or_only_ends_like_one_is_no_clip_tower():
+    for kind in KINDS:
+        for missing in kind.marks:
+            assert find_tower({f"visual.{mark}" for mark in kind.marks if mark != missing}) is None
+    plain = {f"layer1.{block}.conv{number}.weight" for block in range(3) for number in (1, 2, 3)}
+    assert find_tower({"conv1.weight", "bn1.weight", "fc.weight", *plain}) is None
+    assert find_tower({f"pre{mark}" for mark in MARKS}) is None
+    assert find_tower(set(MARKS[:1]) | {f"visual.{mark}" for mark in MARKS[1:]}) is None
+
+
+def test_of_several_towers_the_one_below_a_usual_prefix_is_known():
+    for prefixes, found in (
+        (("backbone.", "vision_clip."), "backbone."),
+        (("student.visual.", "visual."), "visual."),
+        (("student.visual.", "teacher.visual."), None),
+        (("backbone.", "visual."), None),
+        (("student.visual.",), "student.visual."),
+    ):
+        place = find_tower({prefix + mark for prefix in prefixes for mark in MARKS})
+        assert (place.prefix if place else None) == found
+
+
+def test_towers_of_real_checkpoints_are_found_and_nothing_of_them_is_left(reference):
+    layers, tensors = towers("rn50")
+    for file, table, prefix, others in (
+        ("fcclip_r50_full", "fcclip", "backbone.clip_model.visual.", 453),
+        ("han_r50_eval", "han", "backbone.", 446),
+        ("han_r50_train_kd", "han", "backbone.", 825),
+        ("deeplabv3_r50_official", "han", "backbone.", 207),
+        ("open_clip_rn50_visual", "open-clip", "visual.", 0),
+        ("timm_resnet50_clip", "timm", "", 0),
+    ):
+        listed = json.loads((reference / f"{file}.json").read_text())
+        keys = {key: tuple(shape) for key, shape in listed.items()}
+        found, place = find_layers(layers, keys), find_tower(keys)
+        assert (found.table.name, found.prefix, found.missing) == (table, prefix, ())
+        places = {name: there for name in tensors if (there := found.place(name)) is not None}
+        assert len({there.key for there in places.values()}) == len(places) == len(keys) - others
+        assert all(name.startswith("attnpool.") for name in set(tensors) - set(places))
+        assert place is not None and place.prefix == prefix
+        reasons = {key: place.reason(key) for key in keys}
+        assert {key for key, reason in reasons.items() if reason not in (TEXT_TOWER, OUTSIDE)} == {
+            key for key in keys if key.startswith(prefix)
+        }
+        assert {f"{layer}.weight" for layer in layers} <= {place.inside(key) for key in keys}
+
+
+def test_text_towers_are_told_from_the_rest():
+    keys = [f"visual.{key}" for key in tower_keys("ViT-B-32")]
+    text = ["transformer.resblocks.0.attn.in_proj_weight", "token_embedding.weight", "positional_embedding"]
+    place = find_tower([*keys, *text, "text_projection", "ln_final.weight", "logit_scale", "decoder.transformer.a"])
+    assert place is not None
+    assert {place.reason(key) for key in [*text, "text_projection", "ln_final.weight"]} == {TEXT_TOWER}
+    assert place.reason("logit_scale") == place.reason("decoder.transformer.a") == OUTSIDE
+    assert place.reason("visual.transformer.resblocks.0.attn.in_proj_weight") is None
+    assert place.reason("visual.proj") == OUTPUT_HEAD
+    layer = "encoder.layers.0.self_attn.q_proj.weight"
+    inside = [f"vision_model.{key}" for key in ("embeddings.patch_embedding.weight", layer, "post_layernorm.weight")]
+    place = find_tower([*inside, f"text_model.{layer}", "visual_projection.weight"])
+    assert place is not None and place.inside(f"vision_model.{layer}") == "transformer.resblocks.0.attn.q_proj.weight"
+    assert {place.reason(key) for key in inside} == {None}
+    assert place.reason(f"text_model.{layer}") == TEXT_TOWER
+    assert place.reason("visual_projection.weight") == OUTSIDE

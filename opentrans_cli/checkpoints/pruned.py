@@ -1,0 +1,227 @@
+"""Checkpoints that other programs pruned, tensor by tensor, under the names they had before pruning.
+
+opentrans            the paper's `seg_backbone_imp*.pth`: what torch-prune says, in dicts `first_conv`, `backbone`
+                     and `sem_seg_head`
+torch-prune          `X_orig` and `X_mask` of torch.nn.utils.prune, or `X.weight_mask` with or without `X.weight`
+torch-ao             `M.parametrizations.weight.original` and `.0.mask` of torch.ao.pruning
+nncf                 `M.weight` and its mask: `M.pre_ops.N.op._mask`, or since NNCF 3
+                     `__nncf_hooks.post_hooks.PARTS:OF:M:weight__0.0.binary_mask`
+compressed-tensors   the bitmasks of compressed-tensors up to 0.14 (sparse-bitmask, sparse-24-bitmask):
+                     `M.compressed`, `M.bitmask`, `M.shape` (and `M.row_offsets`) for `M.weight`; bits along the
+                     last axis, the lowest first
+zeros                a plain checkpoint: what is zero, of either sign, was pruned (a mask times a negative weight
+                     leaves -0.0)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opentrans_cli.checkpoints.reader import Checkpoint, StoredTensor, open_checkpoint
+from opentrans_cli.checkpoints.rules import NameRule
+from opentrans_cli.errors import MaskError, OptionError, SourceError
+
+OPENTRANS, TORCH_PRUNE, TORCH_AO, NNCF = "opentrans", "torch-prune", "torch-ao", "nncf"
+COMPRESSED, ZEROS = "compressed-tensors", "zeros"
+FORMATS = (OPENTRANS, TORCH_PRUNE, TORCH_AO, NNCF, COMPRESSED, ZEROS)
+
+_OFFICIAL_PARTS = {"first_conv", "backbone"}
+_PACKED = ("compressed", "bitmask", "shape", "row_offsets")
+_MOST_DIMENSIONS = 8
+_NNCF_MASK = re.compile(
+    r"(?P<module>.+)\.pre_ops\.\d+\.op\._mask"
+    r"|(?P<above>.*)__nncf_hooks\.post_hooks\.(?P<below>.+):weight__\d+\.\d+\.binary_mask"
+)
+
+# By format: how a mask is called, and the values that it belongs to.
+_MASKS = {
+    TORCH_PRUNE: (NameRule("{name*}", "{name*}_mask"), NameRule("{name*}", "{name*}_orig")),
+    TORCH_AO: (
+        NameRule("{module*}.{leaf}", "{module*}.parametrizations.{leaf}.0.mask"),
+        NameRule("{module*}.{leaf}", "{module*}.parametrizations.{leaf}.original"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PrunedTensor:
+    """Where a tensor is in the file, and its shape before pruning."""
+
+    shape: tuple[int, ...]
+    values: str | None = None  # name of its values in the file; None: the file has its mask alone
+    mask: str | None = None  # name of its mask, one number a weight; of packed ones of its bits
+    packed: bool = False  # kept values alone, one after the other
+    problem: str | None = None  # why it can be no weight, see StoredTensor
+
+
+@dataclass(frozen=True)
+class PrunedCheckpoint:
+    """A checkpoint as it was before pruning, with its masks; a plain one has none."""
+
+    file: Checkpoint
+    format: str  # one of FORMATS
+    tensors: Mapping[str, PrunedTensor]  # by name before pruning
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.file.path
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor that can be read, by name."""
+        return {name: tensor.shape for name, tensor in self.tensors.items() if _readable(self.file, tensor)}
+
+    @property
+    def masked(self) -> frozenset[str]:
+        """Names of the tensors that have a mask of their own in the file."""
+        return frozenset(name for name, tensor in self.tensors.items() if tensor.mask is not None)
+
+    def mask(self, name: str, rows: slice | None = None) -> Tensor | None:
+        """Which values of (some rows of) a tensor are kept, bool; None if the file has no mask for it.
+
+        Raises MaskError for a mask that is not made of 0 and 1, SourceError for a file that cannot be read.
+        """
+        tensor = self.tensors[name]
+        if tensor.mask is None:
+            return None
+        if tensor.packed:
+            return _rows(self._bits(name, tensor), rows)
+        mask = self.file.read(tensor.mask, rows)
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise MaskError(f"mask is not made of 0 and 1: '{tensor.mask}' in {self.path}; export it again")
+        return mask != 0
+
+    def values(self, name: str, rows: slice | None = None) -> Tensor | None:
+        """(Some rows of) a tensor as it is stored, without its mask; None if the file has its mask alone.
+
+        Packed ones have zeros where they are pruned. Raises SourceError for a file that cannot be read.
+        """
+        tensor = self.tensors[name]
+        if tensor.values is None:
+            return None
+        if not tensor.packed:
+            return self.file.read(tensor.values, rows)
+        kept, bits = self.file.read(tensor.values).reshape(-1), self._bits(name, tensor)
+        if int(bits.sum()) != kept.numel():
+            raise SourceError(
+                f"bitmask and values disagree: '{name}' in {self.path}, {int(bits.sum())} bits and {kept.numel()} "
+                "values; download or export it again"
+            )
+        return _rows(torch.zeros(tensor.shape, dtype=kept.dtype).masked_scatter_(bits, kept), rows)
+
+    def weight(self, name: str, rows: slice | None = None) -> Tensor:
+        """(Some rows of) a tensor with zeros where its mask says so; of a mask alone, the mask.
+
+        Raises as `mask` and `values` do.
+        """
+        mask = self.mask(name, rows)
+        values = self.values(name, rows)
+        if values is None:
+            assert mask is not None
+            return mask.float()
+        return values if mask is None else values.where(mask, torch.zeros((), dtype=values.dtype))
+
+    def _bits(self, name: str, tensor: PrunedTensor) -> Tensor:
+        assert tensor.mask is not None
+        packed = self.file.array(tensor.mask)
+        if packed.dtype != np.uint8:
+            raise SourceError(f"bitmask is not of bytes: '{name}' in {self.path}; download or export it again")
+        bits = np.unpackbits(packed, axis=-1, count=tensor.shape[-1], bitorder="little")
+        return torch.from_numpy(bits).view(torch.bool)
+
+
+def open_pruned(path: Path, format: str | None = None) -> PrunedCheckpoint:
+    """Open a checkpoint, pruned or not; its content says in which way, or `format`, one of FORMATS.
+
+    Raises OptionError for an unknown format, SourceError if the file cannot be read or is of another one.
+    """
+    if format is not None and format not in FORMATS:
+        raise OptionError(f"unknown format: '{format}'; choose one of {', '.join(FORMATS)}")
+    file = open_checkpoint(path)
+    masks = {COMPRESSED: dict(_compressed(file))}
+    masks |= {name: dict(_masked(file.tensors, name)) for name in (*_MASKS, NNCF)}
+    chosen = next((name for name, found in masks.items() if found), ZEROS) if format is None else format
+    if chosen == TORCH_PRUNE and format is None and {key.split(".")[0] for key in file.tensors} >= _OFFICIAL_PARTS:
+        chosen = OPENTRANS
+    found = masks.get(TORCH_PRUNE if chosen == OPENTRANS else chosen, {})
+    if chosen != ZEROS and not found:
+        raise SourceError(f"no mask by the names of {chosen}: {path}; leave --format out")
+    taken = {key for tensor in found.values() for key in (tensor.values, tensor.mask)}
+    if chosen == COMPRESSED:
+        taken |= {name.removesuffix("weight") + part for name in found for part in _PACKED}
+    plain = {key: PrunedTensor(t.shape, key, problem=t.problem) for key, t in file.tensors.items() if key not in taken}
+    return PrunedCheckpoint(file, chosen, {**found, **plain})
+
+
+def _readable(file: Checkpoint, tensor: PrunedTensor) -> bool:
+    key = tensor.values or tensor.mask
+    return key is not None and file.tensors[key].readable
+
+
+def _rows(tensor: Tensor, rows: slice | None) -> Tensor:
+    return tensor if rows is None else tensor[rows]
+
+
+def _masked(tensors: Mapping[str, StoredTensor], format: str) -> Iterator[tuple[str, PrunedTensor]]:
+    """The tensors with a mask. A buffer such as `attn_mask` is none: nothing is called `attn_orig`."""
+    for key, mask in tensors.items():
+        name, values = _nncf_names(key) if format == NNCF else _names(key, *_MASKS[format])
+        lenient = format == TORCH_PRUNE and name.endswith("weight")
+        original = next((one for one in (values, name if lenient else "") if one in tensors), None)
+        if original is not None and tensors[original].shape == mask.shape:
+            yield name, PrunedTensor(mask.shape, original, key, problem=tensors[original].problem)
+        elif original is None and lenient:
+            yield name, PrunedTensor(mask.shape, None, key)
+
+
+def _names(key: str, mask: NameRule, values: NameRule) -> tuple[str, str]:
+    """How the tensor of the mask `key` was called before pruning, and how its values are; "" if it is no mask."""
+    name = mask.name(key)
+    place = None if name is None else values.place(name)
+    return ("", "") if name is None or place is None else (name, place.key)
+
+
+def _nncf_names(key: str) -> tuple[str, str]:
+    found = _NNCF_MASK.fullmatch(key)
+    if found is None:
+        return "", ""
+    module = found["module"] or found["above"] + found["below"].replace(":", ".")
+    return f"{module}.weight", f"{module}.weight"
+
+
+def _compressed(file: Checkpoint) -> Iterator[tuple[str, PrunedTensor]]:
+    tensors = file.tensors
+    for key in tensors:
+        module = key.removesuffix(".bitmask")
+        keys = {part: f"{module}.{part}" for part in _PACKED}
+        if module == key or not {keys["compressed"], keys["shape"]} <= tensors.keys():
+            continue
+        shape, bits = _shape(file, keys["shape"]), tensors[key].shape
+        if not shape or bits != (*shape[:-1], math.ceil(shape[-1] / 8)):
+            raise SourceError(
+                f"bitmask and shape disagree: '{module}' in {file.path}, {bits} and {shape}; "
+                "download or export it again"
+            )
+        problem = tensors[keys["compressed"]].problem
+        if problem is not None:
+            raise SourceError(
+                f"compressed weight is {problem}: '{module}' in {file.path}; export it without quantisation"
+            )
+        yield f"{module}.weight", PrunedTensor(shape, keys["compressed"], key, packed=True)
+
+
+def _shape(file: Checkpoint, key: str) -> tuple[int, ...]:
+    """The shape written down in a tensor; () if none is."""
+    if math.prod(file.tensors[key].shape) > _MOST_DIMENSIONS:
+        return ()
+    sizes = file.read(key).reshape(-1)
+    return () if sizes.is_floating_point() else tuple(int(size) for size in sizes)
