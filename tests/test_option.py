@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, get_args
 
 from opentrans_cli.bundle.manifest import DTYPES
-from opentrans_cli.checkpoints.foreign_masks import FORMATS
+from opentrans_cli.checkpoints.pruned import FORMATS
 from opentrans_cli.cli.app import COMMANDS
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.crops import ScaleOf

@@ -256,42 +256,29 @@ def test_an_import_that_is_not_the_first_step_is_not_believed(pruned, tmp_path, 
     assert not history.reproducible and "do not trust the record" in str(history.steps[1].problem)
 
 
-def errors(tower: dict[str, Tensor], tiny: str) -> dict[str, tuple[dict[str, Tensor], dict[str, Any], type, str]]:
-    dense = dict(once("tiny").model.visual.state_dict())
-    layer = "layer2.0.conv1.weight"
-    base = {"base": "tiny"}
-    return {
-        "no base": (tower, {}, SourceError, "no whole CLIP in the checkpoint: .*; name the CLIP .* with --base"),
-        "no base, masks": ({"a.weight_mask": torch.ones(2)}, {}, SourceError, "cannot be its own base"),
-        "a bundle": (tower, {"base": tiny}, OptionError, "a base is a CLIP, not a bundle"),
-        "dense": (dense, base, MaskError, "nothing is pruned"),
-        "empty": ({k: torch.zeros_like(v) for k, v in dense.items()}, base, MaskError, "everything is pruned"),
-        "another": ({"a.weight": torch.ones(2, 2)}, base, TransferError, "the tower is not there in .*--base"),
-        "two": (
-            {f"{p}.{k}": v.clone() for k, v in tower.items() for p in "ab"},
-            base,
-            TransferError,
-            "several towers fit in .*: .*; name the CLIP .*--under",
-        ),
-        "a layer less": (
-            {k: v for k, v in tower.items() if k != layer},
-            base,
-            TransferError,
-            "a layer has no place of its shape in .*: layer2.0.conv1, by the names of tower",
-        ),
-        "not a number": ({**tower, layer: tower[layer] * torch.nan}, base, BundleError, "NaN or infinite"),
-        "whole numbers": ({**tower, layer: tower[layer].char()}, base, SourceError, f"torch.int8: '{layer}'"),
-        "a pattern": (tower, {**base, "include": ["conv9"]}, OptionError, "no layer is called so"),
-        "a dtype": (tower, {**base, "dtype": "int8"}, OptionError, "unknown dtype: 'int8'"),
-        "a table": (tower, {**base, "keys": "flax"}, OptionError, "unknown key table: 'flax'"),
-    }
-
-
-@pytest.mark.parametrize("case", [*errors({"layer2.0.conv1.weight": torch.ones(1)}, "")])
-def test_what_cannot_be_imported_is_told_in_one_line_and_leaves_nothing(pruned, tmp_path, tiny_bundle, case) -> None:
-    state, options, kind, message = errors(dict(pruned[2]), str(tiny_bundle))[case]
-    torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(OpentransError, match=message) as caught:
-        import_masks(tmp_path / "x.pth", out=tmp_path / "b", **options)
-    assert type(caught.value) is kind and "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+def test_what_cannot_be_imported_is_told_in_one_line_and_leaves_nothing(pruned, tmp_path, tiny_bundle) -> None:
+    tower, dense = dict(pruned[2]), dict(once("tiny").model.visual.state_dict())
+    layer, base = "layer2.0.conv1.weight", {"base": "tiny"}
+    two = {f"{prefix}.{name}": tensor.clone() for name, tensor in tower.items() for prefix in "ab"}
+    less = {name: tensor for name, tensor in tower.items() if name != layer}
+    cases: list[tuple[dict[str, Tensor], dict[str, Any], type, str]] = [
+        (tower, {}, SourceError, "no whole CLIP in the checkpoint: .*; name the CLIP .* with --base"),
+        ({"a.weight_mask": torch.ones(2)}, {}, SourceError, "cannot be its own base"),
+        (tower, {"base": str(tiny_bundle)}, OptionError, "a base is a CLIP, not a bundle"),
+        (dense, base, MaskError, "nothing is pruned"),
+        ({name: torch.zeros_like(tensor) for name, tensor in dense.items()}, base, MaskError, "everything is pruned"),
+        ({"a.weight": torch.ones(2, 2)}, base, TransferError, "the tower is not there in .*--base"),
+        (two, base, TransferError, "several towers fit in .*: .*; name the CLIP .*--under"),
+        (less, base, TransferError, "a layer has no place of its shape in .*: layer2.0.conv1, by the names of tower"),
+        ({**tower, layer: tower[layer] * torch.nan}, base, BundleError, "NaN or infinite"),
+        ({**tower, layer: tower[layer].char()}, base, SourceError, f"torch.int8: '{layer}'"),
+        (tower, {**base, "include": ["conv9"]}, OptionError, "no layer is called so"),
+        (tower, {**base, "dtype": "int8"}, OptionError, "unknown dtype: 'int8'"),
+        (tower, {**base, "keys": "flax"}, OptionError, "unknown key table: 'flax'"),
+    ]
+    for state, options, kind, message in cases:
+        torch.save(state, tmp_path / "x.pth")
+        with pytest.raises(OpentransError, match=message) as caught:
+            import_masks(tmp_path / "x.pth", out=tmp_path / "b", **options)
+        assert type(caught.value) is kind and "\n" not in str(caught.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
