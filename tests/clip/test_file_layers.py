@@ -217,7 +217,7 @@ def test_checkpoints_of_frameworks_give_the_55_convolutions_of_rn50(reference):
     for file, whole, heads, text, outside in (
         ("fcclip_r50_full", True, 4, 75, 144),
         ("han_r50_eval", False, 0, 75, 142),
-        ("han_r50_train_kd", False, 0, 75, 199),
+        ("han_r50_train_kd", False, 0, 75, 221),
         ("deeplabv3_r50_official", False, 0, 75, 11),
         ("open_clip_rn50_visual", False, 4, 0, 0),
         ("timm_resnet50_clip", False, 4, 0, 0),
