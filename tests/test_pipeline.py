@@ -11,8 +11,8 @@ import numpy as np
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import Bundle, open_bundle
+from opentrans_cli.clip.key_tables import OUTPUT_HEAD
 from opentrans_cli.clip.layers import batchnorm_of, candidates
-from opentrans_cli.clip.tower_keys import OUTPUT_HEAD
 from opentrans_cli.datasets.images import read_label_map
 from opentrans_cli.steps.sources import bundle_tower
 
