@@ -1,6 +1,6 @@
 """Labelled images, pictures without labels, and the table of data sets.
 
-    base.py             Sample, the SegDataset protocol, DatasetOptions
+    base.py             Sample and the SegDataset protocol; options.py: what a user may say about either
     vocabulary.py       class names and their synonyms; vocabulary_pack.py: with the embeddings of their texts
     images.py           pictures and label maps on disk
     textfile.py         class lists, split lists and captions, line by line

@@ -105,7 +105,7 @@ class Framework:
 
         Raises OptionError naming the option that is unknown or whose value does not fit.
         """
-        return parse_options(self.options_type, given or {}, owner=self.name)
+        return parse_options(self.options_type, given or {}, framework=self.name)
 
     def build(self, visual: nn.Module, options: Any = None) -> nn.Module:
         """A Segmentor around `visual`, which becomes its `backbone` and is changed in place: pass a copy.
@@ -148,10 +148,10 @@ def class_scores(scores: Tensor, class_indices: Sequence[int]) -> Tensor:
 _FLAGS = {"true": True, "false": False}
 
 
-def parse_options(options_type: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:
+def parse_options(options_type: type[Any], given: Mapping[str, Any], *, framework: str) -> Any:
     """An `options_type` with the values of `given`; text is converted to the field's type.
 
-    Fields are int, float or bool, each perhaps "or None". `owner` is named in errors. Raises OptionError for
+    Fields are int, float or bool, each perhaps "or None". `framework` is named in errors. Raises OptionError for
     unknown names and for values that are not of the field's type; the dataclass itself checks ranges.
     """
     types = get_type_hints(options_type)
@@ -159,8 +159,8 @@ def parse_options(options_type: type[Any], given: Mapping[str, Any], *, owner: s
     for name in given:
         if name not in known:
             choice = f"choose from {', '.join(known)}" if known else "it takes none"
-            raise OptionError(f"{owner} has no option: '{name}'; {choice}")
-    return options_type(**{name: _value(types[name], value, f"{owner} {name}") for name, value in given.items()})
+            raise OptionError(f"{framework} has no option: '{name}'; {choice}")
+    return options_type(**{name: _value(types[name], value, f"{framework} {name}") for name, value in given.items()})
 
 
 def _value(wanted: Any, value: Any, what: str) -> Any:

@@ -146,7 +146,7 @@ def test_option_text_is_converted_to_the_type_of_the_field_or_refused_by_name():
         ({"count": 3, "share": 1, "flag": False, "width": None}, Sample(3, 1, False, None)),
         ({"width": "none", "flag": "False"}, Sample()),
     ):
-        assert parse_options(Sample, given, owner="sample") == expected
+        assert parse_options(Sample, given, framework="sample") == expected
     for given, message in (
         ({"height": 1}, "sample has no option: 'height'; choose from count, share, flag, width"),
         ({"count": "many"}, "wrong value for sample count: 'many'; give int"),
@@ -156,7 +156,7 @@ def test_option_text_is_converted_to_the_type_of_the_field_or_refused_by_name():
         ({"width": "wide"}, "wrong value for sample width: 'wide'; give int or none"),
     ):
         with pytest.raises(OptionError) as error:
-            parse_options(Sample, given, owner="sample")
+            parse_options(Sample, given, framework="sample")
         assert str(error.value) == message
 
 

@@ -206,16 +206,16 @@ def test_the_ensemble_is_the_published_product_of_powers():
     raw, clip = both_logits(0)
     valid = torch.rand(2, 6, generator=torch.Generator().manual_seed(1)) > 0.5
     for alpha, beta in ((0.4, 0.8), (0.0, 1.0), (1.0, 0.0)):
-        mixed = geometric_ensemble(raw, clip, seen=SEEN, alpha=alpha, beta=beta, trusted=valid)
+        mixed = geometric_ensemble(raw, clip, seen=SEEN, alpha=alpha, beta=beta, valid=valid)
         torch.testing.assert_close(mixed, published(raw, clip, seen=SEEN, alpha=alpha, beta=beta, valid=valid))
 
 
-def test_masks_that_are_not_trusted_keep_the_learned_classes_even_beside_nan():
+def test_masks_that_are_not_valid_keep_the_learned_classes_even_beside_nan():
     learned, clip = both_logits(2)
     clip[0, 3] = float("nan")
-    trusted = torch.ones(2, 6, dtype=torch.bool)
-    trusted[0, 3] = False
-    mixed = geometric_ensemble(learned, clip, seen=SEEN, alpha=0.4, beta=0.8, trusted=trusted)
+    valid = torch.ones(2, 6, dtype=torch.bool)
+    valid[0, 3] = False
+    mixed = geometric_ensemble(learned, clip, seen=SEEN, alpha=0.4, beta=0.8, valid=valid)
     assert torch.isfinite(mixed).all()
     torch.testing.assert_close(mixed[0, 3].exp(), learned[0, 3].softmax(-1))
     assert not torch.allclose(mixed[0, 2].exp(), learned[0, 2].softmax(-1), atol=1e-3)

@@ -22,7 +22,7 @@ def fisher_scores(evidence: Evidence) -> dict[str, Tensor]:
     """w^2 times the mean over images and probes of the squared gradient of r.e; float32.
 
     Costs `probes` backward passes over the batches. The relative error of a weight's score falls with one over the
-    root of the number of batches times probes, since a batch is one draw.
+    root of the number of batches times probes, since a batch is one sample of the gradient.
     """
     assert evidence.batches is not None
     sums = empty_sums(evidence)

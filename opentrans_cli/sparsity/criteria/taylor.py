@@ -28,7 +28,7 @@ def taylor_scores(evidence: Evidence) -> dict[str, Tensor]:
     with scoring(evidence):
         for _, batch in evidence.batches():
             if len(batch) < 2:
-                continue  # its loss is 0: there is nothing to be told apart from
+                continue  # its loss is 0: there is nothing to tell it from
             embedding = evidence.readout(batch)
             logits = torch.einsum("bpd,cpd->pbc", embedding, embedding.detach()) / _TEMPERATURE
             target = torch.arange(len(batch), device=batch.device).expand(len(logits), -1)
