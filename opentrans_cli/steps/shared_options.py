@@ -82,9 +82,7 @@ class Published(Options):
     """A framework's own checkpoint, in place of a source."""
 
     framework: str | None = option(
-        None,
-        help="what --checkpoint is of, or what reads a source without a segmentor",
-        choices=FRAMEWORKS.names(),
+        None, help="what --checkpoint is of, or what reads a source without a segmentor", choices=FRAMEWORKS.names()
     )
     checkpoint: Path | None = option(
         None, help="checkpoint of --framework as it was published, in place of a source", kind="path"

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-NO_QUIET = ("inspect", "verify", "provenance")
-
 
 @pytest.fixture
 def bundle(tmp_path: Path, tiny_bundle: Path) -> Path:
@@ -38,7 +36,7 @@ def refused(run_cli: Any, desk: Path) -> Callable[..., str]:
 
     def run(*line: object, code: int = 1) -> str:
         before = everything_in(desk)
-        result = run_cli(*line, *(() if line[0] in NO_QUIET else ("--quiet",)))
+        result = run_cli(*line, "--quiet")
         assert result.exit_code == code, result.stderr
         told = result.stderr.splitlines()
         assert len(told) == 1 and told[0].startswith("opentrans: error: "), result.stderr

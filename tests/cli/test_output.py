@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from opentrans_cli import errors
+from opentrans_cli.steps.look import verify
+
 Given = dict[str, Path]
 
 # Command -> its arguments, given where things are; all but the last two write to `out`.
@@ -37,7 +40,6 @@ READERS: dict[str, Callable[[Given], list[Any]]] = {
     "analyze tiny": lambda at: ["analyze", "tiny"],
     "transfer --dry-run": lambda at: ["transfer", at["bundle"], "--dry-run"],
 }
-NO_QUIET = ("inspect", "verify")
 COMMANDS = WRITERS | MEASURERS | READERS
 
 every_command = pytest.mark.parametrize("command", COMMANDS)
@@ -86,7 +88,7 @@ def test_a_command_that_writes_nothing_prints_its_table(command: str, at: Given,
     assert content(at["bundle"]) == before and not at["out"].exists()
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {*NO_QUIET}))
+@every_command
 def test_quiet_silences_stderr(command: str, at: Given, run_cli: Any) -> None:
     result = run_cli(*COMMANDS[command](at), "--quiet")
     assert (result.exit_code, result.stderr) == (0, "") and result.stdout
@@ -122,24 +124,6 @@ def test_a_file_in_the_way_of_the_target_is_told_before_any_work_is_lost(command
     assert result.stderr.startswith("opentrans: error: ") and result.stderr.count("\n") == 1
     assert str(at["out"]) in result.stderr and "choose another --out" in result.stderr
     assert content(at["out"].parents[2]) == {"out": b"mine"}
-
-
-@pytest.mark.parametrize("command", ["prune", "transfer", "finetune", "segment", "eval --out"])
-def test_force_never_removes_what_the_command_did_not_write(command: str, at: Given, run_cli: Any) -> None:
-    at["out"].mkdir()
-    (at["out"] / "thesis.tex").write_text("years of work")
-    result = run_cli(*COMMANDS[command](at), "--force", "--quiet")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("opentrans: error: ") and result.stderr.count("\n") == 1
-    assert content(at["out"].parent) == {"out/thesis.tex": b"years of work"}
-
-
-@pytest.mark.parametrize("command", ["prune", "segment"])
-def test_force_does_not_replace_a_file_by_a_folder(command: str, at: Given, run_cli: Any) -> None:
-    at["out"].write_text("mine")
-    result = run_cli(*COMMANDS[command](at), "--force", "--quiet")
-    assert result.exit_code == 1 and "not a folder" in result.stderr
-    assert content(at["out"].parent) == {"out": b"mine"}
 
 
 @every_writer
@@ -182,3 +166,25 @@ def test_the_module_and_its_exit_codes_work_as_a_process(tmp_path: Path) -> None
         == "opentrans: error: no such bundle: 'nothing-here'; check the path, or make one with `opentrans prune`\n"
     )
     assert run("prune", "tiny", "--sparsity", "1").returncode == 2
+
+
+CODES = {errors.OptionError: 2, errors.TrainingStopped: 75}
+
+
+def kinds(base: type[errors.OpentransError]) -> list[type[errors.OpentransError]]:
+    return [
+        base,
+        *(kind for child in base.__subclasses__() for kind in kinds(child) if child.__module__ == base.__module__),
+    ]
+
+
+def test_an_error_is_told_in_one_line_and_ends_with_its_code(run_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in kinds(errors.OpentransError):
+
+        def step(*_: Any, kind: type[errors.OpentransError] = kind, **__: Any) -> None:
+            raise kind("time is up: step 3 of 6; go on with --resume")
+
+        monkeypatch.setattr(verify, "verify", step)
+        result = run_cli("verify", "somewhere")
+        assert (result.exit_code, result.stdout) == (CODES.get(kind, 1), "")
+        assert result.stderr == "opentrans: error: time is up: step 3 of 6; go on with --resume\n"

@@ -157,11 +157,7 @@ class FinetuneOptions(CropOptions):
         0.1, least=0, most=_LARGEST, help="learning rate of the tower / of the head", panel=_OPTIMIZER
     )
     weight_decay: float = option(
-        0.05,
-        least=0,
-        most=_LARGEST,
-        help="weight decay; norms, biases and embeddings have none",
-        panel=_OPTIMIZER,
+        0.05, least=0, most=_LARGEST, help="weight decay; norms, biases and embeddings have none", panel=_OPTIMIZER
     )
     momentum: float = option(0.9, least=0, below=1, help="momentum of sgd", panel=_OPTIMIZER)
     schedule: str = option(
@@ -231,10 +227,7 @@ class FinetuneOptions(CropOptions):
         panel=_LOSS,
     )
     captions: str | None = option(
-        None,
-        help="file with the words of each image: its stem, a tab, words with commas",
-        kind="path",
-        panel=_LOSS,
+        None, help="file with the words of each image: its stem, a tab, words with commas", kind="path", panel=_LOSS
     )
     # Which layers are frozen. As long as none of these is given: those that `analyze` stored in the bundle.
     freeze: str | None = option(
