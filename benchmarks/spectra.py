@@ -61,7 +61,7 @@ def ours(visual: nn.Module) -> int:
     """Spectra and all three alphas of every layer; how many there were."""
     fits = {name: estimator(name) for name in ESTIMATORS.names()}
     first = fits.pop("xmin_peak")
-    return len(measure(layers(visual), lambda name: layer_weight(visual, name), first, others=fits))
+    return len(measure(layers(visual), lambda name: layer_weight(visual, name).numpy(), first, others=fits))
 
 
 def theirs(visual: nn.Module) -> int:

@@ -51,7 +51,7 @@ def command_seconds(*arguments: str) -> float:
 def spectra_seconds() -> float:
     visual = build_clip(RN50).visual
     assert isinstance(visual, torch.nn.Module)
-    weights = [layer_weight(visual, layer).detach() for layer in convolutions(visual)]
+    weights = [layer_weight(visual, layer).numpy() for layer in convolutions(visual)]
     return seconds(lambda: [fit_xmin_peak(eigenvalues(weight)) for weight in weights], runs=3)
 
 

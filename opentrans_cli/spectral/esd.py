@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from opentrans_cli.errors import SpectrumError
 
@@ -24,41 +23,45 @@ SMALLEST_EIGENVALUE = 1e-5
 _CONV_FACTOR = 0.5
 
 
+Eigenvalues = NDArray[np.float64]
+"""(N,), ascending, never negative."""
+
+
 @dataclass(frozen=True)
 class WeightSpectrum:
     """The spectrum of one layer."""
 
-    eigenvalues: Tensor  # float64 (N,), ascending, never negative, on the CPU
+    eigenvalues: Eigenvalues
     spread: float  # how unequal they are, against a Gaussian matrix of the shape, in its standard deviations
     excess: float  # how far the largest one is beyond those of such a matrix, in the unit of their fluctuation
     scale: float  # root mean square of the weight
 
 
-def eigenvalues(weight: Tensor) -> Tensor:
-    """Eigenvalues of a layer's weight, float64 (N,): those of `spectrum`, which says more."""
+def eigenvalues(weight: NDArray[Any]) -> Eigenvalues:
+    """Eigenvalues of a layer's weight: those of `spectrum`, which says more."""
     return spectrum(weight).eigenvalues
 
 
-def spectrum(weight: Tensor) -> WeightSpectrum:
+def spectrum(weight: NDArray[Any]) -> WeightSpectrum:
     """Eigenvalues of a layer's weight, and whether they could be those of a random matrix.
 
     `weight` is a convolution (O, I, kh, kw) with N <= kh * kw * min(O, I), or a linear map (O, I) with N <=
-    min(O, I); any float dtype, any device. Eigenvalues of at most 1e-5 are dropped; if none is larger, all
+    min(O, I); any float dtype. Eigenvalues of at most 1e-5 are dropped; if none is larger, all
     are kept. `spread` and `excess` are taken before any is dropped.
     Raises SpectrumError for another number of dimensions, an empty weight, NaN, infinity or values whose
     squares overflow float64.
     """
     if weight.ndim not in (2, 4):
         raise SpectrumError(f"no spectrum for a weight of {weight.ndim} dimensions; it takes (O, I) or (O, I, kh, kw)")
-    if weight.numel() == 0:
+    if weight.size == 0:
         raise SpectrumError("the weight is empty")
-    grams = _grams(weight.detach())
+    grams = _grams(weight)
     norm = float(np.einsum("knn->", grams))
     if not math.isfinite(norm):
-        whole = bool(weight.isfinite().all())
+        whole = bool(np.isfinite(weight).all())
         raise SpectrumError(f"the weight holds {'values that are too large' if whole else 'NaN or infinite values'}")
     # Rounding leaves tiny negative values where the matrix is rank-deficient.
-    pooled = torch.from_numpy(_eigenvalues(grams)).clamp_(min=0).sort().values
+    pooled = np.sort(_eigenvalues(grams).clip(min=0))
     if weight.ndim == 4:
         pooled *= _CONV_FACTOR
     kept = pooled[pooled > SMALLEST_EIGENVALUE]
@@ -66,23 +69,23 @@ def spectrum(weight: Tensor) -> WeightSpectrum:
         kept if len(kept) else pooled,
         spread=_spread(pooled, weight.shape),
         excess=_excess(pooled, weight.shape),
-        scale=math.sqrt(max(norm, 0.0) / weight.numel()),
+        scale=math.sqrt(max(norm, 0.0) / weight.size),
     )
 
 
-def stable_rank(eigenvalues: Tensor) -> float:
+def stable_rank(eigenvalues: Eigenvalues) -> float:
     """Sum of ascending eigenvalues, float64 (n,) with n >= 1, over the largest, in [1, n]; 0 for a zero matrix."""
     norm, largest = float(eigenvalues.sum()), float(eigenvalues[-1])
     return norm / largest if largest > 0 else 0.0
 
 
-def log_norm(eigenvalues: Tensor) -> float:
+def log_norm(eigenvalues: Eigenvalues) -> float:
     """log10 of the sum of eigenvalues, float64 (n,); -inf for a zero matrix."""
     norm = float(eigenvalues.sum())
     return math.log10(norm) if norm > 0 else -math.inf
 
 
-def _spread(pooled: Tensor, shape: Sequence[int]) -> float:
+def _spread(pooled: Eigenvalues, shape: Sequence[int]) -> float:
     """Standard deviations by which the eigenvalues are more unequal than those of Gaussian weights of `shape`.
 
     `pooled` holds all eigenvalues, (K * n,), of K = kh * kw matrices n x m, n <= m. With T1 their sum and T2
@@ -97,12 +100,12 @@ def _spread(pooled: Tensor, shape: Sequence[int]) -> float:
     if norm == 0 or K * n == 1:
         return 0.0
     weights = K * n * m
-    inequality = weights * float((pooled / norm).square().sum())
+    inequality = weights * float(np.square(pooled / norm).sum())
     expected = (n + m + 1) * weights / (weights + 2)
     return (inequality - expected) / (2 * math.sqrt(K * n * (n + 1) - 2) / (K * n))
 
 
-def _excess(pooled: Tensor, shape: Sequence[int]) -> float:
+def _excess(pooled: Eigenvalues, shape: Sequence[int]) -> float:
     """How far the largest eigenvalue is beyond the edge of the spectrum of Gaussian weights of `shape`.
 
     `pooled` as for `_spread`. The variance of the entries is the mean square of the weights. Edge and unit are those
@@ -119,12 +122,11 @@ def _excess(pooled: Tensor, shape: Sequence[int]) -> float:
     return (largest - (long + short) ** 2) / ((long + short) * (1 / long + 1 / short) ** (1 / 3))
 
 
-def _grams(weight: Tensor) -> NDArray[np.float64]:
+def _grams(weight: NDArray[Any]) -> NDArray[np.float64]:
     """Gram matrices over the smaller side of every kernel position, (K, n, n); both sides share the eigenvalues."""
-    slices = weight.permute(2, 3, 0, 1).flatten(0, 1) if weight.ndim == 4 else weight[None]
-    wide = slices if slices.shape[-2] <= slices.shape[-1] else slices.mT
-    # Not every accelerator has float64, and the figures should not depend on where the model happens to be.
-    matrices = wide.to("cpu", torch.float64).contiguous().numpy()
+    slices = weight.transpose(2, 3, 0, 1).reshape(-1, *weight.shape[:2]) if weight.ndim == 4 else weight[None]
+    wide = slices if slices.shape[-2] <= slices.shape[-1] else slices.transpose(0, 2, 1)
+    matrices = np.ascontiguousarray(wide, np.float64)
     grams = np.empty((len(matrices), matrices.shape[1], matrices.shape[1]))
     with np.errstate(over="ignore", invalid="ignore"):
         for matrix, gram in zip(matrices, grams, strict=True):

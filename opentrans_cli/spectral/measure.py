@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from opentrans_cli.errors import SpectrumError
 from opentrans_cli.reporter import SILENT, Reporter
@@ -22,7 +20,7 @@ from opentrans_cli.spectral.report import PROBLEMS, LayerAlpha
 T = TypeVar("T")
 U = TypeVar("U")
 
-Read = Callable[[str], Tensor]
+Read = Callable[[str], NDArray[Any]]
 """Layer -> its weight, (O, I, kh, kw) or (O, I); called from several threads."""
 
 
@@ -62,7 +60,7 @@ def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimat
         name=name,
         fit=own,
         verdict=verdict(values, own, found.spread, found.excess),
-        eigenvalues=values.numpy(),
+        eigenvalues=values,
         shape=tuple(weight.shape),
         scale=found.scale,
         stable_rank=stable_rank(values),
@@ -74,28 +72,18 @@ def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimat
 
 
 def in_threads(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """Results of `work`, in the order of `items`: as many at a time as torch has threads, each on one of them.
+    """Results of `work`, in the order of `items`: as many at a time as numpy has threads, each on one of them.
 
-    A layer is too small for LAPACK to make good use of several threads, and every layer stands alone.
+    A layer is too small for LAPACK to make good use of several threads, and every layer stands alone. On one thread
+    each, figures do not depend on how many there are.
     """
-    threads = torch.get_num_threads()
-    with _one_thread_each():
+    from threadpoolctl import ThreadpoolController
+
+    blas = ThreadpoolController().select(user_api="blas")
+    threads = max((library["num_threads"] for library in blas.info()), default=1)
+    with blas.limit(limits=1):
         if threads == 1:
             yield from map(work, items)
             return
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(work, items)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Torch and numpy compute on one thread: also so that figures do not depend on the number of threads."""
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)

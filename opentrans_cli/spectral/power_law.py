@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from opentrans_cli.spectral.esd import SMALLEST_EIGENVALUE
+from opentrans_cli.spectral.esd import SMALLEST_EIGENVALUE, Eigenvalues
 from opentrans_cli.spectral.report import RANDOM_LIKE, PowerLawFit
 
 # The standard error is (alpha - 1) / sqrt(n): below ten eigenvalues, a third of alpha - 1 or worse.
@@ -39,49 +40,54 @@ TIE = 1e-12
 _CHUNK_ELEMENTS = 4 * 2**20
 
 
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class TailScan:
-    """Fits of several tails of one spectrum, entry by entry; all tensors are (T,)."""
+    """Fits of several tails of one spectrum, entry by entry; all arrays are (T,)."""
 
-    start: Tensor  # int64, index of the first eigenvalue of the tail
-    alpha: Tensor  # float64; inf where the whole tail is one value or starts at zero
-    ks_distance: Tensor  # float64 in [0, 1]; 1 where the tail starts at zero or alpha <= 1
+    start: Indices  # of the first eigenvalue of the tail
+    alpha: Floats  # inf where the whole tail is one value or starts at zero
+    ks_distance: Floats  # in [0, 1]; 1 where the tail starts at zero or alpha <= 1
 
     def best_start(self) -> int:
         """The start with the smallest KS distance, the first one on ties."""
         return int(self.start[self.ks_distance <= self.ks_distance.min() + TIE][0])
 
 
-def fit_all_tails(eigenvalues: Tensor, candidates: Tensor, *, distances: bool = True) -> TailScan:
+def fit_all_tails(eigenvalues: Eigenvalues, candidates: Indices, *, distances: bool = True) -> TailScan:
     """Fit the tail eigenvalues[i:] for every index i in `candidates`.
 
-    `eigenvalues` is float64 (N,), ascending, not negative; `candidates` is int64 (T,) with entries in [0, N).
+    `eigenvalues` is (N,); `candidates` is (T,) with entries in [0, N).
     alpha(i) = 1 + n / (sum_{k>=i} ln x_k - n ln x_i) with n = N - i, and
     D(i) = max_j |1 - (x_{i+j} / x_i)**(1 - alpha) - j / n| over j = 0..n-1.
     Memory does not grow with T * N: the work is done in chunks of about 32 MiB. Without `distances` every
     D is 1 and the work is O(N + T).
     """
     total = len(eigenvalues)
-    log_N = eigenvalues.log()
-    size_T = (total - candidates).to(torch.float64)
-    excess_T = log_N.flip(0).cumsum(0).flip(0)[candidates] - size_T * log_N[candidates]
-    first_T = eigenvalues[candidates]
-    # Rounding in the running sum would give a tail of one repeated value a finite exponent, of either sign.
-    fittable_T = (first_T > 0) & (first_T < eigenvalues[-1]) & (excess_T > 0)
-    alpha_T = torch.where(fittable_T, 1 + size_T / excess_T, math.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_N = np.log(eigenvalues)
+        size_T = (total - candidates).astype(np.float64)
+        excess_T = log_N[::-1].cumsum()[::-1][candidates] - size_T * log_N[candidates]
+        first_T = eigenvalues[candidates]
+        # Rounding in the running sum would give a tail of one repeated value a finite exponent, of either sign.
+        fittable_T = (first_T > 0) & (first_T < eigenvalues[-1]) & (excess_T > 0)
+        alpha_T = np.where(fittable_T, 1 + size_T / excess_T, math.inf)
 
     rows = max(1, _CHUNK_ELEMENTS // max(1, total))
-    distance_T = torch.ones_like(alpha_T)
+    distance_T = np.ones_like(alpha_T)
     for begin in range(0, len(candidates) if distances else 0, rows):
         chunk = slice(begin, begin + rows)
-        distance_T[chunk] = _ks_distances(log_N, candidates[chunk], alpha_T[chunk])
+        distance_T[chunk] = tail_gaps(log_N, candidates[chunk], alpha_T[chunk])
     distance_T[(first_T <= 0) | (alpha_T <= 1)] = 1.0
     return TailScan(candidates, alpha_T, distance_T)
 
 
-def fit_tail(eigenvalues: Tensor, start: int) -> PowerLawFit:
-    """Fit the tail that begins at index `start` of ascending eigenvalues, float64 (N,); 0 <= start < N."""
-    scan = fit_all_tails(eigenvalues, torch.tensor([start]))
+def fit_tail(eigenvalues: Eigenvalues, start: int) -> PowerLawFit:
+    """Fit the tail that begins at index `start` of ascending eigenvalues (N,); 0 <= start < N."""
+    scan = fit_all_tails(eigenvalues, np.array([start]))
     alpha, size = float(scan.alpha[0]), len(eigenvalues) - start
     return PowerLawFit(
         alpha=alpha,
@@ -92,12 +98,12 @@ def fit_tail(eigenvalues: Tensor, start: int) -> PowerLawFit:
     )
 
 
-def has_no_fit(eigenvalues: Tensor) -> bool:
+def has_no_fit(eigenvalues: Eigenvalues) -> bool:
     """Whether no tail of ascending eigenvalues (N,), N >= 1, has an exponent: one, all equal or all zero."""
     return _unfittable(eigenvalues) is not None
 
 
-def spectrum_problem(eigenvalues: Tensor) -> str | None:
+def spectrum_problem(eigenvalues: Eigenvalues) -> str | None:
     """Why a fit of ascending eigenvalues (N,), N >= 1, says nothing: a verdict, or None if it does.
 
     "zero matrix": all are zero. "degenerate spectrum": all are equal up to float32 rounding. "too few
@@ -112,7 +118,7 @@ def spectrum_problem(eigenvalues: Tensor) -> str | None:
     return "below threshold" if float(eigenvalues[-1]) <= SMALLEST_EIGENVALUE else None
 
 
-def _unfittable(eigenvalues: Tensor) -> str | None:
+def _unfittable(eigenvalues: Eigenvalues) -> str | None:
     largest = float(eigenvalues[-1])
     if largest == 0:
         return "zero matrix"
@@ -121,7 +127,7 @@ def _unfittable(eigenvalues: Tensor) -> str | None:
     return "degenerate spectrum" if largest * (1 - _SAME) <= float(eigenvalues[0]) else None
 
 
-def no_fit(eigenvalues: Tensor) -> PowerLawFit:
+def no_fit(eigenvalues: Eigenvalues) -> PowerLawFit:
     """The fit of a spectrum that has none: alpha = inf and an empty tail, so the layer is never frozen."""
     return PowerLawFit(
         alpha=math.inf,
@@ -132,7 +138,7 @@ def no_fit(eigenvalues: Tensor) -> PowerLawFit:
     )
 
 
-def verdict(eigenvalues: Tensor, fit: PowerLawFit, spread: float | None = None, excess: float = -math.inf) -> str:
+def verdict(eigenvalues: Eigenvalues, fit: PowerLawFit, spread: float | None = None, excess: float = -math.inf) -> str:
     """What a fit says about its layer, in words.
 
     A problem comes first, see `spectrum_problem`; also "degenerate spectrum" where the chosen tail is one
@@ -157,19 +163,26 @@ def verdict(eigenvalues: Tensor, fit: PowerLawFit, spread: float | None = None, 
     return "heavy-tailed" if fit.alpha <= _LIGHT_ABOVE else "light-tailed"
 
 
-def gaps(log_x: Tensor, log_N: Tensor, start_T: Tensor, alpha_T: Tensor, offset_TS: Tensor) -> Tensor:
+def gaps(log_x: Floats, log_N: Floats, start_T: Indices, alpha_T: Floats, offset_TS: NDArray[Any]) -> Floats:
     """|fitted - empirical CDF| at eigenvalues with logarithms `log_x`, (S,) or (T, S), of T tails; (T, S).
 
     `offset_TS` says which eigenvalues these are, counted from the start of each tail; `log_N` is (N,).
     """
-    # nan_to_num: inf * 0 for a repeated value under alpha = inf, where 1 ** -inf is 1.
-    exponent_TS = ((1 - alpha_T)[:, None] * (log_x - log_N[start_T][:, None])).nan_to_num_(nan=0.0)
-    return exponent_TS.exp_().add_(offset_TS / (len(log_N) - start_T)[:, None]).sub_(1).abs_()
+    with np.errstate(invalid="ignore", over="ignore"):
+        exponent_TS = (1 - alpha_T)[:, None] * (log_x - log_N[start_T][:, None])
+        # inf * 0 for a repeated value under alpha = inf, where 1 ** -inf is 1.
+        exponent_TS[np.isnan(exponent_TS)] = 0.0
+        gap_TS = np.exp(exponent_TS, out=exponent_TS)
+        gap_TS += offset_TS / (len(log_N) - start_T)[:, None]
+        gap_TS -= 1
+        return np.abs(gap_TS, out=gap_TS)
 
 
-def _ks_distances(log_N: Tensor, start_T: Tensor, alpha_T: Tensor) -> Tensor:
-    """D of each tail, (T,); `log_N` are the logarithms of the ascending eigenvalues."""
+def tail_gaps(log_N: Floats, start_T: Indices, alpha_T: Floats) -> Floats:
+    """D of each tail, (T,): the largest gap at any of its eigenvalues; `log_N` are their logarithms, ascending."""
     first = int(start_T.min())
-    offset_TN = torch.arange(first, len(log_N), dtype=torch.float64) - start_T[:, None]
+    offset_TN = np.arange(first, len(log_N)) - start_T[:, None]
     gap_TN = gaps(log_N[first:], log_N, start_T, alpha_T, offset_TN)
-    return gap_TN.masked_fill_(offset_TN < 0, 0.0).amax(dim=1)
+    gap_TN[offset_TN < 0] = 0.0
+    largest: Floats = gap_TN.max(1)
+    return largest

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from opentrans_cli.reporter import Reporter
+from opentrans_cli.spectral.esd import Eigenvalues
 from opentrans_cli.spectral.esd import eigenvalues as eigenvalues_of
 from opentrans_cli.spectral.estimators import Estimator
 from opentrans_cli.spectral.measure import in_threads
@@ -23,6 +23,8 @@ NULL_SAMPLES = 5
 
 # One resample in ten may decide otherwise.
 _AGREEMENT = 0.9
+
+Alphas = NDArray[np.float64]
 
 Choose = Callable[[Mapping[str, float]], Collection[str]]
 """Alphas by layer, inf where there is none -> the layers to freeze."""
@@ -43,18 +45,17 @@ def judge(
     choose: the selection, asked again for every resample of all layers together and for every other estimator.
     """
 
-    def resample(layer: LayerAlpha) -> Tensor:
+    def resample(layer: LayerAlpha) -> Alphas:
         if math.isinf(layer.alpha):
-            return torch.full((resamples,), math.inf, dtype=torch.float64)
-        values = torch.from_numpy(layer.eigenvalues)
-        return bootstrap_alphas(values, fit, resamples=resamples, seed=_seed("bootstrap", layer.name, seed))
+            return np.full(resamples, math.inf)
+        return bootstrap_alphas(layer.eigenvalues, fit, resamples=resamples, seed=_seed("bootstrap", layer.name, seed))
 
     def randomise(layer: LayerAlpha) -> tuple[float, ...]:
         found = null_alphas(layer.shape, layer.scale, fit, samples=NULL_SAMPLES, seed=_seed("null", layer.name, seed))
         return tuple(sorted(found.tolist()))
 
     alphas = {layer.name: layer.alpha for layer in layers}
-    resampled = dict.fromkeys(alphas, torch.empty(0))
+    resampled = dict.fromkeys(alphas, np.empty(0))
     if resamples:
         resampled = _with_bar("resamples", layers, resample, reporter)
     rules = {
@@ -89,7 +90,7 @@ def _seed(purpose: str, layer: str, seed: int) -> int:
 def decision_stability(
     choose: Choose,
     alphas: Mapping[str, float],
-    resampled: Mapping[str, Tensor],
+    resampled: Mapping[str, Alphas],
     other_rules: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Stability]:
     """Compare every layer's decision with those under resampling and under other estimators, in the order of `alphas`.
@@ -117,10 +118,10 @@ def decision_stability(
     return found
 
 
-def bootstrap_alphas(eigenvalues: Tensor, fit: Estimator, *, resamples: int, seed: int) -> Tensor:
+def bootstrap_alphas(eigenvalues: Eigenvalues, fit: Estimator, *, resamples: int, seed: int) -> Alphas:
     """alpha of `resamples` spectra drawn from one with replacement and fitted anew, float64 (B,); Efron's bootstrap.
 
-    `eigenvalues` is float64 (N,), ascending, N >= 1. The start of the tail is chosen anew every time, so its
+    `eigenvalues` is (N,), N >= 1. The start of the tail is chosen anew every time, so its
     choice is part of what is measured. inf where a resample has no fit. Samples depend on `seed` and N
     alone (PCG64), not on threads, platform or other layers; give every layer a seed of its own.
 
@@ -134,11 +135,11 @@ def bootstrap_alphas(eigenvalues: Tensor, fit: Estimator, *, resamples: int, see
     for _ in range(resamples):
         # Sorting positions keeps the values ascending, and is faster than sorting the values.
         sample = np.sort(generator.integers(total, size=total))
-        alphas.append(fit(eigenvalues[torch.from_numpy(sample)]).alpha)
-    return torch.tensor(alphas, dtype=torch.float64)
+        alphas.append(fit(eigenvalues[sample]).alpha)
+    return np.array(alphas, np.float64)
 
 
-def interval(alphas: Tensor, level: float = 0.95) -> tuple[float, float]:
+def interval(alphas: Alphas, level: float = 0.95) -> tuple[float, float]:
     """The middle `level` of alphas, float64 (B,) with B >= 1, as (low, high); 0 < level < 1.
 
     Both ends are values that occurred, so an end is inf only if more than (1 - level) / 2 of the resamples
@@ -146,13 +147,13 @@ def interval(alphas: Tensor, level: float = 0.95) -> tuple[float, float]:
     """
     if not 0 < level < 1 or not len(alphas):
         raise ValueError(f"no interval of level {level} over {len(alphas)} alphas")
-    ordered, outside = alphas.sort().values, (1 - level) / 2 * len(alphas)
+    ordered, outside = np.sort(alphas), (1 - level) / 2 * len(alphas)
     # The rounding of (1 - level) / 2 must not shift a whole rank.
     low = math.floor(outside + 1e-9)
     return float(ordered[low]), float(ordered[len(alphas) - 1 - low])
 
 
-def null_alphas(shape: Sequence[int], scale: float, fit: Estimator, *, samples: int, seed: int) -> Tensor:
+def null_alphas(shape: Sequence[int], scale: float, fit: Estimator, *, samples: int, seed: int) -> Alphas:
     """The control, what a layer gets that has learned nothing: alpha of `samples` weights of independent Gaussian
     entries, float64 (samples,); inf where there is no fit.
 
@@ -164,6 +165,6 @@ def null_alphas(shape: Sequence[int], scale: float, fit: Estimator, *, samples: 
     generator = np.random.Generator(np.random.PCG64(seed))
     alphas = []
     for _ in range(samples):
-        weight = torch.from_numpy(generator.standard_normal(tuple(shape)))
-        alphas.append(fit(eigenvalues_of(weight.mul_(scale))).alpha)
-    return torch.tensor(alphas, dtype=torch.float64)
+        weight = generator.standard_normal(tuple(shape))
+        alphas.append(fit(eigenvalues_of(weight * scale)).alpha)
+    return np.array(alphas, np.float64)

@@ -100,7 +100,7 @@ def test_a_bare_file_gives_the_documented_keys_and_the_numbers_of_the_library(
         ("stem", [8, 12, 3, 3]),
     ]
     for entry in document["layers"]:
-        values = eigenvalues(state[f"{entry['name']}.weight"])
+        values = eigenvalues(state[f"{entry['name']}.weight"].numpy())
         found = fit(values)
         assert (entry["alpha"], entry["ks_distance"], entry["xmin"]) == (found.alpha, found.ks_distance, found.xmin)
         assert (entry["tail_size"], entry["eigenvalues"]) == (found.tail_size, len(values))

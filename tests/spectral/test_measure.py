@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from opentrans_cli.errors import SpectrumError
 from opentrans_cli.spectral.esd import eigenvalues
@@ -19,18 +20,22 @@ FIT = estimator("xmin_peak")
 OTHERS = {rule: estimator(rule) for rule in ESTIMATORS.names()}
 
 
-def weights() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def weights() -> dict[str, NDArray[Any]]:
+    random = np.random.default_rng(0)
     shapes = {"conv": (12, 8, 3, 3), "fc": (40, 30), "attention": (32, 32), "few": (4, 30)}
-    state = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    return {**state, "zero": torch.zeros(20, 20)}
+    state = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    return {**state, "zero": np.zeros((20, 20))}
+
+
+def threads() -> int:
+    """Those of numpy's BLAS."""
+    return int(ThreadpoolController().select(user_api="blas").info()[0]["num_threads"])
 
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
+    with ThreadpoolController().limit(limits=2, user_api="blas"):
+        yield
 
 
 def test_every_layer_has_the_spectrum_and_the_fits_of_its_own_weight_in_the_order_asked_for() -> None:
@@ -40,11 +45,11 @@ def test_every_layer_has_the_spectrum_and_the_fits_of_its_own_weight_in_the_orde
     assert [layer.name for layer in spectra] == names
     for layer in spectra:
         values = eigenvalues(state[layer.name])
-        assert np.array_equal(layer.eigenvalues, values) and layer.shape == tuple(state[layer.name].shape)
+        assert np.array_equal(layer.eigenvalues, values) and layer.shape == state[layer.name].shape
         unfitted = layer.verdict == "zero matrix"
         alphas = {rule: math.inf if unfitted else fit(values).alpha for rule, fit in OTHERS.items()}
         assert layer.fit == FIT(values) and layer.others == alphas
-        assert layer.scale == pytest.approx(float(state[layer.name].double().square().mean().sqrt()))
+        assert layer.scale == pytest.approx(float(np.sqrt(np.square(state[layer.name].astype(np.float64)).mean())))
 
 
 def test_an_alpha_that_says_nothing_is_infinite_by_every_rule() -> None:
@@ -57,22 +62,22 @@ def test_an_alpha_that_says_nothing_is_infinite_by_every_rule() -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_two_threads_give_the_figures_of_one_and_leave_torch_as_it_was() -> None:
+def test_two_threads_give_the_figures_of_one_and_leave_numpy_as_it_was() -> None:
     state = weights()
     several = measure(list(state), state.__getitem__, FIT, others=OTHERS)
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
-    one = measure(list(state), state.__getitem__, FIT, others=OTHERS)
+    assert threads() == 2
+    with ThreadpoolController().limit(limits=1, user_api="blas"):
+        one = measure(list(state), state.__getitem__, FIT, others=OTHERS)
     assert several == one
     for a, b in zip(several, one, strict=True):
         assert np.array_equal(a.eigenvalues, b.eigenvalues) and (a.others, a.log_norm) == (b.others, b.log_norm)
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_an_error_in_a_thread_comes_out_and_leaves_torch_as_it_was() -> None:
+def test_an_error_in_a_thread_comes_out_and_leaves_numpy_as_it_was() -> None:
     with pytest.raises(ZeroDivisionError):
         list(in_threads(lambda number: 1 / number, [1, 0, 1]))
-    assert torch.get_num_threads() == 2
+    assert threads() == 2
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -83,10 +88,10 @@ def test_a_weight_that_is_no_number_is_told_with_its_layer(value: float) -> None
         measure(["conv", "fc"], state.__getitem__, FIT)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_scale_is_counted_in_float64_whatever_the_weight_is(dtype: torch.dtype) -> None:
-    weight = torch.full((16, 32), 2.0**14, dtype=dtype)
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_scale_is_counted_in_float64_whatever_the_weight_is(dtype: type) -> None:
+    weight = np.full((16, 32), 2.0**14, dtype)
     (layer,) = measure(["a"], {"a": weight}.__getitem__, FIT)
     assert layer.scale == pytest.approx(2.0**14)
-    (huge,) = measure(["a"], {"a": torch.full((16, 32), 1e30)}.__getitem__, FIT)
+    (huge,) = measure(["a"], {"a": np.full((16, 32), 1e30, np.float32)}.__getitem__, FIT)
     assert huge.scale == pytest.approx(1e30)

@@ -10,12 +10,11 @@ from opentrans_cli.catalog import Catalog
 from opentrans_cli.errors import OptionError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from opentrans_cli.spectral.esd import Eigenvalues
     from opentrans_cli.spectral.report import PowerLawFit
 
-# A string, because the names of the catalog are listed without loading torch.
-Estimator: TypeAlias = "Callable[[Tensor], PowerLawFit]"
+# A string, because the names of the catalog are listed without loading numpy.
+Estimator: TypeAlias = "Callable[[Eigenvalues], PowerLawFit]"
 
 Window = Literal["log", "linear"]
 

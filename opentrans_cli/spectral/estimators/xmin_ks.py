@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from opentrans_cli.spectral.esd import Eigenvalues
 from opentrans_cli.spectral.power_law import fit_tail, has_no_fit, no_fit
 from opentrans_cli.spectral.report import PowerLawFit
 from opentrans_cli.spectral.tail_search import best_start
 
 
-def fit_xmin_ks(eigenvalues: Tensor) -> PowerLawFit:
+def fit_xmin_ks(eigenvalues: Eigenvalues) -> PowerLawFit:
     """Fit the tail, of all that start at index 0..N-2, whose KS distance is smallest; the longest one on ties.
 
     `eigenvalues` is float64 (N,), ascending, N >= 1. One eigenvalue, all equal or all zero: the fit has
@@ -18,4 +18,4 @@ def fit_xmin_ks(eigenvalues: Tensor) -> PowerLawFit:
     """
     if has_no_fit(eigenvalues):
         return no_fit(eigenvalues)
-    return fit_tail(eigenvalues, best_start(eigenvalues, torch.arange(len(eigenvalues) - 1)))
+    return fit_tail(eigenvalues, best_start(eigenvalues, np.arange(len(eigenvalues) - 1)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
+from opentrans_cli.spectral.esd import Eigenvalues
 from opentrans_cli.spectral.power_law import fit_tail, has_no_fit, no_fit
 from opentrans_cli.spectral.report import PowerLawFit
 
 
-def fit_xmin_mid(eigenvalues: Tensor) -> PowerLawFit:
+def fit_xmin_mid(eigenvalues: Eigenvalues) -> PowerLawFit:
     """Fit the tail that starts at index floor(N / 2); nothing is searched, so alpha changes smoothly.
 
     `eigenvalues` is float64 (N,), ascending, N >= 1. Up to two eigenvalues, all equal or all zero: the fit

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
 
+import numpy as np
+
+from opentrans_cli.spectral.esd import Eigenvalues
 from opentrans_cli.spectral.estimators import Window
 from opentrans_cli.spectral.power_law import fit_tail, has_no_fit, no_fit
 from opentrans_cli.spectral.report import PowerLawFit
@@ -13,7 +15,7 @@ from opentrans_cli.spectral.tail_search import best_start
 _BINS = 100
 
 
-def fit_xmin_peak(eigenvalues: Tensor, *, window: Window = "log") -> PowerLawFit:
+def fit_xmin_peak(eigenvalues: Eigenvalues, *, window: Window = "log") -> PowerLawFit:
     """Fit the tail whose start, searched around the peak of the histogram, gives the smallest KS distance.
 
     `eigenvalues` is float64 (N,), ascending, N >= 1. The histogram has 100 bins of log10(x); the peak is
@@ -27,20 +29,22 @@ def fit_xmin_peak(eigenvalues: Tensor, *, window: Window = "log") -> PowerLawFit
     if has_no_fit(eigenvalues):
         return no_fit(eigenvalues)
     peak = _peak(eigenvalues)
-    lowest = 0.95 * peak if window == "linear" else (0.95 * peak).log10()
+    lowest = 0.95 * peak if window == "linear" else math.log10(0.95 * peak)
     starts = eigenvalues[:-1]
-    candidates = ((starts >= lowest) & (starts <= 1.5 * peak)).nonzero().flatten()
+    candidates = ((starts >= lowest) & (starts <= 1.5 * peak)).nonzero()[0]
     if not len(candidates):
         return no_fit(eigenvalues)
     return fit_tail(eigenvalues, best_start(eigenvalues, candidates))
 
 
-def _peak(eigenvalues: Tensor) -> Tensor:
-    """Left edge of the fullest bin, in units of the eigenvalues; float64 ()."""
+def _peak(eigenvalues: Eigenvalues) -> float:
+    """Left edge of the fullest bin, in units of the eigenvalues."""
     # A spectrum wholly below the threshold keeps its zeros, which have no logarithm.
-    logs = eigenvalues[eigenvalues > 0].log10()
+    logs = np.log10(eigenvalues[eigenvalues > 0])
     low, high = float(logs[0]), float(logs[-1])
     if low == high:
-        return 10 ** logs[0]
-    fullest = torch.histc(logs, bins=_BINS, min=low, max=high).argmax()
-    return 10 ** (low + (high - low) * fullest.to(torch.float64) / _BINS)
+        return float(10**low)
+    # The bins of torch.histc, the last one closed.
+    bins = ((logs - low) * _BINS / (high - low)).astype(np.int64).clip(max=_BINS - 1)
+    fullest = int(np.bincount(bins, minlength=_BINS).argmax())
+    return float(10 ** (low + (high - low) * fullest / _BINS))

@@ -84,7 +84,7 @@ def analyze(
         if against is not None:
             beside = _alphas_of(against, names, fit, weights=weights, base=base, reporter=reporter)
         others = {rule: estimator(rule) for rule in ESTIMATORS.names() if rule != options.estimator}
-        layers = measure(names, weights.read, fit, others=others, reporter=reporter)
+        layers = measure(names, weights.array, fit, others=others, reporter=reporter)
     weight_gradients = None if prices is None else {layer.name: layer.weight_gradient for layer in prices.layers}
 
     def choose(alphas: Mapping[str, float]) -> tuple[str, ...]:
@@ -195,5 +195,5 @@ def _alphas_of(
         shared = [name for name in names if name in there]
         if not shared:
             raise OptionError(f"no layer in common: --against {source}; name a source of the same architecture")
-        spectra = measure(shared, other.read, fit, title=f"spectra of {source}", reporter=reporter)
+        spectra = measure(shared, other.array, fit, title=f"spectra of {source}", reporter=reporter)
         return {layer.name: layer.alpha for layer in spectra}

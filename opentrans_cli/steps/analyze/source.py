@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from opentrans_cli.bundle.store import Bundle
@@ -54,6 +56,11 @@ class SpectrumSource:
         read any more.
         """
         return self.reader(name)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The same as an array; bfloat16, which numpy lacks, as float32."""
+        weight = self.reader(name).detach().cpu()
+        return (weight if weight.dtype in (torch.float64, torch.float16) else weight.float()).numpy()
 
     def chosen(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[str, ...]:
         """Names of the layers to analyse: the default ones, more by `include`, fewer by `exclude`, in module order.

@@ -214,7 +214,7 @@ def _measured(built: BuiltSegmentor, options: FinetuneOptions, *, trunk: bool, r
     names = [name for name in _trained_layers(built.module) if _in_trunk(name) is trunk]
     spectra = measure(
         names,
-        lambda name: layer_weight(built.module, name).cpu(),
+        lambda name: layer_weight(built.module, name).cpu().numpy(),
         ESTIMATORS.load(options.resolved_estimator),
         title=f"spectra of the {part}",
         reporter=reporter,

@@ -83,7 +83,7 @@ def test_numbers_are_those_of_the_library(rule: str, write: Write) -> None:
     result = analyze(write(state), estimator=rule)
     assert [layer.name for layer in result.layers] == ["a", "b", "c", "d", "e"]
     for layer in result.layers:
-        assert layer.fit == fit(eigenvalues(state[f"{layer.name}.weight"]))
+        assert layer.fit == fit(eigenvalues(state[f"{layer.name}.weight"].numpy()))
     assert result.median_alpha == sorted(alphas(result).values())[2] and result.rule == "median"
 
 
