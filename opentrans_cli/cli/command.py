@@ -59,11 +59,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     """
     hints = {name: hint for name, hint in get_type_hints(function).items() if name != "return"}
     groups: dict[str, type] = {name: get_args(hint)[0] if get_args(hint) else hint for name, hint in hints.items()}
-    offered = {
-        field.name: (field, said, get_type_hints(group)[field.name])
-        for group in groups.values()
-        for field, said in stated(group)
-    }
+    types = {group: get_type_hints(group) for group in groups.values()}
+    offered = {field.name: (field, said, types[group][field.name]) for group in types for field, said in stated(group)}
 
     def run(ctx: typer.Context, **values: Any) -> None:
         given = {name: _read(*offered[name], value) for name, value in values.items()}
