@@ -7,11 +7,10 @@ common on average, so their Jaccard index is far from zero unless both are spars
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,33 +20,24 @@ from opentrans_cli.bundle.layout import MASK, WEIGHTS, check_finite, check_heade
 from opentrans_cli.bundle.manifest import LayerEntry
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError
-from opentrans_cli.files.header import PREFIX, Place, bits_dtype, header_length, parse_header
+from opentrans_cli.files.header import Head, read_head
 from opentrans_cli.files.regular import open_regular
 from opentrans_cli.files.tensorfile import from_bfloat16_bits
-
-# Single tensors out of a file that was checked as a whole first, so that memory stays at one tensor.
-
 
 _PIECE = 4 << 20  # bytes
 
 
-@dataclass(frozen=True)
-class TensorReader:
-    """An open file of a bundle."""
+class TensorReader(NamedTuple):
+    """An open tensor file of a bundle, out of which single tensors are read, so that memory stays at one of them."""
 
     file: BinaryIO
+    head: Head
     origin: str  # of the bundle, for errors
-    places: dict[str, Place]  # tensors by name
-    start: int  # of the first tensor, in bytes
 
     def read(self, name: str) -> NDArray[Any]:
         """One tensor in its shape and dtype, BF16 as float32. KeyError if it is not there."""
-        place = self.places[name]
-        dtype, shape = place.header
-        self.file.seek(self.start + place.start)
-        data = self.file.read(place.end - place.start)
-        raw = np.frombuffer(data, bits_dtype(dtype).newbyteorder("<"))
-        return (from_bfloat16_bits(raw) if dtype == "bfloat16" else raw).reshape(shape)
+        stored = self.head.read(self.file, name)
+        return from_bfloat16_bits(stored) if self.head.places[name].header.dtype == "bfloat16" else stored
 
 
 @contextmanager
@@ -60,17 +50,14 @@ def tensor_reader(bundle: Bundle, name: str) -> Iterator[TensorReader]:
     assert entry is not None  # `file_path` refuses what is not declared
     try:
         with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            length = header_length(file.read(64), size, str(path))
-            file.seek(PREFIX)
-            places = parse_header(file.read(length), size, str(path))
-            check_headers(bundle.manifest, name, {tensor: place.header for tensor, place in places.items()})
+            head = read_head(file, str(path))
+            check_headers(bundle.manifest, name, head.headers())
             if _sha256(file) != entry.sha256:
                 raise BundleError(
                     f"{name} does not match its hash: {str(bundle.path)!r}; it was changed or damaged, "
                     "write or download the bundle again"
                 )
-            yield TensorReader(file, str(bundle.path), places, PREFIX + length)
+            yield TensorReader(file, head, str(bundle.path))
     except OSError as error:
         raise BundleError(
             f"cannot read: {str(path)!r}, {error.strerror or error}; check the path and its permissions"

@@ -20,20 +20,7 @@ MAX_MANIFEST = 32 << 20  # bytes
 _MAX_FOLDERS = 32  # levels below a bundle, of which it has one itself; a repository it lies in may have more
 
 # Tensor and pickle files that nobody declared are refused: another program might load them.
-_REFUSED = {
-    ".safetensors",
-    ".pt",
-    ".pth",
-    ".pkl",
-    ".pickle",
-    ".bin",
-    ".ckpt",
-    ".joblib",
-    ".npy",
-    ".npz",
-    ".py",
-    ".so",
-}
+_REFUSED = {".safetensors", ".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so"}
 _HARMLESS = {".DS_Store", ".gitattributes"}
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from opentrans_cli.bundle.bitmask import Mask, kept_values, scatter_values, unpack_mask
 from opentrans_cli.bundle.manifest import LayerEntry, Manifest
 from opentrans_cli.errors import BundleError, MaskError
-from opentrans_cli.files.header import Header
+from opentrans_cli.files.header import TensorHeader
 from opentrans_cli.files.tensorfile import from_bfloat16_bits, to_bfloat16_bits
 
 MASK = "mask.safetensors"
@@ -51,19 +51,19 @@ def weight_name(layer: str) -> str:
     return f"{layer}.weight"
 
 
-def expected_headers(manifest: Manifest, file: str) -> dict[str, Header]:
+def expected_headers(manifest: Manifest, file: str) -> dict[str, TensorHeader]:
     """The tensors that `file` must hold according to the layers; {} for files they say nothing about."""
     layers = manifest.layers
     if file == MASK:
-        return {layer.name: Header("uint8", ((layer.total + 7) // 8,)) for layer in layers}
+        return {layer.name: TensorHeader("uint8", ((layer.total + 7) // 8,)) for layer in layers}
     if file == ROUNDS:
-        return {layer.name: Header("uint8", layer.shape) for layer in layers}
+        return {layer.name: TensorHeader("uint8", layer.shape) for layer in layers}
     if file == WEIGHTS:
-        return {weight_name(layer.name): Header(layer.dtype, (layer.kept,)) for layer in layers}
+        return {weight_name(layer.name): TensorHeader(layer.dtype, (layer.kept,)) for layer in layers}
     return {}
 
 
-def check_headers(manifest: Manifest, file: str, found: Mapping[str, Header]) -> None:
+def check_headers(manifest: Manifest, file: str, found: Mapping[str, TensorHeader]) -> None:
     """BundleError unless the headers of `file` are those the manifest's layers ask for; costs no tensor
     memory.
     """
@@ -87,7 +87,7 @@ def check_headers(manifest: Manifest, file: str, found: Mapping[str, Header]) ->
         )
 
 
-def _check_snapshot_headers(manifest: Manifest, found: Mapping[str, Header]) -> None:
+def _check_snapshot_headers(manifest: Manifest, found: Mapping[str, TensorHeader]) -> None:
     """Names, dtypes and the bounds of the counts; the exact ones follow from `rounds.safetensors`."""
     layers = {weight_name(layer.name): layer for layer in manifest.layers}
     for name, header in found.items():

@@ -7,17 +7,19 @@ tensor before its type, its shape and its bytes agree.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import is_clean, parse_json
 
-PREFIX = 8  # bytes of the header's length
+_PREFIX = 8  # bytes of the header's length
 METADATA = "__metadata__"
 MAX_HEADER = 32 << 20  # bytes; a ResNet-50 needs 20 kB, and a hostile header costs memory before anything is checked
 MAX_TENSOR_NAME = 256  # characters: a round, a layer's name and what is behind it
@@ -49,19 +51,48 @@ _BITS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8", "float8_e5m2": "uint8"}
 _KEYS = {"dtype", "shape", "data_offsets"}
 
 
-class Header(NamedTuple):
+class TensorHeader(NamedTuple):
     """What a file says about one tensor without its data."""
 
     dtype: str  # numpy name, or "bfloat16"
     shape: tuple[int, ...]
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """A tensor and where it lies: its first byte and the one behind its last, counted from the end of the header."""
 
-    header: Header
+    header: TensorHeader
     start: int
     end: int
+
+
+class Head(NamedTuple):
+    """What stands before the values of a file."""
+
+    places: dict[str, TensorPlace]  # by tensor, in the order of the file
+    metadata: dict[str, str]  # {} if there is none
+    raw: bytes  # all of it, as it is in the file
+
+    @property
+    def start(self) -> int:
+        """Where the values begin, in bytes from the beginning of the file."""
+        return len(self.raw)
+
+    def headers(self) -> dict[str, TensorHeader]:
+        """Type and shape of every tensor by name, sorted."""
+        return {name: self.places[name].header for name in sorted(self.places)}
+
+    def read(self, file: BinaryIO, name: str) -> NDArray[Any]:
+        """One tensor as it is stored, in its shape, writable; types that numpy has not as their bits.
+
+        KeyError if it is not there; OSError where the file became shorter meanwhile.
+        """
+        place = self.places[name]
+        values = np.empty(place.header.shape, bits_dtype(place.header.dtype).newbyteorder("<"))
+        file.seek(self.start + place.start)
+        if file.readinto(values.reshape(-1).view(np.uint8)) != values.nbytes:  # type: ignore[attr-defined]
+            raise OSError(None, "file became shorter while it was read")
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def bits_dtype(dtype: str) -> np.dtype[Any]:
@@ -74,36 +105,24 @@ def item_bytes(dtype: str) -> int:
     return bits_dtype(dtype).itemsize
 
 
-def header_length(start: bytes, size: int, where: str) -> int:
-    """Length of the header of the file `where`, of `size` bytes, that begins with `start`: 64 bytes, or all it has.
+def read_head(file: BinaryIO, where: str, *, foreign: bool = False) -> Head:
+    """The head of the safetensors file `where`, open; its tensors in the order of the file, and nothing of them read.
 
-    Raises BundleError before any memory is reserved.
+    foreign: no bundle, so that tensors may have types that numpy does not know, which go by torch's name or their code.
+    Raises BundleError, before any memory is reserved, unless the tensors fill the file without a gap.
     """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    start = file.read(64)
     if is_lfs_pointer(start):
         raise BundleError(f"Git LFS pointer instead of the file: {where!r}; run `git lfs pull` in its folder")
-    length = int.from_bytes(start[:PREFIX], "little")
-    if len(start) < PREFIX or length > size - PREFIX:
+    length = int.from_bytes(start[:_PREFIX], "little")
+    if len(start) < _PREFIX or length > size - _PREFIX:
         raise damaged(where, "cut off or not a safetensors file")
     if length > MAX_HEADER:
         raise damaged(where, f"header of {length} bytes, at most {MAX_HEADER} are allowed")
-    return length
-
-
-def parse_header(text: bytes, size: int, where: str) -> dict[str, Place]:
-    """The tensors that the header `text` of the file `where`, of `size` bytes, describes, in the order of the file.
-
-    Raises BundleError unless they fill the file without a gap.
-    """
-    return parse_whole(text, size, where)[0]
-
-
-def parse_whole(
-    text: bytes, size: int, where: str, *, foreign: bool = False
-) -> tuple[dict[str, Place], dict[str, str]]:
-    """Tensors as by `parse_header`, and the metadata, text by name, {} if there is none.
-
-    foreign: no bundle, so that tensors may have types that numpy does not know, which go by torch's name or their code.
-    """
+    file.seek(_PREFIX)
+    text = file.read(length)
     try:
         if not text.startswith(b"{"):
             raise BundleError("header is no JSON object")
@@ -115,10 +134,10 @@ def parse_whole(
             raise BundleError(f"{len(document)} tensors, at most {MAX_TENSORS} are allowed")
         places = {name: _place(name, entry, foreign) for name, entry in document.items()}
         places = dict(sorted(places.items(), key=lambda item: (item[1].start, item[1].end, item[0])))
-        _check_places(places, size - PREFIX - len(text))
+        _check_places(places, size - _PREFIX - len(text))
     except BundleError as error:
         raise damaged(where, error) from error
-    return places, metadata
+    return Head(places, metadata, start[:_PREFIX] + text)
 
 
 def is_lfs_pointer(start: bytes) -> bool:
@@ -132,7 +151,7 @@ def damaged(path: Path | str, reason: object) -> BundleError:
     return BundleError(f"damaged safetensors file: {str(path)!r}, {detail}; write or download it again")
 
 
-def _place(name: str, entry: Any, foreign: bool) -> Place:
+def _place(name: str, entry: Any, foreign: bool) -> TensorPlace:
     if not 0 < len(name) <= MAX_TENSOR_NAME or not is_clean(name):
         raise BundleError(f"name of a tensor is not allowed: {name[:MAX_TENSOR_NAME]!r}")
     if not isinstance(entry, dict) or entry.keys() != _KEYS:
@@ -151,14 +170,14 @@ def _place(name: str, entry: Any, foreign: bool) -> Place:
     known = dtype in CODES or dtype in _FOREIGN.values()
     if start > end or (known and end - start != prod(shape) * item_bytes(dtype)):
         raise BundleError(f"tensor {name!r} has bytes {start} to {end}, which its shape does not fill")
-    return Place(Header(dtype, tuple(shape)), start, end)
+    return TensorPlace(TensorHeader(dtype, tuple(shape)), start, end)
 
 
 def _counts(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item <= _MAX_SIDE for item in value)
 
 
-def _check_places(places: Mapping[str, Place], data_bytes: int) -> None:
+def _check_places(places: Mapping[str, TensorPlace], data_bytes: int) -> None:
     """No overlap, no hole, nothing behind the last."""
     reached = 0
     for name, place in places.items():

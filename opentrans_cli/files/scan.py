@@ -6,7 +6,7 @@ Memory stays at one piece, whatever the file claims to hold.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.errors import BundleError
-from opentrans_cli.files.header import PREFIX, Place, bits_dtype, header_length, parse_header
+from opentrans_cli.files.header import TensorPlace, bits_dtype, read_head
 from opentrans_cli.files.regular import open_regular
 
 _PIECE = 4 << 20  # bytes; a multiple of every item size, and of the eight weights in a byte of a mask
 
 
-class Piece(NamedTuple):
+class TensorPiece(NamedTuple):
     """Some consecutive values of a tensor."""
 
     file: str
@@ -34,7 +34,7 @@ class Scanned(NamedTuple):
     """What one pass over a file found."""
 
     sha256: str  # hex, of all bytes, also where the tensors are damaged
-    places: dict[str, Place]  # {} for a file without tensors
+    places: dict[str, TensorPlace]  # {} for a file without tensors
     problem: BundleError | None  # why the tensors could not be read
 
 
@@ -47,7 +47,7 @@ def scan_file(path: Path) -> Scanned:
 
 
 def scan_tensors(
-    path: Path, name: str, *, check: Callable[[dict[str, Place]], None], see: Callable[[Piece], None]
+    path: Path, name: str, *, check: Callable[[dict[str, TensorPlace]], None], see: Callable[[TensorPiece], None]
 ) -> Scanned:
     """Hash a tensor file and hand its values to `see`, in the order of the file.
 
@@ -55,47 +55,40 @@ def scan_tensors(
     hashed. Raises OSError.
     """
     sha = hashlib.sha256()
-    places: dict[str, Place] = {}
+    places: dict[str, TensorPlace] = {}
     problem = None
     with open_regular(path) as file:
-        size = path.stat().st_size
         try:
-            places = _head(file, sha, size, str(path))
+            head = read_head(file, str(path))
+            places = head.places
             check(places)
         except BundleError as error:
             problem = error
+            file.seek(0)
         else:
-            buffer = memoryview(bytearray(_PIECE))
-            for tensor, place in places.items():
-                _scan(file, sha, buffer, name, tensor, place, see)
+            sha.update(head.raw)
+            file.seek(head.start)
+            for piece in _pieces(file, sha, name, places):
+                see(piece)
         _hash_rest(file, sha)
     return Scanned(sha.hexdigest(), places, problem)
 
 
-def _head(file: BinaryIO, sha: Any, size: int, where: str) -> dict[str, Place]:
-    start = file.read(PREFIX)
-    sha.update(start)
-    text = file.read(header_length(start + file.peek(64)[:56], size, where))  # type: ignore[attr-defined]
-    sha.update(text)
-    return parse_header(text, size, where)
-
-
-def _scan(
-    file: BinaryIO, sha: Any, buffer: memoryview, name: str, tensor: str, place: Place, see: Callable[[Piece], None]
-) -> None:
-    dtype = place.header.dtype
-    raw = bits_dtype(dtype).newbyteorder("<")
-    left, start = place.end - place.start, 0
-    while left:
-        part = buffer[: min(left, _PIECE)]
-        if file.readinto(part) != len(part):  # type: ignore[attr-defined]
-            raise OSError(None, "file became shorter while it was read")
-        sha.update(part)
-        values = np.frombuffer(part, dtype=raw)
-        if dtype == "bool" and (values.view(np.uint8) > 1).any():
-            raise BundleError(f"truth values beside 0 and 1: {tensor!r} in {name}; write or download the bundle again")
-        see(Piece(name, tensor, dtype, start, values))
-        left, start = left - len(part), start + len(values)
+def _pieces(file: BinaryIO, sha: Any, name: str, places: dict[str, TensorPlace]) -> Iterator[TensorPiece]:
+    buffer = memoryview(bytearray(_PIECE))
+    for tensor, place in places.items():
+        dtype = place.header.dtype
+        left, start = place.end - place.start, 0
+        while left:
+            part = buffer[: min(left, _PIECE)]
+            if file.readinto(part) != len(part):  # type: ignore[attr-defined]
+                raise OSError(None, "file became shorter while it was read")
+            sha.update(part)
+            values = np.frombuffer(part, bits_dtype(dtype).newbyteorder("<"))
+            if dtype == "bool" and (values.view(np.uint8) > 1).any():
+                raise BundleError(f"no truth values: {tensor!r} in {name}; write or download the bundle again")
+            yield TensorPiece(name, tensor, dtype, start, values)
+            left, start = left - len(part), start + len(values)
 
 
 def _hash_rest(file: BinaryIO, sha: Any) -> None:

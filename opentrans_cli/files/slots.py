@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from opentrans_cli.files.header import PREFIX, bits_dtype, header_length, item_bytes, parse_whole
+from opentrans_cli.files.header import bits_dtype, item_bytes, read_head
 from opentrans_cli.files.tensorfile import from_bfloat16_bits, to_bfloat16_bits
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -56,13 +56,10 @@ def safetensors_slots(file: BinaryIO, size: int, where: str) -> dict[str, Slot]:
 
     Raises BundleError if it is damaged.
     """
-    file.seek(0)
-    length = header_length(file.read(64), size, where)
-    file.seek(PREFIX)
-    places, _ = parse_whole(file.read(length), size, where, foreign=True)
+    head = read_head(file, where, foreign=True)
     return {
-        name: Slot(place.header.dtype, place.header.shape, PREFIX + length + place.start, c_order(place.header.shape))
-        for name, place in places.items()
+        name: Slot(place.header.dtype, place.header.shape, head.start + place.start, c_order(place.header.shape))
+        for name, place in head.places.items()
     }
 
 

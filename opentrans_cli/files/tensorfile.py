@@ -1,15 +1,15 @@
 """Reading and writing safetensors files with numpy alone.
 
-Layout: 8 bytes little-endian header length, a JSON header, the tensors' bytes. We write it ourselves because
-the library's writer orders metadata at random (other bytes for the same content) and numpy has no bfloat16. We read it
-ourselves because the library lets a name occur twice and quotes the file in its messages, see `header.py`. The bytes
-written equal those of `safetensors.numpy.save` for at most one metadata key.
+Layout: 8 bytes little-endian header length, a JSON header, the tensors' bytes. Written by hand, because the library
+needs a second copy of everything in memory, gives no hash of what it wrote, and numpy has no bfloat16; the bytes equal
+those of `safetensors.numpy.save` for at most one metadata key. Read by hand, because the library lets a name occur
+twice and quotes the file in its messages, see `header.py`.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,8 @@ from numpy.typing import NDArray
 
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.atomic import Written, write_file
-from opentrans_cli.files.header import (
-    CODES,
-    METADATA,
-    PREFIX,
-    Header,
-    Place,
-    bits_dtype,
-    damaged,
-    header_length,
-    parse_whole,
-)
-from opentrans_cli.files.records import parse_json, plain
+from opentrans_cli.files.header import CODES, METADATA, Head, TensorHeader, damaged, read_head
+from opentrans_cli.files.records import parse_json, plain_json
 from opentrans_cli.files.regular import open_regular
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -108,10 +98,10 @@ def read_tensors(path: Path | str) -> dict[str, NDArray[Any]]:
 
 def parse_tensors(data: bytes, path: Path | str) -> dict[str, NDArray[Any]]:
     """The tensors in the bytes of a safetensors file, writable; `path` is only named in errors."""
-    length = header_length(data[:64], len(data), str(path))
-    places, _ = parse_whole(data[PREFIX : PREFIX + length], len(data), str(path))
+    file = io.BytesIO(data)
+    head = read_head(file, str(path))
     try:
-        return {name: _array(path, name, places[name], data, PREFIX + length) for name in sorted(places)}
+        return {name: _decoded(path, name, dtype, head.read(file, name)) for name, (dtype, _) in head.headers().items()}
     except MemoryError as error:
         raise _too_large(path) from error
 
@@ -121,9 +111,9 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
 
     Raises BundleError for a damaged file.
     """
-    text = _read_header(path)[1].get(METADATA_KEY, "{}")
+    text = _head(path).metadata.get(METADATA_KEY, "{}")
     try:
-        value = plain(parse_json(text.encode(), "metadata"), "metadata")
+        value = plain_json(parse_json(text.encode(), "metadata"), "metadata")
     except (ValueError, BundleError) as error:
         raise damaged(path, "metadata is not plain JSON") from error
     if not isinstance(value, dict):
@@ -131,13 +121,12 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     return value
 
 
-def tensor_headers(path: Path | str) -> dict[str, Header]:
+def tensor_headers(path: Path | str) -> dict[str, TensorHeader]:
     """dtype and shape of every tensor by name, sorted, read from the header alone.
 
     Raises BundleError for a damaged file.
     """
-    places = _read_header(path)[0]
-    return {name: places[name].header for name in sorted(places)}
+    return _head(path).headers()
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -151,14 +140,10 @@ def read_bytes(path: Path | str) -> bytes:
         raise _too_large(path) from error
 
 
-def _read_header(path: Path | str) -> tuple[dict[str, Place], dict[str, str]]:
-    """Tensors and metadata of a file, of which nothing else is read."""
+def _head(path: Path | str) -> Head:
     try:
         with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            length = header_length(file.read(64), size, str(path))
-            file.seek(PREFIX)
-            return parse_whole(file.read(length), size, str(path))
+            return read_head(file, str(path))
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -175,15 +160,10 @@ def _storable(name: str, array: NDArray[Any], wanted: str | None) -> tuple[str, 
     return array.dtype.name, array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
-def _array(path: Path | str, name: str, place: Place, data: bytes, base: int) -> NDArray[Any]:
-    dtype, shape = place.header
-    raw = bits_dtype(dtype)
-    count = (place.end - place.start) // raw.itemsize
-    # An offset behind the last byte is refused even if nothing is asked for.
-    flat = np.frombuffer(data, raw.newbyteorder("<"), count, base + place.start) if count else np.empty(0, raw)
-    if dtype == "bool" and (flat.view(np.uint8) > 1).any():
+def _decoded(path: Path | str, name: str, dtype: str, stored: NDArray[Any]) -> NDArray[Any]:
+    if dtype == "bool" and (stored.view(np.uint8) > 1).any():
         raise damaged(path, f"tensor {name!r} has truth values beside 0 and 1")
-    return (from_bfloat16_bits(flat) if dtype == "bfloat16" else flat.astype(raw)).reshape(shape)
+    return from_bfloat16_bits(stored) if dtype == "bfloat16" else stored
 
 
 def _metadata_text(metadata: Mapping[str, Any]) -> str:

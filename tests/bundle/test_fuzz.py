@@ -16,7 +16,6 @@ from hypothesis.extra import numpy as arrays
 
 from opentrans_cli.bundle.bitmask import pack_mask, unpack_mask
 from opentrans_cli.bundle.manifest import Manifest
-from opentrans_cli.bundle.nested import kept_after, last_round, masks_after
 from opentrans_cli.errors import OpentransError
 from opentrans_cli.files.records import is_clean, json_bytes, parse_json
 from opentrans_cli.files.tensorfile import parse_tensors, read_metadata, tensor_chunks, tensor_headers
@@ -117,13 +116,3 @@ def test_bits_are_refused_or_pack_to_the_same(shape: list[int], bits: bytes) -> 
     with refusing():
         mask = unpack_mask(np.frombuffer(bits, np.uint8), shape)
         assert mask.shape == tuple(shape) and pack_mask(mask).tobytes() == bits
-
-
-@given(arrays.arrays(np.uint8, arrays.array_shapes(max_dims=3, max_side=5)))
-def test_masks_of_any_rounds_are_nested_and_counted(numbers: np.ndarray) -> None:
-    rounds = {"x": numbers}
-    kept, inside = kept_after(rounds, last_round(rounds))["x"], numbers == 0
-    for number in range(last_round(rounds), 0, -1):
-        outer = masks_after(rounds, number)["x"]
-        assert not (inside & ~outer).any() and int(outer.sum()) == kept[number - 1]
-        inside = outer

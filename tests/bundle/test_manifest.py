@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from opentrans_cli.bundle.manifest import FILE_NAME, FileEntry, LayerEntry, Manifest
+from opentrans_cli.bundle.manifest import FileEntry, LayerEntry, Manifest
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError
 
@@ -46,33 +46,15 @@ def test_other_versions_and_foreign_documents_are_refused_and_told_apart(documen
             Manifest.from_json(other)
 
 
-def _holder(document: Document, path: str) -> tuple[Any, int | str]:
-    """What holds the place `path`, and its key there."""
-    *parents, last = (int(part) if part.isdigit() else part for part in path.split("/"))
-    place: Any = document
-    for part in parents:
-        place = place[part]
-    return place, last
-
-
 def _set(path: str, value: object) -> Callable[[Document], None]:
     def change(document: Document) -> None:
-        place, key = _holder(document, path)
-        place[key] = value
+        *parents, last = (int(part) if part.isdigit() else part for part in path.split("/"))
+        place: Any = document
+        for part in parents:
+            place = place[part]
+        place[last] = value
 
     return change
-
-
-def _drop(path: str) -> Callable[[Document], None]:
-    def change(document: Document) -> None:
-        place, key = _holder(document, path)
-        del place[key]
-
-    return change
-
-
-def _repeat(key: str) -> Callable[[Document], None]:
-    return lambda document: document[key].append(copy.deepcopy(document[key][0]))
 
 
 def _second_step_without_parent(document: Document) -> None:
@@ -80,21 +62,10 @@ def _second_step_without_parent(document: Document) -> None:
 
 
 BROKEN: dict[str, Callable[[Document], None]] = {
-    "unknown key": _set("surprise", 1),
-    "unknown key in a step": _set("steps/0/surprise", 1),
-    "missing key": _drop("pattern"),
-    "missing key in the base": _drop("base/activation"),
-    "pattern with a path": _set("pattern", "../x"),
-    "pattern empty": _set("pattern", ""),
     "target above one": _set("target_sparsity", 1.5),
     "target not finite": _set("target_sparsity", float("nan")),
     "achieved inconsistent": _set("achieved_sparsity", 0.123),
-    "achieved text": _set("achieved_sparsity", "0.5"),
     "no layers": _set("layers", []),
-    "layer twice": _repeat("layers"),
-    "layer with a path": _set("layers/0/name", "../conv1"),
-    "layer with a newline": _set("layers/0/name", "conv1\n"),
-    "layer name endless": _set("layers/0/name", "a" * 1000),
     "shape empty": _set("layers/0/shape", []),
     "shape zero": _set("layers/0/shape", [0, 9]),
     "shape negative": _set("layers/0/shape", [-3, -3]),
@@ -106,13 +77,6 @@ BROKEN: dict[str, Callable[[Document], None]] = {
     "kept above total": _set("layers/0/kept", 10),
     "kept negative": _set("layers/0/kept", -1),
     "dtype unknown": _set("layers/0/dtype", "int8"),
-    "file twice": _repeat("files"),
-    "file escaping": _set("files/0/name", "../mask.safetensors"),
-    "file absolute": _set("files/0/name", "/etc/passwd"),
-    "file outside the list": _set("files/0/name", "weights.pt"),
-    "file in a deeper folder": _set("files/0/name", "reports/a/b.json"),
-    "file escaping from reports": _set("files/0/name", "reports/../x.json"),
-    "file with backslash": _set("files/0/name", "reports\\x.json"),
     "hash upper case": _set("files/0/sha256", "A" * 64),
     "hash short": _set("files/0/sha256", "0" * 63),
     "size negative": _set("files/0/bytes", -1),
@@ -120,7 +84,6 @@ BROKEN: dict[str, Callable[[Document], None]] = {
     "no mask": lambda document: document.update(
         files=[file for file in document["files"] if file["name"] != "mask.safetensors"]
     ),
-    "verb with space": _set("steps/0/verb", "rm -rf"),
     "seed negative": _set("steps/0/seed", -1),
     "parent no digest": _set("steps/0/parent", "abc"),
     "second step without parent": _second_step_without_parent,
@@ -137,11 +100,11 @@ BROKEN: dict[str, Callable[[Document], None]] = {
     "seen not a class": _set("segmentor/seen", ["sea"]),
     "template without place": _set("segmentor/templates", ["a photo"]),
     "template reaching into objects": _set("segmentor/templates", ["{0.__class__} {}"]),
-    "framework with a dot path": _set("segmentor/framework", "os:System"),
 }
 
 
 def test_a_broken_law_is_one_line_of_error(document: Document) -> None:
+    """Fields that are missing, unknown or of another type: `test_schema.py`; names: `tests/hostile`."""
     for name, change in BROKEN.items():
         broken = copy.deepcopy(document)
         change(broken)
@@ -151,15 +114,6 @@ def test_a_broken_law_is_one_line_of_error(document: Document) -> None:
             assert "\n" not in str(error) and "; " in str(error), name
         else:
             pytest.fail(f"{name} is accepted")
-
-
-def test_file_names_come_from_a_closed_list() -> None:
-    for name in ("mask.safetensors", "reports/eval-camvid_1.0.json", "reports/alpha.png", "README.md"):
-        assert FILE_NAME.fullmatch(name)
-    for name in ("manifest.json", "readme.md", "reports/.hidden.json", "reports/x.html", "reports/"):
-        assert not FILE_NAME.fullmatch(name)
-    for name in ("mask.safetensors\n", "open_clip_model.safetensors"):
-        assert not FILE_NAME.fullmatch(name)
 
 
 def test_bounds_themselves_are_allowed() -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opentrans_cli.bundle.nested import last_round, masks_after, rounds_until, saved_rounds
+from opentrans_cli.bundle.nested import kept_after, last_round, masks_after, rounds_until, saved_rounds
 from opentrans_cli.bundle.store import Bundle, BundleContents, open_bundle, write_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, MaskError
@@ -54,6 +54,7 @@ def test_masks_are_nested_and_end_in_the_last_one(numbers: list[int]) -> None:
         assert not (after & ~before).any()
     end = last_round(rounds)
     assert np.array_equal(masks[end], rounds["layer"] == 0)
+    assert kept_after(rounds, 9)["layer"] == [int(mask.sum()) for mask in masks[1:]]
     for number in range(1, 10):
         cut = rounds_until(rounds, number)
         assert np.array_equal(cut["layer"] == 0, masks[number])

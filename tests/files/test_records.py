@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from opentrans_cli.errors import BundleError
-from opentrans_cli.files.records import Record, json_bytes, parse_json, plain
+from opentrans_cli.files.records import Record, json_bytes, parse_json, plain_json
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def test_nesting_is_bounded() -> None:
     for _ in range(50):
         deep = [deep]
     with pytest.raises(BundleError, match="levels deep"):
-        plain(deep, "x")
+        plain_json(deep, "x")
 
 
 def test_text_that_is_not_strict_json_is_one_line_of_error() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files import scan
-from opentrans_cli.files.header import Place
-from opentrans_cli.files.scan import Piece, scan_file, scan_tensors
+from opentrans_cli.files.header import TensorPlace
+from opentrans_cli.files.scan import TensorPiece, scan_file, scan_tensors
 from opentrans_cli.files.tensorfile import read_tensors, write_tensors
 
 
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 def collected(path: Path) -> tuple[scan.Scanned, dict[str, np.ndarray]]:
     parts: dict[str, list[np.ndarray]] = {}
 
-    def see(piece: Piece) -> None:
+    def see(piece: TensorPiece) -> None:
         assert piece.start == sum(len(part) for part in parts.get(piece.tensor, ()))
         parts.setdefault(piece.tensor, []).append(piece.values.copy())
 
@@ -65,7 +65,7 @@ def test_a_damaged_file_is_hashed_to_its_end_and_no_tensor_of_it_is_seen(path: P
 
 
 def test_what_the_check_refuses_is_not_seen(path: Path) -> None:
-    def refuse(places: dict[str, Place]) -> None:
+    def refuse(places: dict[str, TensorPlace]) -> None:
         assert set(places) == set("abcdef")
         raise BundleError("no")
 
@@ -77,7 +77,7 @@ def test_no_more_than_one_piece_is_in_memory(path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(scan, "_PIECE", 128)
     largest = 0
 
-    def see(piece: Piece) -> None:
+    def see(piece: TensorPiece) -> None:
         nonlocal largest
         largest = max(largest, piece.values.nbytes)
 

@@ -32,8 +32,8 @@ def _boundaries(data: bytes) -> set[int]:
     return {0, 7, 8, 9, end - 1, end, *(end + at for at in offsets), *(end + at - 1 for at in offsets)} - {len(data)}
 
 
-def test_a_flip_of_any_byte_of_a_tensor_file_is_found_by_its_reader(victim: Any, reads: Any) -> None:
-    """Length, header and every value; the manifest vouches for the file as it was."""
+def test_a_flip_of_any_byte_of_a_tensor_file_is_found_by_its_reader(victim: Any, reads: Any, judged: Any) -> None:
+    """Length, header and every value; the manifest vouches for the file as it was. `verify` finds it by the hash."""
     for name, reader in READER.items():
         path = victim.path / f"{name}.safetensors"
         data = path.read_bytes()
@@ -42,13 +42,6 @@ def test_a_flip_of_any_byte_of_a_tensor_file_is_found_by_its_reader(victim: Any,
             with pytest.raises(OpentransError) as caught:
                 reads[reader](open_bundle(victim.path))
             assert "\n" not in str(caught.value) and is_clean(str(caught.value))
-        path.write_bytes(data)
-
-
-def test_a_flip_in_the_values_is_found_by_the_hash(victim: Any, judged: Any) -> None:
-    for name in READER:
-        path = victim.path / f"{name}.safetensors"
-        data = path.read_bytes()
         start = 8 + int.from_bytes(data[:8], "little")
         for changed in _damaged(data, range(start, len(data), 7)):
             path.write_bytes(changed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,34 +74,6 @@ def test_one_wrong_place(victims: Any, refused: Any) -> None:
         victim = victims(kind)
         victim.replace(old, new)
         refused(victim.path, "manifest is not valid|not readable as JSON")
-
-
-WRONG: tuple[Any, ...] = (None, True, -1, 2**70, 0.5, "", "\x1b[31m", [], [[]], {}, {"a": 1}, float("nan"))
-
-
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield (*path, key)
-        yield from _places(item, (*path, key))
-
-
-def test_a_wrong_type_at_every_place_is_refused_or_harmless(victim: Any, judged: Any) -> None:
-    """Free places (options, metrics, configuration) take any clean value; nothing raises anything but our errors."""
-    original = (victim.path / "manifest.json").read_text()
-    document = json.loads(original)
-    counts = {"refused": 0, "harmless": 0}
-    for number, path in enumerate(_places(document)):
-        for value in (WRONG[number % len(WRONG)], WRONG[(5 * number + 3) % len(WRONG)]):
-            changed = json.loads(original)
-            place = changed
-            for key in path[:-1]:
-                place = place[key]
-            place[path[-1]] = value
-            (victim.path / "manifest.json").write_text(json.dumps(changed))
-            refused = judged(victim.path)
-            counts["refused" if "open" in refused else "harmless"] += 1
-    assert counts["refused"] > 150 and counts["harmless"] < 60, counts
 
 
 FUTURE: dict[str, Callable[[dict[str, Any]], object]] = {

@@ -8,36 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 ESCAPES = (
-    *(
-        "../mask.safetensors",
-        "..",
-        ".",
-        "",
-        "/etc/passwd",
-        "//host/share",
-        "./mask.safetensors",
-        "reports/../../x.json",
-    ),
+    *("../mask.safetensors", "..", ".", "", "/etc/passwd", "//host/share", "./mask.safetensors"),
     *("reports/../mask.safetensors", "reports//x.json", "reports/./x.json", "reports/x/../y.json", "reports/.json"),
     *("C:\\x.json", "C:mask.safetensors", "..\\mask.safetensors", "reports\\x.json", "\\\\host\\share\\x.json"),
     *("%2e%2e/mask.safetensors", "..%2fmask.safetensors", "reports/%2e%2e%2fx.json", "file:///etc/passwd", "~/x.json"),
-    *(
-        "$HOME/x.json",
-        "mask.safetensors/",
-        "mask.safetensors ",
-        " mask.safetensors",
-        "mask.safetensors.",
-        "README.md/x",
-    ),
+    *("$HOME/x.json", "mask.safetensors/", "mask.safetensors ", " mask.safetensors", "mask.safetensors."),
     *("MASK.safetensors", "Mask.Safetensors", "readme.md", "reports/X.json", "REPORTS/x.json", "reports/x.JSON"),
-    *("manifest.json", "weights.pt", "pytorch_model.bin", "reports/x.py", "reports/x.json.py", "reports/x"),
-    *(
-        "reports/" + "a" * 300 + ".json",
-        "reports/x.json\n",
-        "reports/x.json\0.png",
-        "reports/a b.json",
-        "reports/-.json",
-    ),
+    *("manifest.json", "weights.pt", "pytorch_model.bin", "reports/x.py", "reports/x.json.py", "reports/x", "reports/"),
+    *("reports/../../x.json", "reports/x.json\n", "reports/x.json\0.png", "reports/a b.json", "reports/-.json"),
+    *("reports/" + "a" * 300 + ".json", "README.md/x", "reports/a/b.json", "reports/.hidden.json", "reports/x.html"),
+    *("mask.safetensors\n", "open_clip_model.safetensors"),
 )
 
 TRICKS = {
@@ -100,33 +80,9 @@ def test_a_file_or_a_layer_declared_twice(victims: Any, refused: Any) -> None:
     refused(victim.path, "layers has .* twice")
 
 
-LAYERS = (
-    "",
-    ".",
-    "..",
-    "a..b",
-    ".a",
-    "a.",
-    "a/b",
-    "../a",
-    "a b",
-    "a-b",
-    "c\u043env2",
-    "conv2\u200b",
-    "conv2\u202e",
-    "con\u0076\u0301",
-)
-LAYERS += (
-    "conv2\n",
-    "conv2\0",
-    "\x1b[31m",
-    "conv\uff12",
-    "a" * 201,
-    "__class__.__init__()",
-    "conv2;rm",
-    "[/red]",
-    "{}",
-)
+LAYERS = ("", ".", "..", "a..b", ".a", "a.", "a/b", "../a", "a b", "a-b", "c\u043env2", "conv2\u200b", "conv2\u202e")
+LAYERS += ("con\u0076\u0301", "conv2\n", "conv2\0", "\x1b[31m", "conv\uff12", "a" * 201, "__class__.__init__()")
+LAYERS += ("conv2;rm", "[/red]", "{}")
 
 
 def test_a_layer_whose_name_is_none(victim: Any, judged: Any) -> None:

@@ -19,7 +19,7 @@ from opentrans_cli.bundle.nested import saved_rounds
 from opentrans_cli.bundle.rounds import recorded_counts
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError, HubError
-from opentrans_cli.files.header import DTYPES, Header, is_lfs_pointer
+from opentrans_cli.files.header import DTYPES, TensorHeader, is_lfs_pointer
 from opentrans_cli.files.records import parse_json
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -56,14 +56,15 @@ class RemoteRepo:
         where = f"{MANIFEST} of {self.ref}"
         return Manifest.from_json(parse_json(data, where), where)
 
-    def headers(self, name: str) -> dict[str, Header]:
+    def headers(self, name: str) -> dict[str, TensorHeader]:
         """Types and shapes in the tensor file `name`, of which no tensor is fetched."""
         with hub_errors(f"{self.ref}, {name}"), silent_client():
             found = retrying(
                 lambda: client().parse_safetensors_file_metadata(self.ref.repo, name, revision=self.commit)
             )
         return {
-            name: Header(DTYPES.get(info.dtype, info.dtype), tuple(info.shape)) for name, info in found.tensors.items()
+            name: TensorHeader(DTYPES.get(info.dtype, info.dtype), tuple(info.shape))
+            for name, info in found.tensors.items()
         }
 
     def check_sizes(self, manifest: Manifest) -> None:
@@ -140,7 +141,7 @@ class RemoteBundle(Bundle):
 
     repo: RemoteRepo
     manifest_size: int  # bytes of the manifest
-    headers: dict[str, dict[str, Header]]  # by tensor file
+    headers: dict[str, dict[str, TensorHeader]]  # by tensor file
 
     @property
     def size_bytes(self) -> int:

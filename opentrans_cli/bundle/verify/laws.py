@@ -15,10 +15,10 @@ from opentrans_cli.bundle.manifest import Manifest
 from opentrans_cli.bundle.nested import saved_rounds
 from opentrans_cli.bundle.rounds import recorded_counts
 from opentrans_cli.errors import BundleError, MaskError
-from opentrans_cli.files.header import Place
-from opentrans_cli.files.scan import Piece
+from opentrans_cli.files.header import TensorPlace
+from opentrans_cli.files.scan import TensorPiece
 
-Places = Mapping[str, Mapping[str, Place]]
+Places = Mapping[str, Mapping[str, TensorPlace]]
 """By file, by tensor: what the headers say."""
 
 _AGAIN = "write or download the bundle again"
@@ -30,7 +30,7 @@ class Law:
     name = ""
     files: tuple[str, ...] = ()
 
-    def see(self, piece: Piece) -> None:
+    def see(self, piece: TensorPiece) -> None:
         """Look at some values of one of `files`."""
 
     def verdict(self, places: Places) -> str:
@@ -46,7 +46,7 @@ class Padding(Law):
     def __init__(self, manifest: Manifest) -> None:
         self._totals = {layer.name: layer.total for layer in manifest.layers}
 
-    def see(self, piece: Piece) -> None:
+    def see(self, piece: TensorPiece) -> None:
         total = self._totals[piece.tensor]
         if 8 * (piece.start + len(piece.values)) > total and int(piece.values[-1]) >> (total % 8):
             raise BundleError(f"packed mask has padding bits set: layer {piece.tensor!r}; {_AGAIN}")
@@ -67,7 +67,7 @@ class MaskCounts(Law):
         self._remember = manifest.file(layout.ROUNDS) is not None
         self.bits: dict[str, bytearray] = {name: bytearray() for name in self._layers}  # for the law of the rounds
 
-    def see(self, piece: Piece) -> None:
+    def see(self, piece: TensorPiece) -> None:
         total = self._layers[piece.tensor].total
         kept = unpacked(piece.values, min(8 * len(piece.values), total - 8 * piece.start))
         self._kept[piece.tensor] += int(np.count_nonzero(kept))
@@ -106,7 +106,7 @@ class FiniteValues(Law):
     def __init__(self, manifest: Manifest) -> None:
         self.files = tuple(file for file in (layout.WEIGHTS, layout.HEAD) if manifest.file(file))
 
-    def see(self, piece: Piece) -> None:
+    def see(self, piece: TensorPiece) -> None:
         if not all_finite(piece):
             raise BundleError(f"tensor holds NaN or infinite values: {piece.tensor!r}; train or export it again")
 
@@ -123,7 +123,7 @@ class Rounds(Law):
         self._manifest, self._masks = manifest, masks
         self.counts = {layer.name: np.zeros(256, np.int64) for layer in manifest.layers}  # weights of each round
 
-    def see(self, piece: Piece) -> None:
+    def see(self, piece: TensorPiece) -> None:
         if piece.file != layout.ROUNDS:
             return
         numbers = piece.values
@@ -163,7 +163,7 @@ class RoundWeights(Law):
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
 
-    def see(self, piece: Piece) -> None:
+    def see(self, piece: TensorPiece) -> None:
         if piece.file == layout.ROUND_WEIGHTS and not all_finite(piece):
             raise BundleError(f"tensor holds NaN or infinite values: {piece.tensor!r}; train or export it again")
 
@@ -198,7 +198,7 @@ class TensorHashes(Law):
         self._hashes = {name: hashlib.sha256() for name in names}
         self.found: dict[str, str] = {}  # hex, of those that are there
 
-    def see(self, piece: Piece) -> None:
+    def see(self, piece: TensorPiece) -> None:
         if piece.tensor in self._hashes:
             self._hashes[piece.tensor].update(piece.values.data)
 
@@ -212,7 +212,7 @@ def unpacked(bits: NDArray[np.uint8], count: int) -> NDArray[np.bool_]:
     return np.unpackbits(bits, count=count, bitorder="little").view(np.bool_)
 
 
-def all_finite(piece: Piece) -> bool:
+def all_finite(piece: TensorPiece) -> bool:
     """Whether no value is NaN or infinite; whole numbers never are."""
     values: NDArray[Any] = piece.values
     if piece.dtype == "bfloat16":

@@ -27,8 +27,8 @@ from opentrans_cli.bundle.verify.laws import (
     ValueCounts,
 )
 from opentrans_cli.errors import BundleError, OpentransError
-from opentrans_cli.files.header import Place
-from opentrans_cli.files.scan import Piece, Scanned, scan_file, scan_tensors
+from opentrans_cli.files.header import TensorPlace
+from opentrans_cli.files.scan import Scanned, TensorPiece, scan_file, scan_tensors
 from opentrans_cli.files.tensorfile import read_metadata
 
 # Files whose tensors others are compared with come first.
@@ -98,12 +98,12 @@ class _Reading:
         except (OpentransError, OSError) as error:
             self._unreadable[entry.name] = error
 
-    def _heads(self, name: str, path: Path, places: Mapping[str, Place]) -> None:
+    def _heads(self, name: str, path: Path, places: Mapping[str, TensorPlace]) -> None:
         """BundleError unless the headers are those the manifest asks for."""
         read_metadata(path)
         layout.check_headers(self.manifest, name, {tensor: place.header for tensor, place in places.items()})
 
-    def _see(self, piece: Piece) -> None:
+    def _see(self, piece: TensorPiece) -> None:
         for law in self._laws:
             if piece.file in law.files and law.name not in self._problems:
                 try:
