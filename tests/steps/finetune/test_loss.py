@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from opentrans_cli.clip.prefix import outputs
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.distill.text_guided import text_guided_loss
+from opentrans_cli.distill.text_guided import RegionHeads, text_guided_loss
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import MaskQueries
+from opentrans_cli.frameworks.mask_loss import Matches
 from opentrans_cli.steps.finetune import region_kd
+from opentrans_cli.steps.finetune.grounding import LEFT_OUT, MOST_QUERIES, MOST_WORDS, Grounding, GroundingScale, _some
 from opentrans_cli.steps.finetune.loss import (
     SEGMENTOR,
     TrainedModule,
@@ -28,7 +31,7 @@ from opentrans_cli.steps.finetune.loss import (
     pixel_cross_entropy,
 )
 from opentrans_cli.steps.finetune.options import FinetuneOptions
-from opentrans_cli.steps.finetune.region_kd import Regions
+from opentrans_cli.steps.finetune.region_kd import RegionKd, Regions, RegionShare
 from opentrans_cli.training.processes.distributed import World
 
 Case = Callable[..., Any]
@@ -372,3 +375,109 @@ def test_the_teacher_is_the_dense_tower_and_stays_as_it_is(loss_case: Case) -> N
     assert all(torch.equal(tensor, dense[name]) for name, tensor in taught.state_dict().items())
     assert not any(parameter.requires_grad for parameter in taught.parameters()) and not taught.training
     assert {id(p) for p in taught.parameters()}.isdisjoint(id(p) for p in case.trained.parameters())
+
+
+LABELS = torch.tensor([[0, 0, 1, 1], [2, -1, 1, 1]]).repeat_interleave(8, 0).repeat_interleave(8, 1)
+
+
+class Teacher:
+    """Unit vectors of classes 0, 1 and 2 for every image."""
+
+    def __call__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.arange(3), torch.eye(3, 4)
+
+
+def kd(*, whole_cells: bool = False) -> RegionKd:
+    return RegionKd(Teacher(), torch.eye(3, 4), world=World(torch.device("cpu")), whole_cells=whole_cells)  # type: ignore[arg-type]
+
+
+def test_between_equal_spaces_nothing_is_changed_at_first() -> None:
+    states = torch.randn(5, 6)
+    torch.testing.assert_close(RegionHeads(1, 6, 6)((states,))[0], F.normalize(states, dim=1))
+
+
+def test_every_layer_has_a_head_of_its_own() -> None:
+    heads = RegionHeads(3, 6, 4)
+    found = heads([torch.ones(2, 5, 6)] * 3)
+    assert [tuple(one.shape) for one in found] == [(2, 5, 4)] * 3
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+    torch.testing.assert_close(found[0].norm(dim=-1), torch.ones(2, 5))
+    assert heads.scale.shape == (1,)
+
+
+def test_all_classes_of_an_image_are_regions_but_those_that_vanish_on_the_grid() -> None:
+    label_maps = LABELS.clone()[None]
+    label_maps[0, 8:, :8] = -1
+    label_maps[0, 8, 0] = 2  # one pixel, a sixteenth of a cell
+    share = kd().share(label_maps, [3])
+    assert share == RegionShare(1.0, 3 + 9)
+    assert kd().regions(label_maps, [3], share).class_of.tolist() == [0, 1, 2]
+    assert kd(whole_cells=True).regions(label_maps, [3], share).class_of.tolist() == [0, 1]
+
+
+def test_a_students_embedding_is_compared_with_its_own_region() -> None:
+    distillation, label_maps = kd(), LABELS[None].repeat(2, 1, 1)
+    share = distillation.share(label_maps, [3, 4])
+    regions = distillation.regions(label_maps, [3, 4], share)
+    students = torch.eye(3, 4)[regions.class_of]
+    assert float(distillation(students, regions, [0, 1], torch.ones(1), share)) == pytest.approx(0)
+    assert distillation(students.roll(1, 0), regions, [0, 1], torch.ones(1), share) > 0.5
+
+
+def test_half_of_the_regions_cost_their_part_of_the_whole() -> None:
+    distillation, label_maps = kd(), LABELS[None].repeat(2, 1, 1)
+    share = distillation.share(label_maps, [3, 4])
+    students = F.normalize(torch.randn(3, 4), dim=1)
+    half = Regions(torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    both = Regions(torch.tensor([0, 0, 0, 1, 1, 1]), torch.arange(3).repeat(2))
+    whole = distillation(students.repeat(2, 1), both, [0, 1], torch.ones(1), share)
+    torch.testing.assert_close(2 * distillation(students, half, [0, 1], torch.ones(1), share), whole)
+
+
+def test_without_regions_there_is_nothing_to_learn() -> None:
+    distillation, label_maps = kd(), torch.full((1, 8, 8), -1)
+    share = distillation.share(label_maps, [3])
+    regions = distillation.regions(label_maps, [3], share)
+    student, scale = torch.zeros(0, 4, requires_grad=True), torch.ones(1, requires_grad=True)
+    loss = distillation(student, regions, [0], scale, share)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert share.terms == 0 and loss == 0
+    assert scale.grad is not None and not scale.grad.any()
+
+
+def test_a_crop_has_its_words_in_whatever_company() -> None:
+    grounding = Grounding({0: range(9), 2: range(3)}, torch.eye(9))
+    together = grounding.drawn([2, 0, 1], [7, 8, 9])
+    assert together[1:] == grounding.drawn([0, 1], [8, 9])
+    assert together[2] == []
+    assert all(len(words) <= MOST_WORDS and len({*words}) == len(words) for words in together)
+
+
+def test_a_quarter_of_the_words_is_left_out_and_each_has_its_turn() -> None:
+    grounding = Grounding({0: range(4), 1: range(9)}, torch.eye(9))
+    drawn = [grounding.drawn([0, 1], [draw, draw]) for draw in range(500)]
+    kept = sum(len(few) for few, _ in drawn) / 2000
+    assert abs(kept - (1 - LEFT_OUT)) < 0.03
+    assert {word for _, many in drawn for word in many} == {*range(9)}
+
+
+def test_images_without_words_or_masks_are_not_counted() -> None:
+    grounding = Grounding({0: range(9), 1: range(9)}, torch.eye(9))
+    assert grounding.count([0, 1, 5], [1, 2, 3], [4, 0, 2]) == 1
+
+
+def test_at_most_so_many_of_the_matched_queries_are_compared() -> None:
+    matched = torch.arange(40) * 2
+    some = _some(matched, 3, 0)
+    assert len(some) == len(some.unique()) == MOST_QUERIES
+    assert torch.isin(some, matched).all()
+    assert torch.equal(some, _some(matched, 3, 0)) and not torch.equal(some, _some(matched, 4, 0))
+    assert torch.equal(_some(matched[:5], 3, 0), matched[:5])
+
+
+def test_queries_of_a_batch_without_captions_still_take_part() -> None:
+    embeddings = torch.randn(1, 3, 4, requires_grad=True)
+    none = torch.zeros(1, dtype=torch.int64)
+    term = Grounding({}, torch.eye(4))(embeddings, Matches(none, none, none), [0], [0], GroundingScale()(), layer=0)
+    term.backward()  # type: ignore[no-untyped-call]
+    assert term == 0 and embeddings.grad is not None and not embeddings.grad.any()

@@ -10,7 +10,7 @@ import pytest
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.errors import OptionError
-from opentrans_cli.steps.prune.options import PruneOptions
+from opentrans_cli.steps.prune.options import PRUNE_RECIPES, PruneOptions, prune_options
 from opentrans_cli.steps.prune.plan import plan
 from opentrans_cli.steps.prune.prune import prune
 
@@ -98,3 +98,21 @@ def test_a_criterion_that_needs_images_says_so(tmp_path: Path) -> None:
 def test_the_layers_of_a_bundle_are_chosen_already(tiny_bundle: Path) -> None:
     with pytest.raises(OptionError, match="a bundle's layers are chosen already"):
         plan(tiny(source=str(tiny_bundle), sparsity=0.6, exclude=("layer1.*",)))
+
+
+def test_a_recipe_gives_every_option_that_was_not_typed() -> None:
+    for name, values in PRUNE_RECIPES.items():
+        options, _ = prune_options("tiny", name, {"images": "shapes", "lr": 0.5})
+        assert options == PruneOptions(**{**values, "source": "tiny", "images": "shapes", "lr": 0.5})
+
+
+def test_the_paper_s_recipe_is_the_paper_s() -> None:
+    """OpenTrans, Alg. 1 and Table 7: p = 10 %, t = 5000, batch 28, learning rate 1e-4, magnitude, text-guided."""
+    values = PRUNE_RECIPES["paper"]
+    assert (values["criterion"], values["schedule"], values["distill"]) == ("magnitude", "rounds", "text-guided")
+    assert (values["rate"], values["steps_per_round"], values["batch_size"], values["lr"]) == (0.1, 5000, 28, 1e-4)
+
+
+def test_an_unknown_recipe_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(OptionError, match="unknown recipe: 'soup'; choose one of paper, fast"):
+        prune_options("tiny", "soup", {})
