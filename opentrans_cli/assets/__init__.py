@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 ROWS, ROW_IDS = "token_embedding.rows", "token_embedding.row_ids"
+
+
+def tiny_config() -> dict[str, Any]:
+    """The configuration of the embedded model, as `open_clip_config.json` has it."""
+    config: dict[str, Any] = json.loads(Path(__file__).with_name("tiny_clip.json").read_text(encoding="utf-8"))
+    return config
+
+
+def tiny_weights() -> Path:
+    """The file of its weights; of the table of words some rows alone, see `tiny_clip`."""
+    return Path(__file__).with_name("tiny_clip.safetensors")
 
 
 def tiny_clip() -> tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]:
@@ -18,10 +29,7 @@ def tiny_clip() -> tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]:
     import torch
     from safetensors.torch import load_file
 
-    folder = resources.files(__name__)
-    config: dict[str, Any] = json.loads(folder.joinpath("tiny_clip.json").read_text(encoding="utf-8"))
-    with resources.as_file(folder.joinpath("tiny_clip.safetensors")) as path:
-        state = load_file(path)
+    config, state = tiny_config(), load_file(tiny_weights())
     rows, ids = state.pop(ROWS), state.pop(ROW_IDS).long()
     shape = (config["model_cfg"]["text_cfg"]["vocab_size"], rows.shape[1])
     table = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * rows.std()

@@ -251,7 +251,7 @@ def build_visual(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> n
 
 
 def fit_state(state: Mapping[str, NDArray[Any]], model_cfg: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The tensors of an image tower, a tensor a layer, in module order and float32; counters as they are.
+    """The tensors of an image tower, a tensor a layer, in module order and float32; counters int64.
 
     Raises SourceError if they are not those of the architecture, naming the first.
     """
@@ -268,7 +268,8 @@ def fit_state(state: Mapping[str, NDArray[Any]], model_cfg: Mapping[str, Any]) -
             more = f" and {len(names) - 1} others" if len(names) > 1 else ""
             raise SourceError(f"tensors do not fit the architecture: '{names[0]}'{more}, {problem}")
     ordered = {name: given[name] for name in shapes}
-    return {k: v if k.endswith(_COUNTER) else v.astype(np.float32, copy=False) for k, v in ordered.items()}
+    kinds = {name: np.int64 if name.endswith(_COUNTER) else np.float32 for name in ordered}
+    return {name: array.astype(kinds[name], copy=False) for name, array in ordered.items()}
 
 
 def _first_mismatch(error: RuntimeError) -> str:

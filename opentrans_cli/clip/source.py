@@ -17,17 +17,31 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from opentrans_cli.checkpoints.reader import open_checkpoint
+from opentrans_cli.assets import tiny_config, tiny_weights
+from opentrans_cli.checkpoints.reader import Checkpoint, open_checkpoint
 from opentrans_cli.checkpoints.state_names import shared_prefix
-from opentrans_cli.clip.architecture import OPENAI_MARKS, build_clip, infer_config, load_state
+from opentrans_cli.clip.architecture import (
+    OPENAI_MARKS,
+    build_clip,
+    fit_state,
+    infer_config,
+    load_state,
+    plain_shapes,
+)
 from opentrans_cli.clip.key_tables import find_tower
+from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.clip.open_clip import open_clip_config, open_clip_module, quiet_open_clip
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.errors import SourceError
+from opentrans_cli.files.slots import FLOATS, decoded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Whether a source is one of open_clip's published weights, and where on the Hugging Face Hub those lie.
 
@@ -68,18 +82,15 @@ _MORE_WEIGHTS = (  # in folders on this disk
 _NO_WEIGHTS = ("attn_mask", "position_ids")  # constants that TorchScript and older libraries save
 
 
-@dataclass(frozen=True)
-class LoadedClip:
-    """A CLIP in eval mode, float32, on the CPU."""
+@dataclass(frozen=True, kw_only=True)
+class ClipRecord:
+    """What is known of a CLIP beside its tensors."""
 
-    model: Any  # open_clip CLIP: .visual, .encode_image, .encode_text
-    tokenizer: Any  # list of str -> int64 (N, context length)
     source: str  # as the user gave it
     architecture: str  # open_clip name, or "tiny", or "ModifiedResNet" where only tensors were given
     model_cfg: dict[str, Any]
     preprocess: Preprocess
     note: str | None = None  # what had to be assumed; a step says it aloud
-    read_tokens: tuple[int, ...] | None = None  # tokens that training read, where that is known to be few
 
     @property
     def activation(self) -> str:
@@ -87,108 +98,170 @@ class LoadedClip:
         return "quick_gelu" if self.model_cfg.get("quick_gelu", False) else "gelu"
 
 
+@dataclass(frozen=True)
+class LoadedClip(ClipRecord):
+    """A CLIP in eval mode, float32, on the CPU."""
+
+    model: Any  # open_clip CLIP: .visual, .encode_image, .encode_text
+    tokenizer: Any  # list of str -> int64 (N, context length)
+    read_tokens: tuple[int, ...] | None = None  # tokens that training read, where that is known to be few
+
+
+@dataclass(frozen=True)
+class ImageTower(ClipRecord):
+    """The image tower of a CLIP as its file has it: nothing is built, and torch is not loaded."""
+
+    state: Mapping[str, NDArray[Any]]  # float32, by names inside the tower, in module order, one tensor a layer
+
+
 def is_local(source: str) -> bool:
     """Whether `source` names something on this disk: it has a path separator, a weight suffix, or exists."""
     return "/" in source or source.endswith(WEIGHT_SUFFIXES) or Path(source).exists()
+
+
+class _Place(NamedTuple):
+    """A checkpoint with a CLIP, and what is said beside it."""
+
+    path: Path
+    architecture: str = "ModifiedResNet"
+    model_cfg: dict[str, Any] | None = None  # None: its tensors tell it
+    given: Mapping[str, Any] = {}  # its preprocessing
 
 
 def load_clip(source: str) -> LoadedClip:
     """Load the CLIP named by `source` (see above). Raises SourceError in one line for everything that can go wrong."""
     if source == "tiny":
         return _load_tiny()
+    place = _place(source)
+    if place is None:
+        name, _, tag = source.partition(":")
+        return _load_named(name, tag or "openai", source=source)
+    return _load_file(place, source)
+
+
+def read_tower(source: str) -> ImageTower | None:
+    """The image tower alone of a CLIP on this disk; None where open_clip has to build or to resize it.
+
+    Raises SourceError as `load_clip` does, but for what is wrong with the text tower.
+    """
+    if source == "tiny":
+        model_cfg = tiny_config()["model_cfg"]
+        place = _Place(tiny_weights(), "tiny", model_cfg)
+    else:
+        found = _place(source)
+        if found is None:
+            return None
+        place = found
+    checkpoint, names, notes = _clip_in(place.path)
+    if place.model_cfg is None:
+        model_cfg = _told_config({own: checkpoint.tensors[name] for name, own in names.items()}, place.path, notes)
+    else:
+        model_cfg = place.model_cfg
+    inside = {name: own.removeprefix("visual.") for name, own in names.items() if own.startswith("visual.")}
+    stored = {own: checkpoint.tensors[name] for name, own in inside.items()}
+    shapes = plain_shapes(model_cfg)
+    if shapes is None or any(each.dtype.startswith("float") and each.dtype not in FLOATS for each in stored.values()):
+        return None
+    positions = "positional_embedding"
+    if positions in shapes and positions in stored and stored[positions].shape != shapes[positions]:
+        return None
+    state = {own: decoded(checkpoint.array(name), checkpoint.tensors[name].dtype) for name, own in inside.items()}
+    for name, own in inside.items():
+        if not np.isfinite(state[own]).all():
+            raise SourceError(
+                f"tensor holds NaN or infinite values: '{name}' in {place.path}; repair or replace the checkpoint"
+            )
+    try:
+        fitted = fit_state(split_packed(state), model_cfg)
+    except SourceError as error:
+        raise SourceError(
+            f"weights do not fit the architecture: {place.path} ({str(error).partition(': ')[2]}); "
+            "name another architecture, as NAME:FILE or in `model_cfg`"
+        ) from error
+    return ImageTower(
+        state=fitted,
+        source=source,
+        architecture=place.architecture,
+        model_cfg=model_cfg,
+        preprocess=_preprocess(model_cfg, place.given),
+        note="; ".join(notes) or None,
+    )
+
+
+def _place(source: str) -> _Place | None:
+    """Where the checkpoint of a source lies, after it was downloaded from the Hub; None: open_clip knows."""
     if source.startswith("hf://"):
-        return _load_folder(_download(source), source=source)
+        return _in_folder(_download(source), source=source)
     name, _, tag = source.partition(":")
     if tag and is_local(tag) and not is_local(name):
-        return _load_file(Path(tag), source=source, architecture=name, model_cfg=named_config(name))
-    if is_local(source):
-        path = Path(source)
-        if not path.exists():
-            raise SourceError(f"no such file or folder: {source}; {_OTHER_SOURCES}")
-        return _load_folder(path, source=source) if path.is_dir() else _load_file(path, source=source)
-    return _load_named(name, tag or "openai", source=source)
+        return _Place(Path(tag), name, named_config(name))
+    if not is_local(source):
+        return None
+    path = Path(source)
+    if not path.exists():
+        raise SourceError(f"no such file or folder: {source}; {_OTHER_SOURCES}")
+    return _in_folder(path, source=source) if path.is_dir() else _Place(path)
 
 
-def _read_clip(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the CLIP in a checkpoint by open_clip's names, and what has to be said about it.
+def _clip_in(path: Path) -> tuple[Checkpoint, dict[str, str], list[str]]:
+    """A checkpoint, the tensors of the CLIP in it by open_clip's names, and what has to be said about it.
 
     Whatever stands before the names of its image tower is taken off, and what is beside the CLIP left away. Raises
-    SourceError if the file cannot be read, or holds NaN or infinite values.
+    SourceError if the file cannot be read.
     """
     checkpoint = open_checkpoint(path)
     tower = find_tower(checkpoint.tensors)
     known = tower is not None and tower.layout.name == "clip"
     below = tower.parent if tower is not None and known else shared_prefix(checkpoint.tensors)
     inside = {name: name.removeprefix(below) for name in checkpoint.tensors if name.startswith(below)}
-    read = [name for name, own in inside.items() if own.rpartition(".")[2] not in _NO_WEIGHTS]
     left = len(checkpoint.tensors) - len(inside)
     notes = [
         checkpoint.note,
         f"{path}: the CLIP is below '{below}', {left} tensors beside it are left" if left else None,
     ]
-    tensors = {inside[name]: tensor for name, tensor in checkpoint.finite(read).items()}
-    return tensors, [note for note in notes if note]
+    names = {name: own for name, own in inside.items() if own.rpartition(".")[2] not in _NO_WEIGHTS}
+    return checkpoint, names, [note for note in notes if note]
 
 
-def _finish(
-    model: Any,
-    *,
-    source: str,
-    architecture: str,
-    model_cfg: dict[str, Any],
-    preprocess: Preprocess,
-    note: str | None = None,
-) -> LoadedClip:
-    tokenizer = open_clip_module("tokenizer").SimpleTokenizer(
-        context_length=model_cfg["text_cfg"].get("context_length", 77)
-    )
-    return LoadedClip(model.float().eval(), tokenizer, source, architecture, model_cfg, preprocess, note)
+def _told_config(state: Mapping[str, Any], path: Path, notes: list[str]) -> dict[str, Any]:
+    """The configuration that tensors tell; what had to be assumed is added to `notes`."""
+    model_cfg = infer_config(state)
+    if not model_cfg["quick_gelu"]:
+        notes.append(f"{path}: text activation taken as GELU; for OpenAI's weights give RN50-quickgelu:{path}")
+    return model_cfg
+
+
+def _finish(model: Any, record: Mapping[str, Any]) -> LoadedClip:
+    context = record["model_cfg"]["text_cfg"].get("context_length", 77)
+    tokenizer = open_clip_module("tokenizer").SimpleTokenizer(context_length=context)
+    return LoadedClip(model=model.float().eval(), tokenizer=tokenizer, **record)
 
 
 def _load_tiny() -> LoadedClip:
     from opentrans_cli.assets import tiny_clip
 
     config, state, read_tokens = tiny_clip()
-    model = build_clip(config["model_cfg"])
+    model_cfg = config["model_cfg"]
+    model = build_clip(model_cfg)
     load_state(model, state, origin="tiny")
-    clip = _finish(
-        model,
-        source="tiny",
-        architecture="tiny",
-        model_cfg=config["model_cfg"],
-        preprocess=_preprocess(config["model_cfg"], {}),
-    )
-    return replace(clip, read_tokens=read_tokens)
+    record = {"source": "tiny", "architecture": "tiny", "model_cfg": model_cfg}
+    return replace(_finish(model, {**record, "preprocess": _preprocess(model_cfg, {})}), read_tokens=read_tokens)
 
 
-def _load_file(
-    path: Path,
-    *,
-    source: str,
-    architecture: str = "ModifiedResNet",
-    model_cfg: dict[str, Any] | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> LoadedClip:
-    """The CLIP in a checkpoint; without `model_cfg` its tensors tell the architecture. `given`: its preprocessing."""
-    state, notes = _read_clip(path)
-    if model_cfg is None:
-        model_cfg = infer_config(state)
-        if not model_cfg["quick_gelu"]:
-            notes.append(f"{path}: text activation taken as GELU; for OpenAI's weights give RN50-quickgelu:{path}")
+def _load_file(place: _Place, source: str) -> LoadedClip:
+    """The CLIP in a checkpoint; without `model_cfg` its tensors tell the architecture."""
+    checkpoint, names, notes = _clip_in(place.path)
+    state: dict[str, Tensor] = {names[name]: tensor for name, tensor in checkpoint.finite(list(names)).items()}
+    model_cfg = place.model_cfg or _told_config(state, place.path, notes)
     model = build_clip(model_cfg)
     weights = {key: value for key, value in state.items() if key not in OPENAI_MARKS}
-    notes += [note for note in [load_state(model, weights, origin=str(path))] if note]
-    return _finish(
-        model,
-        source=source,
-        architecture=architecture,
-        model_cfg=model_cfg,
-        preprocess=_preprocess(model_cfg, given or {}),
-        note="; ".join(notes) or None,
-    )
+    notes += [note for note in [load_state(model, weights, origin=str(place.path))] if note]
+    record = {"source": source, "architecture": place.architecture, "model_cfg": model_cfg}
+    preprocess = _preprocess(model_cfg, place.given)
+    return _finish(model, {**record, "preprocess": preprocess, "note": "; ".join(notes) or None})
 
 
-def _load_folder(folder: Path, *, source: str) -> LoadedClip:
+def _in_folder(folder: Path, *, source: str) -> _Place:
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         model_cfg = dict(config["model_cfg"])
@@ -198,8 +271,7 @@ def _load_folder(folder: Path, *, source: str) -> LoadedClip:
     weights = next((folder / name for name in names if (folder / name).is_file()), None)
     if weights is None:
         raise SourceError(f"no weights in the folder: {source}; put {_HUB_WEIGHTS[0]} beside open_clip_config.json")
-    given = config.get("preprocess_cfg", {})
-    return _load_file(weights, source=source, architecture=folder.name, model_cfg=model_cfg, given=given)
+    return _Place(weights, folder.name, model_cfg, config.get("preprocess_cfg", {}))
 
 
 def _preprocess(model_cfg: dict[str, Any], given: Mapping[str, Any]) -> Preprocess:
@@ -240,7 +312,8 @@ def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
         reason = type(error).__name__
         raise SourceError(f"weights cannot be downloaded: {name}:{tag} ({reason}); {_OTHER_SOURCES}") from error
     preprocess = _preprocess(model_cfg, table.get_pretrained_cfg(name, tag))
-    return _finish(model, source=source, architecture=name, model_cfg=model_cfg, preprocess=preprocess)
+    record = {"source": source, "architecture": name, "model_cfg": model_cfg, "preprocess": preprocess}
+    return _finish(model, record)
 
 
 def _check_reachable(hub: str) -> None:

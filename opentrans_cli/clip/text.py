@@ -59,7 +59,14 @@ def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> 
     _fill(model, state, source)
     tokenizer = open_clip_module("tokenizer").SimpleTokenizer(context_length=context)
     preprocess = Preprocess(size=_SMALLEST)
-    return LoadedClip(model.float().eval(), tokenizer, source, "text tower", model_cfg, preprocess)
+    return LoadedClip(
+        model=model.float().eval(),
+        tokenizer=tokenizer,
+        source=source,
+        architecture="text tower",
+        model_cfg=model_cfg,
+        preprocess=preprocess,
+    )
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from opentrans_cli.clip.architecture import build_visual, fit_state
 from opentrans_cli.clip.arrays import arrays, tensors
 from opentrans_cli.clip.layers import join_packed, prunable, split_packed, tower_candidates
 from opentrans_cli.clip.preprocess import Preprocess
-from opentrans_cli.clip.source import LoadedClip, is_local, load_clip
+from opentrans_cli.clip.source import ImageTower, LoadedClip, is_local, load_clip, read_tower
 from opentrans_cli.errors import BundleError, OptionError, SourceError
 from opentrans_cli.files.digest import tower_digest
 from opentrans_cli.reporter import SILENT, Reporter
@@ -30,6 +30,8 @@ from opentrans_cli.sparsity.selection import Mask
 
 if TYPE_CHECKING:
     from torch import nn
+
+Clip = TypeVar("Clip", ImageTower, LoadedClip, "ImageTower | LoadedClip")
 
 # The tower of an earlier round: every sparsity a pruning run passed through, from one bundle.
 
@@ -139,7 +141,18 @@ def load_tower(source: str, reporter: Reporter, *, base: str | None = None, at_s
         raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
     if source != "tiny" and not is_local(source):
         reporter.say(f"loading {source} (cached, or downloaded by open_clip)")
-    return clip_tower(_loaded(source, reporter))
+    clip = _read(source, reporter)
+    return clip_tower(clip) if isinstance(clip, LoadedClip) else dense(base_record(clip), clip.state)
+
+
+def _read(source: str, reporter: Reporter) -> ImageTower | LoadedClip:
+    """The image tower of a CLIP, without building it where that can be."""
+    tower = read_tower(source)
+    if tower is None:
+        return _loaded(source, reporter)
+    if tower.note is not None:
+        reporter.say(tower.note)
+    return tower
 
 
 def _loaded(source: str, reporter: Reporter) -> LoadedClip:
@@ -149,16 +162,21 @@ def _loaded(source: str, reporter: Reporter) -> LoadedClip:
     return clip
 
 
+def _whole(clip: ImageTower | LoadedClip) -> Tensors:
+    """The tensors of the image tower by open_clip's names, packed projections whole."""
+    return arrays(clip.model.visual.state_dict()) if isinstance(clip, LoadedClip) else join_packed(clip.state)
+
+
 def clip_tower(clip: LoadedClip) -> Tower:
     """The tower of a loaded CLIP, with nothing pruned."""
     return dense(base_record(clip), arrays(clip.model.visual.state_dict()), clip.model.visual)
 
 
-def dense(base: Base, state: Tensors, built: nn.Module) -> Tower:
+def dense(base: Base, state: Tensors, built: nn.Module | None = None) -> Tower:
     """A tower with nothing pruned, of tensors by their names in it. Raises SourceError if no layer can be pruned."""
     shapes = {name: array.shape for name, array in state.items()}
     found = {layer.name: layer for layer in tower_candidates(shapes)}
-    layers = prunable(found.values(), type(built).__name__)
+    layers = prunable(found.values(), base.architecture if built is None else type(built).__name__)
     masks = {layer: np.ones(found[layer].shape, np.bool_) for layer in layers}
     return Tower(base, split_packed(state), masks, built=built)
 
@@ -198,7 +216,7 @@ def load_text_clip(base: Base, override: str | None, reporter: Reporter) -> Load
     """
     source = override or base.source
     reporter.say(f"text tower: {source}")
-    return _base_clip(base, source, reporter)
+    return _same(base, _loaded(source, reporter), source)
 
 
 def base_tower(bundle: Bundle, override: str | None, reporter: Reporter) -> dict[str, np.ndarray]:
@@ -209,28 +227,28 @@ def base_tower(bundle: Bundle, override: str | None, reporter: Reporter) -> dict
     source = override or bundle.manifest.base.source
     reporter.say(f"weights of the base: {source}")
     try:
-        clip = _base_clip(bundle.manifest.base, source, reporter)
+        clip = _same(bundle.manifest.base, _read(source, reporter), source)
     except SourceError as error:
         problem = str(error).split("; ")[0]
         raise SourceError(f"{problem}; {bundle.path} needs the weights of its base, say with --base where") from error
-    return split_packed(arrays(clip.model.visual.state_dict()))
+    return split_packed(_whole(clip))
 
 
-def _base_clip(base: Base, source: str, reporter: Reporter) -> LoadedClip:
-    clip = _loaded(source, reporter)
-    if tower_digest(arrays(clip.model.visual.state_dict())) != base.digest:
+def _same(base: Base, clip: Clip, source: str) -> Clip:
+    """`clip`; raises SourceError if its image tower is not the one of `base`."""
+    if tower_digest(_whole(clip)) != base.digest:
         raise SourceError(f"not the CLIP this bundle was cut from: {source}; name the right one with --base")
     return clip
 
 
-def base_record(clip: LoadedClip) -> Base:
+def base_record(clip: ImageTower | LoadedClip) -> Base:
     """What a bundle says about the CLIP it was cut from."""
     p = clip.preprocess
     return Base(
         source=clip.source,
         architecture=clip.architecture,
         model_cfg=clip.model_cfg,
-        digest=tower_digest(arrays(clip.model.visual.state_dict())),
+        digest=tower_digest(_whole(clip)),
         preprocess={
             "size": p.size,
             "mean": list(p.mean),
