@@ -24,7 +24,7 @@ _REPORT = "Report"
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class AnalyzeRequest(Options):
     """What is asked for beside the options of the result."""
 
     source: str = option(help=SOURCE, kind="source", argument=True)
@@ -43,7 +43,7 @@ class Asked(Options):
 
 @command
 def analyze_command(
-    options: AnalyzeOptions, asked: Asked, costs: CostChoice, base: BaseChoice, write: Force, talk: Talk
+    options: AnalyzeOptions, asked: AnalyzeRequest, costs: CostChoice, base: BaseChoice, write: Force, talk: Talk
 ) -> None:
     """Fit the spectrum of every layer and decide which are well trained (small alpha) and so frozen by finetune."""
     from opentrans_cli.steps.analyze.analyze import analyze

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class DemoRequest(Options):
     """What is shown, and where."""
 
     out: Path = option(Path("opentrans-demo"), also=("-o",), help="new folder for everything that the demo makes")
@@ -28,7 +28,7 @@ class Asked(Options):
 
 
 @command
-def demo_command(asked: Asked, write: Force, talk: Talk) -> None:
+def demo_command(asked: DemoRequest, write: Force, talk: Talk) -> None:
     """Run the whole pipeline on the embedded tiny CLIP and its scenes, and compare what pruning and freezing do."""
     from opentrans_cli.steps.demo.demo import FULL, QUICK, demo
 

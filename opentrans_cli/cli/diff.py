@@ -30,7 +30,7 @@ _MOST_NAMES = 4
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class DiffRequest(Options):
     """What is compared."""
 
     a: str = option(
@@ -42,7 +42,7 @@ class Asked(Options):
 
 
 @command
-def diff_command(asked: Asked, talk: Talk) -> None:
+def diff_command(asked: DiffRequest, talk: Talk) -> None:
     """Compare two subnets or two alpha reports: weights both keep, values, alphas, decisions."""
     from opentrans_cli.steps.look.diff import diff
 

@@ -12,14 +12,14 @@ from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.eval.options import EvalOptions
-from opentrans_cli.steps.shared_options import BaseChoice, DataChoice, Machine, Published, RoundChoice
+from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, DataChoice, Machine, RoundChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class EvalRequest(Options):
     """What is scored, and where the report goes."""
 
     source: str | None = option(
@@ -33,12 +33,12 @@ class Asked(Options):
 
 @command
 def eval_command(
-    asked: Asked,
+    asked: EvalRequest,
     options: EvalOptions,
     round: RoundChoice,
     choice: DataChoice,
     data: DatasetOptions,
-    published: Published,
+    published: CheckpointChoice,
     base: BaseChoice,
     machine: Machine,
     write: Force,
@@ -60,7 +60,7 @@ def eval_command(
     if options.curve:
         if round.at_sparsity is not None:
             raise OptionError("one sparsity or all of them: --at-sparsity and --curve; give one of the two")
-        if asked.source is None or published != Published() or asked.vocabulary is not None:
+        if asked.source is None or published != CheckpointChoice() or asked.vocabulary is not None:
             raise OptionError("a curve is of a bundle as it is: --curve; leave --framework and --vocabulary out")
         from opentrans_cli.steps.eval.curve import curve
 

@@ -16,7 +16,7 @@ from opentrans_cli.steps.shared_options import BUNDLE, BaseChoice, DataChoice, M
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class FinetuneRequest(Options):
     """What is asked for beside the options of the result."""
 
     bundle: str | None = option(None, help=f"{BUNDLE}; may be left out with --estimate", kind="source", argument=True)
@@ -34,7 +34,7 @@ class Asked(Options):
 
 @command
 def finetune_command(
-    asked: Asked,
+    asked: FinetuneRequest,
     given: Typed[FinetuneOptions],
     controls: FinetuneControls,
     choice: DataChoice,
@@ -52,7 +52,7 @@ def finetune_command(
         origins, values = sources(options, given), asdict(options)
         rows = {name: {"value": values[name], "from": origins[name]} for name in values if name != "recipe"}
         document = {"recipe": recipe, "options": rows}
-        talk.emit(document, partial(show.recipe, document=document))
+        talk.emit(document, partial(show.show_recipe, document=document))
         return
     if asked.estimate:
         from opentrans_cli.steps.estimate.estimate import estimate
@@ -68,7 +68,7 @@ def finetune_command(
             cached=controls.cache_features is not None,
             reporter=talk.reporter,
         )
-        talk.emit(counted.to_json(), partial(show.estimate, counted=counted))
+        talk.emit(counted.to_json(), partial(show.show_estimate, counted=counted))
         return
     if asked.accounting is not None:
         raise OptionError(
@@ -82,4 +82,4 @@ def finetune_command(
     given |= {**vars(controls), **vars(choice), **vars(data), **vars(base)}
     given |= {**vars(machine), **vars(resume), **vars(write)}
     result = finetune(asked.bundle, out=asked.out, **given, reporter=talk.reporter)
-    talk.emit(result.to_json(), partial(show.run, result=result), result.path)
+    talk.emit(result.to_json(), partial(show.show_run, result=result), result.path)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.finetune.finetune import FinetuneResult
 
 
-def run(console: Console, *, result: FinetuneResult) -> None:
+def show_run(console: Console, *, result: FinetuneResult) -> None:
     """One line on the bundle, one on what it cost, one on the log."""
     from rich.markup import escape
 
@@ -36,7 +36,7 @@ def run(console: Console, *, result: FinetuneResult) -> None:
     console.print(f"log {escape(str(result.log))}", soft_wrap=True)
 
 
-def estimate(console: Console, *, counted: Estimate) -> None:
+def show_estimate(console: Console, *, counted: Estimate) -> None:
     """What a run would cost, by part and column, or the paper's settings."""
     from rich.markup import escape
 
@@ -79,7 +79,7 @@ def _show_paper(console: Console, document: dict[str, Any]) -> None:
         console.print(f"{given['name']}: {value}{given['unit']}, {given['source']}", soft_wrap=True)
 
 
-def recipe(console: Console, *, document: dict[str, Any]) -> None:
+def show_recipe(console: Console, *, document: dict[str, Any]) -> None:
     """Every option with its value and where that is from."""
     title = f"recipe {document['recipe']}" if document["recipe"] else "no recipe: the defaults"
     table = plain_table(title, "option", "value", "from")

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Target(Options):
+class ImportRequest(Options):
     """Where the bundle goes."""
 
     out: Path = option(also=("-o",), help="new bundle")
 
 
 @command
-def import_command(options: ImportOptions, target: Target, write: Force, talk: Talk) -> None:
+def import_command(options: ImportOptions, target: ImportRequest, write: Force, talk: Talk) -> None:
     """Make a bundle of a checkpoint that another program pruned: the paper's own files, torch.nn.utils.prune, ..."""
     from opentrans_cli.steps.import_masks import import_masks
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class PruneRequest(Options):
     """What is asked for beside the options of the result."""
 
     out: Path | None = option(None, also=("-o",), help="new bundle", unset="SOURCE-sPERCENT, here")
@@ -35,7 +35,7 @@ class Asked(Options):
 @command
 def prune_command(
     given: Typed[PruneOptions],
-    asked: Asked,
+    asked: PruneRequest,
     controls: PruneControls,
     machine: Machine,
     resume: Resume,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class PullRequest(Options):
     """What is brought, and where it goes."""
 
     repo: str = option(help="org/name or org/name@REVISION: a tag, a branch or a commit", argument=True)
@@ -26,7 +26,7 @@ class Asked(Options):
 
 
 @command
-def pull_command(asked: Asked, write: Force, talk: Talk) -> None:
+def pull_command(asked: PullRequest, write: Force, talk: Talk) -> None:
     """Bring a bundle from the Hugging Face Hub, every byte checked before it appears; a killed pull goes on."""
     from opentrans_cli.steps.hub.pull import pull
 

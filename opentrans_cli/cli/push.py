@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class PushRequest(Options):
     """Where it goes, and how."""
 
     ref: str = option(
@@ -33,7 +33,7 @@ class Asked(Options):
 
 
 @command
-def push_command(source: BundleChoice, asked: Asked, base: BaseChoice, talk: Talk) -> None:
+def push_command(source: BundleChoice, asked: PushRequest, base: BaseChoice, talk: Talk) -> None:
     """Publish a bundle on the Hugging Face Hub: one commit, a model card, and a tag to pin it by."""
     from opentrans_cli.steps.hub.push import push
 

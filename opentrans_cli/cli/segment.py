@@ -10,7 +10,7 @@ from opentrans_cli.cli.command import Force, Talk, command
 from opentrans_cli.cli.output import percent
 from opentrans_cli.errors import OptionError
 from opentrans_cli.option import Options, option
-from opentrans_cli.steps.shared_options import BaseChoice, Machine, Published, WordChoice
+from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, Machine, WordChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class SegmentRequest(Options):
     """What is labelled, and what is written."""
 
     source_and_images: tuple[str, ...] = option(
@@ -44,9 +44,9 @@ class Asked(Options):
 
 @command
 def segment_command(
-    asked: Asked,
+    asked: SegmentRequest,
     choice: WordChoice,
-    published: Published,
+    published: CheckpointChoice,
     base: BaseChoice,
     machine: Machine,
     write: Force,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class TransferRequest(Options):
     """From where to where."""
 
     bundle: str = option(help=BUNDLE, kind="source", argument=True)
@@ -35,7 +35,7 @@ class Asked(Options):
 
 @command
 def transfer_command(
-    asked: Asked,
+    asked: TransferRequest,
     options: TransferOptions,
     choice: WordChoice,
     round: RoundChoice,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked(Options):
+class VerifyRequest(Options):
     """What the bundle is compared with."""
 
     parents: tuple[str, ...] = option(
@@ -30,7 +30,7 @@ class Asked(Options):
 
 
 @command
-def verify_command(source: BundleChoice, asked: Asked, talk: Talk) -> None:
+def verify_command(source: BundleChoice, asked: VerifyRequest, talk: Talk) -> None:
     """Check a bundle completely: hashes, masks, counts, values, history. Exit code 1 if anything is wrong."""
     from opentrans_cli.steps.look.verify import verify
 

@@ -78,7 +78,7 @@ class RoundChoice(Options):
 
 
 @dataclass(frozen=True)
-class Published(Options):
+class CheckpointChoice(Options):
     """A framework's own checkpoint, in place of a source."""
 
     framework: str | None = option(

@@ -92,7 +92,7 @@ class Inputs:
         return f'"${self._found[key].name}"'
 
 
-def command(step: Step, *, source: str, out: str | None, inputs: Inputs, base: str) -> str:
+def command_of(step: Step, *, source: str, out: str | None, inputs: Inputs, base: str) -> str:
     """The command line of `step`, an option a line.
 
     source, out: shell words for what it reads and the bundle it writes, None if it writes into `source`. base: the

@@ -25,7 +25,7 @@ from opentrans_cli.steps.provenance.command_line import (
     Inputs,
     Variable,
     base_word,
-    command,
+    command_of,
     imported,
 )
 
@@ -189,7 +189,7 @@ def _command(bundle: Bundle, step: Step, current: str | None, target: str, input
     if step.verb == PUBLISHED and current is not None:
         return _published(bundle, step, current)
     source = current or (imported(step, inputs) if step.verb == IMPORT else base_word(base, inputs))
-    return command(step, source=source, out=None if step.verb in MEASURES else target, inputs=inputs, base=base)
+    return command_of(step, source=source, out=None if step.verb in MEASURES else target, inputs=inputs, base=base)
 
 
 def _published(bundle: Bundle, step: Step, current: str) -> str:

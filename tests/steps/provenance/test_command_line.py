@@ -22,7 +22,7 @@ from opentrans_cli.steps.provenance.command_line import (
     MEASURES,
     RUN,
     Inputs,
-    command,
+    command_of,
     quoted,
     text,
 )
@@ -57,7 +57,7 @@ def step(verb: str, **options: object) -> Step:
 
 
 def line(made: Step, inputs: Inputs | None = None) -> str:
-    return command(made, source='"$BASE"', out='"$out/1"', inputs=inputs or Inputs(), base="tiny")
+    return command_of(made, source='"$BASE"', out='"$out/1"', inputs=inputs or Inputs(), base="tiny")
 
 
 def test_an_option_is_a_flag_and_a_null_is_none() -> None:
