@@ -139,7 +139,7 @@ def _recorded_counts(tower: Tower, like: Bundle, *, rounds: int, target: float) 
     same_run = manifest.base.digest == tower.base.digest and abs(manifest.target_sparsity - target) < 1e-9
     if not same_run or recorded is None or len(recorded) != rounds or recorded[0].keys() != tower.masks.keys():
         raise OptionError(
-            f"not the twin of this run: {like.path} has another base, sparsity or number of rounds; "
+            f"not the run this control is of: {like.path} has another base, sparsity or number of rounds; "
             "repeat the options it was made with, and add --random"
         )
     return recorded

@@ -130,5 +130,5 @@ def _check_reachable(tower: Tower, pattern: Pattern, options: PruneOptions) -> N
         )
     if options.random and tower.bundle is not None:
         raise OptionError(
-            f"a random twin starts from the dense tower, not from a bundle: {options.source}; give its base"
+            f"a random control starts from the dense tower, not from a bundle: {options.source}; give its base"
         )

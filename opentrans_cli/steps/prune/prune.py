@@ -39,7 +39,7 @@ class PruneResult:
     kept: int
     total: int
     rounds: int
-    criterion: str  # "random" for a random twin
+    criterion: str  # "random" for the random control
     distilled: bool
     distillation_loss: float | None  # mean over the end of the last round
     skipped_images: int  # unreadable ones, with `skip_bad`
@@ -214,7 +214,7 @@ def _result(bundle: Bundle, run: Cuts, plan: PrunePlan, loader: ImageLoader | No
 
 
 def _chosen_by(plan: PrunePlan, run: Cuts) -> str:
-    """The criterion, or "random" for a twin, of which it only says how many weights each layer keeps."""
+    """The criterion, or "random" for a control, of which it only says how many weights each layer keeps."""
     return "random" if isinstance(run.choice, RandomChoice) else plan.criterion
 
 

@@ -1,4 +1,4 @@
-"""The random twin: other places, the same counts in every layer and round."""
+"""The random control: other places, the same counts in every layer and round."""
 
 from __future__ import annotations
 
@@ -98,6 +98,6 @@ def test_a_model_of_another_schedule_is_refused(
     change: dict[str, object], model: Bundle, tmp_path: Path, distilled: Options
 ) -> None:
     options = distilled(**{"random": True, "like": str(model.path), **change})
-    with pytest.raises(OptionError, match="not the twin of this run"):
+    with pytest.raises(OptionError, match="not the run this control is of"):
         prune(**vars(options), out=tmp_path / "twin", device="cpu")
     assert list(tmp_path.iterdir()) == []

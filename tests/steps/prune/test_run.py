@@ -110,7 +110,7 @@ def test_the_state_of_a_run_with_other_options_is_refused_and_kept(
 @pytest.mark.parametrize(
     "change",
     [{"random": True}, {"distill": "text-guided"}, {"keep_rounds": "weights"}, {"pattern": "channel", "sparsity": 0.6}],
-    ids=["random twin", "text-guided", "snapshots", "channels"],
+    ids=["random control", "text-guided", "snapshots", "channels"],
 )
 def test_every_kind_of_run_resumes_to_the_same_bytes(
     change: dict[str, Any], tmp_path: Path, distilled: Options, content: Content, interruption: Any

@@ -1,4 +1,4 @@
-"""The receipt of a run: phases, a cached prefix, two columns, and the full twin, as laws."""
+"""The receipt of a run: phases, a cached prefix, two columns, and full training as the control, as laws."""
 
 from __future__ import annotations
 
