@@ -6,70 +6,17 @@ common on average, so their Jaccard index is far from zero unless both are spars
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from opentrans_cli.bundle.bitmask import Mask
-from opentrans_cli.bundle.layout import MASK, WEIGHTS, check_finite, check_headers, decode_mask, weight_name
+from opentrans_cli.bundle.layout import MASK, WEIGHTS, check_finite, decode_mask, weight_name
 from opentrans_cli.bundle.manifest import LayerEntry
 from opentrans_cli.bundle.store import Bundle
-from opentrans_cli.errors import BundleError
-from opentrans_cli.files.header import Head, read_head
-from opentrans_cli.files.regular import open_regular
-from opentrans_cli.files.tensorfile import from_bfloat16_bits
-
-_PIECE = 4 << 20  # bytes
-
-
-class TensorReader(NamedTuple):
-    """An open tensor file of a bundle, out of which single tensors are read, so that memory stays at one of them."""
-
-    file: BinaryIO
-    head: Head
-    origin: str  # of the bundle, for errors
-
-    def read(self, name: str) -> NDArray[Any]:
-        """One tensor in its shape and dtype, BF16 as float32. KeyError if it is not there."""
-        stored = self.head.read(self.file, name)
-        return from_bfloat16_bits(stored) if self.head.places[name].header.dtype == "bfloat16" else stored
-
-
-@contextmanager
-def tensor_reader(bundle: Bundle, name: str) -> Iterator[TensorReader]:
-    """The tensor file `name` of a bundle, open until the block ends.
-
-    Raises BundleError when it is missing, does not match its hash, or has other tensors than the manifest says.
-    """
-    entry, path = bundle.manifest.file(name), bundle.file_path(name)
-    assert entry is not None  # `file_path` refuses what is not declared
-    try:
-        with open_regular(path) as file:
-            head = read_head(file, str(path))
-            check_headers(bundle.manifest, name, head.headers())
-            if _sha256(file) != entry.sha256:
-                raise BundleError(
-                    f"{name} does not match its hash: {str(bundle.path)!r}; it was changed or damaged, "
-                    "write or download the bundle again"
-                )
-            yield TensorReader(file, head, str(bundle.path))
-    except OSError as error:
-        raise BundleError(
-            f"cannot read: {str(path)!r}, {error.strerror or error}; check the path and its permissions"
-        ) from error
-
-
-def _sha256(file: BinaryIO) -> str:
-    sha = hashlib.sha256()
-    file.seek(0)
-    while block := file.read(_PIECE):
-        sha.update(block)
-    return sha.hexdigest()
+from opentrans_cli.files.tensorfile import OpenTensors
 
 
 @dataclass(frozen=True)
@@ -131,11 +78,9 @@ def compare_subnets(a: Bundle, b: Bundle) -> Comparison:
     entries_b = {layer.name: layer for layer in b.manifest.layers}
     shared = [name for name in entries_a if name in entries_b]
     same = [name for name in shared if entries_a[name].shape == entries_b[name].shape]
-    with ExitStack() as files:
-        masks = [files.enter_context(tensor_reader(bundle, MASK)) for bundle in (a, b)]
-        valued = a.has(WEIGHTS) and b.has(WEIGHTS)
-        weights = [files.enter_context(tensor_reader(bundle, WEIGHTS)) for bundle in (a, b) if valued]
-        layers = {name: _compare((entries_a[name], entries_b[name]), masks, weights) for name in same}
+    masks = [bundle.tensors(MASK) for bundle in (a, b)]
+    weights = [bundle.tensors(WEIGHTS) for bundle in (a, b)] if a.has(WEIGHTS) and b.has(WEIGHTS) else []
+    layers = {name: _compare((entries_a[name], entries_b[name]), masks, weights) for name in same}
     return Comparison(
         layers=layers,
         only_a=tuple(name for name in entries_a if name not in entries_b),
@@ -144,7 +89,7 @@ def compare_subnets(a: Bundle, b: Bundle) -> Comparison:
     )
 
 
-def _compare(entries: tuple[LayerEntry, LayerEntry], masks: list[TensorReader], weights: list[TensorReader]) -> Overlap:
+def _compare(entries: tuple[LayerEntry, LayerEntry], masks: list[OpenTensors], weights: list[OpenTensors]) -> Overlap:
     mask_a, mask_b = (
         decode_mask(entry, reader.read(entry.name)).reshape(-1) for entry, reader in zip(entries, masks, strict=True)
     )
@@ -154,12 +99,12 @@ def _compare(entries: tuple[LayerEntry, LayerEntry], masks: list[TensorReader], 
     return Overlap(a.total, a.kept, b.kept, int(np.count_nonzero(both)), a.kept * b.kept / a.total, *difference)
 
 
-def _difference(layer: str, masks: tuple[Mask, Mask], both: Mask, weights: list[TensorReader]) -> tuple[float, int]:
+def _difference(layer: str, masks: tuple[Mask, Mask], both: Mask, weights: list[OpenTensors]) -> tuple[float, int]:
     """Largest difference and number of differing values where `both`, flat like `masks`, is True."""
     shared = []
     for mask, reader in zip(masks, weights, strict=True):
         values = reader.read(weight_name(layer))
-        check_finite(weight_name(layer), values, origin=reader.origin)
+        check_finite(weight_name(layer), values, origin=str(Path(reader.path).parent))
         # Values are stored in mask order, so a place among the kept ones says which of them are shared.
         shared.append(values[both[mask]].astype(np.float64))
     gaps = np.abs(shared[0] - shared[1])

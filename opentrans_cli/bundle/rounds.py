@@ -19,7 +19,7 @@ from opentrans_cli.bundle.nested import kept_after, last_round, masks_after, rou
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.files.header import item_bytes
-from opentrans_cli.files.tensorfile import tensor_headers
+from opentrans_cli.files.tensorfile import OpenTensors
 
 KEPT_BY_ROUND = "kept_by_round"
 """Metric of a prune step: layer -> weights kept after each round."""
@@ -104,7 +104,7 @@ def subnet_bytes(bundle: Bundle, info: RoundInfo) -> int:
     if not bundle.has(layout.WEIGHTS):
         return masks
     layers = {layout.weight_name(layer.name) for layer in manifest.layers}
-    headers = tensor_headers(bundle.file_path(layout.WEIGHTS))
+    headers = bundle.tensor_headers(layout.WEIGHTS)
     rest = sum(prod(found.shape) * item_bytes(found.dtype) for name, found in headers.items() if name not in layers)
     return masks + info.kept * item_bytes(manifest.layers[0].dtype) + rest
 
@@ -155,6 +155,10 @@ class BundleAtRound(Bundle):
     def has(self, name: str) -> bool:
         """Whether the file is there; weights also if they come from the base."""
         return self.parent.has(name) or (name == layout.WEIGHTS and self.base is not None)
+
+    def tensors(self, name: str) -> OpenTensors:
+        """See Bundle."""
+        return self.parent.tensors(name)
 
     def masks(self) -> dict[str, Mask]:
         """See Bundle."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from opentrans_cli.bundle.manifest import FileEntry, Manifest, Step
 from opentrans_cli.bundle.nested import decode_snapshot, last_round, saved_rounds
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.atomic import locked, staged_folder, sync_folder, write_file
+from opentrans_cli.files.header import TensorHeader
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.tensorfile import parse_tensors, read_bytes, read_metadata, tensor_chunks, tensor_headers
+from opentrans_cli.files.tensorfile import OpenTensors, open_tensors, read_bytes, tensor_chunks
 
 __all__ = ["Bundle", "BundleContents", "add_file", "add_files", "open_bundle", "write_bundle"]
 
@@ -39,8 +40,9 @@ _IDENTITY = (layout.MASK, layout.WEIGHTS, layout.ROUNDS, layout.ROUND_WEIGHTS, l
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest was read and whose files were found; tensors are read, and their hashes
-    checked, on demand.
+    """A bundle whose manifest was read and whose files were found; tensors are read, and the files hashed, on demand.
+
+    Pass the object on rather than its path: a file is opened and hashed once, by the first who reads of it.
 
     Every method that returns tensors raises BundleError when the file is damaged or disagrees with the
     manifest.
@@ -48,6 +50,8 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    _opened: dict[str, OpenTensors] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _hashed: dict[str, tuple[int, int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
@@ -71,7 +75,7 @@ class Bundle:
 
     def masks(self) -> dict[str, Mask]:
         """By layer: bool in the weight's shape, True = kept."""
-        packed = self._tensors(layout.MASK)
+        packed = self._all(layout.MASK)
         return {layer.name: layout.decode_mask(layer, packed[layer.name]) for layer in self.manifest.layers}
 
     def tower(self) -> dict[str, NDArray[Any]]:
@@ -81,7 +85,7 @@ class Bundle:
                 f"bundle holds a mask but no weights: {str(self.path)!r}; "
                 f"apply it to its base, {self.manifest.base.source!r}"
             )
-        return layout.decode_tower(self.masks(), self._tensors(layout.WEIGHTS), origin=str(self.path))
+        return layout.decode_tower(self.masks(), self._all(layout.WEIGHTS), origin=str(self.path))
 
     def rounds(self) -> dict[str, NDArray[np.uint8]] | None:
         """By layer, uint8 in the weight's shape: round in which a weight was pruned, 0 = kept.
@@ -90,7 +94,7 @@ class Bundle:
         """
         if not self.has(layout.ROUNDS):
             return None
-        rounds = self._tensors(layout.ROUNDS)
+        rounds = self._all(layout.ROUNDS)
         for layer, mask in self.masks().items():
             layout.check_rounds(layer, rounds[layer], mask)
         return rounds
@@ -99,9 +103,7 @@ class Bundle:
         """The earlier rounds whose towers are stored, in order; from a file's header alone."""
         if not self.has(layout.ROUND_WEIGHTS):
             return ()
-        found = tensor_headers(self.file_path(layout.ROUND_WEIGHTS))
-        layout.check_headers(self.manifest, layout.ROUND_WEIGHTS, found)
-        return saved_rounds(found)
+        return saved_rounds(self.tensor_headers(layout.ROUND_WEIGHTS))
 
     def round_tower(self, number: int) -> dict[str, NDArray[Any]]:
         """The dense tower that the earlier round `number` left, as `tower` gives the last one.
@@ -116,33 +118,25 @@ class Bundle:
                 f"weights of round {number}, the last is {last_round(rounds)}: {str(self.path)!r}; "
                 "write or download the bundle again"
             )
-        return decode_snapshot(
-            number,
-            self._tensors(layout.ROUND_WEIGHTS),
-            last=self._tensors(layout.WEIGHTS),
-            rounds=rounds,
-            origin=str(self.path),
-        )
+        file, prefix = self.tensors(layout.ROUND_WEIGHTS), f"{number}/"
+        own = {name: file.read(name) for name in file.head.headers() if name.startswith(prefix)}
+        return decode_snapshot(number, own, last=self._all(layout.WEIGHTS), rounds=rounds, origin=str(self.path))
 
     def head(self) -> dict[str, NDArray[Any]] | None:
         """The segmentor's tensors beyond the tower; None if the bundle is not fine-tuned."""
-        return self._tensors(layout.HEAD) if self.has(layout.HEAD) else None
+        return self._all(layout.HEAD) if self.has(layout.HEAD) else None
 
     def alpha(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
         """Arrays and metadata of the alpha report; None before `analyze`."""
         if not self.has(layout.ALPHA):
             return None
-        return self._tensors(layout.ALPHA), read_metadata(self.file_path(layout.ALPHA))
+        file = self.tensors(layout.ALPHA)
+        return file.read_all(), file.metadata
 
     def read(self, name: str) -> bytes:
         """The bytes of one file, checked against the manifest's hash first."""
-        entry = self._entry(name)
         data = read_bytes(self.file_path(name))
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise BundleError(
-                f"{name} does not match its hash: {str(self.path)!r}; it was changed or damaged, "
-                "write or download the bundle again"
-            )
+        self._check_hash(name, hashlib.sha256(data).hexdigest())
         return data
 
     def _entry(self, name: str) -> FileEntry:
@@ -151,11 +145,38 @@ class Bundle:
             raise BundleError(f"bundle has no {name}: {str(self.path)!r}; see `opentrans inspect`")
         return entry
 
-    def _tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        path = self.file_path(name)
-        # Headers first: wrong shapes are refused before anything large is read.
-        layout.check_headers(self.manifest, name, tensor_headers(path))
-        return parse_tensors(self.read(name), path)
+    def tensors(self, name: str) -> OpenTensors:
+        """The tensor file `name`, opened, compared with the manifest and hashed once as long as nobody writes into it.
+
+        Raises BundleError when it is not there, has other tensors than the manifest says, or another hash.
+        """
+        found = self._open(name)
+        if self._hashed.get(name) != (stamp := found.stamp()):
+            self._check_hash(name, found.sha256())
+            self._hashed[name] = stamp
+        return found
+
+    def tensor_headers(self, name: str) -> dict[str, TensorHeader]:
+        """dtype and shape of every tensor of the file `name`, which is not hashed for that. Raises as `tensors`."""
+        return self._open(name).head.headers()
+
+    def _open(self, name: str) -> OpenTensors:
+        if name not in self._opened:
+            found = open_tensors(self.file_path(name))
+            # Before anything large is read: wrong shapes are refused.
+            layout.check_headers(self.manifest, name, found.head.headers())
+            self._opened[name] = found
+        return self._opened[name]
+
+    def _all(self, name: str) -> dict[str, NDArray[Any]]:
+        return self.tensors(name).read_all()
+
+    def _check_hash(self, name: str, found: str) -> None:
+        if found != self._entry(name).sha256:
+            raise BundleError(
+                f"{name} does not match its hash: {str(self.path)!r}; it was changed or damaged, "
+                "write or download the bundle again"
+            )
 
 
 def open_bundle(path: Path | str) -> Bundle:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.errors import BundleError
-from opentrans_cli.files.header import TensorPlace, bits_dtype, read_head
+from opentrans_cli.files.header import Head, TensorPlace, bits_dtype, read_head
 from opentrans_cli.files.regular import open_regular
 
 _PIECE = 4 << 20  # bytes; a multiple of every item size, and of the eight weights in a byte of a mask
@@ -47,11 +47,11 @@ def scan_file(path: Path) -> Scanned:
 
 
 def scan_tensors(
-    path: Path, name: str, *, check: Callable[[dict[str, TensorPlace]], None], see: Callable[[TensorPiece], None]
+    path: Path, name: str, *, check: Callable[[Head], None], see: Callable[[TensorPiece], None]
 ) -> Scanned:
     """Hash a tensor file and hand its values to `see`, in the order of the file.
 
-    check: gets the tensors of the header first; if it raises BundleError, no tensor is read, and the bytes are only
+    check: gets the head first; if it raises BundleError, no tensor is read, and the bytes are only
     hashed. Raises OSError.
     """
     sha = hashlib.sha256()
@@ -61,7 +61,7 @@ def scan_tensors(
         try:
             head = read_head(file, str(path))
             places = head.places
-            check(places)
+            check(head)
         except BundleError as error:
             problem = error
             file.seek(0)

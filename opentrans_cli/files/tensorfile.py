@@ -8,11 +8,16 @@ twice and quotes the file in its messages, see `header.py`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
+import threading
+import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +31,7 @@ from opentrans_cli.files.regular import open_regular
 Tensors = Mapping[str, NDArray[Any]]
 
 METADATA_KEY = "opentrans"  # one key with sorted JSON: with several, other writers would shuffle them
+_PIECE = 4 << 20  # bytes
 _ORDER = {dtype: place for place, dtype in enumerate(CODES)}
 
 
@@ -88,32 +94,10 @@ def write_tensors(
         ) from error
 
 
-def read_tensors(path: Path | str) -> dict[str, NDArray[Any]]:
-    """All tensors by name, writable; BF16 comes back as float32.
-
-    Raises BundleError for a missing or damaged file.
-    """
-    return parse_tensors(read_bytes(path), path)
-
-
-def parse_tensors(data: bytes, path: Path | str) -> dict[str, NDArray[Any]]:
-    """The tensors in the bytes of a safetensors file, writable; `path` is only named in errors."""
-    file = io.BytesIO(data)
-    head = read_head(file, str(path))
+def parse_metadata(head: Head, path: Path | str) -> dict[str, Any]:
+    """The JSON object in the metadata of the file `path`, {} if there is none. Raises BundleError for anything else."""
     try:
-        return {name: _decoded(path, name, dtype, head.read(file, name)) for name, (dtype, _) in head.headers().items()}
-    except MemoryError as error:
-        raise _too_large(path) from error
-
-
-def read_metadata(path: Path | str) -> dict[str, Any]:
-    """The JSON object stored beside the tensors, {} if there is none.
-
-    Raises BundleError for a damaged file.
-    """
-    text = _head(path).metadata.get(METADATA_KEY, "{}")
-    try:
-        value = plain_json(parse_json(text.encode(), "metadata"), "metadata")
+        value = plain_json(parse_json(head.metadata.get(METADATA_KEY, "{}").encode(), "metadata"), "metadata")
     except (ValueError, BundleError) as error:
         raise damaged(path, "metadata is not plain JSON") from error
     if not isinstance(value, dict):
@@ -121,12 +105,92 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     return value
 
 
+class OpenTensors:
+    """A safetensors file that is open as long as this object is: its head is read, tensors are read one at a time."""
+
+    def __init__(self, file: BinaryIO, path: Path | str) -> None:
+        """`file` is closed with the object; `path` is named in errors. Raises BundleError for a damaged head."""
+        self.path = path
+        self._file, self._lock = file, threading.Lock()
+        weakref.finalize(self, file.close)
+        with self._reading():
+            self.head = read_head(file, str(path))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The JSON object stored beside the tensors, {} if there is none. Raises BundleError where it is damaged."""
+        return parse_metadata(self.head, self.path)
+
+    def sha256(self) -> str:
+        """Of the whole file, hexadecimal; a few megabytes at a time."""
+        digest = hashlib.sha256()
+        with self._reading():
+            self._file.seek(0)
+            while block := self._file.read(_PIECE):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def stamp(self) -> tuple[int, int, int]:
+        """Another one once somebody has written into the file: size, and times of the last change."""
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def read(self, name: str) -> NDArray[Any]:
+        """One tensor, writable, in its shape and dtype; BF16 as float32. KeyError if it is not there."""
+        with self._reading():
+            stored = self.head.read(self._file, name)
+        return _decoded(self.path, name, self.head.places[name].header.dtype, stored)
+
+    def read_all(self) -> dict[str, NDArray[Any]]:
+        """All tensors by name, sorted."""
+        return {name: self.read(name) for name in self.head.headers()}
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+        except MemoryError as error:
+            raise _too_large(self.path) from error
+
+
+def open_tensors(path: Path | str) -> OpenTensors:
+    """The safetensors file `path`. Raises BundleError if it is missing, no regular file, or its head is damaged."""
+    try:
+        return OpenTensors(open_regular(path), path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_tensors(path: Path | str) -> dict[str, NDArray[Any]]:
+    """All tensors by name, writable; BF16 comes back as float32.
+
+    Raises BundleError for a missing or damaged file.
+    """
+    return open_tensors(path).read_all()
+
+
+def parse_tensors(data: bytes, path: Path | str) -> dict[str, NDArray[Any]]:
+    """The tensors in the bytes of a safetensors file, writable; `path` is only named in errors."""
+    return OpenTensors(io.BytesIO(data), path).read_all()
+
+
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """The JSON object stored beside the tensors, {} if there is none.
+
+    Raises BundleError for a damaged file.
+    """
+    return open_tensors(path).metadata
+
+
 def tensor_headers(path: Path | str) -> dict[str, TensorHeader]:
     """dtype and shape of every tensor by name, sorted, read from the header alone.
 
     Raises BundleError for a damaged file.
     """
-    return _head(path).headers()
+    return open_tensors(path).head.headers()
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -138,14 +202,6 @@ def read_bytes(path: Path | str) -> bytes:
         raise _unreadable(path, error) from error
     except MemoryError as error:
         raise _too_large(path) from error
-
-
-def _head(path: Path | str) -> Head:
-    try:
-        with open_regular(path) as file:
-            return read_head(file, str(path))
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def _storable(name: str, array: NDArray[Any], wanted: str | None) -> tuple[str, NDArray[Any]]:

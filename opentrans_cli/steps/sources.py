@@ -5,7 +5,10 @@ Steps that only look at weights do without torch: it is loaded when a tower is b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +19,7 @@ import numpy as np
 from opentrans_cli.bundle.hub.source import local_source
 from opentrans_cli.bundle.layout import WEIGHTS, Tensors
 from opentrans_cli.bundle.manifest import Base
-from opentrans_cli.bundle.rounds import BundleAtRound, RoundInfo, at_round, available, find_round, with_base
+from opentrans_cli.bundle.rounds import BundleAtRound, RoundInfo, at_round, find_round, with_base
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import build_visual, fit_state
 from opentrans_cli.clip.arrays import arrays, tensors
@@ -31,12 +34,11 @@ from opentrans_cli.sparsity.selection import Mask
 if TYPE_CHECKING:
     from torch import nn
 
+AnyClip = ImageTower | LoadedClip
+
 Clip = TypeVar("Clip", ImageTower, LoadedClip, "ImageTower | LoadedClip")
 
 # The tower of an earlier round: every sparsity a pruning run passed through, from one bundle.
-
-
-__all__ = ["RoundInfo", "available", "dense_tower", "took_base", "tower_at", "tower_at_sparsity"]
 
 
 def tower_at_sparsity(
@@ -51,7 +53,7 @@ def tower_at_sparsity(
     if sparsity is None:
         return bundle_tower(bundle, base=base, reporter=reporter)
     info = find_round(bundle, sparsity)
-    return tower_at(bundle, info, target=sparsity, dense=dense_tower(bundle, (info,), base, reporter))
+    return tower_at(bundle, info, target=sparsity, base=base_of_rounds(bundle, (info,), base, reporter))
 
 
 def took_base(tower: Tower) -> bool:
@@ -59,8 +61,8 @@ def took_base(tower: Tower) -> bool:
     return isinstance(tower.bundle, BundleAtRound) and tower.bundle.base is not None
 
 
-def tower_at(bundle: Bundle, info: RoundInfo, *, target: float | None = None, dense: Tensors | None = None) -> Tower:
-    """The tower after the round `info`; `dense` as `dense_tower` gives it.
+def tower_at(bundle: Bundle, info: RoundInfo, *, target: float | None = None, base: AnyClip | None = None) -> Tower:
+    """The tower after the round `info`; `base` as `base_of_rounds` gives it.
 
     target: the sparsity asked for, that of the round if left out. Raises OptionError if only its masks are there.
     """
@@ -69,14 +71,18 @@ def tower_at(bundle: Bundle, info: RoundInfo, *, target: float | None = None, de
             f"only the masks of this round are there, and its weights were trained further: sparsity "
             f"{info.sparsity:.4f} of {bundle.path}; prune again with --keep-rounds weights"
         )
-    return bundle_tower(at_round(bundle, info, target=target, base=dense if info.weights == "base" else None))
+    taken = _state(base) if base is not None and info.weights == "base" else None
+    return replace(bundle_tower(at_round(bundle, info, target=target, base=taken)), clip=base)
 
 
-def dense_tower(bundle: Bundle, rounds: tuple[RoundInfo, ...], base: str | None, reporter: Reporter) -> Tensors | None:
-    """The base's tensors, a tensor a layer, if the values of one of `rounds` come from there. Raises SourceError."""
-    if any(info.weights == "base" for info in rounds):
-        return base_tower(bundle, base, reporter)
-    return None
+def base_of_rounds(
+    bundle: Bundle, rounds: tuple[RoundInfo, ...], base: str | None, reporter: Reporter
+) -> AnyClip | None:
+    """The base, or the source `base` where that has moved, if the values of one of `rounds` come from there.
+
+    Raises SourceError.
+    """
+    return _base_for(bundle, base, reporter) if any(info.weights == "base" for info in rounds) else None
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ class Tower:
     masks: dict[str, Mask]  # by prunable layer, True = kept; all True for a CLIP
     bundle: Bundle | None = None  # None if the source is a CLIP
     built: nn.Module | None = field(default=None, repr=False)  # where it exists already
+    # What was read for it of a CLIP, if it was; a text tower in it is as it was, the image tower may be `built`.
+    clip: AnyClip | None = field(default=None, repr=False)
 
     @cached_property
     def visual(self) -> nn.Module:
@@ -141,11 +149,10 @@ def load_tower(source: str, reporter: Reporter, *, base: str | None = None, at_s
         raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
     if source != "tiny" and not is_local(source):
         reporter.say(f"loading {source} (cached, or downloaded by open_clip)")
-    clip = _read(source, reporter)
-    return clip_tower(clip) if isinstance(clip, LoadedClip) else dense(base_record(clip), clip.state)
+    return clip_tower(_read(source, reporter))
 
 
-def _read(source: str, reporter: Reporter) -> ImageTower | LoadedClip:
+def _read(source: str, reporter: Reporter) -> AnyClip:
     """The image tower of a CLIP, without building it where that can be."""
     tower = read_tower(source)
     if tower is None:
@@ -155,21 +162,40 @@ def _read(source: str, reporter: Reporter) -> ImageTower | LoadedClip:
     return tower
 
 
+_SHARED: ContextVar[dict[str, LoadedClip] | None] = ContextVar("_SHARED", default=None)
+
+
+@contextmanager
+def shared_clips() -> Iterator[None]:
+    """For a run of several steps: inside of it every CLIP is loaded once, and whoever asks gets a copy of it."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
 def _loaded(source: str, reporter: Reporter) -> LoadedClip:
+    shared = _SHARED.get()
+    if shared is not None:
+        if source not in shared:
+            shared[source] = load_clip(source)
+        return replace(shared[source], model=copy.deepcopy(shared[source].model))
     clip = load_clip(source)
     if clip.note is not None:
         reporter.say(clip.note)
     return clip
 
 
-def _whole(clip: ImageTower | LoadedClip) -> Tensors:
+def _whole(clip: AnyClip) -> Tensors:
     """The tensors of the image tower by open_clip's names, packed projections whole."""
     return arrays(clip.model.visual.state_dict()) if isinstance(clip, LoadedClip) else join_packed(clip.state)
 
 
-def clip_tower(clip: LoadedClip) -> Tower:
-    """The tower of a loaded CLIP, with nothing pruned."""
-    return dense(base_record(clip), arrays(clip.model.visual.state_dict()), clip.model.visual)
+def clip_tower(clip: AnyClip) -> Tower:
+    """The tower of a CLIP, with nothing pruned."""
+    built = clip.model.visual if isinstance(clip, LoadedClip) else None
+    return replace(dense(base_record(clip), _whole(clip), built), clip=clip)
 
 
 def dense(base: Base, state: Tensors, built: nn.Module | None = None) -> Tower:
@@ -187,13 +213,14 @@ def bundle_tower(bundle: Bundle, *, base: str | None = None, reporter: Reporter 
     One of masks alone gets the values of its base, or of the source `base` where that has moved. Raises SourceError or
     BundleError if its tensors are not those of its architecture.
     """
-    if not bundle.has(WEIGHTS):
-        bundle = with_base(bundle, base_tower(bundle, base, reporter))
+    clip = None if bundle.has(WEIGHTS) else _base_for(bundle, base, reporter)
+    if clip is not None:
+        bundle = with_base(bundle, _state(clip))
     state, masks = fit_state(bundle.tower(), bundle.manifest.base.model_cfg), bundle.masks()
     for layer, mask in masks.items():
         if f"{layer}.weight" not in state or state[f"{layer}.weight"].shape != mask.shape:
             raise BundleError(f"mask fits no layer of the tower: '{layer}' in {bundle.path}; write the bundle again")
-    return Tower(bundle.manifest.base, state, masks, bundle)
+    return Tower(bundle.manifest.base, state, masks, bundle, clip=clip)
 
 
 def with_layers(tower: Tower, layers: Iterable[str]) -> Tower:
@@ -209,13 +236,18 @@ def with_layers(tower: Tower, layers: Iterable[str]) -> Tower:
     return replace(tower, masks={layer: tower.masks.get(layer, mask) for layer, mask in fresh.items()})
 
 
-def load_text_clip(base: Base, override: str | None, reporter: Reporter) -> LoadedClip:
+def load_text_clip(
+    base: Base, override: str | None, reporter: Reporter, *, loaded: AnyClip | None = None
+) -> LoadedClip:
     """The CLIP whose text tower goes with `base`: its own source, or `override` where that has moved.
 
-    Raises SourceError if the visual tower of what is found is not the one the bundle was cut from.
+    loaded: what was read for a tower of this base, taken if it is from there and whole. Raises SourceError if the
+    visual tower of what is found is not the one the bundle was cut from.
     """
     source = override or base.source
     reporter.say(f"text tower: {source}")
+    if isinstance(loaded, LoadedClip) and loaded.source == source:
+        return loaded
     return _same(base, _loaded(source, reporter), source)
 
 
@@ -224,14 +256,21 @@ def base_tower(bundle: Bundle, override: str | None, reporter: Reporter) -> dict
 
     Raises SourceError if it cannot be loaded or is another one.
     """
+    return _state(_base_for(bundle, override, reporter))
+
+
+def _state(clip: AnyClip) -> dict[str, np.ndarray]:
+    return split_packed(_whole(clip))
+
+
+def _base_for(bundle: Bundle, override: str | None, reporter: Reporter) -> AnyClip:
     source = override or bundle.manifest.base.source
     reporter.say(f"weights of the base: {source}")
     try:
-        clip = _same(bundle.manifest.base, _read(source, reporter), source)
+        return _same(bundle.manifest.base, _read(source, reporter), source)
     except SourceError as error:
         problem = str(error).split("; ")[0]
         raise SourceError(f"{problem}; {bundle.path} needs the weights of its base, say with --base where") from error
-    return split_packed(_whole(clip))
 
 
 def _same(base: Base, clip: Clip, source: str) -> Clip:
@@ -241,7 +280,7 @@ def _same(base: Base, clip: Clip, source: str) -> Clip:
     return clip
 
 
-def base_record(clip: ImageTower | LoadedClip) -> Base:
+def base_record(clip: AnyClip) -> Base:
     """What a bundle says about the CLIP it was cut from."""
     p = clip.preprocess
     return Base(

@@ -10,7 +10,7 @@ import pytest
 
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files import scan
-from opentrans_cli.files.header import TensorPlace
+from opentrans_cli.files.header import Head
 from opentrans_cli.files.scan import TensorPiece, scan_file, scan_tensors
 from opentrans_cli.files.tensorfile import read_tensors, write_tensors
 
@@ -37,7 +37,7 @@ def collected(path: Path) -> tuple[scan.Scanned, dict[str, np.ndarray]]:
         assert piece.start == sum(len(part) for part in parts.get(piece.tensor, ()))
         parts.setdefault(piece.tensor, []).append(piece.values.copy())
 
-    scanned = scan_tensors(path, "t.safetensors", check=lambda places: None, see=see)
+    scanned = scan_tensors(path, "t.safetensors", check=lambda head: None, see=see)
     return scanned, {name: np.concatenate(given) for name, given in parts.items()}
 
 
@@ -65,8 +65,8 @@ def test_a_damaged_file_is_hashed_to_its_end_and_no_tensor_of_it_is_seen(path: P
 
 
 def test_what_the_check_refuses_is_not_seen(path: Path) -> None:
-    def refuse(places: dict[str, TensorPlace]) -> None:
-        assert set(places) == set("abcdef")
+    def refuse(head: Head) -> None:
+        assert set(head.places) == set("abcdef")
         raise BundleError("no")
 
     scanned = scan_tensors(path, "t", check=refuse, see=lambda piece: pytest.fail("seen"))
@@ -81,5 +81,5 @@ def test_no_more_than_one_piece_is_in_memory(path: Path, monkeypatch: pytest.Mon
         nonlocal largest
         largest = max(largest, piece.values.nbytes)
 
-    scan_tensors(path, "t", check=lambda places: None, see=see)
+    scan_tensors(path, "t", check=lambda head: None, see=see)
     assert largest == 128

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from numpy.typing import NDArray
-
 from opentrans_cli.bundle import layout
 from opentrans_cli.bundle.folder import MANIFEST, MAX_MANIFEST
 from opentrans_cli.bundle.hub.client import HubRef, client, endpoint, hub_errors, retrying, silent_client
 from opentrans_cli.bundle.manifest import Manifest
-from opentrans_cli.bundle.nested import saved_rounds
 from opentrans_cli.bundle.rounds import recorded_counts
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError, HubError
@@ -157,12 +154,9 @@ class RemoteBundle(Bundle):
         """There is none."""
         raise BundleError(f"tensors are not here: {name} of {self.repo.ref}; pull the bundle first")
 
-    def saved_rounds(self) -> tuple[int, ...]:
+    def tensor_headers(self, name: str) -> dict[str, TensorHeader]:
         """See Bundle."""
-        return saved_rounds(self.headers.get(layout.ROUND_WEIGHTS, {}))
-
-    def _tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        raise BundleError(f"tensors are not here: {name} of {self.repo.ref}; pull the bundle first")
+        return self.headers[name]
 
 
 def open_remote(repo: RemoteRepo) -> RemoteBundle | None:

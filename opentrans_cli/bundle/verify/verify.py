@@ -27,9 +27,9 @@ from opentrans_cli.bundle.verify.laws import (
     ValueCounts,
 )
 from opentrans_cli.errors import BundleError, OpentransError
-from opentrans_cli.files.header import TensorPlace
+from opentrans_cli.files.header import Head
 from opentrans_cli.files.scan import Scanned, TensorPiece, scan_file, scan_tensors
-from opentrans_cli.files.tensorfile import read_metadata
+from opentrans_cli.files.tensorfile import parse_metadata
 
 # Files whose tensors others are compared with come first.
 _ORDER = (layout.MASK, layout.WEIGHTS, layout.ROUNDS, layout.ROUND_WEIGHTS)
@@ -98,10 +98,10 @@ class _Reading:
         except (OpentransError, OSError) as error:
             self._unreadable[entry.name] = error
 
-    def _heads(self, name: str, path: Path, places: Mapping[str, TensorPlace]) -> None:
+    def _heads(self, name: str, path: Path, head: Head) -> None:
         """BundleError unless the headers are those the manifest asks for."""
-        read_metadata(path)
-        layout.check_headers(self.manifest, name, {tensor: place.header for tensor, place in places.items()})
+        parse_metadata(head, path)
+        layout.check_headers(self.manifest, name, head.headers())
 
     def _see(self, piece: TensorPiece) -> None:
         for law in self._laws:

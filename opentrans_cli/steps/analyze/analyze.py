@@ -190,7 +190,7 @@ def _alphas_of(
         if weights.bundle is None:
             raise OptionError("only a bundle has a base to compare with: --against base; name a source")
         source = base or weights.bundle.manifest.base.source
-    with open_spectrum_source(source, reporter=reporter) as other:
+    with open_spectrum_source(source, loaded=weights.clip, reporter=reporter) as other:
         there = {layer.name for layer in other.layers}
         shared = [name for name in names if name in there]
         if not shared:

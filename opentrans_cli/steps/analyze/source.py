@@ -24,7 +24,7 @@ from opentrans_cli.clip.layers import candidates, layer_weight, locate
 from opentrans_cli.clip.source import is_local
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.steps.sources import load_tower
+from opentrans_cli.steps.sources import AnyClip, Tower, clip_tower, load_tower
 
 EXCLUDED = "excluded"
 
@@ -48,6 +48,7 @@ class SpectrumSource:
     bundle: Bundle | None  # None if the source is no bundle
     model_cfg: dict[str, Any] | None  # open_clip's, of a CLIP, or of its image tower alone; None: not known
     reader: Callable[[str], Tensor] = field(repr=False)
+    clip: AnyClip | None = field(default=None, repr=False)  # that was loaded for it
 
     def read(self, name: str) -> Tensor:
         """One layer's weight, (O, I, kh, kw) or (O, I), in its stored dtype; to be read only, it may be shared.
@@ -106,14 +107,20 @@ class SpectrumSource:
         pass
 
 
-def open_spectrum_source(source: str, *, base: str | None = None, reporter: Reporter = SILENT) -> SpectrumSource:
+def open_spectrum_source(
+    source: str, *, base: str | None = None, loaded: AnyClip | None = None, reporter: Reporter = SILENT
+) -> SpectrumSource:
     """The weights of a bundle, a CLIP or a checkpoint file.
 
     A local file is read as it is, whatever it holds; every other source is loaded as a tower (`load_tower`), a bundle
-    of masks alone with the weights of its base, or of the source `base` where that has moved. Raises SourceError or
-    BundleError in one line.
+    of masks alone with the weights of its base, or of the source `base` where that has moved. loaded: a CLIP that is
+    loaded already, taken if it is the source. Raises SourceError or BundleError in one line.
     """
-    return _from_file(source, reporter) if _is_file(source) else _from_tower(source, base, reporter)
+    if loaded is not None and loaded.source == source:
+        return _from_tower(source, clip_tower(loaded))
+    if _is_file(source):
+        return _from_file(source, reporter)
+    return _from_tower(source, load_tower(source, reporter, base=base))
 
 
 def _is_file(source: str) -> bool:
@@ -142,8 +149,7 @@ def _from_file(source: str, reporter: Reporter) -> SpectrumSource:
     )
 
 
-def _from_tower(source: str, base: str | None, reporter: Reporter) -> SpectrumSource:
-    tower = load_tower(source, reporter, base=base)
+def _from_tower(source: str, tower: Tower) -> SpectrumSource:
     layers = []
     for found in candidates(tower.visual):
         packed = locate(tower.visual, found.name)[1] != slice(None)
@@ -157,5 +163,6 @@ def _from_tower(source: str, base: str | None, reporter: Reporter) -> SpectrumSo
         counted={},
         bundle=tower.bundle,
         model_cfg=tower.base.model_cfg,
+        clip=tower.clip,
         reader=lambda name: layer_weight(tower.visual, name),
     )

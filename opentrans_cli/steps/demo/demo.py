@@ -20,6 +20,7 @@ from opentrans_cli.steps.finetune.finetune import FinetuneResult, finetune
 from opentrans_cli.steps.finetune.options import FinetuneOptions
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
+from opentrans_cli.steps.sources import shared_clips
 from opentrans_cli.steps.step_record import environment
 from opentrans_cli.training.device import resolve_device
 
@@ -114,11 +115,12 @@ def demo(
     check_folder_target(out, force=force, foreign=_foreign)
     prepare_parent(out)
     run = _Demo(out, size, sparsity=sparsity, seed=seed, device=device, reporter=reporter)
-    run.prune_towers()
-    rows = tuple(run.tower_row(name) for name in TOWERS)
-    freezing = tuple(run.freezing_row(name) for name in FREEZING)
-    reporter.say("drawing pictures")
-    draw_pictures(out, analysis=run.analysis, scenes=min(6, run.size.scenes), names=tuple(TOWERS))
+    with shared_clips():
+        run.prune_towers()
+        rows = tuple(run.tower_row(name) for name in TOWERS)
+        freezing = tuple(run.freezing_row(name) for name in FREEZING)
+        reporter.say("drawing pictures")
+        draw_pictures(out, analysis=run.analysis, scenes=min(6, run.size.scenes), names=tuple(TOWERS))
     settings = {
         "quick": size == QUICK,
         "sparsity": sparsity,

@@ -8,18 +8,19 @@ import numpy as np
 import torch
 
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets.scenes import CLASSES, natural_colours
 from opentrans_cli.datasets.shapes import ShapesDataset
+from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.pictures.charts import alpha_chart, density_chart
 from opentrans_cli.pictures.legend import LegendItem
 from opentrans_cli.pictures.overlay import paint
 from opentrans_cli.pictures.overview import overview
+from opentrans_cli.reporter import SILENT
 from opentrans_cli.steps.analyze.result import AnalyzeResult
 from opentrans_cli.steps.segmentors.built import bundle_segmentor
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
-from opentrans_cli.steps.sources import bundle_tower
+from opentrans_cli.steps.sources import bundle_tower, load_text_clip
 
 _COLUMNS = {"dense": "dense", "subnet": "subnet", "random": "random", "random_distilled": "random, distilled"}
 
@@ -30,7 +31,10 @@ def draw_pictures(out: Path, *, analysis: AnalyzeResult, scenes: int, names: tup
     colours = natural_colours()
     rows = []
     shown: set[int] = set()
-    predictions = {name: _predictions(out / f"{name}-finetuned-none", dataset) for name in names}
+    bundles = {name: open_bundle(out / f"{name}-finetuned-none") for name in names}
+    clip = load_text_clip(bundles[names[0]].manifest.base, None, SILENT)
+    text = embed_vocabulary(clip, dataset.vocabulary)
+    predictions = {name: _predictions(bundle, dataset, text) for name, bundle in bundles.items()}
     for index in range(scenes):
         sample = dataset[index]
         assert sample.label_map is not None
@@ -60,10 +64,8 @@ def _layers(bundle: Bundle) -> list[tuple[str, int, int]]:
     return [(layer.name, layer.kept, layer.total) for layer in bundle.manifest.layers]
 
 
-def _predictions(path: Path, dataset: ShapesDataset) -> list[np.ndarray]:
-    tower = bundle_tower(open_bundle(path))
-    built = bundle_segmentor(tower)
+def _predictions(bundle: Bundle, dataset: ShapesDataset, text: ClassText) -> list[np.ndarray]:
+    built = bundle_segmentor(bundle_tower(bundle))
     assert built is not None
-    text = embed_vocabulary(load_clip("tiny"), dataset.vocabulary)
     predictor = Predictor(built, text, device=torch.device("cpu"))
     return [predictor.label_map(dataset[index].image).numpy() for index in range(len(dataset))]

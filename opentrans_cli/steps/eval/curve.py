@@ -25,7 +25,7 @@ from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.eval.evaluate import load_samples, score
 from opentrans_cli.steps.segmentors.built import TRAINING_FREE, any_segmentor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
-from opentrans_cli.steps.sources import dense_tower, is_bundle, load_text_clip, tower_at
+from opentrans_cli.steps.sources import base_of_rounds, is_bundle, load_text_clip, tower_at
 from opentrans_cli.steps.step_record import data_record, environment, step_record
 from opentrans_cli.training.device import resolve_device
 
@@ -69,14 +69,15 @@ def curve(
     samples = load_samples(dataset, data)
     where, bundle = resolve_device(device), open_bundle(source)
     rounds = _rounds(bundle, reporter)
-    dense = dense_tower(bundle, rounds, base, reporter)
-    text = embed_vocabulary(load_text_clip(bundle.manifest.base, base, reporter), samples.vocabulary, reporter=reporter)
+    clip = base_of_rounds(bundle, rounds, base, reporter)
+    reader = load_text_clip(bundle.manifest.base, base, reporter, loaded=clip)
+    text = embed_vocabulary(reader, samples.vocabulary, reporter=reporter)
     if out is not None:
         prepare_parent(out)
     reports = []
     for info in rounds:
         reporter.say(f"sparsity {info.sparsity:.4f}, round {info.round}")
-        built = any_segmentor(tower_at(bundle, info, dense=dense))
+        built = any_segmentor(tower_at(bundle, info, base=clip))
         reports.append(score(built, samples, text, device=where, reporter=reporter))
     report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, where)
     return CurveResult(_write(bundle, report, out, {**data_record(data), "base": base}), report)

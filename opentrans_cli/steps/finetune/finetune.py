@@ -139,7 +139,7 @@ class _Job:
         self.built = segmentor_to_train(tower, options.framework, seed=options.seed)
         preprocess = self.built.tower.preprocess
         self.loader = TrainingData(self.samples, options, preprocess=preprocess, world=world, workers=controls.workers)
-        self.clip = load_text_clip(parent.manifest.base, base, reporter)
+        self.clip = load_text_clip(tower.base, base, reporter, loaded=tower.clip)
         place = machine(world.device, processes=world.size)
         # Features of single crops differ from those of batches by rounding. Where they lie says nothing of the result.
         cached = None if controls.cache_features is None else "features"

@@ -96,8 +96,9 @@ class ScoredChoice:
 class RandomChoice:
     """Nested random masks, drawn once."""
 
-    def __init__(self, rounds: Sequence[Masks]) -> None:
-        self.rounds = rounds
+    def __init__(self, rounds: Sequence[Masks], like: Bundle | None) -> None:
+        """like: the bundle whose counts they have."""
+        self.rounds, self.like = rounds, like
 
     def masks(self, tower: Tower, number: int) -> Masks:
         """See Choice."""
@@ -121,8 +122,8 @@ def random_choice(
     drawn = random_scores(shapes, seed)
     # Patterns of a fixed form have the counts whatever the scores; a global one has them only where it is told.
     if _counts(pattern.masks(drawn, sparsities[-1])) == wanted[-1]:
-        return RandomChoice([pattern.masks(drawn, sparsity) for sparsity in sparsities])
-    return RandomChoice(random_control_masks(wanted, shapes, seed))
+        return RandomChoice([pattern.masks(drawn, sparsity) for sparsity in sparsities], like)
+    return RandomChoice(random_control_masks(wanted, shapes, seed), like)
 
 
 def _counts(masks: Mapping[str, Mask]) -> dict[str, int]:

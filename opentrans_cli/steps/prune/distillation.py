@@ -71,7 +71,7 @@ def make_objective(
     if world.size > 1 or compiled:
         reason = "is not compiled: --compile" if compiled else "runs in one process: --distill text-guided"
         raise OptionError(f"text-guided distillation {reason}; use --distill image")
-    clip = load_text_clip(tower.base, None, reporter)
+    clip = load_text_clip(tower.base, None, reporter, loaded=tower.clip)
     settings = RegionSettings(batch_size=options.batch_size, seed=options.seed, framework=options.framework)
     return RegionDistillation(tower, labelled_images(options), settings, text=raw_names(clip), device=world.device)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from opentrans_cli.clip.layers import choose_layers, tower_candidates
@@ -75,6 +75,8 @@ def prune_settings(options: PruneOptions, controls: PruneControls, *, steps: int
 def make_prune_plan(options: PruneOptions, reporter: Reporter) -> PrunePlan:
     """Load the source, choose layers and pattern, and lay out the rounds that remove something."""
     tower = load_tower(options.source, reporter)
+    if options.distill != "text-guided":
+        tower = replace(tower, clip=None)  # no words are read, so its text tower need not be kept
     pattern = pattern_for(options.pattern, tower.base.model_cfg)
     found = tower_candidates(tower.shapes)
     if tower.bundle is None:

@@ -15,7 +15,7 @@ from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_parent, prepare_parent
-from opentrans_cli.reporter import LOGGED, SILENT, Reporter
+from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import takes
 from opentrans_cli.steps.prune.choice import Choice, RandomChoice, ScoredChoice, Scorer, random_choice
 from opentrans_cli.steps.prune.cuts import Cuts
@@ -222,8 +222,9 @@ def _recorded(run: Cuts, plan: PrunePlan, how: Mapping[str, Any]) -> dict[str, A
     """The options of the run as the bundle records them."""
     options = run.options
     recorded = {**asdict(options), "criterion": plan.criterion, "compile": run.controls.compile, **how}
-    if options.like is not None:  # where the other bundle lies says nothing about the result
-        recorded["like"] = open_bundle(local_bundle(options.like, SILENT)).digest
+    like = run.choice.like if isinstance(run.choice, RandomChoice) else None
+    if like is not None:  # where the other bundle lies says nothing about the result
+        recorded["like"] = like.digest
     return recorded
 
 

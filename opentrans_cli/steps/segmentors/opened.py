@@ -79,7 +79,7 @@ def open_source(
         built, record = build_segmentor(tower, chosen.name), None
     return OpenedSegmentor(
         built,
-        text_clip=lambda: load_text_clip(tower.base, base, reporter),
+        text_clip=lambda: load_text_clip(tower.base, base, reporter, loaded=tower.clip),
         trained_on=record.seen if record is not None else (),
     )
 

@@ -42,15 +42,15 @@ def open_published(
     """
     chosen: Framework = FRAMEWORKS.load(framework)
     checkpoint, original = _read(framework, path, reporter)
-    visual = None if original.tower or base is None else load_tower(base, reporter).visual
-    module: Any = build_original(original, visual)
+    trunk = None if original.tower or base is None else load_tower(base, reporter)
+    module: Any = build_original(original, None if trunk is None else trunk.visual)
     options = chosen.options(original.options)
     tower = _tower(module.backbone, original, path)
     published = original.lineage != "ours"  # and trained on COCO, all of them
     fixed = getattr(options, "classes", None) is not None
     return OpenedSegmentor(
         BuiltSegmentor(chosen, options, module, tower),
-        text_clip=lambda: _words(original, path, base),
+        text_clip=lambda: _words(original, path, base, trunk),
         reads_words=not fixed,
         trained_on=names_of(None) if published else (),
         sides=PUBLISHED if published else None,
@@ -71,7 +71,10 @@ def _read(framework: str, path: Path, reporter: Reporter) -> tuple[Checkpoint, O
     return checkpoint, load_original(framework, original_tensors(checkpoint))
 
 
-def _words(original: Original, path: Path, base: str | None) -> LoadedClip:
+def _words(original: Original, path: Path, base: str | None, trunk: Tower | None = None) -> LoadedClip:
+    """trunk: the tower of `base`, if it was loaded."""
+    if trunk is not None and isinstance(trunk.clip, LoadedClip):
+        return trunk.clip
     return load_clip(base) if base is not None else original_words(original, source=str(path))
 
 

@@ -84,7 +84,7 @@ def export_open_clip(
     )
     if out is None:
         return result
-    state = load_text_clip(tower.base, base, reporter).model.state_dict()
+    state = load_text_clip(tower.base, base, reporter, loaded=tower.clip).model.state_dict()
     state |= {f"visual.{name}": tensor for name, tensor in visual.state_dict().items()}
     config = {
         "model_cfg": tower.base.model_cfg if narrow is None else narrow.model_cfg,

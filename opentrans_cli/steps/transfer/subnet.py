@@ -15,7 +15,6 @@ from opentrans_cli.bundle.layout import WEIGHTS, weight_name
 from opentrans_cli.bundle.rounds import at_round, find_round
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import OptionError
-from opentrans_cli.files.tensorfile import tensor_headers
 from opentrans_cli.reporter import Reporter
 
 _PACKED_BIAS = "in_proj_bias"
@@ -58,7 +57,7 @@ def load_subnet(
         if base is not None:
             raise OptionError(f"masks need no base: --base {base}; leave it out, or pass --what weights")
         view = bundle if at_sparsity is None else at_round(bundle, find_round(bundle, at_sparsity))
-        headers = tensor_headers(bundle.file_path(WEIGHTS)) if bundle.has(WEIGHTS) else {}
+        headers = bundle.tensor_headers(WEIGHTS) if bundle.has(WEIGHTS) else {}
         masks = view.masks()
         others = {name: header.shape for name, header in headers.items()}
         return SubnetArrays(masks, _shapes(masks, others), None)
