@@ -1,11 +1,11 @@
 """Pictures for people: overlays, grids, charts. Arrays and plain numbers in, PNG or SVG out; no model, no torch.
 
-palette.py   colours of classes
-legend.py    which classes a label map shows, and the panel that names them
-overlay.py   one image under its label map
-overview.py  many images side by side
-charts.py    kept weights and alphas by layer
-esd.py       spectra on log-log axes, with the fitted tail
+palette.py     colours of classes
+legend.py      which classes a label map shows, and the panel that names them
+overlay.py     one image under its label map
+overview.py    many images side by side
+charts.py      kept weights and alphas by layer
+esd.py         spectra on log-log axes, with the fitted tail
 tower_page.py  alphas and spectra of a whole tower on one page
-curve.py     accuracy and size against sparsity
+curve.py       accuracy and size against sparsity
 """

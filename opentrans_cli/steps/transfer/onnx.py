@@ -42,7 +42,14 @@ ONNX = "onnx"
 SUFFIX = ".onnx"
 TOLERANCE = 1e-4  # largest difference of a score, in parts of the largest score
 
+OPSET = 18  # the first that torch's exporter writes by itself, so that older runtimes read it
+SMALLEST = 32  # pixels: a side shorter than the towers' stride has no cell
+
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_LARGEST = 2**31 - 1  # bytes of one protobuf message
+
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
+Outputs = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores (C, H, W) and label map (H, W)
 
 
 @dataclass(frozen=True)
@@ -216,15 +223,6 @@ def _write(out: Path, content: bytes) -> None:
         write_file(out, [content])
     except OSError as error:
         raise TransferError(f"cannot write: {out} ({error.strerror or error}); choose another --out") from error
-
-
-OPSET = 18  # the first that torch's exporter writes by itself, so that older runtimes read it
-SMALLEST = 32  # pixels: a side shorter than the towers' stride has no cell
-
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_LARGEST = 2**31 - 1  # bytes of one protobuf message
-
-Outputs = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores (C, H, W) and label map (H, W)
 
 
 def require_packages() -> None:
