@@ -20,14 +20,18 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from opentrans_cli.checkpoints.reader import Checkpoint, StoredTensor, open_checkpoint
 from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.errors import MaskError, OptionError, SourceError
+from opentrans_cli.files.slots import FLOATS, decoded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OPENTRANS, TORCH_PRUNE, TORCH_AO, NNCF = "opentrans", "torch-prune", "torch-ao", "nncf"
 COMPRESSED, ZEROS = "compressed-tensors", "zeros"
@@ -105,6 +109,8 @@ class PrunedCheckpoint:
 
         Packed ones have zeros where they are pruned. Raises SourceError for a file that cannot be read.
         """
+        import torch
+
         tensor = self.tensors[name]
         if tensor.values is None:
             return None
@@ -123,6 +129,8 @@ class PrunedCheckpoint:
 
         Raises as `mask` and `values` do.
         """
+        import torch
+
         mask = self.mask(name, rows)
         values = self.values(name, rows)
         if values is None:
@@ -130,11 +138,22 @@ class PrunedCheckpoint:
             return mask.float()
         return values if mask is None else values.where(mask, torch.zeros((), dtype=values.dtype))
 
+    def array(self, name: str, rows: slice | None = None) -> NDArray[Any]:
+        """`weight` as floating point numbers of numpy; of a tensor without a mask torch is not needed."""
+        tensor = self.tensors[name]
+        dtype = None if tensor.values is None else self.file.tensors[tensor.values].dtype
+        if tensor.mask is None and tensor.values is not None and dtype in FLOATS:
+            return decoded(self.file.array(tensor.values, rows), dtype)
+        weight = self.weight(name, rows)
+        return weight.float().numpy() if weight.dtype.itemsize < 4 or not weight.is_floating_point() else weight.numpy()
+
     def _bits(self, name: str, tensor: PrunedTensor) -> Tensor:
         assert tensor.mask is not None
         packed = self.file.array(tensor.mask)
         if packed.dtype != np.uint8:
             raise SourceError(f"bitmask is not of bytes: '{name}' in {self.path}; download or export it again")
+        import torch
+
         bits = np.unpackbits(packed, axis=-1, count=tensor.shape[-1], bitorder="little")
         return torch.from_numpy(bits).view(torch.bool)
 

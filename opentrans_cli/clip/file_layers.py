@@ -15,8 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from opentrans_cli.checkpoints.pruned import PrunedCheckpoint, PrunedTensor
 from opentrans_cli.checkpoints.reader import natural
@@ -79,9 +78,9 @@ def file_contents(tensors: Mapping[str, PrunedTensor]) -> FileContents:
     return FileContents(tuple(_distinct([*inside, *outside])), counted, tower, _config(tensors, tower))
 
 
-def read_layer(file: PrunedCheckpoint, layer: WeightLayer) -> Tensor:
-    """The weight of a layer, (O, I, kh, kw) or (O, I), in its stored dtype, exact zeros where it is pruned."""
-    return file.weight(layer.tensor, layer.rows).reshape(layer.shape)
+def read_layer(file: PrunedCheckpoint, layer: WeightLayer) -> NDArray[Any]:
+    """The weight of a layer, (O, I, kh, kw) or (O, I), floating point, exact zeros where it is pruned."""
+    return file.array(layer.tensor, layer.rows).reshape(layer.shape)
 
 
 def _no_matrix(shape: tuple[int, ...]) -> str | None:
@@ -150,8 +149,7 @@ def _distinct(layers: list[WeightLayer]) -> Iterator[WeightLayer]:
 def _config(tensors: Mapping[str, PrunedTensor], tower: TowerPlace | None) -> dict[str, Any] | None:
     if tower is None or tower.kind.name != "ModifiedResNet":
         return None
-    shapes = {key: tensor.shape for key, tensor in tensors.items() if key.startswith(tower.parent)}
-    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    state = {key: tensor for key, tensor in tensors.items() if key.startswith(tower.parent)}
     try:
         return infer_config({key.removeprefix(tower.parent): tensor for key, tensor in state.items()})
     except (SourceError, KeyError, IndexError):

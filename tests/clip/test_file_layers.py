@@ -121,7 +121,7 @@ def saved(path: Path, state: dict[str, Tensor]) -> tuple[FileContents, dict[str,
     torch.save(state, path)
     file = open_pruned(path)
     found = file_contents(file.tensors)
-    return found, {layer.name: read_layer(file, layer) for layer in found.layers}
+    return found, {layer.name: torch.from_numpy(read_layer(file, layer)) for layer in found.layers}
 
 
 class Small(nn.Module):

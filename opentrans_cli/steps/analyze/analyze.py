@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentrans_cli.bundle.hub.source import is_cached
 from opentrans_cli.bundle.layout import ALPHA
@@ -20,13 +20,15 @@ from opentrans_cli.spectral.measure import measure
 from opentrans_cli.spectral.report import AlphaReport
 from opentrans_cli.spectral.selection import Selection
 from opentrans_cli.spectral.stability import judge
-from opentrans_cli.steps.analyze.frontier import Resolution, TowerPrices
 from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.analyze.outputs import Outputs
 from opentrans_cli.steps.analyze.result import AnalyzeResult
 from opentrans_cli.steps.analyze.source import SpectrumSource, open_spectrum_source
 from opentrans_cli.steps.by_name import by_name, on_processor, takes
 from opentrans_cli.steps.step_record import step_record
+
+if TYPE_CHECKING:
+    from opentrans_cli.steps.analyze.frontier import Resolution, TowerPrices
 
 BASE = "base"
 """`against` this: the base of the bundle itself."""
@@ -84,7 +86,7 @@ def analyze(
         if against is not None:
             beside = _alphas_of(against, names, fit, weights=weights, base=base, reporter=reporter)
         others = {rule: estimator(rule) for rule in ESTIMATORS.names() if rule != options.estimator}
-        layers = measure(names, weights.array, fit, others=others, reporter=reporter)
+        layers = measure(names, weights.read, fit, others=others, reporter=reporter)
     weight_gradients = None if prices is None else {layer.name: layer.weight_gradient for layer in prices.layers}
 
     def choose(alphas: Mapping[str, float]) -> tuple[str, ...]:
@@ -164,6 +166,8 @@ def _prices(weights: SpectrumSource, resolution: Resolution | None) -> TowerPric
 
     Raises OptionError where there is none.
     """
+    from opentrans_cli.steps.analyze.frontier import TowerPrices
+
     kept = None if weights.bundle is None else {x.name: x.kept / x.total for x in weights.bundle.manifest.layers}
     if weights.model_cfg is not None:
         prices = TowerPrices(weights.model_cfg, resolution=resolution, kept=kept)
@@ -195,5 +199,5 @@ def _alphas_of(
         shared = [name for name in names if name in there]
         if not shared:
             raise OptionError(f"no layer in common: --against {source}; name a source of the same architecture")
-        spectra = measure(shared, other.array, fit, title=f"spectra of {source}", reporter=reporter)
+        spectra = measure(shared, other.read, fit, title=f"spectra of {source}", reporter=reporter)
         return {layer.name: layer.alpha for layer in spectra}

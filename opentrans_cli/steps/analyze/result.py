@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentrans_cli.files.records import finite
 from opentrans_cli.spectral.report import RANDOM_LIKE, AlphaReport, LayerAlpha
-from opentrans_cli.steps.analyze.frontier import FrontierPoint
 from opentrans_cli.steps.analyze.options import AnalyzeOptions
 from opentrans_cli.steps.analyze.source import LeftOut
+
+if TYPE_CHECKING:
+    from opentrans_cli.steps.analyze.frontier import FrontierPoint
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.checkpoints.pruned import open_pruned
 from opentrans_cli.clip.file_layers import EMBEDDING, WeightLayer, file_contents, read_layer
 from opentrans_cli.clip.key_tables import OUTPUT_HEAD
-from opentrans_cli.clip.layers import candidates, layer_weight, locate
+from opentrans_cli.clip.layers import PARTS, tower_candidates
 from opentrans_cli.clip.source import is_local
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.reporter import SILENT, Reporter
@@ -47,21 +45,16 @@ class SpectrumSource:
     counted: Mapping[str, int]  # tensors of a file that can be no layer, by reason
     bundle: Bundle | None  # None if the source is no bundle
     model_cfg: dict[str, Any] | None  # open_clip's, of a CLIP, or of its image tower alone; None: not known
-    reader: Callable[[str], Tensor] = field(repr=False)
+    reader: Callable[[str], NDArray[Any]] = field(repr=False)
     clip: AnyClip | None = field(default=None, repr=False)  # that was loaded for it
 
-    def read(self, name: str) -> Tensor:
-        """One layer's weight, (O, I, kh, kw) or (O, I), in its stored dtype; to be read only, it may be shared.
+    def read(self, name: str) -> NDArray[Any]:
+        """One layer's weight, (O, I, kh, kw) or (O, I), floating point; to be read only, it may be shared.
 
         Several threads may read at once. Raises KeyError for an unknown layer and SourceError if the file cannot be
         read any more.
         """
         return self.reader(name)
-
-    def array(self, name: str) -> NDArray[Any]:
-        """The same as an array; bfloat16, which numpy lacks, as float32."""
-        weight = self.reader(name).detach().cpu()
-        return (weight if weight.dtype in (torch.float64, torch.float16) else weight.float()).numpy()
 
     def chosen(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[str, ...]:
         """Names of the layers to analyse: the default ones, more by `include`, fewer by `exclude`, in module order.
@@ -151,8 +144,9 @@ def _from_file(source: str, reporter: Reporter) -> SpectrumSource:
 
 def _from_tower(source: str, tower: Tower) -> SpectrumSource:
     layers = []
-    for found in candidates(tower.visual):
-        packed = locate(tower.visual, found.name)[1] != slice(None)
+    for found in tower_candidates(tower.shapes):
+        owner, _, leaf = found.name.rpartition(".")
+        packed = leaf in PARTS and f"{owner}.in_proj_bias" in tower.state
         kind = "attention" if packed else "conv" if len(found.shape) == 4 else "linear"
         # The input layer is never pruned but has a spectrum like any other: the paper ranks all 55 of RN50.
         skipped = OUTPUT_HEAD if found.reason == OUTPUT_HEAD else None
@@ -164,5 +158,5 @@ def _from_tower(source: str, tower: Tower) -> SpectrumSource:
         bundle=tower.bundle,
         model_cfg=tower.base.model_cfg,
         clip=tower.clip,
-        reader=lambda name: layer_weight(tower.visual, name),
+        reader=lambda name: tower.state[f"{name}.weight"],
     )

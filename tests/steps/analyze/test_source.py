@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -57,7 +58,7 @@ def reasons(source: SpectrumSource) -> dict[str, tuple[str, ...]]:
 
 
 def values(source: SpectrumSource) -> dict[str, Tensor]:
-    return {name: source.read(name).clone() for name in source.chosen()}
+    return {name: torch.from_numpy(source.read(name).copy()) for name in source.chosen()}
 
 
 # Towers.
@@ -70,7 +71,7 @@ def test_a_resnet_has_all_its_convolutions_the_first_included_in_module_order():
         assert reasons(source) == {"output head": tuple(f"attnpool.{part}_proj" for part in "kqvc")}
         assert set(source.chosen(include=["attnpool.*"])) - set(source.chosen()) == set(reasons(source)["output head"])
         for layer in source.layers:
-            weight = source.read(layer.name)
+            weight = torch.from_numpy(source.read(layer.name))
             assert tuple(weight.shape) == layer.shape and torch.equal(weight, visual.get_submodule(layer.name).weight)
         assert source.bundle is None and source.model_cfg == load_clip("tiny").model_cfg
         assert {layer.kind for layer in source.layers} == {"conv", "linear"}
@@ -81,7 +82,7 @@ def test_a_bundle_gives_zeros_where_it_is_pruned(tiny_bundle):
         assert source.bundle is not None and source.bundle.path == tiny_bundle
         assert source.chosen() == convolutions(load_clip("tiny").model.visual)
         for layer, mask in open_bundle(tiny_bundle).masks().items():
-            assert torch.equal(source.read(layer) != 0, torch.from_numpy(mask))
+            assert np.array_equal(source.read(layer) != 0, mask)
 
 
 def test_a_vit_has_its_linear_layers_and_the_parts_of_its_attention(folder):
@@ -127,8 +128,8 @@ def test_a_bare_file_gives_its_tensors_without_a_model(file):
     state = {"stem.weight": torch.randn(4, 3, 3, 3).half(), "fc.weight": torch.randn(5, 4), "fc.bias": torch.randn(5)}
     with open_spectrum_source(file(state)) as source:
         assert source.chosen() == ("fc", "stem")
-        assert all(torch.equal(source.read(name), state[f"{name}.weight"]) for name in source.chosen())
-        assert source.read("stem").dtype == torch.float16
+        assert all(np.array_equal(source.read(name), state[f"{name}.weight"]) for name in source.chosen())
+        assert source.read("stem").dtype == np.float32
         assert source.left_out(source.chosen()) == (LeftOut("1-dimensional", 1, ()),)
         assert (source.bundle, source.model_cfg) == (None, None)
 
@@ -188,16 +189,16 @@ def test_nothing_left_to_analyse_is_refused_with_the_reasons(file):
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "first", "dtype"),
+    ("name", "layers", "first"),
     [
-        ("resnet20-12fca82f.th", 20, "module.conv1", torch.float32),
-        ("resnet56-4bfd9763.th", 56, "module.conv1", torch.float32),
-        ("resnet50v2_imagenet_trunk_fp16.safetensors", 43, "conv1", torch.float16),
-        ("squeezenet1_1_imagenet_fp16.safetensors", 26, "classifier.1", torch.float16),
+        ("resnet20-12fca82f.th", 20, "module.conv1"),
+        ("resnet56-4bfd9763.th", 56, "module.conv1"),
+        ("resnet50v2_imagenet_trunk_fp16.safetensors", 43, "conv1"),
+        ("squeezenet1_1_imagenet_fp16.safetensors", 26, "classifier.1"),
     ],
 )
-def test_trained_weights_of_other_models_are_read_under_the_names_of_the_file(shared, name, layers, first, dtype):
+def test_trained_weights_of_other_models_are_read_under_the_names_of_the_file(shared, name, layers, first):
     with open_spectrum_source(str(shared / "data" / "weights" / name)) as source:
         chosen = source.chosen()
-        assert (len(chosen), chosen[0], source.read(chosen[0]).dtype) == (layers, first, dtype)
-        assert all(source.read(layer).isfinite().all() for layer in chosen)
+        assert (len(chosen), chosen[0]) == (layers, first)
+        assert all(np.isfinite(source.read(layer)).all() for layer in chosen)
