@@ -172,7 +172,7 @@ def _open_single(path: Path, kind: str) -> Checkpoint:
         with open_regular(path) as file:
             stamps = {path: _stamp(file)}
             if kind == SAFETENSORS:
-                slots = safetensors_slots(file, os.fstat(file.fileno()).st_size, str(path))
+                slots = safetensors_slots(file, str(path))
                 tensors = {key: _in_file(key, slots[key], path) for key in sorted(slots, key=natural)}
                 return Checkpoint(path, kind, tensors, stamps=stamps)
             if kind == TORCH:

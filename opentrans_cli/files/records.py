@@ -132,11 +132,11 @@ def require(condition: bool, where: str, problem: str) -> None:
 def wrong(where: str, problem: str) -> BundleError:
     """The error for one wrong place of a manifest."""
     return BundleError(
-        f"manifest is not valid: {printable(where)} {printable(problem)}; write or download the bundle again"
+        f"manifest is not valid: {_printable(where)} {_printable(problem)}; write or download the bundle again"
     )
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """`text` as a message may hold it: one line, no control characters, not endless."""
     # Keys of the document are part of a place, and may hold line breaks.
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _LONGEST + 1])

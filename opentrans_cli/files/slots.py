@@ -51,8 +51,8 @@ def c_order(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
-def safetensors_slots(file: BinaryIO, size: int, where: str) -> dict[str, Slot]:
-    """The tensors of somebody's safetensors file `where`, open and of `size` bytes, by name in the order of the file.
+def safetensors_slots(file: BinaryIO, where: str) -> dict[str, Slot]:
+    """The tensors of somebody's open safetensors file `where`, by name in the order of the file.
 
     Raises BundleError if it is damaged.
     """

@@ -66,7 +66,7 @@ def test_slots_of_a_safetensors_file_are_its_tensors(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_file(tensors, path, {"format": "pt"})
     with path.open("rb") as file:
-        slots = safetensors_slots(file, path.stat().st_size, str(path))
+        slots = safetensors_slots(file, str(path))
         assert slots.keys() == tensors.keys()
         for name, slot in slots.items():
             assert (slot.dtype, slot.shape) == (tensors[name].dtype.name, tensors[name].shape)
@@ -79,7 +79,7 @@ def test_slots_of_a_safetensors_file_are_its_tensors(tmp_path: Path) -> None:
     assert all(np.array_equal(after[name], value) for name, value in tensors.items())
     path.write_bytes(changed[:-1])
     with path.open("rb") as file, pytest.raises(BundleError, match="damaged safetensors file"):
-        safetensors_slots(file, path.stat().st_size, str(path))
+        safetensors_slots(file, str(path))
 
 
 def test_bytes_between_strided_values_stay() -> None:
