@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -111,10 +112,36 @@ def meta_visual(model_cfg: Mapping[str, Any]) -> nn.Module:
     The configuration may come from strangers: it makes no network call, reads no file, and its size is bounded. Raises
     SourceError if that or open_clip does not accept it.
     """
-    import torch
-
-    with torch.device("meta"):
+    with unfilled():
         return build_clip(_harmless(model_cfg)).visual  # type: ignore[return-value]
+
+
+_FILL = {"normal_", "uniform_", "trunc_normal_", "zero_", "zeros_", "ones_", "fill_", "constant_", "mul_"}
+_FILL |= {f"{name}_{kind}_" for name in ("xavier", "kaiming") for kind in ("normal", "uniform")}
+_SCALE = {"mul", "div", "__mul__", "__rmul__", "__truediv__"}
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Tensors made inside are on the meta device, and no first value is computed for them.
+
+    What torch does on that device for random values and scalings is written in Python, and imports its compiler.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Unfilled(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name, kwargs = func.__name__, kwargs or {}
+            if func is torch.randn:
+                return torch.empty(*args, **kwargs, device="meta")
+            tensor = args[0] if args else kwargs.get("tensor")
+            if name in _FILL | _SCALE and isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                return tensor
+            return func(*args, **kwargs)
+
+    with torch.device("meta"), Unfilled():
+        yield
 
 
 def _harmless(model_cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opentrans_cli.clip.architecture import build_clip
+from opentrans_cli.clip.architecture import build_clip, unfilled
 from opentrans_cli.clip.open_clip import open_clip_module
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip
@@ -51,7 +51,7 @@ def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> 
         "quick_gelu": quick_gelu,
     }
     # Built on the meta device: drawing values for what is replaced at once takes seconds.
-    with torch.device("meta"):
+    with unfilled():
         model: Any = build_clip(model_cfg)
     model.visual = build_clip({**model_cfg, "text_cfg": dict(_SMALLEST_TEXT)}).visual
     model.logit_scale = nn.Parameter(torch.zeros(()))
