@@ -25,7 +25,7 @@ from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.eval.evaluate import load_samples, score
 from opentrans_cli.steps.segmentors.built import TRAINING_FREE, any_segmentor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
-from opentrans_cli.steps.sources import base_of_rounds, is_bundle, load_text_clip, tower_at
+from opentrans_cli.steps.sources import base_of_rounds, clip_tower, is_bundle, load_text_clip, tower_at
 from opentrans_cli.steps.step_record import data_record, environment, step_record
 from opentrans_cli.training.device import resolve_device
 
@@ -79,6 +79,13 @@ def curve(
         reporter.say(f"sparsity {info.sparsity:.4f}, round {info.round}")
         built = any_segmentor(tower_at(bundle, info, base=clip))
         reports.append(score(built, samples, text, device=where, reporter=reporter))
+    if bundle.manifest.segmentor is None and all(info.sparsity > 0 for info in rounds):
+        # Last, because a framework takes parts off the tower it is built around, and that is the base's own.
+        reporter.say("sparsity 0, the dense base")
+        total = bundle.manifest.total
+        rounds = (RoundInfo(0, 0.0, total, total, "base", False), *rounds)
+        built = any_segmentor(clip_tower(reader))
+        reports.insert(0, score(built, samples, text, device=where, reporter=reporter))
     report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, where)
     return CurveResult(_write(bundle, report, out, {**data_record(data), "base": base}), report)
 

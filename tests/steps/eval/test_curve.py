@@ -30,8 +30,10 @@ def test_every_point_is_what_eval_says_of_that_round(nested_bundle: Nested, tmp_
     bundle = Path(shutil.copytree(nested_bundle(kind), tmp_path / "b"))
     report = curve(str(bundle), **vars(DATA), device="cpu").report
     check_document(report, "curve_report")
-    assert [round(point["sparsity"], 3) for point in report["points"]] == [0.2, 0.5, 0.8]
-    for point in report["points"][:2]:
+    assert [round(point["sparsity"], 3) for point in report["points"]] == [0, 0.2, 0.5, 0.8]
+    dense = evaluate("tiny", **vars(DATA), device="cpu").report
+    assert {name: report["points"][0][name] for name in SCORES} == {name: dense[name] for name in SCORES}
+    for point in report["points"][1:3]:
         single = evaluate(
             str(bundle), **vars(DATA), at_sparsity=point["sparsity"], out=tmp_path / "r.json", force=True, device="cpu"
         ).report
@@ -42,8 +44,8 @@ def test_every_point_is_what_eval_says_of_that_round(nested_bundle: Nested, tmp_
 def test_the_size_of_a_point_is_that_of_its_tensors_in_a_bundle(nested_bundle: Nested, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(nested_bundle("trained"), tmp_path / "b"))
     points = curve(str(bundle), **vars(DATA), device="cpu").report["points"]
-    assert len(points) == 3
-    for point in points[1:]:
+    assert len(points) == 4
+    for point in points[2:]:
         transfer(bundle, to="maskclip", out=tmp_path / "t", at_sparsity=point["sparsity"], force=True)
         files = [read_tensors(tmp_path / "t" / f"{name}.safetensors") for name in ("mask", "weights")]
         assert point["bytes"] == sum(array.nbytes for file in files for array in file.values())
@@ -70,7 +72,7 @@ def test_rounds_of_masks_alone_are_left_out_aloud(nested_bundle: Nested, tmp_pat
     report = curve(
         str(nested_bundle("masks")), **vars(DATA), out=tmp_path / "c.json", device="cpu", reporter=Listener()
     ).report
-    assert [point["round"] for point in report["points"]] == [3]
+    assert [point["round"] for point in report["points"]] == [0, 3]
     assert [line for line in said if "only their masks" in line] == [
         "left out, only their masks are there: 0.2000, 0.5000"
     ]
