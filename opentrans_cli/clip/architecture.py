@@ -117,7 +117,7 @@ def meta_visual(model_cfg: Mapping[str, Any]) -> nn.Module:
 
 
 _FILL = {"normal_", "uniform_", "trunc_normal_", "zero_", "zeros_", "ones_", "fill_", "constant_", "mul_"}
-_FILL |= {f"{name}_{kind}_" for name in ("xavier", "kaiming") for kind in ("normal", "uniform")}
+_FILL |= {"triu_"} | {f"{name}_{kind}_" for name in ("xavier", "kaiming") for kind in ("normal", "uniform")}
 _SCALE = {"mul", "div", "__mul__", "__rmul__", "__truediv__"}
 
 
