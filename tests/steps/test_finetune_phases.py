@@ -196,7 +196,7 @@ def test_a_run_with_a_cache_is_gone_on_with_by_one_and_its_record_says_so(tiny_b
 def test_what_contradicts_itself_is_refused_and_nothing_is_left(
     options: dict[str, Any], controls: dict[str, Any], said: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    given = FinetuneOptions(**{"steps": 6, "batch_size": 2, "crop": 64, **options})
     with pytest.raises(OptionError, match=said):
+        given = FinetuneOptions(**{"steps": 6, "batch_size": 2, "crop": 64, **options})
         run(tiny_bundle, tmp_path / "f", given, controls=replace(EVERY_STEP, **controls))
     assert not (tmp_path / "f").exists() and not state_path(tmp_path / "f").exists()
