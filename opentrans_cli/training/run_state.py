@@ -1,6 +1,6 @@
 """Everything a training run is made of, saved and restored: model, optimizer, averages, scale and past losses.
 
-model.<name>, optimizer.<parameter>.<slot>   see checkpoint.py
+model.<name>, optimizer.<parameter>.<slot>   see state_file.py
 ema.<parameter>                              averages, if there are any
 log.losses                                   float64, by step
 beside.<name>                                what the caller keeps of its own

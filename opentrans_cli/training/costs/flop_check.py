@@ -1,13 +1,13 @@
 """The cost of training by torch's own counter, beside our formulas.
 
 torch.utils.flop_counter.FlopCounterMode counts the kernels that a real forward and backward pass start, here on the
-meta device. Its figures are FLOPs: twice the MACs. Where it goes another way than cost.py, and what is done about it:
+meta device. Its figures are FLOPs: twice the MACs. Where it goes another way than macs.py, and what is done about it:
 
 - The weight gradient of a grouped convolution is over-counted `groups` times. Corrected here.
 - `nn.MultiheadAttention` on its fast path counts nothing. The fast path is off while counting.
 - The backward pass of fused attention is counted with the scores it computes a second time, 2.5 times the forward
   pass instead of 2. On the meta device attention is not fused, so this does not arise.
-- grid_sample, interpolation, pooling, norms and activations count nothing, in cost.py as well. The samples of
+- grid_sample, interpolation, pooling, norms and activations count nothing, in macs.py as well. The samples of
   deformable attention are such: gathered by grid_sample and weighed element by element.
 - Zero weights count like any others: it has dense columns alone.
 """

@@ -159,7 +159,7 @@ class _Recorder(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func in _NO_FORMULA or (func is torch.einsum and len(args) > _EINSUM_OF_TWO):
             raise TrainingError(
-                f"no formula for the cost of {func.__name__}: module '{self.path[-1]}'; add one to cost.py"
+                f"no formula for the cost of {func.__name__}: module '{self.path[-1]}'; add one to macs.py"
             )
         if func in _FORMULAS or (func is torch.einsum and len(args) == _EINSUM_OF_TWO):
             left, right = _operands(args[1:] if func is torch.einsum else args, kwargs or {})

@@ -2,7 +2,7 @@
 
 A layer of C MACs with the fraction s of its weights kept costs sC in the forward pass, C for the gradient of its inputs
 and sC for that of its weights; frozen, it saves the last alone. Autograd differs: below the lowest trained parameter
-it computes no input gradient either, see cost.py. Teacher, text tower and pruning itself are not counted.
+it computes no input gradient either, see macs.py. Teacher, text tower and pruning itself are not counted.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ PUBLISHED_PMACS: Mapping[str, float] = {
     "alpha": 159.6,
     "alpha_subnet": 122.2,
 }
-"""Training cost by setting, see accounting.paper_settings; 1 P = 1e15."""
+"""Training cost by setting, see `paper_settings`; 1 P = 1e15."""
 
 
 def paper_costs(

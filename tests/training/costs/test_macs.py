@@ -154,7 +154,7 @@ def test_a_product_without_a_formula_is_refused_not_skipped():
         def forward(self, x):
             return torch.tensordot(x, x, dims=0)
 
-    with pytest.raises(TrainingError, match=r"tensordot: module 'outer'; add one to cost.py"):
+    with pytest.raises(TrainingError, match=r"tensordot: module 'outer'; add one to macs.py"):
         count_macs(nn.Sequential(OrderedDict(outer=Outer())), (4,))
 
 
