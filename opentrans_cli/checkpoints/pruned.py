@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,6 @@ from opentrans_cli.checkpoints.reader import Checkpoint, StoredTensor, open_chec
 from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.errors import MaskError, OptionError, SourceError
 from opentrans_cli.files.slots import FLOATS, decoded
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 OPENTRANS, TORCH_PRUNE, TORCH_AO, NNCF = "opentrans", "torch-prune", "torch-ao", "nncf"
 COMPRESSED, ZEROS = "compressed-tensors", "zeros"
@@ -89,8 +86,8 @@ class PrunedCheckpoint:
         """Names of the tensors that have a mask of their own in the file."""
         return frozenset(name for name, tensor in self.tensors.items() if tensor.mask is not None)
 
-    def mask(self, name: str, rows: slice | None = None) -> Tensor | None:
-        """Which values of (some rows of) a tensor are kept, bool; None if the file has no mask for it.
+    def mask(self, name: str, rows: slice | None = None) -> NDArray[np.bool_] | None:
+        """Which values of (some rows of) a tensor are kept; None if the file has no mask for it.
 
         Raises MaskError for a mask that is not made of 0 and 1, SourceError for a file that cannot be read.
         """
@@ -99,63 +96,58 @@ class PrunedCheckpoint:
             return None
         if tensor.packed:
             return _rows(self._bits(name, tensor), rows)
-        mask = self.file.read(tensor.mask, rows)
+        mask = self._numbers(tensor.mask, rows)
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise MaskError(f"mask is not made of 0 and 1: '{tensor.mask}' in {self.path}; export it again")
         return mask != 0
 
-    def values(self, name: str, rows: slice | None = None) -> Tensor | None:
-        """(Some rows of) a tensor as it is stored, without its mask; None if the file has its mask alone.
+    def values(self, name: str, rows: slice | None = None) -> NDArray[Any] | None:
+        """(Some rows of) a tensor without its mask, floats as float32 or float64; None if the file has its mask alone.
 
         Packed ones have zeros where they are pruned. Raises SourceError for a file that cannot be read.
         """
-        import torch
-
         tensor = self.tensors[name]
         if tensor.values is None:
             return None
         if not tensor.packed:
-            return self.file.read(tensor.values, rows)
-        kept, bits = self.file.read(tensor.values).reshape(-1), self._bits(name, tensor)
-        if int(bits.sum()) != kept.numel():
+            return self._numbers(tensor.values, rows)
+        kept, bits = self._numbers(tensor.values).reshape(-1), self._bits(name, tensor)
+        if np.count_nonzero(bits) != kept.size:
             raise SourceError(
-                f"bitmask and values disagree: '{name}' in {self.path}, {int(bits.sum())} bits and {kept.numel()} "
+                f"bitmask and values disagree: '{name}' in {self.path}, {np.count_nonzero(bits)} bits and {kept.size} "
                 "values; download or export it again"
             )
-        return _rows(torch.zeros(tensor.shape, dtype=kept.dtype).masked_scatter_(bits, kept), rows)
+        values = np.zeros(tensor.shape, kept.dtype)
+        values[bits] = kept
+        return _rows(values, rows)
 
-    def weight(self, name: str, rows: slice | None = None) -> Tensor:
-        """(Some rows of) a tensor with zeros where its mask says so; of a mask alone, the mask.
+    def weight(self, name: str, rows: slice | None = None) -> NDArray[Any]:
+        """(Some rows of) a tensor as float32 or float64, with zeros where its mask says so; of a mask alone, the mask.
 
         Raises as `mask` and `values` do.
         """
-        import torch
+        mask, values = self.mask(name, rows), self.values(name, rows)
+        weight = mask if values is None else values if mask is None else masked(values, mask)
+        assert weight is not None
+        return weight if np.issubdtype(weight.dtype, np.floating) else weight.astype(np.float32)
 
-        mask = self.mask(name, rows)
-        values = self.values(name, rows)
-        if values is None:
-            assert mask is not None
-            return mask.float()
-        return values if mask is None else values.where(mask, torch.zeros((), dtype=values.dtype))
+    def _numbers(self, key: str, rows: slice | None = None) -> NDArray[Any]:
+        dtype = self.file.tensors[key].dtype
+        if dtype in FLOATS or hasattr(np, dtype):
+            return decoded(self.file.array(key, rows), dtype)
+        return self.file.read(key, rows).float().numpy()  # a type that torch alone has, such as float8
 
-    def array(self, name: str, rows: slice | None = None) -> NDArray[Any]:
-        """`weight` as floating point numbers of numpy; of a tensor without a mask torch is not needed."""
-        tensor = self.tensors[name]
-        dtype = None if tensor.values is None else self.file.tensors[tensor.values].dtype
-        if tensor.mask is None and tensor.values is not None and dtype in FLOATS:
-            return decoded(self.file.array(tensor.values, rows), dtype)
-        weight = self.weight(name, rows)
-        return weight.float().numpy() if weight.dtype.itemsize < 4 or not weight.is_floating_point() else weight.numpy()
-
-    def _bits(self, name: str, tensor: PrunedTensor) -> Tensor:
+    def _bits(self, name: str, tensor: PrunedTensor) -> NDArray[np.bool_]:
         assert tensor.mask is not None
         packed = self.file.array(tensor.mask)
         if packed.dtype != np.uint8:
             raise SourceError(f"bitmask is not of bytes: '{name}' in {self.path}; download or export it again")
-        import torch
+        return np.unpackbits(packed, axis=-1, count=tensor.shape[-1], bitorder="little").view(np.bool_)
 
-        bits = np.unpackbits(packed, axis=-1, count=tensor.shape[-1], bitorder="little")
-        return torch.from_numpy(bits).view(torch.bool)
+
+def masked(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """`values` with zeros where the mask, of the same shape, is False."""
+    return np.where(mask, values, np.zeros((), values.dtype))
 
 
 def open_pruned(path: Path, format: str | None = None) -> PrunedCheckpoint:
@@ -186,7 +178,7 @@ def _readable(file: Checkpoint, tensor: PrunedTensor) -> bool:
     return key is not None and file.tensors[key].readable
 
 
-def _rows(tensor: Tensor, rows: slice | None) -> Tensor:
+def _rows(tensor: NDArray[Any], rows: slice | None) -> NDArray[Any]:
     return tensor if rows is None else tensor[rows]
 
 

@@ -80,7 +80,7 @@ def file_contents(tensors: Mapping[str, PrunedTensor]) -> FileContents:
 
 def read_layer(file: PrunedCheckpoint, layer: WeightLayer) -> NDArray[Any]:
     """The weight of a layer, (O, I, kh, kw) or (O, I), floating point, exact zeros where it is pruned."""
-    return file.array(layer.tensor, layer.rows).reshape(layer.shape)
+    return file.weight(layer.tensor, layer.rows).reshape(layer.shape)
 
 
 def _no_matrix(shape: tuple[int, ...]) -> str | None:

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.layout import weight_name
 from opentrans_cli.bundle.manifest import DTYPES
 from opentrans_cli.bundle.store import write_bundle
-from opentrans_cli.checkpoints.pruned import ZEROS, PrunedCheckpoint, open_pruned
-from opentrans_cli.clip.arrays import arrays
+from opentrans_cli.checkpoints.pruned import ZEROS, PrunedCheckpoint, masked, open_pruned
 from opentrans_cli.clip.key_tables import Found, Place, find_tower_layers, laid_out
-from opentrans_cli.clip.layers import candidates, choose_layers, split_packed
+from opentrans_cli.clip.layers import choose_layers, tower_candidates
 from opentrans_cli.errors import MaskError, OptionError, SourceError
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import prepare_parent
@@ -143,7 +141,7 @@ def _places(
     foreign: PrunedCheckpoint, tower: Tower, *, keys: str | None, under: str | None, include: tuple[str, ...]
 ) -> tuple[Found, tuple[str, ...]]:
     """Where the tower is in the file, and the layers that get a mask, in module order."""
-    possible = candidates(tower.visual)
+    possible = tower_candidates(tower.shapes)
     chosen = choose_layers(possible, include=include)
     found = find_tower_layers(
         {candidate.name: candidate.shape for candidate in possible if candidate.name in chosen},
@@ -170,42 +168,46 @@ def _read(foreign: PrunedCheckpoint, tower: Tower, found: Found, layers: tuple[s
     dense: dict[str, np.ndarray] = {}
     from_base: list[str] = []
     used: set[str] = set()
-    for name, own in split_packed(tower.visual.state_dict()).items():
-        places = found.places(name, tuple(own.shape))
+    for name, own in tower.state.items():
+        places = found.places(name, own.shape)
         value, mask = _tensor(foreign, found, name, places, own)
         if value is None:
             from_base.append(name)
             value = own
         if mask is not None:
-            value = value.where(mask, torch.zeros((), dtype=value.dtype))
+            value = masked(value, mask)
         if name in weights:
             used |= {place.key for place in places}
-            whole = value != 0 if foreign.format == ZEROS else torch.ones_like(value, dtype=torch.bool)
-            masks[weights[name]] = np.ascontiguousarray((whole if mask is None else mask).numpy())
+            whole = value != 0 if foreign.format == ZEROS else np.ones(value.shape, np.bool_)
+            masks[weights[name]] = np.ascontiguousarray(whole if mask is None else mask)
         if values:
-            dense |= arrays({name: value})
+            dense[name] = np.asarray(value, order="C")
     return _Read(masks, dense, tuple(from_base), tuple(sorted(foreign.masked - used)))
 
 
 def _tensor(
-    foreign: PrunedCheckpoint, found: Found, name: str, places: tuple[Place, ...], own: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
+    foreign: PrunedCheckpoint, found: Found, name: str, places: tuple[Place, ...], own: NDArray[Any]
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
     """Values, in the type of the base's tensor `own`, and mask of the tensor `name`; None for what the file lacks."""
     values, masks = [], []
     for place in places:
         rows = found.rows(place)
         value, mask = foreign.values(place.key, rows), foreign.mask(place.key, rows)
-        if value is not None and own.is_floating_point() and not value.is_floating_point():
+        if value is not None and _floating(own) and not _floating(value):
             raise SourceError(f"weight is {value.dtype}: '{place.key}' in {foreign.path}; export it in floating point")
-        values += [] if value is None else [laid_out(value, place).to(own.dtype)]
+        values += [] if value is None else [laid_out(value, place).astype(own.dtype)]
         masks += [] if mask is None else [laid_out(mask, place)]
     if masks and len(masks) < len(places):
         raise SourceError(f"only a part of a tensor has a mask: '{name}' in {foreign.path}; export it again")
     return _joined(values), _joined(masks)
 
 
-def _joined(parts: list[Tensor]) -> Tensor | None:
-    return None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
+def _floating(values: NDArray[Any]) -> bool:
+    return np.issubdtype(values.dtype, np.floating)
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any] | None:
+    return None if not parts else parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _sparsity(masks: Mapping[str, np.ndarray], path: Path) -> float:

@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from opentrans_cli.bundle.layout import weight_name
 from opentrans_cli.checkpoints.rules import Place
 from opentrans_cli.clip.key_tables.tables import TABLES, KeyTable, Layout, TowerKind, find_table
+from opentrans_cli.clip.layers import Array, Shapes
 from opentrans_cli.errors import TransferError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 OUTPUT_HEAD = "output head"
 TEXT_TOWER = "text tower"
@@ -103,7 +99,7 @@ class Found:
         return None if place.third is None else place.rows(self.keys[place.key])
 
 
-def laid_out(tensor: Tensor, place: Place) -> Tensor:
+def laid_out(tensor: Array, place: Place) -> Array:
     """A tensor of the tower as it lies at `place`, and the other way round."""
     return tensor.T if place.transposed else tensor
 
