@@ -9,7 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
+from opentrans_cli.assets import tiny_weights
+from opentrans_cli.steps.prune.prune import prune
 
 PACKAGE = Path(__file__).parents[1] / "opentrans_cli"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -109,25 +114,56 @@ def test_bundles_and_bytes_do_without_torch() -> None:
     assert not users & {"bundle", "files"}
 
 
-@pytest.mark.parametrize(
-    "entry", ["opentrans_cli.cli.app", "opentrans_cli.steps.look.inspect", "opentrans_cli.steps.look.verify"]
-)
-def test_a_cold_start_loads_nothing_heavy(entry: str) -> None:
-    heavy = ["torch", "open_clip", "transformers", "matplotlib", "PIL", "scipy", "huggingface_hub"]
-    code = f"import sys, {entry}; print(*[name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+DRAW, SHARE = {"matplotlib", "PIL"}, {"huggingface_hub"}
+BUILD = {"open_clip", "transformers", "torchvision", "timm", "sympy", "torch._dynamo"}
+"""What a forward pass of a ResNet or a ViT does without."""
+NUMPY = BUILD | {"torch", "scipy"}
+"""What a command without a forward pass does without."""
+
+UNLOADED = {
+    "--help": NUMPY | DRAW | SHARE,
+    "prune --help": NUMPY | DRAW | SHARE,
+    "finetune --help": NUMPY | DRAW | SHARE,
+    "segment --help": NUMPY | DRAW | SHARE,
+    "prune tiny --sparsity 0.5 -o made": NUMPY | DRAW | SHARE,
+    "prune {bundle} --sparsity 0.6 --dry-run": NUMPY | DRAW | SHARE,
+    "import {file} --base tiny -o made": NUMPY | DRAW | SHARE,
+    "analyze {file}": NUMPY | DRAW | SHARE,
+    "analyze {bundle} -o made": NUMPY | SHARE,  # with a picture
+    "transfer {bundle} --checkpoint {file} --dry-run": NUMPY | DRAW | SHARE,
+    "inspect {bundle}": NUMPY | DRAW | SHARE,
+    "verify {bundle}": NUMPY | DRAW | SHARE,
+    "diff {bundle} {bundle}": NUMPY | DRAW | SHARE,
+    "provenance {bundle}": NUMPY | DRAW | SHARE,
+    "push {bundle} org/name --dry-run": NUMPY,
+    "pull org/name": NUMPY | DRAW,
+    "eval tiny --dataset shapes --limit 1": BUILD | {"scipy", "matplotlib"} | SHARE,
+}
 
 
-def test_help_loads_nothing_heavy() -> None:
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A bundle of the tiny CLIP, and a file of its image tower with zeros in it."""
+    folder = tmp_path_factory.mktemp("inputs")
+    prune("tiny", sparsity=0.5, out=folder / "bundle")
+    state = {name: array for name, array in load_file(tiny_weights()).items() if name.startswith("visual.")}
+    save_file({name: np.where(abs(array) < 0.01, 0, array) for name, array in state.items()}, folder / "file")
+    return {name: str(folder / name) for name in ("bundle", "file")}
+
+
+@pytest.mark.parametrize("command", UNLOADED)
+def test_a_command_loads_only_what_it_uses(command: str, inputs: dict[str, str], tmp_path: Path) -> None:
+    """The table above: what is not in `sys.modules` at the end of a command."""
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom opentrans_cli.cli.app import app\n"
-        "for line in ['--help', 'prune --help', 'finetune --help', 'segment --help']:\n"
-        "    assert CliRunner().invoke(app, line.split()).exit_code == 0\n"
-        "print('torch' in sys.modules, 'open_clip' in sys.modules)"
+        "import atexit, sys\nfrom opentrans_cli.cli.app import main\n"
+        "atexit.register(lambda: print(*sys.modules, file=open('modules', 'w')))\nmain()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    line = [sys.executable, "-c", code, *command.format(**inputs).split()]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(line, env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == (1 if command.startswith("pull") else 0), done.stderr  # nothing is on the Hub
+    assert "Warning" not in done.stderr
+    assert not UNLOADED[command] & set((tmp_path / "modules").read_text().split())
 
 
 @pytest.mark.parametrize(
