@@ -74,19 +74,19 @@ def analyze(
     if resolution is not None and not priced:
         raise OptionError("nothing is priced: --resolution; add --frontier or --freeze-top, or leave it out")
     outputs.check()
-    with open_spectrum_source(source, base=base, reporter=reporter) as weights:
-        bundle, names = weights.bundle, weights.chosen(options.include, options.exclude)
-        if by_name_alone:
-            listed = () if freeze_list is None else read_freeze_list(Path(freeze_list), names)
-            selection = _selection(options, listed=(*listed, *_matching(options.freeze_layer, names)))
-        outputs.check_layers(names)
-        prices = _prices(weights, resolution) if priced else None
-        outputs.prepare()
-        beside: Mapping[str, float] = {}
-        if against is not None:
-            beside = _alphas_of(against, names, fit, weights=weights, base=base, reporter=reporter)
-        others = {rule: estimator(rule) for rule in ESTIMATORS.names() if rule != options.estimator}
-        layers = measure(names, weights.read, fit, others=others, reporter=reporter)
+    weights = open_spectrum_source(source, base=base, reporter=reporter)
+    bundle, names = weights.bundle, weights.chosen(options.include, options.exclude)
+    if by_name_alone:
+        listed = () if freeze_list is None else read_freeze_list(Path(freeze_list), names)
+        selection = _selection(options, listed=(*listed, *_matching(options.freeze_layer, names)))
+    outputs.check_layers(names)
+    prices = _prices(weights, resolution) if priced else None
+    outputs.prepare()
+    beside: Mapping[str, float] = {}
+    if against is not None:
+        beside = _alphas_of(against, names, fit, weights=weights, base=base, reporter=reporter)
+    others = {rule: estimator(rule) for rule in ESTIMATORS.names() if rule != options.estimator}
+    layers = measure(names, weights.read, fit, others=others, reporter=reporter)
     weight_gradients = None if prices is None else {layer.name: layer.weight_gradient for layer in prices.layers}
 
     def choose(alphas: Mapping[str, float]) -> tuple[str, ...]:
@@ -194,10 +194,10 @@ def _alphas_of(
         if weights.bundle is None:
             raise OptionError("only a bundle has a base to compare with: --against base; name a source")
         source = base or weights.bundle.manifest.base.source
-    with open_spectrum_source(source, loaded=weights.clip, reporter=reporter) as other:
-        there = {layer.name for layer in other.layers}
-        shared = [name for name in names if name in there]
-        if not shared:
-            raise OptionError(f"no layer in common: --against {source}; name a source of the same architecture")
-        spectra = measure(shared, other.read, fit, title=f"spectra of {source}", reporter=reporter)
-        return {layer.name: layer.alpha for layer in spectra}
+    other = open_spectrum_source(source, loaded=weights.clip, reporter=reporter)
+    there = {layer.name for layer in other.layers}
+    shared = [name for name in names if name in there]
+    if not shared:
+        raise OptionError(f"no layer in common: --against {source}; name a source of the same architecture")
+    spectra = measure(shared, other.read, fit, title=f"spectra of {source}", reporter=reporter)
+    return {layer.name: layer.alpha for layer in spectra}

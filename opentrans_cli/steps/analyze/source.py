@@ -38,7 +38,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class SpectrumSource:
-    """The weights of a source, read one at a time; a context manager that lets go of the file at its end."""
+    """The weights of a source, read one at a time; no file stays open."""
 
     source: str  # as the user gave it
     layers: tuple[WeightLayer, ...]  # in module order
@@ -92,12 +92,6 @@ class SpectrumSource:
                 groups.setdefault(layer.skipped or EXCLUDED, []).append(layer.name)
         layers = [LeftOut(reason, len(names), tuple(names)) for reason, names in groups.items()]
         return (*layers, *(LeftOut(reason, count, ()) for reason, count in sorted(self.counted.items())))
-
-    def __enter__(self) -> SpectrumSource:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def open_spectrum_source(

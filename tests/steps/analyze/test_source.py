@@ -66,46 +66,46 @@ def values(source: SpectrumSource) -> dict[str, Tensor]:
 
 def test_a_resnet_has_all_its_convolutions_the_first_included_in_module_order():
     visual = load_clip("tiny").model.visual
-    with open_spectrum_source("tiny") as source:
-        assert source.chosen() == convolutions(visual)
-        assert reasons(source) == {"output head": tuple(f"attnpool.{part}_proj" for part in "kqvc")}
-        assert set(source.chosen(include=["attnpool.*"])) - set(source.chosen()) == set(reasons(source)["output head"])
-        for layer in source.layers:
-            weight = torch.from_numpy(source.read(layer.name))
-            assert tuple(weight.shape) == layer.shape and torch.equal(weight, visual.get_submodule(layer.name).weight)
-        assert source.bundle is None and source.model_cfg == load_clip("tiny").model_cfg
-        assert {layer.kind for layer in source.layers} == {"conv", "linear"}
+    source = open_spectrum_source("tiny")
+    assert source.chosen() == convolutions(visual)
+    assert reasons(source) == {"output head": tuple(f"attnpool.{part}_proj" for part in "kqvc")}
+    assert set(source.chosen(include=["attnpool.*"])) - set(source.chosen()) == set(reasons(source)["output head"])
+    for layer in source.layers:
+        weight = torch.from_numpy(source.read(layer.name))
+        assert tuple(weight.shape) == layer.shape and torch.equal(weight, visual.get_submodule(layer.name).weight)
+    assert source.bundle is None and source.model_cfg == load_clip("tiny").model_cfg
+    assert {layer.kind for layer in source.layers} == {"conv", "linear"}
 
 
 def test_a_bundle_gives_zeros_where_it_is_pruned(tiny_bundle):
-    with open_spectrum_source(str(tiny_bundle)) as source:
-        assert source.bundle is not None and source.bundle.path == tiny_bundle
-        assert source.chosen() == convolutions(load_clip("tiny").model.visual)
-        for layer, mask in open_bundle(tiny_bundle).masks().items():
-            assert np.array_equal(source.read(layer) != 0, mask)
+    source = open_spectrum_source(str(tiny_bundle))
+    assert source.bundle is not None and source.bundle.path == tiny_bundle
+    assert source.chosen() == convolutions(load_clip("tiny").model.visual)
+    for layer, mask in open_bundle(tiny_bundle).masks().items():
+        assert np.array_equal(source.read(layer) != 0, mask)
 
 
 def test_a_vit_has_its_linear_layers_and_the_parts_of_its_attention(folder):
-    with open_spectrum_source(str(folder(VIT))) as source:
-        assert source.chosen() == tuple(layer.name for layer in source.layers)
-        assert [layer.kind for layer in source.layers] == ["conv"] + 2 * (3 * ["attention"] + 3 * ["linear"])
+    source = open_spectrum_source(str(folder(VIT)))
+    assert source.chosen() == tuple(layer.name for layer in source.layers)
+    assert [layer.kind for layer in source.layers] == ["conv"] + 2 * (3 * ["attention"] + 3 * ["linear"])
 
 
 @pytest.mark.parametrize("vision", [RESNET, VIT], ids=["resnet", "vit"])
 def test_a_file_of_a_clip_reads_as_its_folder_does(folder, vision, monkeypatch):
     """The same layers, order, kinds, values and choices, so that two reports compare; and no model is built."""
     root = folder(vision)
-    with open_spectrum_source(str(root)) as built:
-        expected = values(built)
-        monkeypatch.setattr(architecture, "build_clip", None)
-        with open_spectrum_source(str(root / "open_clip_model.safetensors")) as source:
-            read = values(source)
-            assert list(read) == list(expected) and all(torch.equal(read[name], expected[name]) for name in read)
-            assert {layer.name: layer.kind for layer in built.layers}.items() <= {
-                layer.name: layer.kind for layer in source.layers
-            }.items()
-            heads = [name for name in (layer.name for layer in built.layers) if name not in read]
-            assert set(source.chosen(include=["attnpool.*"] if heads else [])) == {*read, *heads}
+    built = open_spectrum_source(str(root))
+    expected = values(built)
+    monkeypatch.setattr(architecture, "build_clip", None)
+    source = open_spectrum_source(str(root / "open_clip_model.safetensors"))
+    read = values(source)
+    assert list(read) == list(expected) and all(torch.equal(read[name], expected[name]) for name in read)
+    assert {layer.name: layer.kind for layer in built.layers}.items() <= {
+        layer.name: layer.kind for layer in source.layers
+    }.items()
+    heads = [name for name in (layer.name for layer in built.layers) if name not in read]
+    assert set(source.chosen(include=["attnpool.*"] if heads else [])) == {*read, *heads}
 
 
 def test_a_bundle_of_masks_alone_takes_the_weights_of_its_base(folder, tmp_path):
@@ -116,8 +116,8 @@ def test_a_bundle_of_masks_alone_takes_the_weights_of_its_base(folder, tmp_path)
     shutil.move(base, moved)
     with pytest.raises(SourceError, match="--base"):
         open_spectrum_source(str(bundle.path))
-    with open_spectrum_source(str(bundle.path), base=str(moved)) as source:
-        assert 0.4 < float(torch.cat([w.flatten() for w in values(source).values()]).eq(0).float().mean()) < 0.6
+    source = open_spectrum_source(str(bundle.path), base=str(moved))
+    assert 0.4 < float(torch.cat([w.flatten() for w in values(source).values()]).eq(0).float().mean()) < 0.6
 
 
 # Files.
@@ -126,12 +126,12 @@ def test_a_bundle_of_masks_alone_takes_the_weights_of_its_base(folder, tmp_path)
 def test_a_bare_file_gives_its_tensors_without_a_model(file):
     torch.manual_seed(0)
     state = {"stem.weight": torch.randn(4, 3, 3, 3).half(), "fc.weight": torch.randn(5, 4), "fc.bias": torch.randn(5)}
-    with open_spectrum_source(file(state)) as source:
-        assert source.chosen() == ("fc", "stem")
-        assert all(np.array_equal(source.read(name), state[f"{name}.weight"]) for name in source.chosen())
-        assert source.read("stem").dtype == np.float32
-        assert source.left_out(source.chosen()) == (LeftOut("1-dimensional", 1, ()),)
-        assert (source.bundle, source.model_cfg) == (None, None)
+    source = open_spectrum_source(file(state))
+    assert source.chosen() == ("fc", "stem")
+    assert all(np.array_equal(source.read(name), state[f"{name}.weight"]) for name in source.chosen())
+    assert source.read("stem").dtype == np.float32
+    assert source.left_out(source.chosen()) == (LeftOut("1-dimensional", 1, ()),)
+    assert (source.bundle, source.model_cfg) == (None, None)
 
 
 def test_a_file_called_like_a_model_is_a_file_but_tiny_is_the_embedded_one(tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_nothing_left_to_analyse_is_refused_with_the_reasons(file):
     ],
 )
 def test_trained_weights_of_other_models_are_read_under_the_names_of_the_file(shared, name, layers, first):
-    with open_spectrum_source(str(shared / "data" / "weights" / name)) as source:
-        chosen = source.chosen()
-        assert (len(chosen), chosen[0]) == (layers, first)
-        assert all(np.isfinite(source.read(layer)).all() for layer in chosen)
+    source = open_spectrum_source(str(shared / "data" / "weights" / name))
+    chosen = source.chosen()
+    assert (len(chosen), chosen[0]) == (layers, first)
+    assert all(np.isfinite(source.read(layer)).all() for layer in chosen)
