@@ -80,13 +80,13 @@ def copy_patches(checkpoint: Checkpoint, edits: Edits) -> list[Patch]:
 
     Raises TransferError for a tensor whose values are inside the pickle, as those of arrays are.
     """
-    inside = next((name for name in edits if checkpoint.tensors[name].source != checkpoint.path), None)
+    tensors = {name: checkpoint.tensors[name] for name in edits if 0 not in checkpoint.tensors[name].shape}
+    inside = next((name for name, tensor in tensors.items() if tensor.source != checkpoint.path), None)
     if inside is not None:
         raise TransferError(
             f"no pickle is written, and one holds the values of '{inside}': {checkpoint.path}; name --out X.safetensors"
         )
-    slots = {name: checkpoint.tensors[name].slot for name in edits}
-    patches = [edit_slot(slot, edits[name]) for name, slot in slots.items() if slot.end > slot.start]
+    patches = [edit_slot(tensor.slot, edits[name]) for name, tensor in tensors.items()]
     with checkpoint.path.open("rb") as file:
         return patches + checksum_patches(file, patches, checkpoint.records)
 

@@ -92,7 +92,7 @@ class _Name:
 
 @dataclass(eq=False)
 class Array:
-    """A numpy array or dtype while it is built: made first, filled by its state."""
+    """A numpy array: made first, filled by its state."""
 
     state: Any = None
 
@@ -141,11 +141,12 @@ def read_old(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
 
     A record is known by its name, with its first byte and the one behind its last. Raises as `read_pickle` does.
     """
-    magic, protocol, system, reader = read_pickle(file), read_pickle(file), read_pickle(file), None
+    magic, protocol, system = (read_pickle(file) for _ in range(3))
     if magic != 0x1950A86A20F9469CFC6C or protocol != 1001 or system.get("little_endian") is not True:
         raise pickle.UnpicklingError("torch of another kind of machine or version wrote it")
     reader = _Reader(file, encoding="latin1")
-    content, order, records = reader.load(), read_pickle(file), {}
+    content, order = reader.load(), read_pickle(file)
+    records: dict[str, tuple[int, int]] = {}
     for name in order:
         (count,) = struct.unpack("<q", file.read(8))
         start = file.tell()

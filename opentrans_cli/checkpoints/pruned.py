@@ -169,8 +169,11 @@ def open_pruned(path: Path, format: str | None = None) -> PrunedCheckpoint:
     taken = {key for tensor in found.values() for key in (tensor.values, tensor.mask)}
     if chosen == COMPRESSED:
         taken |= {name.removesuffix("weight") + part for name in found for part in _PACKED}
+    taken |= found.keys()
     plain = {key: PrunedTensor(t.shape, key, problem=t.problem) for key, t in file.tensors.items() if key not in taken}
-    return PrunedCheckpoint(file, chosen, {**found, **plain})
+    place = {key: number for number, key in enumerate(file.tensors)}
+    tensors = sorted({**plain, **found}.items(), key=lambda item: place[item[1].values or item[1].mask or ""])
+    return PrunedCheckpoint(file, chosen, dict(tensors))
 
 
 def _readable(file: Checkpoint, tensor: PrunedTensor) -> bool:

@@ -14,6 +14,7 @@ and infinite values are let through: whoever reads a weight finds them.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -117,9 +118,7 @@ class Checkpoint:
             before = start * slot.strides[0] * item_bytes(slot.dtype)
             slot = slot._replace(shape=(max(0, stop - start), *slot.shape[1:]), start=slot.start + before)
         if isinstance(tensor.source, bytes):
-            from io import BytesIO
-
-            return read_slot(BytesIO(tensor.source), slot)
+            return read_slot(io.BytesIO(tensor.source), slot)
         try:
             with open_regular(tensor.source) as file:
                 if _stamp(file) != self.stamps[tensor.source]:
@@ -210,14 +209,13 @@ def _placed(key: str, tensor: Described, records: Mapping[str, Record], path: Pa
     problem, storage = tensor.problem or _problem(tensor.dtype), tensor.storage
     if storage is None or problem not in (None, NOT_FLOATING):
         return StoredTensor(tensor.shape, tensor.dtype, problem, key)
-    held = storage.data
-    record = (
-        Record(0, len(held)) if held is not None else records[storage.record] if 0 not in tensor.shape else Record(0, 0)
-    )
-    source: Path | bytes = path if held is None else held
+    if 0 in tensor.shape:
+        return StoredTensor(tensor.shape, tensor.dtype, problem, key, b"", 0, tensor.strides)
+    source: Path | bytes = path if storage.data is None else storage.data
+    record = records[storage.record] if storage.data is None else Record(0, len(storage.data))
     start = record.start + (storage.skipped + tensor.offset) * item_bytes(tensor.dtype)
     stored = StoredTensor(tensor.shape, tensor.dtype, problem, key, source, start, tensor.strides)
-    if 0 not in tensor.shape and (stored.slot.end > record.end or (held is None and record.end > size)):
+    if stored.slot.end > record.end or (source == path and record.end > size):
         raise ValueError(f"a tensor outside its storage: '{key}'")
     return stored
 

@@ -80,6 +80,8 @@ def test_a_state_dict_under_torch_prune_is_as_its_modules_were(tmp_path: Path) -
         prune.remove(net.get_submodule(key.rpartition(".")[0]), key.rpartition(".")[2])
     assert foreign.masked == {"0.weight", "0.bias", "2.in_proj_weight"}
     assert set(foreign.shapes) == set(net.state_dict())
+    modules = [name.split(".")[0] for name in foreign.shapes]
+    assert modules == sorted(modules), "modules stay in their order, masked or not"
     for key, tensor in net.state_dict().items():
         values, mask = foreign.values(key), foreign.mask(key)
         assert values is not None and np.array_equal(values if mask is None else values * mask, tensor)
