@@ -68,9 +68,7 @@ class SubnetDiff:
             "nested": found.nested,
             "all_layers": _overlap(found.all_layers),
             "layers": [{"name": name, **_overlap(layer)} for name, layer in found.layers.items()],
-            "only_a": list(found.only_a),
-            "only_b": list(found.only_b),
-            "other_shape": list(found.other_shape),
+            **{name: list(getattr(found, name)) for name in ("only_a", "only_b", "other_shape")},
             "segmentor_equal": self.segmentor_equal,
             "segmentor": self.segmentor,
         }
