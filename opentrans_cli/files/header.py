@@ -108,7 +108,8 @@ def item_bytes(dtype: str) -> int:
 def read_head(file: BinaryIO, where: str, *, foreign: bool = False) -> Head:
     """The head of the safetensors file `where`, open; its tensors in the order of the file, and nothing of them read.
 
-    foreign: no bundle, so that tensors may have types that numpy does not know, which go by torch's name or their code.
+    foreign: no bundle, so that tensors may have any name, and types that numpy does not know, which go by torch's name
+    or their code.
     Raises BundleError, before any memory is reserved, unless the tensors fill the file without a gap.
     """
     size = file.seek(0, os.SEEK_END)
@@ -152,7 +153,7 @@ def damaged(path: Path | str, reason: object) -> BundleError:
 
 
 def _place(name: str, entry: Any, foreign: bool) -> TensorPlace:
-    if not 0 < len(name) <= MAX_TENSOR_NAME or not is_clean(name):
+    if not foreign and (not 0 < len(name) <= MAX_TENSOR_NAME or not is_clean(name)):
         raise BundleError(f"name of a tensor is not allowed: {name[:MAX_TENSOR_NAME]!r}")
     if not isinstance(entry, dict) or entry.keys() != _KEYS:
         raise BundleError(f"tensor {name!r} is not described by dtype, shape and data_offsets")
