@@ -233,13 +233,15 @@ def join_packed(state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[n
     """The reverse of `split_packed`; projections that belong to no packed one (they have no `in_proj_bias` beside
     them, as in a ResNet's attention pool) stay apart.
     """
-    joined = dict(state)
-    for name in state:
-        owner, _, leaf = name.rpartition(".")
+    joined: dict[str, NDArray[np.generic]] = {}
+    for name, array in state.items():
+        owner, _, leaf = name.removesuffix(".weight").rpartition(".")
         parts = [f"{owner}.{part}.weight" for part in PARTS]
         # Keys of another width than the queries are kept apart by torch itself: a bias, but nothing to join.
-        if leaf == "in_proj_bias" and all(part in state for part in parts):
-            joined[f"{owner}.{PACKED}"] = np.concatenate([joined.pop(part) for part in parts])
+        if name not in parts or f"{owner}.in_proj_bias" not in state or not state.keys() >= set(parts):
+            joined[name] = array
+        elif leaf == PARTS[0]:  # in the place of the first, so that tensors keep the order of modules
+            joined[f"{owner}.{PACKED}"] = np.concatenate([state[part] for part in parts])
     return joined
 
 
