@@ -27,8 +27,7 @@ from opentrans_cli.bundle.nested import masks_after
 from opentrans_cli.bundle.store import Bundle, BundleContents, open_bundle, write_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.arrays import arrays
-from opentrans_cli.clip.layers import prunable_layers
+from opentrans_cli.clip.layers import arrays, prunable_layers
 from opentrans_cli.steps.step_record import environment
 
 PREPROCESS = {"size": 224, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}

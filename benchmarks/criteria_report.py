@@ -11,8 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from opentrans_cli.clip.arrays import arrays
-from opentrans_cli.clip.layers import prunable_layers
+from opentrans_cli.clip.layers import arrays, prunable_layers
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets.views import SceneViews, Views
 from opentrans_cli.sparsity.criteria.base import Evidence

@@ -199,8 +199,7 @@ def _write_nested(path: Path, kind: str) -> Path:
     from opentrans_cli.bundle.nested import masks_after
     from opentrans_cli.bundle.rounds import KEPT_BY_ROUND
     from opentrans_cli.bundle.store import write_bundle
-    from opentrans_cli.clip.arrays import arrays
-    from opentrans_cli.clip.layers import prunable_layers
+    from opentrans_cli.clip.layers import arrays, prunable_layers
     from opentrans_cli.clip.source import load_clip
     from opentrans_cli.steps.sources import base_record
     from opentrans_cli.steps.step_record import step_record

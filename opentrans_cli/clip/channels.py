@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.clip.architecture import build_visual
-from opentrans_cli.clip.arrays import arrays, tensors
+from opentrans_cli.clip.layers import arrays, tensors
 from opentrans_cli.errors import MaskError, OptionError, TransferError
 
 if TYPE_CHECKING:

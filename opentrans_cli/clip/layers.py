@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -243,6 +243,19 @@ def join_packed(state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[n
         elif leaf == PARTS[0]:  # in the place of the first, so that tensors keep the order of modules
             joined[f"{owner}.{PACKED}"] = np.concatenate([state[part] for part in parts])
     return joined
+
+
+def arrays(state: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Tensors of torch as contiguous arrays on the CPU, of the same shapes."""
+    # Not np.ascontiguousarray, which would give BatchNorm's counter, a scalar, one dimension.
+    return {name: np.asarray(value.detach().cpu().numpy(), order="C") for name, value in state.items()}
+
+
+def tensors(state: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """Arrays as tensors of torch that own their memory."""
+    import torch
+
+    return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
 
 
 def batchnorm_of(visual: nn.Module, layer: str) -> str | None:

@@ -38,10 +38,7 @@ def quiet_open_clip() -> Iterator[None]:
 
 
 def open_clip_module(name: str) -> ModuleType:
-    """A module of open_clip, such as "model".
-
-    Its classes are not those that a user gets who imports open_clip, but behave alike; see `is_a`.
-    """
+    """A module of open_clip, such as "model". Its classes are others than those of `import open_clip`, but alike."""
     with quiet_open_clip():
         try:
             _stand_for_open_clip()
@@ -49,11 +46,6 @@ def open_clip_module(name: str) -> ModuleType:
         except (ImportError, AttributeError):
             # A version that is built in another way: slower, but the same.
             return importlib.import_module(f"open_clip.{name}")
-
-
-def is_a(module: object, name: str) -> bool:
-    """Whether `module` is of the class of open_clip called so, from whichever import of it."""
-    return any(kind.__name__ == name for kind in type(module).__mro__)
 
 
 def open_clip_config(name: str) -> dict[str, Any] | None:

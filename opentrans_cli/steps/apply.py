@@ -23,8 +23,8 @@ from torch.utils.hooks import RemovableHandle
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.rounds import at_round, find_round
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.clip.arrays import tensors
 from opentrans_cli.clip.key_tables import Found, Place, find_tower_layers, laid_out
+from opentrans_cli.clip.layers import tensors
 from opentrans_cli.errors import MaskError, OptionError, TransferError
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.sparsity.masking import Held, fill, first_regrown

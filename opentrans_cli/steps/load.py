@@ -14,8 +14,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from opentrans_cli.bundle.store import Bundle
-from opentrans_cli.clip.arrays import arrays, tensors
-from opentrans_cli.clip.layers import layer_weights
+from opentrans_cli.clip.layers import arrays, layer_weights, tensors
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.sparsity.selection import sparsity_of

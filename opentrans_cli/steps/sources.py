@@ -22,8 +22,7 @@ from opentrans_cli.bundle.manifest import Base
 from opentrans_cli.bundle.rounds import BundleAtRound, RoundInfo, at_round, find_round, with_base
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import build_visual, fit_state
-from opentrans_cli.clip.arrays import arrays, tensors
-from opentrans_cli.clip.layers import join_packed, prunable, split_packed, tower_candidates
+from opentrans_cli.clip.layers import arrays, join_packed, prunable, split_packed, tensors, tower_candidates
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import ImageTower, LoadedClip, is_local, load_clip, read_tower
 from opentrans_cli.errors import BundleError, OptionError, SourceError
@@ -195,10 +194,10 @@ def _whole(clip: AnyClip) -> Tensors:
 def clip_tower(clip: AnyClip) -> Tower:
     """The tower of a CLIP, with nothing pruned."""
     built = clip.model.visual if isinstance(clip, LoadedClip) else None
-    return replace(dense(base_record(clip), _whole(clip), built), clip=clip)
+    return replace(dense_tower(base_record(clip), _whole(clip), built), clip=clip)
 
 
-def dense(base: Base, state: Tensors, built: nn.Module | None = None) -> Tower:
+def dense_tower(base: Base, state: Tensors, built: nn.Module | None = None) -> Tower:
     """A tower with nothing pruned, of tensors by their names in it. Raises SourceError if no layer can be pruned."""
     shapes = {name: array.shape for name, array in state.items()}
     found = {layer.name: layer for layer in tower_candidates(shapes)}

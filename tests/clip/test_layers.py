@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from opentrans_cli.clip.architecture import build_clip, build_visual
-from opentrans_cli.clip.arrays import arrays, tensors
 from opentrans_cli.clip.layers import (
     PARTS,
+    arrays,
     candidates,
     choose_layers,
     convolutions,
@@ -28,6 +28,7 @@ from opentrans_cli.clip.layers import (
     locate,
     prunable_layers,
     split_packed,
+    tensors,
     tower_candidates,
     whole_projections,
 )

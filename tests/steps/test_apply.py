@@ -19,8 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.store import open_bundle, write_bundle
 from opentrans_cli.clip.architecture import build_visual, meta_visual
-from opentrans_cli.clip.arrays import arrays
-from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
+from opentrans_cli.clip.layers import arrays, layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import MaskError, OptionError, TransferError
 from opentrans_cli.steps.apply import apply

@@ -23,9 +23,8 @@ from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.key_tables import find_table
-from opentrans_cli.clip.layers import PARTS, layer_weights, prunable_layers, split_packed
+from opentrans_cli.clip.layers import PARTS, arrays, layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.source import LoadedClip, load_clip
 from opentrans_cli.errors import BundleError, MaskError, OpentransError, OptionError, SourceError, TransferError
 from opentrans_cli.files.digest import tower_digest

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from opentrans_cli.clip.arrays import arrays
-from opentrans_cli.clip.layers import layer_gradient, layer_weight, locate, split_packed
+from opentrans_cli.clip.layers import arrays, layer_gradient, layer_weight, locate, split_packed
 
 if TYPE_CHECKING:
     import torch

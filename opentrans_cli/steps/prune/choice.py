@@ -76,7 +76,7 @@ class Scorer:
         """Those of the first process, in all of them."""
         if self.world is None or self.world.size == 1:
             return masks
-        from opentrans_cli.clip.arrays import arrays, tensors
+        from opentrans_cli.clip.layers import arrays, tensors
 
         return arrays(self.world.agree(tensors(masks)))
 

@@ -43,7 +43,7 @@ class Cuts:
 
     def tower_tensors(self) -> Tensors:
         """The tensors of the tower, one a layer, with zeros where they are pruned."""
-        return masked(self.tower.state, self.tower.masks, self.pattern)
+        return cut_state(self.tower.state, self.tower.masks, self.pattern)
 
     def round_weights(self) -> Mapping[int, Tensors]:
         """By round, from 1, all but the last: the tower's tensors after it, where they were asked for."""
@@ -58,7 +58,7 @@ class Cuts:
         discard_state(self.out)
 
 
-def masked(state: Tensors, masks: Mapping[str, Mask], pattern: Pattern) -> Tensors:
+def cut_state(state: Tensors, masks: Mapping[str, Mask], pattern: Pattern) -> Tensors:
     """Tensors with zeros where they are pruned, in the layers and what is coupled with them."""
     zeroed = {f"{layer}.weight": mask for layer, mask in masks.items()} | pattern.coupled(masks)
     return {**state, **{name: np.where(mask, state[name], np.float32(0)) for name, mask in zeroed.items()}}
@@ -72,7 +72,7 @@ class _Untrained(Mapping[int, Tensors]):
 
     def __getitem__(self, number: int) -> Tensors:
         cuts = self._cuts
-        return masked(cuts.tower.state, masks_after(cuts.round_of(), number), cuts.pattern)
+        return cut_state(cuts.tower.state, masks_after(cuts.round_of(), number), cuts.pattern)
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(1, self._cuts.rounds))

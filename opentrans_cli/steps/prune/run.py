@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from opentrans_cli.bundle.layout import Tensors
-from opentrans_cli.clip.arrays import arrays, tensors
-from opentrans_cli.clip.layers import split_packed
+from opentrans_cli.clip.layers import arrays, split_packed, tensors
 from opentrans_cli.errors import MaskError
 from opentrans_cli.reporter import Reporter
 from opentrans_cli.sparsity.masking import apply_masks, hold

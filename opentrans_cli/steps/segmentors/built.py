@@ -12,8 +12,7 @@ from torch import nn
 
 from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.manifest import SegmentorRecord, Step
-from opentrans_cli.clip.arrays import arrays, tensors
-from opentrans_cli.clip.layers import has_layer
+from opentrans_cli.clip.layers import arrays, has_layer, tensors
 from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.frameworks import FRAMEWORKS

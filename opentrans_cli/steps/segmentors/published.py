@@ -11,7 +11,7 @@ from torch import nn
 from opentrans_cli.bundle.manifest import Base
 from opentrans_cli.checkpoints.reader import Checkpoint, open_checkpoint
 from opentrans_cli.clip.architecture import infer_tower
-from opentrans_cli.clip.arrays import arrays
+from opentrans_cli.clip.layers import arrays
 from opentrans_cli.clip.source import LoadedClip, load_clip
 from opentrans_cli.files.digest import tower_digest
 from opentrans_cli.frameworks import FRAMEWORKS
@@ -28,7 +28,7 @@ from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of
 from opentrans_cli.steps.segmentors.picture_size import PUBLISHED
-from opentrans_cli.steps.sources import Tower, dense, load_tower
+from opentrans_cli.steps.sources import Tower, dense_tower, load_tower
 
 
 def open_published(
@@ -90,5 +90,5 @@ def _tower(visual: nn.Module, original: Original, path: Path) -> Tower:
         preprocess={**asdict(pixels), "mean": list(pixels.mean), "std": list(pixels.std)},
         activation="quick_gelu",
     )
-    tower = dense(base, state, visual)
+    tower = dense_tower(base, state, visual)
     return replace(tower, masks={layer: tower.state[f"{layer}.weight"] != 0 for layer in tower.masks})

@@ -12,9 +12,8 @@ from torch import Tensor
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.layout import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.clip.arrays import arrays
 from opentrans_cli.clip.channels import CompactTower, compact_tower
-from opentrans_cli.clip.layers import PACKED, PARTS
+from opentrans_cli.clip.layers import PACKED, PARTS, arrays
 from opentrans_cli.errors import TransferError
 from opentrans_cli.files.atomic import staged_folder, write_file
 from opentrans_cli.files.records import json_bytes

@@ -14,8 +14,7 @@ from PIL import Image
 
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import build_visual
-from opentrans_cli.clip.arrays import tensors
-from opentrans_cli.clip.layers import batchnorm_of, convolutions
+from opentrans_cli.clip.layers import batchnorm_of, convolutions, tensors
 from opentrans_cli.datasets.images import read_label_map
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError, TrainingError

@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from opentrans_cli.bundle.mask_only import write_mask_only
 from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
 from opentrans_cli.clip.architecture import build_clip, build_visual
-from opentrans_cli.clip.arrays import tensors
-from opentrans_cli.clip.layers import join_packed, layer_weights
+from opentrans_cli.clip.layers import join_packed, layer_weights, tensors
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import json_bytes

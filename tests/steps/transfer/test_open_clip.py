@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import BundleContents, open_bundle, write_bundle
 from opentrans_cli.clip.architecture import build_clip
-from opentrans_cli.clip.arrays import arrays
-from opentrans_cli.clip.layers import layer_weights, prunable_layers, split_packed
+from opentrans_cli.clip.layers import arrays, layer_weights, prunable_layers, split_packed
 from opentrans_cli.clip.source import LoadedClip, load_clip
 from opentrans_cli.errors import OpentransError, OutputError, SourceError, TransferError
 from opentrans_cli.files.tensorfile import write_tensors
