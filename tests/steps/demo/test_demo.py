@@ -10,7 +10,7 @@ from PIL import Image
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OutputError
 from opentrans_cli.steps.demo.demo import FREEZING, TOWERS, DemoResult, DemoSize, demo
 from opentrans_cli.steps.look.verify import verify
 
@@ -71,6 +71,6 @@ def test_the_pictures_are_there_to_look_at(result: DemoResult) -> None:
 
 
 def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="--force"):
+    with pytest.raises(OutputError, match="--force"):
         demo(out=tmp_path, size=MICRO)
     assert not list(tmp_path.iterdir())
