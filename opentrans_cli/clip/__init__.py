@@ -9,7 +9,6 @@ features.py       feature maps, dilation, embeddings of pixels and masks
 prefix.py         the lowest blocks of a ResNet: their outputs, and giving these instead of computing them
 text.py           class names -> text embeddings; the text tower of a checkpoint alone
 preprocess.py     pictures and pixels -> what a tower takes
-arrays.py         tensors of torch <-> arrays of numpy
 file_layers.py    the layers of any checkpoint file
 key_tables/       what other libraries call a tower's tensors, and the one finder of towers in checkpoints
 """
