@@ -73,7 +73,7 @@ class StoredTensor:
         return self.problem in (None, NOT_FLOATING)
 
 
-class Record(NamedTuple):
+class StorageRecord(NamedTuple):
     """One storage in an archive, and where its checksum is written."""
 
     start: int
@@ -90,7 +90,7 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]  # by name, wrappers taken off, in module order
     beside: tuple[str, ...] = ()  # entries beside the tensors that were left away: "optimizer", "iteration"
     note: str | None = None  # which of several sets of weights was taken; a step says it aloud
-    records: Sequence[Record] = field(default=(), repr=False)  # of an archive
+    records: Sequence[StorageRecord] = field(default=(), repr=False)  # of an archive
     stamps: Mapping[Path, tuple[int, ...]] = field(default_factory=dict, repr=False)  # of its files when it was opened
 
     @property
@@ -178,7 +178,7 @@ def _open_single(path: Path, kind: str) -> Checkpoint:
                 content, records = _archive(file, path)
             elif kind == OLD_TORCH:
                 content, places = read_old(file)
-                records = {name: Record(*place) for name, place in places.items()}
+                records = {name: StorageRecord(*place) for name, place in places.items()}
             else:
                 content, records = read_pickle(file), {}
             found = find_state(content)
@@ -204,7 +204,7 @@ def _in_file(key: str, slot: Slot, path: Path) -> StoredTensor:
     return StoredTensor(slot.shape, slot.dtype, _problem(slot.dtype), key, path, slot.start, slot.strides)
 
 
-def _placed(key: str, tensor: Described, records: Mapping[str, Record], path: Path, size: int) -> StoredTensor:
+def _placed(key: str, tensor: Described, records: Mapping[str, StorageRecord], path: Path, size: int) -> StoredTensor:
     """A tensor of a pickle; raises ValueError for one that reaches behind its storage, or behind the file."""
     problem, storage = tensor.problem or _problem(tensor.dtype), tensor.storage
     if storage is None or problem not in (None, NOT_FLOATING):
@@ -212,7 +212,7 @@ def _placed(key: str, tensor: Described, records: Mapping[str, Record], path: Pa
     if 0 in tensor.shape:
         return StoredTensor(tensor.shape, tensor.dtype, problem, key, b"", 0, tensor.strides)
     source: Path | bytes = path if storage.data is None else storage.data
-    record = records[storage.record] if storage.data is None else Record(0, len(storage.data))
+    record = records[storage.record] if storage.data is None else StorageRecord(0, len(storage.data))
     start = record.start + (storage.skipped + tensor.offset) * item_bytes(tensor.dtype)
     stored = StoredTensor(tensor.shape, tensor.dtype, problem, key, source, start, tensor.strides)
     if stored.slot.end > record.end or (source == path and record.end > size):
@@ -253,7 +253,7 @@ def _open_index(path: Path) -> Checkpoint:
     return Checkpoint(path, SHARDS, tensors, stamps=stamps)
 
 
-def _archive(file: BinaryIO, path: Path) -> tuple[Any, dict[str, Record]]:
+def _archive(file: BinaryIO, path: Path) -> tuple[Any, dict[str, StorageRecord]]:
     """The content of the pickle in an archive, and its storages by name."""
     with zipfile.ZipFile(file) as archive:
         text = next((entry for entry in archive.infolist() if entry.filename.split("/")[-1] == "data.pkl"), None)
@@ -271,7 +271,7 @@ def _archive(file: BinaryIO, path: Path) -> tuple[Any, dict[str, Record]]:
             return read_pickle(pickled), records  # type: ignore[arg-type]
 
 
-def _records(file: BinaryIO, archive: zipfile.ZipFile, folder: str, path: Path) -> Iterator[tuple[str, Record]]:
+def _records(file: BinaryIO, archive: zipfile.ZipFile, folder: str, path: Path) -> Iterator[tuple[str, StorageRecord]]:
     at = archive.start_dir
     for entry in archive.infolist():
         file.seek(at)
@@ -288,7 +288,7 @@ def _records(file: BinaryIO, archive: zipfile.ZipFile, folder: str, path: Path) 
         file.seek(end)
         after = end + 4 if file.read(4) == _DESCRIPTOR else end
         checksums = (central, after if flags & 8 else entry.header_offset + _LOCAL_CHECKSUM)
-        yield entry.filename.removeprefix(folder), Record(start, end, checksums)
+        yield entry.filename.removeprefix(folder), StorageRecord(start, end, checksums)
 
 
 def _compressed(path: Path) -> SourceError:

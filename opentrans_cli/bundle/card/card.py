@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opentrans_cli.bundle.card.markup import code_span, table
-from opentrans_cli.bundle.card.usage import Pretrained, fence, pull_command, usage
+from opentrans_cli.bundle.card.usage import Pretrained, fence, pull_line, usage
 from opentrans_cli.bundle.layout import HEAD, WEIGHTS
 from opentrans_cli.bundle.manifest import Manifest, Step
 
@@ -188,7 +188,7 @@ def _provenance(facts: CardFacts) -> str:
             table((">", "step", ">seed", "data", "versions"), rows),
             f"Bundle {code_span(facts.digest)}, from the base {code_span(facts.manifest.base.digest)}. "
             "To check it, and to make it again:",
-            fence("bash", f"{pull_command(facts.repo, facts.revision)}opentrans verify subnet\n{_REPRODUCE}"),
+            fence("bash", f"{pull_line(facts.repo, facts.revision)}opentrans verify subnet\n{_REPRODUCE}"),
         ]
     )
 

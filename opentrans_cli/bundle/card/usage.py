@@ -86,9 +86,7 @@ def usage(manifest: Manifest, *, repo: str, revision: str | None, dense: bool, b
 def _parts(manifest: Manifest, repo: str, revision: str | None, dense: bool, base: Pretrained | None) -> Iterator[str]:
     yield "## Use"
     yield "With `opentrans` (Python package `opentrans-cli`), which checks every byte and needs no framework:"
-    yield fence(
-        "bash", pull_command(repo, revision, base=None if _has_values(manifest) else manifest.base.source) + _LOOK
-    )
+    yield fence("bash", pull_line(repo, revision, base=None if _has_values(manifest) else manifest.base.source) + _LOOK)
     yield "### open_clip"
     if dense:
         yield fence("python", _open_clip(f"hf-hub:{repo}"))
@@ -150,7 +148,7 @@ def _base_lines(manifest: Manifest, base: Pretrained | None) -> list[str]:
     return ["", *loaded, "for name, mask in masks.items():", "    state[name] = state[name] * mask"]
 
 
-def pull_command(repo: str, revision: str | None, *, base: str | None = None) -> str:
+def pull_line(repo: str, revision: str | None, *, base: str | None = None) -> str:
     """The command that downloads the bundle into the folder `subnet`; one of masks alone is completed from `base`."""
     where = repo if revision is None else f"{repo}@{revision}"
     values = "" if base is None else f"--base {shlex.quote(printable(base))} "

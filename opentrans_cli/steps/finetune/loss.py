@@ -51,7 +51,7 @@ SEGMENTOR = "segmentor."
 """Where the segmentor stands in the names of what is trained."""
 
 
-class Outputs(NamedTuple):
+class SegmentorOutputs(NamedTuple):
     """What the module says of a batch; a tuple, so that wrappers of modules find the tensors in it."""
 
     scores: Tensor | None = None  # (B, C, H, W), of a PixelSegmentor
@@ -102,7 +102,7 @@ class TrainedModule(nn.Module):
 
     def forward(
         self, images: Tensor, *features: Tensor, label_maps: Tensor | None = None, regions: Regions | None = None
-    ) -> Outputs:
+    ) -> SegmentorOutputs:
         """What the segmentor says of `images` (B, 3, H, W), in training mode as in any.
 
         features: of the blocks up to `prefix_end`, which then compute nothing. label_maps: int64 (B, H, W), and
@@ -113,17 +113,17 @@ class TrainedModule(nn.Module):
                 return self._of_queries(self.segmentor.queries(images, self.text))
             return self._of_pixels(images, label_maps, regions)
 
-    def _of_queries(self, queries: MaskQueries) -> Outputs:
-        return Outputs(
+    def _of_queries(self, queries: MaskQueries) -> SegmentorOutputs:
+        return SegmentorOutputs(
             queries=queries,
             students=() if self.regions is None else self.regions(queries.states),
             text_scale=None if self.regions is None else self.regions.scale * 1,
             grounding_scale=None if self.grounding is None else self.grounding(),
         )
 
-    def _of_pixels(self, images: Tensor, label_maps: Tensor | None, regions: Regions | None) -> Outputs:
+    def _of_pixels(self, images: Tensor, label_maps: Tensor | None, regions: Regions | None) -> SegmentorOutputs:
         if self.regions is None:
-            return Outputs(scores=self.segmentor(images, self.text))
+            return SegmentorOutputs(scores=self.segmentor(images, self.text))
         assert label_maps is not None and regions is not None
         embedding = self.segmentor.embed(images)
         scores = class_scores(
@@ -132,7 +132,7 @@ class TrainedModule(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             pooled = pool_regions(embedding.float(), label_maps, image_of=regions.image_of, class_of=regions.class_of)
             students = self.regions((pooled,))
-        return Outputs(scores=scores, students=students, text_scale=self.regions.scale * 1)
+        return SegmentorOutputs(scores=scores, students=students, text_scale=self.regions.scale * 1)
 
     @contextmanager
     def _replaying(self, features: tuple[Tensor, ...]) -> Iterator[None]:
@@ -210,7 +210,7 @@ class FinetuneLoss:
     """A Loss of training/loop.py that calls `module`, which is `trained` or a wrapper around it."""
 
     def __init__(self, module: nn.Module, trained: TrainedModule, terms: Terms) -> None:
-        self._module: Callable[..., Outputs] = module
+        self._module: Callable[..., SegmentorOutputs] = module
         self._trained, self._terms, self._sets = trained, terms, terms.sets
 
     def whole(self, batch: Batch) -> Whole:
@@ -256,7 +256,9 @@ class FinetuneLoss:
         with torch.autocast(images.device.type, enabled=False):
             return (self._of_masks if self._trained.masks else self._of_pixels)(found, part, whole, regions)
 
-    def _of_pixels(self, found: Outputs, part: Part, whole: Whole, regions: Regions | None) -> dict[str, Tensor]:
+    def _of_pixels(
+        self, found: SegmentorOutputs, part: Part, whole: Whole, regions: Regions | None
+    ) -> dict[str, Tensor]:
         assert found.scores is not None
         labelled = max(1.0, whole.labelled)
         terms = {"pixels": pixel_cross_entropy(found.scores.float(), part.label_maps, IGNORED, labelled=labelled)}
@@ -264,7 +266,9 @@ class FinetuneLoss:
             terms["kd"] = self._taught(found.students[0], regions, found, part, whole)
         return terms
 
-    def _of_masks(self, found: Outputs, part: Part, whole: Whole, regions: Regions | None) -> dict[str, Tensor]:
+    def _of_masks(
+        self, found: SegmentorOutputs, part: Part, whole: Whole, regions: Regions | None
+    ) -> dict[str, Tensor]:
         queries = found.queries
         assert queries is not None
         matches = match_queries(queries, part.label_maps, part.seeds, self._sets, ignore=IGNORED)
@@ -280,14 +284,14 @@ class FinetuneLoss:
             terms["grounding"] = self._grounded(self._terms.grounding, found, matches, part, whole)
         return terms
 
-    def _taught(self, students: Tensor, regions: Regions, found: Outputs, part: Part, whole: Whole) -> Tensor:
+    def _taught(self, students: Tensor, regions: Regions, found: SegmentorOutputs, part: Part, whole: Whole) -> Tensor:
         kd = self._terms.kd
         assert kd is not None and whole.regions is not None and found.text_scale is not None
         value = kd(students, regions, part.rows, found.text_scale, whole.regions)
         return self._terms.options.kd_weight * value
 
     def _grounded(
-        self, grounding: Grounding, found: Outputs, matches: list[Matches], part: Part, whole: Whole
+        self, grounding: Grounding, found: SegmentorOutputs, matches: list[Matches], part: Part, whole: Whole
     ) -> Tensor:
         assert found.queries is not None and found.grounding_scale is not None
         parts = [
