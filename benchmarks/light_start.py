@@ -25,7 +25,12 @@ from opentrans_cli.steps.step_record import environment
 
 HEAVY = ("torch", "open_clip", "transformers", "torchvision", "timm", "torch._dynamo", "matplotlib", "PIL", "scipy")
 QUICK = ["demo", "--quick", "--quiet", "-o", "demo"]
-LISTED = "import atexit,sys;from opentrans_cli.cli.app import main;atexit.register(lambda:print(*sys.modules));main()"
+LISTED = """\
+import atexit, sys
+from opentrans_cli.cli.app import main
+atexit.register(lambda: print("\\0", *sys.modules))
+main()
+"""
 
 
 def commands(model: Path) -> dict[str, tuple[list[str], float | None]]:
@@ -64,7 +69,7 @@ class Build:
         line = [sys.executable, "-c", LISTED, *arguments]
         folder = tempfile.mkdtemp(dir=self.scratch)
         done = subprocess.run(line, env=self.env, cwd=folder, capture_output=True, text=True, check=True)
-        modules = set(done.stdout.split())
+        modules = set(done.stdout.rpartition("\0")[2].split())  # behind what the command itself prints
         return [name for name in HEAVY if name in modules]
 
 
