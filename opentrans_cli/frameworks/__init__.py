@@ -9,14 +9,14 @@ han.py          Mask2Former with queries classified by text, after Han et al.; t
 fcclip.py       masks from a frozen trunk, classified by training and by CLIP; trained
 mask2former.py  Mask2Former itself, for a fixed list of classes or for words; trained
 
-Of those with masks:
+Modules of the frameworks with query masks:
 
-query_segmentor.py                     what all of them share: options, classes of queries from text, scores of pixels
+query_segmentor.py                     what they share: options, classes of queries from text, scores of pixels
 mask_decoder.py, deformable.py         pixel decoder and masked attention
-mask_inference.py, mask_loss.py        pictures from masks, and what they learn from
-templates.py                           prompts of their own
+mask_inference.py, mask_loss.py        segmentations from query masks, and the training loss
+templates.py                           the prompts of the frameworks that have their own
 original_names.py                      tensor names of published checkpoints
-original.py                            those checkpoints as segmentors, every tensor accounted for
+original.py                            segmentors built from those checkpoints; every tensor is accounted for
 """
 
 from __future__ import annotations

@@ -20,15 +20,15 @@ BACKBONE = "backbone."
 
 @dataclass(frozen=True)
 class ClassText:
-    """The classes as text embeddings. Class indices are no tensor: they decide shapes, on the meta device too."""
+    """The classes as text embeddings. Class indices are plain numbers: they decide shapes, on the meta device too."""
 
     embeddings: Tensor  # (S, D), rows of length 1, one per synonym
     class_indices: tuple[int, ...]  # class index of each synonym, 0 to C - 1; every class has one at least
-    seen: tuple[bool, ...]  # by class: whether training labels it
+    seen: tuple[bool, ...]  # for each class: whether it is labelled in training
 
     @classmethod
     def one_each(cls, embeddings: Tensor) -> ClassText:
-        """Every row a class of its own, and seen."""
+        """Makes every row its own class, and counts all classes as seen."""
         return cls(embeddings, tuple(range(len(embeddings))), (True,) * len(embeddings))
 
     @property
@@ -65,16 +65,18 @@ class PixelSegmentor(Segmentor, Protocol):
 
 
 class MaskQueries(NamedTuple):
-    """What a decoder of masks says: each query is a mask with a class, or none.
+    """The output of a mask decoder: each query is a segment with a class, or no object.
 
-    A tuple, so that wrappers of modules find the tensors in it. All but the first two is for training.
+    It is a tuple, so that wrappers of modules find the tensors in it. Only training needs more than the first two.
     """
 
     class_logits: Tensor  # (B, Q, C + 1), the last for no object
     mask_logits: Tensor  # (B, Q, h, w), at stride 4
     auxiliary: tuple[tuple[Tensor, Tensor], ...] = ()  # both, of the earlier layers of the decoder
-    states: tuple[Tensor, ...] = ()  # (B, Q, W) by layer, the result last: what the way to the text starts from
-    embeddings: tuple[Tensor, ...] = ()  # (B, Q, D) by layer, rows of length 1, beside the text; none for fixed classes
+    states: tuple[Tensor, ...] = ()  # (B, Q, W) by layer, the result last: input of the projection to the text
+    embeddings: tuple[
+        Tensor, ...
+    ] = ()  # (B, Q, D) by layer, rows of length 1, compared with the text; empty for fixed classes
 
 
 class MaskSegmentor(Segmentor, Protocol):
@@ -83,7 +85,7 @@ class MaskSegmentor(Segmentor, Protocol):
     decoder: nn.Module  # a MaskDecoder, whose `sizes` say how many queries and layers of them there are
 
     def queries(self, images: Tensor, text: ClassText) -> MaskQueries:
-        """Masks and their classes; with the auxiliary ones in training alone."""
+        """Query masks and their classes; the auxiliary ones are there in training mode only."""
         ...
 
 
@@ -92,7 +94,7 @@ class Framework:
     """One target of a transfer: its tensor names, its options, and how it is built around a tower."""
 
     name: str
-    trainable: bool  # whether there is anything to learn besides the tower
+    trainable: bool  # whether there are parameters to train besides the tower
     options_type: type[Any]  # frozen dataclass; every field has a default
     key_table: Callable[[Any], tuple[NameRule, ...]]  # options -> rules; the first match wins, all must match
     builder: Callable[[nn.Module, Any], nn.Module]  # tower, options -> segmentor

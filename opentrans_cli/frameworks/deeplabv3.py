@@ -67,7 +67,7 @@ class AtrousPyramid(nn.Module):
                 *(_convolution(channels, width, kernel=3, rate=rate) for rate in rates),
             ]
         )
-        # One value per channel and image: BatchNorm fails on one image, and on few subtracts what they say.
+        # There is one value per channel and image: BatchNorm fails on one image, and on a few it removes the signal.
         self.image_level = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(inplace=True))
         self.project = nn.Sequential(
             *_convolution(width * (len(rates) + 2), width),
@@ -139,7 +139,7 @@ def _sizes(visual: Any) -> tuple[int, int, int]:
 
 
 def _reduce_pool(visual: Any, *, keep: bool) -> None:
-    """Leave of the attention pool its value and output projections, fixed, or nothing."""
+    """Keeps only the value and output projections of the attention pool, frozen, or removes it all."""
     pool = visual.attnpool
     kept = nn.ModuleDict({"v_proj": pool.v_proj, "c_proj": pool.c_proj}) if keep else None
     visual.attnpool = kept.requires_grad_(False) if kept is not None else None

@@ -22,7 +22,7 @@ _BEFORE, _AFTER = 1, 2
 def deformable_attention(
     module: Any, x: Tensor, places: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """What each cell of `x` (B, N, d) takes from all levels, (B, N, d).
+    """What each cell of `x` (B, N, d) reads from all levels, (B, N, d).
 
     `module`: transformers' deformable attention. `places`: (N, d), position embeddings. `reference`: (1, N, K, 2), the
     cells' centres in parts of the image. `shapes`: height and width by level, N in sum.
@@ -95,7 +95,7 @@ def _corners(cells: Tensor, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, 
 
 
 def _may_look_up(x: Tensor) -> bool:
-    """Only where it was found faster, and with whole numbers that float32 holds: below 2^24 cells."""
+    """Whether to use the lookup: only where it measured faster, and below 2^24 cells, which float32 counts exactly."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32

@@ -1,8 +1,8 @@
 """FC-CLIP (Yu et al. 2023, arXiv 2308.02487): masks from a frozen CLIP trunk, classified twice.
 
-A mask's class in training is learned from its query and what it covers; beside it stands what CLIP itself says of the
-pixels inside. For pictures both are mixed, CLIP with more weight for classes that training never labelled. The trunk is
-a ResNet or a ConvNeXt.
+One classifier is trained: it reads a query and the pixels of its segment. The other is CLIP itself on these pixels. At
+inference both are mixed; CLIP has more weight for classes without labels in training. The trunk is a ResNet or a
+ConvNeXt.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FcClipOptions(DecoderOptions):
 
 
 class FcClip(QuerySegmentor):
-    """A MaskSegmentor. `visual` becomes frozen: in eval mode for ever, its parameters without gradients.
+    """A MaskSegmentor. `visual` is frozen: it always stays in eval mode, its parameters without gradients.
 
     In training mode queries have the learned classes, for the loss; in eval mode the mixed ones. The head is
     initialised from torch's global generator.
@@ -73,7 +73,7 @@ class FcClip(QuerySegmentor):
         self.backbone = visual.eval().requires_grad_(False)
         self.decoder = MaskDecoder(channels, sizes)
         self.classifier = PooledQueryClassifier(sizes.width, embedding_size(visual))
-        self.register_buffer("clip_logit_scale", torch.tensor(math.log(MAX_SCALE)))  # where trained CLIPs have it
+        self.register_buffer("clip_logit_scale", torch.tensor(math.log(MAX_SCALE)))  # the value in trained CLIPs
 
     def train(self, mode: bool = True) -> FcClip:
         """As for any module, but the trunk stays in eval mode."""
@@ -104,7 +104,7 @@ class FcClip(QuerySegmentor):
             seen=text.seen,
             alpha=self.options.seen_clip_weight,
             beta=self.options.unseen_clip_weight,
-            # Attention to no cell means nothing. The mean of none does in the published models, which keep it.
+            # Attention to no cell has no meaning. The mean of no cell has one in the published models, which keep it.
             valid=None if is_convnext(self.backbone) else inside.flatten(2).any(2),
         )
 
@@ -138,7 +138,7 @@ def geometric_ensemble(
     """Log-probabilities (B, Q, C + 1), the last of no object. `learned`: logits alike; `clip`: logits (B, Q, C).
 
     p_learned ^ (1 - w) x p_clip ^ w, normalised over the classes, where w is `alpha` for classes that training
-    labelled (`seen`, C) and `beta` for others, in [0, 1]. Whether there is an object is what `learned` says.
+    labelled (`seen`, C) and `beta` for others, in [0, 1]. The probability of no object is that of `learned`.
     `valid`: bool (B, Q); where false, `clip` is left out, whatever it holds.
     """
     weights = torch.tensor([alpha if known else beta for known in seen], dtype=learned.dtype, device=learned.device)
@@ -146,7 +146,7 @@ def geometric_ensemble(
     outside = clip.log_softmax(-1)
     if valid is not None:
         outside = torch.where(valid[..., None], outside, inside)
-    # Sums of logarithms instead of products: the latter vanish for sharp scales, and 0 times -inf is no number.
+    # Sums of logarithms instead of products: products underflow for large scales, and 0 times -inf is NaN.
     mixed = torch.lerp(inside, outside, weights)
     nothing = learned.softmax(-1)[..., -1:]
     return torch.log(torch.cat([mixed.softmax(-1) * (1 - nothing), nothing], -1) + _SMALLEST)

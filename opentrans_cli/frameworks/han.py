@@ -1,6 +1,6 @@
 """Mask2Former whose queries are classified by text: Han et al. (ICCV 2023), the first framework of the paper.
 
-As OpenTrans uses it (arXiv 2404.07448, Sec. 4): CLIP's ResNet without its attention pool, trained with the rest; every
+As OpenTrans uses it (arXiv 2404.07448, Sec. 4), CLIP's ResNet has no attention pool and is trained with the rest. Every
 query has an embedding in the space of the text.
 """
 

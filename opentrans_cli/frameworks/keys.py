@@ -27,7 +27,7 @@ class KeyMatch:
 
 @dataclass(frozen=True)
 class Renaming:
-    """What a table makes of a checkpoint; every tensor of it is in one of the three."""
+    """The result of applying a table to a checkpoint; every tensor is in one of the three fields."""
 
     tensors: Mapping[str, Tensor]  # by our names
     unneeded: Mapping[str, tuple[str, ...]]  # original names, by the kind of their rule
@@ -82,7 +82,7 @@ def map_keys(
 
 
 def to_ours(tensors: Mapping[str, Tensor], rules: Sequence[NameRule]) -> Renaming:
-    """Apply to each tensor the first rule that is about its whole name, and to one in thirds those about its thirds.
+    """Apply to each tensor the first rule for its whole name, or, if it is split in thirds, the rules for its thirds.
 
     Raises TransferError if two tensors would get one name, or a tensor cannot be cut into its parts.
     """
@@ -108,7 +108,7 @@ def to_ours(tensors: Mapping[str, Tensor], rules: Sequence[NameRule]) -> Renamin
 
 
 def to_original(tensors: Mapping[str, Tensor], rules: Sequence[NameRule]) -> dict[str, Tensor]:
-    """The way back; parts are joined again. Raises TransferError for a tensor without a rule, or without its parts."""
+    """The inverse; parts are joined again. Raises TransferError for a tensor without a rule, or without its parts."""
     named: dict[str, Tensor] = {}
     for key in tensors:
         place = next((place for rule in rules if (place := rule.place(key))), None)
@@ -134,4 +134,4 @@ def _cut(key: str, tensor: Tensor, third: int) -> Tensor:
         raise TransferError(
             f"cannot be cut into 3 equal parts: '{key}' of shape {tuple(tensor.shape)}; check the checkpoint"
         )
-    return tensor.chunk(3)[third].clone()  # apart, so that each can be changed and saved alone
+    return tensor.chunk(3)[third].clone()  # copies, so that each can be changed and saved alone

@@ -1,8 +1,8 @@
 """Mask2Former itself (Cheng et al. 2022, arXiv 2112.01527) on a CLIP tower.
 
-Published, its head knows a fixed list of classes. With `classes` that is what it does here, and the words of a
-vocabulary are no more than names for them, in the same order; without, every query has an embedding that is compared
-with the words, so that a fresh head can learn any. The trunk is a ResNet or a ConvNeXt, trained with the rest.
+The published head has a fixed list of classes. With the option `classes` it is the same here, and a vocabulary only
+names these classes, in the same order. Without it every query has an embedding that is compared with the texts, so that
+a new head can learn any classes. The trunk is a ResNet or a ConvNeXt, trained with the rest.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class FixedClassifier(nn.Linear):
     """Logits of a fixed list of classes and of no object, (B, Q, C + 1), from states (B, Q, width)."""
 
     def forward(self, states: Tensor, text: ClassText) -> Classified:  # type: ignore[override]
-        """Raises DataError unless the text has as many classes as the list; what it says has no effect."""
+        """Raises DataError unless the text has as many classes as the list; the text has no other effect."""
         known = self.out_features - 1
         if text.classes != known:
             raise DataError(
@@ -61,7 +61,7 @@ class FixedClassifier(nn.Linear):
 class LinearTextClassifier(nn.Module):
     """Cosine of one projection of a query's state with the words, times exp(logit_scale), at most 100.
 
-    No object is a learned embedding beside the words.
+    "No object" is a learned embedding that is compared like a word.
     """
 
     def __init__(self, width: int, dimension: int) -> None:

@@ -1,8 +1,8 @@
 """Mask2Former's pixel decoder and masked-attention decoder, the head of FC-CLIP, Han et al. and Mask2Former itself.
 
-After Cheng et al. 2022 (arXiv 2112.01527, Sec. 3). transformers holds the parameters and names them; the way through
-them is written here: the same numbers, without work that nobody asks for (masks of early layers, attention weights),
-and without a look at values, so that it runs on the meta device in training mode as well.
+After Cheng et al. 2022 (arXiv 2112.01527, Sec. 3). The modules of transformers hold the parameters; the forward pass is
+written here. It gives the same numbers, leaves out work that is not needed (masks of early layers, attention weights),
+and never depends on values, so that it runs on the meta device in training mode as well.
 Shapes: B images, Q queries, d width, m mask width, H W pixels, h w cells; levels are coarse to fine, strides 32 16 8.
 """
 
@@ -58,7 +58,7 @@ class DecoderSizes:
 class DecoderOutput(NamedTuple):
     """What the queries found, by decoder layer.
 
-    The last entry is the result. The ones before, the first of them from before layer 1, are there only if asked for.
+    The last entry is the result. The earlier ones are there only on request; the first is from before layer 1.
     """
 
     states: tuple[Tensor, ...]  # (B, Q, d), normalised
@@ -109,7 +109,7 @@ class MaskDecoder(nn.Module):
         return levels, decoder.mask_projection(decoder.layer_1(lateral + upsampled))
 
     def decode_queries(self, levels: Sequence[Tensor], mask_features: Tensor, *, all_layers: bool) -> DecoderOutput:
-        """Masked attention: each query looks only where its mask of the layer before is."""
+        """Masked attention: each query attends only to the pixels of its mask from the layer before."""
         module: Any = self.transformer_module
         decoder, batch, layers = module.decoder, mask_features.shape[0], len(module.decoder.layers)
         values = [
@@ -180,7 +180,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *, heads: int, seen: Tens
 def _shrink(mask_features: Tensor, level: Tensor) -> Tensor:
     """Mask features (B, m, h w) at the size of `level`.
 
-    Masks are linear in them, so that this, done once, replaces resizing every mask of every layer.
+    Query masks are linear in them, so one resizing here replaces resizing every query mask of every layer.
     """
     return F.interpolate(mask_features, size=level.shape[-2:], mode="bilinear", align_corners=False).flatten(2)
 
@@ -224,10 +224,11 @@ def _reference_points(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor
 def _build(channels: Sequence[int], sizes: DecoderSizes) -> tuple[nn.Module, nn.Module]:
     """transformers' modules with the initial values of its own models.
 
-    Built alone they have none, and level embeddings are whatever memory held. `_init_weights` is applied to every
-    module by itself: `post_init()` of a class outside of transformers passes over modules without own parameters.
+    Modules that are built alone are not initialised, and level embeddings hold whatever was in memory. `_init_weights`
+    is applied to each module here: `post_init()` of a class outside of transformers skips modules without parameters
+    of their own.
     """
-    # Loading takes seconds: not before a decoder is built.
+    # The import takes seconds, so it waits until a decoder is built.
     from transformers import Mask2FormerConfig
     from transformers.models.mask2former.modeling_mask2former import (
         Mask2FormerPixelDecoder,

@@ -1,4 +1,4 @@
-"""From queries to pictures: semantic, instance and panoptic segmentation out of classes and masks.
+"""Semantic, instance and panoptic segmentation from the classes and masks of queries.
 
 After Mask2Former's own code (Cheng et al. 2022), which FC-CLIP and Han et al. share.
 Shapes: B images, Q queries, C classes (logits have one more, the last, for no object), H W pixels, h w cells of
@@ -23,7 +23,7 @@ _SMALLEST = 1e-6  # added to an area before division, as published
 
 @dataclass(frozen=True)
 class Instances:
-    """Objects of one image, surest first; they may overlap."""
+    """Objects of one image, highest score first; they may overlap."""
 
     classes: Tensor  # int64 (N,), 0 to C - 1
     scores: Tensor  # (N,), in [0, 1]: of the class, times the mean probability inside the mask
@@ -36,7 +36,7 @@ class Segment:
 
     id: int  # its value in the map, from 1
     class_index: int
-    thing: bool  # an object of its own; else all of its class in the image
+    thing: bool  # whether it is a single object; else it is all of its class in the image
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Panoptic:
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Scores of classes (B, C, H, W) at `size` (H, W), float32, at least 0.
 
-    The probability of a class times that of the mask, summed over queries; no object counts for nothing.
+    The probability of a class times that of the mask, summed over queries; "no object" is left out.
     class_logits: (B, Q, C + 1). mask_logits: (B, Q, h, w).
     """
     classes = class_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
@@ -101,8 +101,8 @@ def panoptic(
     """Segments of one image at `size`: each pixel goes to the query with the largest class times mask probability.
 
     class_logits: (Q, C + 1). mask_logits: (Q, h, w). things: by class; the others are merged into one segment each.
-    object_threshold: a query's class has to be surer than that, in [0, 1]; 0.8 in Mask2Former, 0 in FC-CLIP.
-    overlap_threshold: the share of its own mask, in [0, 1], that a query has to win, or it is left out.
+    object_threshold: the probability of a query's class must be above it, in [0, 1]; 0.8 in Mask2Former, 0 in FC-CLIP.
+    overlap_threshold: a query is left out if it wins less than this share of its own mask, in [0, 1].
     """
     scores, classes = class_logits.float().softmax(-1).max(-1)
     kept = (classes < len(things)) & (scores > object_threshold)

@@ -1,11 +1,11 @@
-"""The loss over sets of masks that Mask2Former, Han et al. and FC-CLIP train by.
+"""The loss over sets of segments with which Mask2Former, Han et al. and FC-CLIP are trained.
 
 After Cheng et al. 2022 (arXiv 2112.01527, Sec. 3.3): queries and true masks are matched one-to-one at the least cost
 (Hungarian; DETR, Carion et al. 2020), matched masks learn by cross-entropy and dice on sampled points (PointRend,
 Kirillov et al. 2020, Sec. 3.1), all queries learn their class or that they are none. transformers' own loss takes its
-points from the global generator and divides batch by batch. Here random numbers are a function of the sample's seed,
-and the divisors are known before anything is computed: so the loss of a batch is the sum of the losses of its parts,
-wherever these are computed.
+points from the global generator and divides by sums over each batch. Here random numbers are a function of the sample
+seed, and the divisors are known before anything is computed. So the loss of a batch is the sum of the losses of its
+parts, in whichever process each is computed.
 Shapes: L layers, B images, C classes, Q queries, N masks (of an image at most, in costs), M matches, P points, H W
 pixels, h w cells. A point is (x, y) in parts of the image, in [0, 1).
 """
@@ -35,7 +35,7 @@ class Corners(NamedTuple):
 def seeded(seed: int, *, layer: int, purpose: str, device: torch.device) -> torch.Generator:
     """Random numbers that belong to one sample (by its seed), one layer of the decoder and one purpose.
 
-    Thus neither the processes, nor the parts of a batch, nor the order of its images have a say.
+    So they do not depend on the processes, on the parts of a batch or on the order of its images.
     """
     digest = hashlib.blake2b(f"{seed} {layer} {purpose}".encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -53,20 +53,20 @@ def draw_points(
 
 
 def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
-    """What `masks` (N, K, h, w) say at `points` (N, P, 2), bilinear, zero beyond their edges: (N, K, P)."""
+    """The values of `masks` (N, K, h, w) at `points` (N, P, 2), bilinear, zero beyond their edges: (N, K, P)."""
     return F.grid_sample(masks, 2 * points[:, :, None] - 1, align_corners=False)[..., 0]
 
 
 def sample_labels(label_maps: Tensor, image_of: Tensor, points: Tensor, *, ignore: int) -> Corners:
     """The corners of `points` (N, P, 2), set n in image `image_of[n]`, int64 (N,), of `label_maps` (B, H, W).
 
-    A label map gives the masks of all its classes at once, so that none of them is ever written out.
+    A label map contains the segments of all its classes, so that no separate map of any class is needed.
     """
     height, width = label_maps.shape[1:]
     place = points * points.new_tensor((width, height)) - 0.5
     first = place.floor()
     (x, y), (right, below) = (part.unbind(-1) for part in (first.long() + 1, place - first))
-    # With a frame around it, no corner lies outside of the label map.
+    # The frame around the label map makes sure that no corner lies outside.
     framed = F.pad(label_maps, (1, 1, 1, 1), value=ignore)
     index = (image_of[:, None] * (height + 2) + y) * (width + 2) + x
     corners = index[..., None] + index.new_tensor((0, 1, width + 2, width + 3))
@@ -165,7 +165,7 @@ def _assigned(costs: Tensor, classes: Tensor, counts: Sequence[int]) -> list[Mat
     """Matches by layer from `costs` (L, B, Q, N), of which image b has the first `counts[b]` masks."""
     from scipy.optimize import linear_sum_assignment
 
-    # A query whose cost is no number is taken last; the loss will say so.
+    # A query whose cost is NaN is taken last; the loss then becomes NaN too.
     largest = torch.finfo(costs.dtype).max
     table = costs.nan_to_num(nan=largest, posinf=largest, neginf=largest).cpu().numpy()
     result = []
@@ -183,16 +183,16 @@ def _assigned(costs: Tensor, classes: Tensor, counts: Sequence[int]) -> list[Mat
 
 @dataclass(frozen=True)
 class SetLossOptions:
-    """The defaults are those of FC-CLIP and Mask2Former; Han et al. drops half of the regions beside."""
+    """The defaults are those of FC-CLIP and Mask2Former; Han et al. also leave out half of the regions."""
 
     classes: float = 2.0  # weights of the terms
     mask: float = 5.0
     dice: float = 5.0
     no_object: float = 0.1  # of the class of a query without a mask
-    points: int = 12_544  # points a mask is compared at; never more than it has pixels
-    oversample: float = 3.0  # points looked at for each that is taken
-    importance: float = 0.75  # share of the points that are taken for being uncertain
-    region_dropout: float = 0.0  # share of the matched queries whose class takes no part
+    points: int = 12_544  # points at which a mask is compared; never more than it has pixels
+    oversample: float = 3.0  # candidate points for each point that is taken
+    importance: float = 0.75  # share of the points that are taken because they are uncertain
+    region_dropout: float = 0.0  # share of the matched queries whose class is not in the loss
 
 
 def layers_of(queries: MaskQueries) -> tuple[Layer, ...]:
@@ -212,8 +212,8 @@ def set_divisors(
 ) -> Tensor:
     """What the sums over these images are to be divided by, float64 (1 + L,), on the CPU; that of a batch is the sum.
 
-    First the number of masks, for `mask` and `dice`; then by layer the summed weights of the queries' classes: which
-    query is matched changes, how many are does not.
+    First comes the number of masks, for `mask` and `dice`; then, by layer, the summed weights of the queries' classes.
+    These are known beforehand: training changes which queries are matched, but not how many.
     """
     counts = present_classes(label_maps, classes, ignore=ignore).sum(1).tolist()
     matched = [min(count, queries) for count in counts]

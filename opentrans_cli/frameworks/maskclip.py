@@ -1,7 +1,7 @@
 """CLIP's own dense embedding as a segmentor (MaskCLIP, Zhou et al. 2022); nothing is trained.
 
-It lets a pruned tower be evaluated at once: layer4 features, the attention pool's value and output
-projections at every pixel, cosine with the text.
+With it a pruned tower can be evaluated without training: it applies the attention pool's value and output
+projections to every pixel of the layer4 features, and takes the cosine with the text.
 """
 
 from __future__ import annotations
