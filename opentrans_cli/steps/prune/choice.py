@@ -26,18 +26,18 @@ Masks = dict[str, Mask]
 
 
 class Choice(Protocol):
-    """Gives the masks of one round after another."""
+    """Chooses the masks of each round, one round after another."""
 
     def masks(self, tower: Tower, number: int) -> Masks:
-        """Masks (True = kept) of round `number`, counted from 0, inside those the tower has."""
+        """Masks (True = kept) of round `number`, counted from 0; they keep nothing that the tower's masks remove."""
 
 
 class Scorer:
     """Scores of a tower's weights by the run's criterion."""
 
     def __init__(self, options: PruneOptions, *, loader: ImageLoader | None = None, world: World | None = None) -> None:
-        """world: the processes that look at the images of `loader`. Raises OptionError for an unknown criterion, or one
-        that needs images where there are none.
+        """world: the processes that share the images of `loader`. Raises OptionError for an unknown criterion, or for
+        one that needs images if there are none.
         """
         name = options.resolved_criterion
         self.criterion: Criterion = CRITERIA.load(name)
@@ -46,7 +46,7 @@ class Scorer:
         self.options, self.loader, self.world = options, loader, world
 
     def scores(self, tower: Tower, number: int) -> Scores:
-        """By layer, for round `number`: every round looks with probes of its own at the same images."""
+        """Scores by layer for round `number`: each round uses the same images with new random probes."""
         layers = tuple(tower.masks)
         if not self.criterion.needs_images:
             return self.criterion.score(Evidence(None, layers, state=tower.tensors()))
@@ -73,7 +73,7 @@ class Scorer:
         )
 
     def agreed(self, masks: Masks) -> Masks:
-        """Those of the first process, in all of them."""
+        """The masks of the first process, sent to all processes."""
         if self.world is None or self.world.size == 1:
             return masks
         from opentrans_cli.clip.layers import arrays, tensors
@@ -82,7 +82,7 @@ class Scorer:
 
 
 class ScoredChoice:
-    """The least important weights go, as the tower is when the round begins."""
+    """Removes the weights that are least important in the tower as it is when the round begins."""
 
     def __init__(self, scorer: Scorer, pattern: Pattern, sparsities: Sequence[float]) -> None:
         self.scorer, self.pattern, self.sparsities = scorer, pattern, sparsities
@@ -94,10 +94,10 @@ class ScoredChoice:
 
 
 class RandomChoice:
-    """Nested random masks, drawn once."""
+    """Nested random masks, chosen once for all rounds."""
 
     def __init__(self, rounds: Sequence[Masks], like: Bundle | None) -> None:
-        """like: the bundle whose counts they have."""
+        """like: the bundle whose counts the masks have."""
         self.rounds, self.like = rounds, like
 
     def masks(self, tower: Tower, number: int) -> Masks:
@@ -120,7 +120,7 @@ def random_choice(
     else:
         wanted = _recorded_counts(tower, like, rounds=len(sparsities), target=scorer.options.sparsity)
     drawn = random_scores(shapes, seed)
-    # Patterns of a fixed form have the counts whatever the scores; a global one has them only where it is told.
+    # Patterns of a fixed form give these counts for any scores; a global pattern gives them only if it is told them.
     if _counts(pattern.masks(drawn, sparsities[-1])) == wanted[-1]:
         return RandomChoice([pattern.masks(drawn, sparsity) for sparsity in sparsities], like)
     return RandomChoice(random_control_masks(wanted, shapes, seed), like)

@@ -1,4 +1,4 @@
-"""The rounds of a pruning run: which weights each of them removes. Without images that is all there is to a run."""
+"""The rounds of a pruning run: which weights each round removes. A run without images does nothing else."""
 
 from __future__ import annotations
 
@@ -26,46 +26,46 @@ class Cuts:
     ) -> None:
         self.tower, self.choice, self.pattern, self.rounds = plan.tower, choice, plan.pattern, len(plan.sparsities)
         self.options, self.controls, self.out = options, controls, out
-        self.steps: list[dict[str, float]] = []  # of the report: step from 0, loss, learning rate, what the loss says
-        self.loss: float | None = None  # mean of the last quarter of the last round's; None without distillation
-        self._before = dict(self.tower.masks)  # what a source that is a bundle has already pruned
+        self.steps: list[dict[str, float]] = []  # for the report: step from 0, loss, learning rate, figures of the loss
+        self.loss: float | None = None  # mean over the last quarter of the last round; None without distillation
+        self._before = dict(self.tower.masks)  # what was already pruned if the source is a bundle
         self._round_of = {layer: np.zeros(mask.shape, np.uint8) for layer, mask in self._before.items()}
 
     def cut(self, number: int) -> None:
-        """Take the weights of round `number`, from 0, out of the masks."""
+        """Remove the weights of round `number`, counted from 0, from the masks."""
         for layer, mask in self.choice.masks(self.tower, number).items():
             self._round_of[layer][self.tower.masks[layer] & ~mask] = number + 1
             self.tower.masks[layer] = mask
 
     def round_of(self) -> dict[str, NDArray[np.uint8]]:
-        """By layer: the round in which a weight was pruned, 0 = kept; 1 also for what was gone before."""
+        """By layer: the round in which a weight was pruned, 0 = kept; 1 also for weights pruned before the run."""
         return {layer: np.where(self._before[layer], found, np.uint8(1)) for layer, found in self._round_of.items()}
 
     def tower_tensors(self) -> Tensors:
-        """The tensors of the tower, one a layer, with zeros where they are pruned."""
+        """The tensors of the tower, one for each layer, with zeros where they are pruned."""
         return cut_state(self.tower.state, self.tower.masks, self.pattern)
 
     def round_weights(self) -> Mapping[int, Tensors]:
-        """By round, from 1, all but the last: the tower's tensors after it, where they were asked for."""
+        """The tower's tensors after each round but the last, by round counted from 1, if they were asked for."""
         return _Untrained(self) if self.options.keep_rounds == "weights" else {}
 
     def kept_by_round(self) -> dict[str, list[int]]:
-        """By layer: weights kept after each round, what a random control copies."""
+        """By layer: the number of weights kept after each round, which a random control copies."""
         return kept_after(self.round_of(), self.rounds)
 
     def discard(self) -> None:
-        """Remove what only a resumed run would need."""
+        """Remove the files that only a resumed run would need."""
         discard_state(self.out)
 
 
 def cut_state(state: Tensors, masks: Mapping[str, Mask], pattern: Pattern) -> Tensors:
-    """Tensors with zeros where they are pruned, in the layers and what is coupled with them."""
+    """Tensors with zeros where they are pruned, in the layers and in their coupled parameters."""
     zeroed = {f"{layer}.weight": mask for layer, mask in masks.items()} | pattern.coupled(masks)
     return {**state, **{name: np.where(mask, state[name], np.float32(0)) for name, mask in zeroed.items()}}
 
 
 class _Untrained(Mapping[int, Tensors]):
-    """Towers after rounds, made when they are asked for: a run of a full-size tower would have gigabytes of them."""
+    """Towers after rounds, made only when they are read, because those of a full-size tower take gigabytes."""
 
     def __init__(self, cuts: Cuts) -> None:
         self._cuts = cuts

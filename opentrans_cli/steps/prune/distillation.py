@@ -1,4 +1,4 @@
-"""What a pruning run distils with: a loss that compares the tower with what it was when the run began."""
+"""The distillation of a pruning run: a loss that compares the tower with the tower at the start of the run."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from opentrans_cli.training.processes.distributed import World
 
 
 class Objective(Protocol):
-    """What a tower is distilled towards."""
+    """The target of a tower's distillation."""
 
     @property
     def learned(self) -> nn.Module:
-        """What it learns beside the tower."""
+        """The parameters that are trained in addition to the tower."""
 
     @property
     def figures(self) -> Mapping[str, float]:
-        """What it says of the last step, for the report."""
+        """Figures of the last step, for the report."""
 
     @property
     def fingerprint(self) -> str:
-        """What it is compared on."""
+        """Fingerprint of the data on which tower and teacher are compared."""
 
     def batch(self, step: int) -> Batch:
-        """This process's share of step `step` (from 0)."""
+        """This process's share of the batch of step `step` (from 0)."""
 
     def loss_of(self, called: nn.Module) -> Loss:
-        """The loss of a batch; `called` is to be called in place of the tower."""
+        """The loss of a batch; the loss calls `called` in place of the tower."""
 
     def detach(self) -> Any:
-        """Gives the tower back as an ordinary one."""
+        """Returns the tower as an ordinary module."""
 
 
 def make_objective(
@@ -61,7 +61,7 @@ def make_objective(
     compiled: bool,
     reporter: Reporter,
 ) -> Objective | None:
-    """Loss and teacher of a run of `steps` steps; None, said aloud, where nothing is distilled."""
+    """Loss and teacher of a run of `steps` steps; None, with a message, if nothing is distilled."""
     if options.distill == "none" or loader is None:
         if options.sparsity > 0 and loader is not None:
             reporter.say("as asked: pruning without distillation")
@@ -81,7 +81,7 @@ def labelled_images(options: PruneOptions) -> SegDataset:
     if options.images == EMBEDDED:
         samples: SegDataset = DATASETS.load(EMBEDDED)(DatasetOptions(limit=options.image_limit))
         return samples
-    assert options.images and options.labels and options.classes  # as PruneOptions demands
+    assert options.images and options.labels and options.classes  # PruneOptions has checked this
     folder = DatasetOptions(
         images=Path(options.images),
         labels=Path(options.labels),
@@ -94,7 +94,7 @@ def labelled_images(options: PruneOptions) -> SegDataset:
 
 
 class ImageObjective:
-    """Pooled embeddings of fixed images; the teacher's are those of the tower as it is now, computed here, once."""
+    """Compares pooled embeddings of fixed images; the teacher is the tower as it is now, called only here."""
 
     def __init__(
         self, visual: nn.Module, loader: ImageLoader, options: PruneOptions, *, steps: int, world: World, compiled: bool
@@ -110,16 +110,16 @@ class ImageObjective:
         self.learned = nn.Module()
         self.figures: dict[str, float] = {}
         self._ahead: Iterator[tuple[np.ndarray, Tensor]] = iter(())
-        self._next = -1  # the step that `_ahead` gives next
+        self._next = -1  # the step whose batch `_ahead` gives next
 
     @property
     def fingerprint(self) -> str:
-        """Of the images."""
+        """Fingerprint of the images."""
         return self.loader.fingerprint
 
     def batch(self, step: int) -> Batch:
-        """Images (B, 3, S, S), normalised, and the teacher's embeddings (B, D); best asked for in the order of steps,
-        since workers decode the next ones ahead.
+        """Images (B, 3, S, S), normalised, and the teacher's embeddings (B, D). It is fastest when steps are asked for
+        in order, because workers decode the next images ahead.
         """
         if step != self._next:
             rows = [self._rows(number) for number in range(step, self.steps)]
@@ -142,13 +142,13 @@ class ImageObjective:
 
 
 class _ImageLoss:
-    """Distance of the embeddings of a batch, as its share in all processes."""
+    """Distance between the embeddings of a batch and the teacher's: this process's share of the loss."""
 
     def __init__(self, student: nn.Module, processes: int) -> None:
         self._student, self._processes = student, processes
 
     def whole(self, batch: Batch) -> None:
-        """Every process has as many images."""
+        """Nothing to compute: every process has the same number of images."""
 
     def __call__(self, part: Batch, whole: None) -> dict[str, Tensor]:
         images, teacher = part

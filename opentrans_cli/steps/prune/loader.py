@@ -1,4 +1,4 @@
-"""Views of images as a tower wants them: normalised, on its device, in order, in batches, or for a criterion."""
+"""Views of images as a tower needs them: normalised, on its device, in batches in order, or for a criterion."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def open_views(
 ) -> Views:
     """The views of `where` ("shapes" for the embedded scenes, else see `list_pictures`), gone through once.
 
-    Of every picture the whole view and one random crop, `size` x `size` pixels, at most `limit` views altogether; of
-    each embedded scene one. `on_batch` sees all views (B, S, S, 3) once, in order, so that the teacher need not read
-    them again. Close the result. Raises DataError for what cannot be read (pictures: unless `skip_bad`) and OptionError
-    for a limit below 1 or a negative number of workers.
+    Every picture gives the whole view and one random crop, each embedded scene gives one view; views have `size` x
+    `size` pixels, and there are at most `limit` of them. `on_batch` gets all views (B, S, S, 3) once, in order, so that
+    the teacher need not read them again. Close the result. Raises DataError for what cannot be read (pictures: unless
+    `skip_bad`) and OptionError for a limit below 1 or a negative number of workers.
     """
     views = Views(
         _view_set(where, size=size, limit=limit, seed=seed), workers=workers, skip_bad=skip_bad, in_memory=in_memory
@@ -69,7 +69,7 @@ def _view_set(where: str, *, size: int, limit: int, seed: int) -> ViewSet:
 SCORE_BATCH = 16
 """Images in a batch of a criterion: a batch is one draw of an estimate, so many small ones say more than few large."""
 
-_SALT = 0x73636F7265  # keeps the choice of scored images apart from the order of training
+_SALT = 0x73636F7265  # makes the choice of scored images independent of the order of training
 
 
 class ImageLoader:
@@ -83,7 +83,7 @@ class ImageLoader:
 
     @property
     def fingerprint(self) -> str:
-        """Of pixels and their number."""
+        """Fingerprint of the pixels and of the number of images."""
         return self.views.fingerprint
 
     def close(self) -> None:
@@ -91,16 +91,16 @@ class ImageLoader:
         self.views.close()
 
     def stream(self, batches: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        """Normalised images (B, 3, S, S) of one array of rows after another."""
+        """Normalised images (B, 3, S, S) for each array of rows in `batches`."""
         return (self._normalised(pixels) for pixels in self.views.stream(batches))
 
     def _normalised(self, pixels: np.ndarray) -> Tensor:
         return self.preprocess.normalise(torch.from_numpy(pixels).to(self.world.device))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """`function` of every image (batches of 3 x S x S -> rows of D), float32 (N, D) on the CPU.
+        """The result of `function` for every image (batches of 3 x S x S -> rows of D), float32 (N, D) on the CPU.
 
-        Each process works on a part of the rows; all get the whole.
+        Each process computes a part of the rows; all processes get all rows.
         """
         parts = np.array_split(np.arange(len(self)), max(self.world.size, -(-len(self) // 256)))
         own = parts[self.world.rank :: self.world.size]
@@ -112,9 +112,9 @@ class ImageLoader:
         return result
 
     def scoring(self, count: int, *, seed: int) -> Iterator[tuple[int, Tensor]]:
-        """This process's share of the batches that a criterion looks at: (number, images), `count` images altogether.
+        """This process's share of the batches that a criterion uses: (number, images), `count` images altogether.
 
-        Which images is a function of `seed`; every one at most once.
+        `seed` decides which images these are; each image comes at most once.
         """
         size = min(SCORE_BATCH, len(self))
         total = max(1, min(count, len(self)) // size)
@@ -126,7 +126,7 @@ class ImageLoader:
 def open_loader(
     options: PruneOptions, preprocess: Preprocess, *, world: World, workers: int, reporter: Reporter
 ) -> ImageLoader | None:
-    """The images of `options`; None without any."""
+    """The images of `options`; None if there are none."""
     if options.images is None:
         return None
     views = open_views(
@@ -134,7 +134,9 @@ def open_loader(
         size=preprocess.size,
         limit=options.image_limit,
         seed=options.seed,
-        workers=0 if options.images == EMBEDDED else workers,  # scenes are drawn faster than they are handed over
+        workers=0
+        if options.images == EMBEDDED
+        else workers,  # making a scene takes less time than sending it between processes
         skip_bad=options.skip_bad,
         reporter=reporter,
     )

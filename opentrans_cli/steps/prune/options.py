@@ -14,7 +14,7 @@ from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.steps.by_name import by_name
 from opentrans_cli.steps.shared_options import SOURCE
 
-# Recipes of `prune`: named sets of option values; what a user says beside one wins.
+# Recipes of `prune`: named sets of option values; options that the user gives as well take precedence.
 
 
 PRUNE_RECIPES: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ PRUNE_RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.05,
         "grad_clip": 0.01,
     },
-    # Minutes instead of days: one cut, all steps after it.
+    # Takes minutes instead of days: one cut, and all steps come after it.
     "fast": {"criterion": "fisher", "schedule": "one-shot", "distill": "image", "final_steps": 352},
 }
 
@@ -56,7 +56,7 @@ class PruneOptions(Options):
     sparsity: float = option(
         0.9, least=0, below=1, also=("-s",), help="share of the prunable weights to remove; N:M brings its own along"
     )
-    # which weights
+    # Which weights are removed.
     criterion: str | None = option(
         None,
         help="how important a weight is; all but the first two need images",
@@ -78,7 +78,7 @@ class PruneOptions(Options):
     )
     score_images: int = option(512, least=1, help="most views a criterion looks at in each round", panel=_WHICH)
     probes: int = option(1, least=1, help="for fisher: random probes an image, each a backward pass", panel=_WHICH)
-    # how fast
+    # How fast they are removed.
     schedule: str = option(
         "rounds",
         help="how sparsity grows",
@@ -89,7 +89,7 @@ class PruneOptions(Options):
         0.1, above=0, below=1, help="for rounds: share of the remaining weights that each round removes", panel=_WHEN
     )
     rounds: int = option(10, least=1, most=MAX_ROUNDS, help="for linear and cubic: how many rounds", panel=_WHEN)
-    # on what
+    # The images.
     images: str | None = option(
         None,
         help="a folder, a list file, .tar shards (a-{000..009}.tar), or shapes (the embedded scenes)",
@@ -104,7 +104,7 @@ class PruneOptions(Options):
     ignore: int | None = option(
         None, least=0, most=65535, help=f"{_GUIDED}id of unlabelled pixels", unset="255", panel=_ON
     )
-    # distillation
+    # Distillation.
     distill: str = option(
         "image",
         help="what is compared with the dense tower",
@@ -137,7 +137,7 @@ class PruneOptions(Options):
         choices={"float32": "", "bfloat16": "autocast"},
         panel=_DISTIL,
     )
-    # what else
+    # Other options.
     random: bool = option(
         False, help="the control: random positions, with the counts of this run's own criterion", panel=_WHICH
     )
@@ -163,7 +163,9 @@ class PruneOptions(Options):
         if self.mask_only and self.keep_rounds == "weights":
             raise OptionError("--mask-only stores no values: --keep-rounds weights; use --keep-rounds masks")
         self._check_label_maps()
-        rounds = math.log1p(-self.sparsity) / math.log1p(-self.rate)  # without making them: they may be billions
+        rounds = math.log1p(-self.sparsity) / math.log1p(
+            -self.rate
+        )  # computed without making the rounds, which may be billions
         if self.schedule == "rounds" and rounds > MAX_ROUNDS:
             raise OptionError(f"too many rounds: {rounds + 0.5:.0f}, at most {MAX_ROUNDS} fit; raise --rate")
 
@@ -182,13 +184,13 @@ class PruneOptions(Options):
 
     @property
     def resolved_criterion(self) -> str:
-        """The criterion by name."""
+        """The name of the criterion that is used."""
         return self.criterion or ("magnitude" if self.images is None else "fisher")
 
 
 @dataclass(frozen=True)
 class PruneControls(Options):
-    """How a run of `prune` goes about it; none of this changes what comes out, but `compile` by rounding."""
+    """How a run of `prune` works; none of this changes the result, except that `compile` changes rounding."""
 
     workers: int = option(2, least=0, help="processes that decode images; 0 decodes in the main one", panel=_ON)
     compile: bool = option(False, help="for image: compile the student with torch.compile", panel=_DISTIL)
@@ -204,7 +206,7 @@ class PruneControls(Options):
 def prune_options(
     source: str | Path, recipe: str | None, given: Mapping[str, Any]
 ) -> tuple[PruneOptions, PruneControls]:
-    """What is `given`, over the recipe's values, over the defaults. A pattern of one sparsity brings that along.
+    """The options of `given`, then the recipe's values, then the defaults. A pattern that fixes the sparsity sets it.
 
     Raises OptionError for an unknown recipe or name, and for a value of the wrong kind or out of range.
     """

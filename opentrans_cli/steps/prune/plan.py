@@ -1,4 +1,4 @@
-"""What a pruning run is going to do, before it does it: layers, pattern and rounds."""
+"""What a pruning run is going to do: layers, pattern and rounds, known before it starts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class PrunePlan:
     pattern: Pattern
     sparsities: tuple[float, ...]
     criterion: str
-    layers: tuple[dict[str, Any], ...]  # every layer that could be: name, shape, total, pruned, reason if not
+    layers: tuple[dict[str, Any], ...]  # every layer that could be pruned: name, shape, total, pruned, reason if not
 
     @property
     def total(self) -> int:
-        """Prunable weights."""
+        """The number of prunable weights."""
         return sum(mask.size for mask in self.tower.masks.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def plan(options: PruneOptions, *, reporter: Reporter = SILENT) -> PrunePlan:
 
 
 def prune_settings(options: PruneOptions, controls: PruneControls, *, steps: int) -> TrainSettings:
-    """What the training loop is told of a run of `steps` steps."""
+    """The settings of the training loop for a run of `steps` steps."""
     return TrainSettings(
         steps=steps,
         batch_size=options.batch_size,
@@ -76,7 +76,7 @@ def make_prune_plan(options: PruneOptions, reporter: Reporter) -> PrunePlan:
     """Load the source, choose layers and pattern, and lay out the rounds that remove something."""
     tower = load_tower(options.source, reporter)
     if options.distill != "text-guided":
-        tower = replace(tower, clip=None)  # no words are read, so its text tower need not be kept
+        tower = replace(tower, clip=None)  # the run embeds no text, so the text tower is not kept
     pattern = pattern_for(options.pattern, tower.base.model_cfg)
     found = tower_candidates(tower.shapes)
     if tower.bundle is None:
@@ -112,7 +112,7 @@ def make_prune_plan(options: PruneOptions, reporter: Reporter) -> PrunePlan:
 
 
 def _sparsities(tower: Tower, options: PruneOptions) -> tuple[float, ...]:
-    """Without images nothing is won back between rounds, so there is one, unless the others are to be kept."""
+    """Sparsity of each round. Without images no round is trained, so one is enough unless all are kept."""
     name = "one-shot" if options.images is None and options.keep_rounds == "none" else options.schedule
     already = sparsity_of(tower.masks)
     return schedule(name, options.sparsity, start=already, rate=options.rate, rounds=options.rounds)

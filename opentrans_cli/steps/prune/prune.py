@@ -80,14 +80,14 @@ def prune(
     over or after SIGTERM, with a state to go on from.
     """
     reporter = reporter or LOGGED
-    # Worker processes import the script that calls, which must then be ready for it: nobody gets them unasked.
+    # Worker processes import the calling script, which must be written for that, so they start only if asked for.
     options, controls = prune_options(source, recipe, {"workers": 0, **given})
     out = Path(out or default_out(options))
     if options.images is None and os.environ.get("WORLD_SIZE", "1") == "1":
         if device not in ("auto", "cpu"):
             from opentrans_cli.training.device import resolve_device
 
-            resolve_device(device)  # there may be none of it, and nothing else would say so
+            resolve_device(device)  # refuses a device that is missing, which nothing else here does
         _check(controls, out, force=force)
         if controls.log is not None:
             from opentrans_cli.steps.run_log import check_log
@@ -135,7 +135,7 @@ def _with_images(
     resume: bool,
     reporter: Reporter,
 ) -> PruneResult:
-    """The same with what only images need: torch, processes, a training loop and its log."""
+    """Prune with images, which needs torch, processes, a training loop and its log."""
     from opentrans_cli.steps.prune.distillation import make_objective
     from opentrans_cli.steps.prune.loader import open_loader
     from opentrans_cli.steps.prune.run import PruneRun, Timetable
@@ -214,7 +214,7 @@ def _result(bundle: Bundle, run: Cuts, plan: PrunePlan, loader: ImageLoader | No
 
 
 def _chosen_by(plan: PrunePlan, run: Cuts) -> str:
-    """The criterion, or "random" for a control, of which it only says how many weights each layer keeps."""
+    """The criterion, or "random" for a control, where the criterion only decides how many weights a layer keeps."""
     return "random" if isinstance(run.choice, RandomChoice) else plan.criterion
 
 
@@ -223,7 +223,7 @@ def _recorded(run: Cuts, plan: PrunePlan, how: Mapping[str, Any]) -> dict[str, A
     options = run.options
     recorded = {**asdict(options), "criterion": plan.criterion, "compile": run.controls.compile, **how}
     like = run.choice.like if isinstance(run.choice, RandomChoice) else None
-    if like is not None:  # where the other bundle lies says nothing about the result
+    if like is not None:  # the path of the other bundle does not affect the result
         recorded["like"] = like.digest
     return recorded
 

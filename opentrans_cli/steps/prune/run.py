@@ -1,4 +1,4 @@
-"""A pruning run that looks at images: rounds of choosing weights, and distillation by the one training loop."""
+"""A pruning run with images: rounds that choose weights, and distillation by the shared training loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Timetable:
 
     count: int
     steps: int  # optimizer steps after each round but the last
-    final_steps: int  # after the last, at the target sparsity
+    final_steps: int  # optimizer steps after the last round, at the target sparsity
 
     @property
     def total(self) -> int:
@@ -63,7 +63,7 @@ class Timetable:
 
 
 class _Distilled(nn.Module):
-    """The tower and what its objective learns beside it, as one module to train."""
+    """The tower and the other parameters of its objective, as one module to train."""
 
     def __init__(self, tower: nn.Module, learned: nn.Module) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Distilled(nn.Module):
 
 
 class PruneRun(Cuts):
-    """Works on the tower of `plan` in place: its weights and its masks."""
+    """Changes the weights and masks of the tower of `plan` in place."""
 
     def __init__(
         self,
@@ -97,14 +97,14 @@ class PruneRun(Cuts):
         self._hold = self._holder()
 
     def finish(self, *, state: Path | None) -> None:
-        """Run the rounds, or those that `state` leaves to be done.
+        """Run all rounds, or those that are left after `state`.
 
         Raises TrainingError for a loss that is not finite and for the state of a run with other options or images; of
-        the options the learning rate alone may differ, and that is said aloud. Raises TrainingStopped when the time is
-        up; `state_path(out)` is then what to go on from.
+        the options only the learning rate may differ, and a message says so. Raises TrainingStopped when the time is
+        up; a later run can then go on from `state_path(out)`.
         """
         if self._snapshots is not None and state is None and self.world.is_main:
-            self._snapshots.discard()  # those of an interrupted run that is not resumed belong to other weights
+            self._snapshots.discard()  # snapshots of an interrupted run that is not resumed have other weights
         if self.objective is not None:
             self._distil(self.objective, state)
             return
@@ -167,7 +167,7 @@ class PruneRun(Cuts):
             self.tower.visual.train()
 
     def cut(self, number: int) -> None:
-        """Take the weights of round `number`, from 0, out of the masks and the tower."""
+        """Remove the weights of round `number`, counted from 0, from the masks and the tower."""
         super().cut(number)
         apply_masks(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))
         self._hold = self._holder()
@@ -190,14 +190,14 @@ class PruneRun(Cuts):
             self._keep_tower(number)
 
     def _keep_tower(self, number: int) -> None:
-        """After round `number`, where earlier rounds are to be kept with their weights."""
+        """Save the tower after round `number`, if earlier rounds are kept with their weights."""
         if self._snapshots is not None and number < self.timetable.count - 1 and self.world.is_main:
             self._snapshots.save(number + 1, self.tower.visual)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the state keeps beside tower and optimizer: the rounds, and the report's columns (float64).
+        """What the state holds in addition to tower and optimizer: the rounds, and the report's columns (float64).
 
-        A figure that a step did not have is NaN, which no finite loss is made of.
+        NaN stands for a figure that a step did not have; a finite loss never has NaN among its figures.
         """
         columns = sorted({name for entry in self.steps for name in entry})
         table = {
@@ -207,7 +207,7 @@ class PruneRun(Cuts):
         return {**state_file.with_prefix("round_of", tensors(self._round_of)), **table}
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave as `kept`, and hold the masks of that moment."""
+        """Restore what `tensors` returned, given as `kept`, and hold the masks of that moment."""
         self._round_of = arrays(state_file.under_prefix("round_of", kept))
         self.tower.masks.update({layer: self._before[layer] & (array == 0) for layer, array in self._round_of.items()})
         self._hold = self._holder()
@@ -217,22 +217,22 @@ class PruneRun(Cuts):
         self.steps = [{**row, "step": int(row["step"])} for row in there]
 
     def tower_tensors(self) -> Tensors:
-        """The tensors of the tower as they were trained, one a layer."""
+        """The trained tensors of the tower, one for each layer."""
         return self.tower.tensors()
 
     def round_weights(self) -> Mapping[int, Tensors]:
-        """By round, from 1, all but the last: the tower's tensors after it, where they were asked for."""
+        """The tower's tensors after each round but the last, by round counted from 1, if they were asked for."""
         return self._snapshots or {}
 
     def discard(self) -> None:
-        """Remove what only a resumed run would need."""
+        """Remove the files that only a resumed run would need."""
         super().discard()
         if self._snapshots is not None:
             self._snapshots.discard()
 
 
 class Snapshots(Mapping[int, Tensors]):
-    """Towers after rounds, by number from 1, one file each beside the target; read when asked for.
+    """Towers after rounds, by number from 1, each in a file next to the target; a file is read when it is needed.
 
     They are not kept in memory, because a run of a full-size tower has gigabytes of them.
     """

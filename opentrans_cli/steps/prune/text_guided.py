@@ -25,17 +25,17 @@ from opentrans_cli.steps.sources import Tower
 from opentrans_cli.steps.training_data import IGNORED, TrainingData
 from opentrans_cli.training.loop import Batch
 
-_SALT = 0x726567696F6E73  # keeps these draws apart from those of other users of the same seed
+_SALT = 0x726567696F6E73  # makes these random numbers independent of others from the same seed
 
 
 @dataclass(frozen=True)
 class RegionSettings:
-    """Raises OptionError if a value is out of range."""
+    """Settings of the distillation. Raises OptionError if a value is out of range."""
 
     batch_size: int  # images of a step
     seed: int
     mode: Mode = "text-guided"
-    framework: str = "deeplabv3"  # what makes embeddings of regions from the tower
+    framework: str = "deeplabv3"  # the framework that makes embeddings of regions from the tower
     framework_options: Mapping[str, Any] | None = None
     crop: int | None = None  # side of training crops in pixels; None = what the data set suggests
 
@@ -53,10 +53,10 @@ class RegionSettings:
 class RegionDistillation:
     """The loss of a step for the tower that is being pruned; a function of the batch and of the weights.
 
-    The tower is moved to `device`, and stays what it is in all else. The student is a segmentor around a second module
-    tree with the same parameters and buffers: the framework dilates that one and takes the attention pool off it, while
-    every optimizer step and mask on the one tower is on both. Moving the tower, or assigning tensors to it instead of
-    copying into them, would part the two. Until `detach`, parameters that the framework holds fixed are fixed.
+    The tower is moved to `device` and not changed otherwise. The student is a segmentor around a second module tree
+    with the same parameters and buffers. The framework dilates the second tree and removes its attention pool, while
+    every optimizer step and mask acts on both. Do not move the tower, and copy into its tensors instead of assigning
+    new ones: otherwise the two no longer share them. Until `detach`, parameters that the framework fixes stay fixed.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RegionDistillation:
             seed=settings.seed,
         )
         self.student: Any = built.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # The classifier comes after the embeddings: nothing of the loss reaches it.
+        # The classifier comes after the embeddings, so the loss gives it no gradient.
         parts = {name: part for name, part in self.student.named_children() if name not in ("backbone", "classifier")}
         self.head = RegionHeads(1, built.dimension, built.dimension).to(device)
         self.learned = nn.ModuleDict({"regions": self.head, **parts})
@@ -98,18 +98,18 @@ class RegionDistillation:
         return self.data.batch(step)
 
     def loss_of(self, called: nn.Module) -> RegionDistillation:
-        """Its own loss: the student calls the tower's parameters itself."""
+        """Returns itself as the loss: the student uses the tower's parameters directly."""
         return self
 
     def whole(self, batch: Batch) -> None:
-        """A part is the whole."""
+        """Nothing to compute: one part is the whole batch."""
 
     def __call__(self, part: Batch, whole: None = None) -> dict[str, Tensor]:
         """The loss of a batch; `figures` are then its `visual` and `affinity` terms, `scale` and `regions`.
 
-        The student trains: the tower's BatchNorm statistics move. Under autocast only the student's features are of
-        lower precision. A batch without a labelled pixel gives zero and teaches nothing. Raises DataError for a
-        damaged file or an image without a label map.
+        The student is in training mode, so the tower's BatchNorm statistics change. Under autocast only the student's
+        features have lower precision. A batch without a labelled pixel gives zero and teaches nothing. Raises DataError
+        for a damaged file or an image without a label map.
         """
         images, label_maps, numbers, rows = part
         taught = [self.teacher(row) for row in rows.tolist()]
@@ -149,7 +149,7 @@ class RegionDistillation:
         )
 
     def _at_most(self, image_of: Tensor, class_of: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """MOST_REGIONS of the regions, in their order."""
+        """At most MOST_REGIONS of the regions, in their order."""
         if len(image_of) <= MOST_REGIONS:
             return image_of, class_of
         words = Stream(self.settings.seed ^ _SALT, step).words(len(image_of))
@@ -157,16 +157,16 @@ class RegionDistillation:
         return image_of[chosen], class_of[chosen]
 
     def detach(self) -> nn.Module:
-        """The tower, in eval mode, with the parameters trainable that were; call it when distillation is over."""
+        """The tower, in eval mode, with the same trainable parameters as before; call it after distillation."""
         for name, parameter in self.tower.visual.named_parameters():
             parameter.requires_grad_(self._trainable[name])
         return self.tower.visual.eval()
 
 
 def sharing_copy(visual: nn.Module) -> nn.Module:
-    """A second module tree with the very parameters and buffers of `visual`: it can be rebuilt, `visual` cannot tell.
+    """A second module tree with the parameters and buffers of `visual`; changing its modules leaves `visual` alone.
 
-    What writes into the tensors (an optimizer, a mask, BatchNorm in training) writes into both.
+    Whatever writes into the tensors (an optimizer, a mask, BatchNorm in training) changes both.
     """
     own = {id(tensor): tensor for tensor in (*visual.parameters(), *visual.buffers())}
     return copy.deepcopy(visual, own)
