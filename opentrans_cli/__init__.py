@@ -5,8 +5,9 @@
     ot.prune("tiny", sparsity=0.5, out="subnet")
     subnet = ot.load("subnet")
 
-Nothing below is imported before it is asked for. Every verb is called alike, `verb(source, *, out=..., device="auto",
-force=False, reporter=None, **options)`, where options are those of the command, and returns a dataclass.
+A module is imported only when one of its names is used. All verbs are called in the same way, `verb(source, *,
+out=..., device="auto", force=False, reporter=None, **options)`. The options are those of the command. A verb returns a
+dataclass.
 """
 
 from importlib import import_module

@@ -16,7 +16,7 @@ from opentrans_cli.errors import OptionError, unknown
 class Catalog:
     """Names of one kind (pattern, estimator, framework, data set) and where each is defined.
 
-    `targets` maps name -> "package.module:object", constants of our own source.
+    `targets` maps each name to "package.module:object"; these strings are constants in our source.
     """
 
     def __init__(self, kind: str, targets: Mapping[str, str]) -> None:

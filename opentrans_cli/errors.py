@@ -22,10 +22,10 @@ from collections.abc import Iterable
 
 
 class OpentransError(Exception):
-    """A known problem, told in one line; the base of everything users are told about."""
+    """A known problem, described in one line; the base class of all errors that are shown to users."""
 
     exit_code = 1
-    reported = False  # of several processes that met it, another has reported it
+    reported = False  # True: another process met the same error and has reported it
 
 
 class OptionError(OpentransError):
@@ -63,7 +63,7 @@ class TransferError(OpentransError):
 
 
 class HubError(OpentransError):
-    """The Hugging Face Hub cannot be reached, refuses, or sends something else than what was asked for."""
+    """The Hugging Face Hub cannot be reached, refuses, or sends something that was not requested."""
 
 
 class TrainingError(OpentransError):
@@ -71,18 +71,18 @@ class TrainingError(OpentransError):
 
 
 class TrainingStopped(TrainingError):
-    """A run that was told to stop has left a state: nothing failed, and `--resume` goes on."""
+    """A run was asked to stop and saved its state: nothing failed, and `--resume` continues it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: batch systems may start the same line again
 
 
 def flag(option: str) -> str:
-    """How a message names an option, as it is typed: "weight_decay" -> "--weight-decay"."""
+    """The option as a user types it, for messages: "weight_decay" -> "--weight-decay"."""
     return f"--{option.replace('_', '-')}"
 
 
 def unknown(noun: str, value: object, known: Iterable[str]) -> str:
-    """The message about a name that is none of `known`: it lists them, and asks for one that is spelt alike."""
+    """The message about a name that is not in `known`: it lists the known names and suggests a similar one."""
     from difflib import get_close_matches
 
     names = list(known)

@@ -1,11 +1,11 @@
-"""The one statement of an option: a field of a dataclass, with its default, range or choices, help and kind.
+"""Every option is defined once: as a field of a dataclass, with its default, range or choices, help and kind.
 
     @dataclass(frozen=True)
     class PruneOptions(Options):
         lr: float = option(1e-3, above=0, help="learning rate of AdamW", panel="Distillation")
 
-From it come the check of the value, the parameter of the command line (`cli/command.py`), the flag in a script of
-`provenance`, and the row in the tables of `docs/commands.md`. A field without `option` is for Python alone.
+This definition gives the check of the value, the parameter of the command line (`cli/command.py`), the flag in a script
+of `provenance`, and the row in the tables of `docs/commands.md`. A field without `option` can be set only in Python.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ commas   several values in one text, with commas
 
 @dataclass(frozen=True)
 class Statement:
-    """What is said about an option beside its name, type and default; see `option`."""
+    """The description of an option apart from its name, type and default; see `option`."""
 
     help: str
     panel: str | None
@@ -51,12 +51,12 @@ class Statement:
     metavar: str | None
 
     def spelled(self, name: str) -> str:
-        """How the option of field `name` is typed: "--weight-decay"."""
+        """The option of the field `name` as a user types it: "--weight-decay"."""
         return self.flag or flag(name)
 
     @property
     def wanted(self) -> str:
-        """The range in words; "" if every value will do."""
+        """The range in words; "" if every value is allowed."""
         ends = {
             "above {}": self.above,
             "{} or more": self.least,
@@ -68,7 +68,7 @@ class Statement:
         return ", ".join(text.format(_number(end)) for text, end in ends.items() if end is not None)
 
     def holds(self, number: float) -> bool:
-        """Whether a number is in the range; no NaN and nothing infinite is."""
+        """Whether a number is in the range; NaN and infinite values never are."""
         return (
             math.isfinite(number)
             and (self.above is None or number > self.above)
@@ -78,7 +78,7 @@ class Statement:
         )
 
     def described(self, name: Callable[[str], str] = str) -> str:
-        """The help with what may be given: "learning rate of AdamW (above 0)"; `name` marks the names in it."""
+        """The help with the allowed values: "learning rate of AdamW (above 0)"; `name` formats the names in it."""
         choices = [f"{name(each)} ({why})" if why else name(each) for each, why in self.choices.items()]
         listed = " or ".join(part for part in (", ".join(choices[:-1]), *choices[-1:]) if part)
         return f"{self.help}{f': {listed}' if listed else ''}{f' ({self.wanted})' if self.wanted else ''}"
@@ -102,12 +102,12 @@ def option(
     argument: bool = False,
     metavar: str | None = None,
 ) -> Any:
-    """A field of an options dataclass; without a default it has to be given.
+    """A field of an options dataclass; an option without a default is required.
 
-    help: a phrase, as a list would have it. panel: its heading in `--help`. above, least, below, most: the range of a
-    number, or of every one of several. choices: the names that may be given, each with a word on it or without. noun:
-    what such a name is called ("criterion"); None: the field's own name. unset: what holds where the default is None.
-    flag, also: how it is typed if not by its name, and other ways to type it ("-s"). argument: it has no flag.
+    help: a short phrase. panel: its heading in `--help`. above, least, below, most: the range of a number, or of each
+    number in a tuple. choices: the allowed names, with or without a description of each. noun: what such a name is
+    called ("criterion"); None: the field's own name. unset: what applies where the default is None. flag: the flag, if
+    it differs from the name. also: other flags for the same option ("-s"). argument: it is positional and has no flag.
     """
     listed = choices if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
     said = Statement(help, panel, above, least, below, most, listed, noun, unset, kind, flag, also, argument, metavar)
@@ -120,17 +120,17 @@ def seed() -> Any:
 
 
 def stated(options: Any) -> Iterator[tuple[Field[Any], Statement]]:
-    """The fields of a dataclass, or of one of it, that are options, in their order."""
+    """The fields of a dataclass, or of an instance of one, that are options, in their order."""
     for each in fields(options):
         if (said := each.metadata.get(Statement)) is not None:
             yield each, said
 
 
 class Options:
-    """A base for dataclasses of options: a value out of range is refused when one is made."""
+    """A base for dataclasses of options: creating one with a value out of range raises an error."""
 
     def __post_init__(self) -> None:
-        """Raises OptionError for a value out of its range, or none of its choices."""
+        """Raises OptionError for a value that is out of its range or not one of its choices."""
         for each, said in stated(self):
             value = getattr(self, each.name)
             if value is not None:
@@ -139,7 +139,7 @@ class Options:
 
 
 def shown(value: Any) -> str:
-    """A value as it is typed: 0.5, "a", (0.8, 0.9) -> "0.8,0.9"."""
+    """A value as a user types it: 0.5, "a", (0.8, 0.9) -> "0.8,0.9"."""
     if isinstance(value, tuple | list):
         return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

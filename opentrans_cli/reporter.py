@@ -1,4 +1,4 @@
-"""How a step talks while it works; the command line shows it on stderr, the default says nothing."""
+"""How a step reports its progress; the command line shows this on stderr, and by default it goes to a logger."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Advance = Callable[[str], None]
 
 
 class Reporter(Protocol):
-    """Receives talk and progress."""
+    """Receives messages and progress."""
 
     def say(self, text: str) -> None:
         """One line a user should read."""
 
     @contextmanager
     def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
-        """A progress bar over `total` units, `done` of which an interrupted run has done already."""
+        """A progress bar over `total` units; an interrupted run has already done the first `done`."""
         yield lambda status: None
 
 
 class Silent:
-    """The reporter of library users who did not ask for talk."""
+    """A reporter that shows nothing."""
 
     def say(self, text: str) -> None:
         """Say nothing."""
@@ -36,7 +36,7 @@ class Silent:
 
 
 class Logged(Silent):
-    """The reporter of a verb that is given none: lines go to the logger "opentrans_cli", level INFO."""
+    """The default reporter of a verb: lines go to the logger "opentrans_cli" at level INFO."""
 
     def say(self, text: str) -> None:
         """Log the line."""

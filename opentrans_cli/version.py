@@ -1,3 +1,3 @@
-"""The version of the package, apart from its public face so that every room may read it."""
+"""The version of the package, in a module of its own so that every package inside may import it."""
 
 __version__ = "0.1.0"

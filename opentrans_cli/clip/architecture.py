@@ -1,4 +1,4 @@
-"""Build CLIP models from open_clip configurations, and read the configuration off a checkpoint's tensors."""
+"""Build CLIP models from open_clip configurations, and find the configuration from a checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class Shaped(Protocol):
-    """A tensor of torch, an array, or what a file says of one."""
+    """Anything with a shape: a torch tensor, an array, or a tensor's description in a file."""
 
     @property
     def shape(self) -> Sequence[int]: ...
 
 
-# Read the configuration of a CLIP's image tower, ResNet or ConvNeXt, off its tensors.
+# Find the configuration of a CLIP's image tower, ResNet or ConvNeXt, from its tensors.
 
 
 _IMAGE_SIZE = 256  # pixels; nothing in a ConvNeXt depends on it
 
-# Blocks of the four stages and channels of the first -> timm's name.
+# From the number of blocks in each of the four stages and the channels of the first stage to timm's name.
 _CONVNEXTS: dict[tuple[tuple[int, ...], int], str] = {
     ((2, 2, 6, 2), 40): "convnext_atto",
     ((2, 2, 6, 2), 48): "convnext_femto",
@@ -47,16 +47,16 @@ _PROJECTIONS = {"head.proj.weight": "linear", "head.mlp.fc2.weight": "mlp"}
 
 
 def infer_tower(state: Mapping[str, Shaped]) -> dict[str, Any]:
-    """The configuration of an image tower, by names inside it; `meta_visual` builds it.
+    """The configuration of an image tower, from its tensors by names inside it; `meta_visual` builds the tower.
 
-    See `infer_vision` for what a ResNet without its attention pool cannot tell. Raises SourceError if the tensors are
-    those of neither kind.
+    `infer_vision` says what cannot be known for a ResNet without its attention pool. Raises SourceError if the tensors
+    belong to neither kind of tower.
     """
     return infer_convnext(state) if "trunk.stem.0.weight" in state else infer_vision(state)
 
 
 def infer_convnext(state: Mapping[str, Shaped]) -> dict[str, Any]:
-    """The same for a ConvNeXt of timm in open_clip's tower."""
+    """The same as `infer_tower` for a timm ConvNeXt in open_clip's tower."""
     blocks = tuple(
         len({key.split(".")[4] for key in state if key.startswith(f"trunk.stages.{stage}.blocks.")})
         for stage in range(4)
@@ -85,7 +85,7 @@ OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 
 _SMALLEST_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 _COUNTER = "num_batches_tracked"
-_TIMM_NAME = re.compile(r"[A-Za-z0-9_.]+")  # no "hf-hub:" and no "local-dir:"
+_TIMM_NAME = re.compile(r"[A-Za-z0-9_.]+")  # excludes names with "hf-hub:" or "local-dir:"
 _PUBLISHED_GRID = 7  # positions along a side at 224 pixels
 _SIZES = ("width", "head_width", "image_size", "patch_size")
 _MAX_NUMBER, _MAX_LAYERS = 2**16, 512  # of pixels, channels and blocks; the largest published towers have 48 blocks
@@ -109,8 +109,8 @@ def build_clip(model_cfg: Mapping[str, Any]) -> nn.Module:
 def meta_visual(model_cfg: Mapping[str, Any]) -> nn.Module:
     """The visual tower alone on the meta device, in eval mode: shapes and names without weights.
 
-    The configuration may come from strangers: it makes no network call, reads no file, and its size is bounded. Raises
-    SourceError if that or open_clip does not accept it.
+    The configuration may be untrusted: building makes no network call and reads no file, and the size is limited.
+    Raises SourceError if the configuration is not allowed or open_clip does not accept it.
     """
     with unfilled():
         return build_clip(_harmless(model_cfg)).visual  # type: ignore[return-value]
@@ -123,9 +123,9 @@ _SCALE = {"mul", "div", "__mul__", "__rmul__", "__truediv__"}
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Tensors made inside are on the meta device, and no first value is computed for them.
+    """Tensors created inside the block are on the meta device, and no initial values are computed for them.
 
-    What torch does on that device for random values and scalings is written in Python, and imports its compiler.
+    On that device, torch's code for random and scaled initial values is in Python and imports torch's compiler.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -152,7 +152,9 @@ def _harmless(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     layers = _numbers(vision.get("layers", 0))
     sizes = [number for key in _SIZES for number in _numbers(vision.get(key, 1))]
     numbers = [number for value in (*vision.values(), model_cfg.get("embed_dim")) for number in _numbers(value)]
-    narrow = len(layers) > 1 and min([2, *_numbers(vision.get("width", 2))]) < 2  # half of a ResNet's is its stem's
+    narrow = (
+        len(layers) > 1 and min([2, *_numbers(vision.get("width", 2))]) < 2
+    )  # the stem of a ResNet has half its width
     if min([1, *sizes]) < 1 or narrow or max([0, *map(abs, numbers)]) > _MAX_NUMBER or sum(layers) > _MAX_LAYERS:
         raise SourceError("configuration is of no image tower: a number is out of range; check `model_cfg`")
     name = vision.get("timm_model_name")
@@ -171,7 +173,7 @@ _VIT_DEFAULTS = {"layers": 12, "width": 768, "head_width": 64, "image_size": 224
 def tower_shapes(model_cfg: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors of an image tower by name, in module order. Raises SourceError as `meta_visual` does.
 
-    Of the usual ResNets and ViTs without torch; any other tower is built on the meta device.
+    The usual ResNets and ViTs need no torch for this; any other tower is built on the meta device.
     """
     plain = plain_shapes(model_cfg)
     if plain is not None:
@@ -180,7 +182,7 @@ def tower_shapes(model_cfg: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def plain_shapes(model_cfg: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
-    """`tower_shapes` where they can be told without torch, else None. Raises SourceError for a wrong configuration."""
+    """`tower_shapes` where no torch is needed, else None. Raises SourceError for a wrong configuration."""
     config = _harmless(model_cfg)
     vision, size = config["vision_cfg"], config.get("embed_dim")
     if not config.keys() <= _CLIP_KEYS or type(size) is not int:
@@ -201,7 +203,7 @@ _Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def _resnet_shapes(vision: Mapping[str, Any], size: int) -> _Shapes:
-    """open_clip's ModifiedResNet."""
+    """The shapes of open_clip's ModifiedResNet."""
     width, channels = vision["width"], 3
     for number, out in enumerate((width // 2, width // 2, width), start=1):
         yield f"conv{number}.weight", (out, channels, 3, 3)
@@ -216,7 +218,7 @@ def _resnet_shapes(vision: Mapping[str, Any], size: int) -> _Shapes:
             ):
                 yield f"{name}.conv{number}.weight", shape
                 yield from _batchnorm(f"{name}.bn{number}", shape[0])
-            if block == 0:  # the first block of a stage has another width or stride than what it gets
+            if block == 0:  # the first block of a stage changes the width or the stride
                 yield f"{name}.downsample.0.weight", (4 * inner, channels, 1, 1)
                 yield from _batchnorm(f"{name}.downsample.1", 4 * inner)
             channels = 4 * inner
@@ -226,7 +228,7 @@ def _resnet_shapes(vision: Mapping[str, Any], size: int) -> _Shapes:
 
 
 def _vit_shapes(vision: Mapping[str, Any], size: int) -> _Shapes:
-    """open_clip's VisionTransformer with its usual blocks and no attention pool."""
+    """The shapes of open_clip's VisionTransformer with its usual blocks and no attention pool."""
     width, patch = vision["width"], vision["patch_size"]
     hidden = int(width * vision["mlp_ratio"])
     yield "class_embedding", (width,)
@@ -248,7 +250,7 @@ def _vit_shapes(vision: Mapping[str, Any], size: int) -> _Shapes:
 
 
 def _linear(name: str, out: int, *into: int) -> _Shapes:
-    """Weight and bias of a linear layer, or of a norm."""
+    """The shapes of weight and bias of a linear layer or a norm."""
     yield f"{name}.weight", (out, *into)
     yield f"{name}.bias", (out,)
 
@@ -278,9 +280,9 @@ def build_visual(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> n
 
 
 def fit_state(state: Mapping[str, NDArray[Any]], model_cfg: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """The tensors of an image tower, a tensor a layer, in module order and float32; counters int64.
+    """The tensors of an image tower, one per layer, in module order, as float32; counters are int64.
 
-    Raises SourceError if they are not those of the architecture, naming the first.
+    Raises SourceError, naming the first wrong tensor, if they do not fit the architecture.
     """
     shapes = split_shapes(tower_shapes(model_cfg))
     # Files from before torch 1.0 have no counter of batches, and nothing depends on it.
@@ -301,20 +303,20 @@ def fit_state(state: Mapping[str, NDArray[Any]], model_cfg: Mapping[str, Any]) -
 
 def _first_mismatch(error: RuntimeError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # All missing names stand in one line, hundreds of them when the architecture is another.
+    # The message lists all missing names in one line, and there are hundreds of them when the architecture is wrong.
     first, more, _ = (lines[1] if len(lines) > 1 else lines[0]).partition('", "')
     return f'{first}" and others' if more else first
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> str | None:
-    """Load `state` strictly, a ViT's positions resized as open_clip does; returns what has to be said of that.
+    """Load `state` strictly and resize a ViT's positional embedding as open_clip does; returns a note if it did.
 
-    Raises SourceError naming `origin` and the first misfit.
+    Raises SourceError naming `origin` and the first tensor that does not fit.
     """
     resized, key = dict(state), "visual.positional_embedding"
     try:
         if key in state and hasattr(model.visual, "grid_size"):
-            resized[key] = state[key].float()  # of half precision no picture is resized
+            resized[key] = state[key].float()  # torch cannot resize half precision
             open_clip_module("model").resize_pos_embed(resized, model)
         model.load_state_dict(resized, strict=True)
     except RuntimeError as error:
@@ -357,11 +359,11 @@ def infer_config(state: Mapping[str, Shaped]) -> dict[str, Any]:
 
 
 def infer_vision(state: Mapping[str, Shaped]) -> dict[str, Any]:
-    """The image tower's part of `infer_config`, for files without a text tower; names inside the tower.
+    """The image tower's part of `infer_config`, for files without a text tower; names are inside the tower.
 
-    `meta_visual` builds it, `build_clip` does not: there is no `text_cfg`. Frameworks often drop the attention pool,
-    and with it the image size and `embed_dim`: these are 224, as in the smallest published CLIPs, and the width of the
-    last stage. Raises SourceError if the tensors are not those of a ModifiedResNet.
+    `meta_visual` can build it; `build_clip` cannot, as there is no `text_cfg`. Frameworks often drop the attention
+    pool, which tells the image size and `embed_dim`. These are then set to 224, as in the smallest published CLIPs, and
+    to the width of the last stage. Raises SourceError if the tensors are not those of a ModifiedResNet.
     """
     blocks = [len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")}) for stage in range(1, 5)]
     first, pool = state.get("layer1.0.conv1.weight"), state.get("attnpool.c_proj.weight")

@@ -1,4 +1,4 @@
-"""The weights of a CLIP image tower that can be pruned, read off the module tree: nothing is listed by hand.
+"""The weights of a CLIP image tower that can be pruned, found in the module tree: nothing is listed by hand.
 
 A layer is a module with a weight of two or more dimensions. The packed input projection of `nn.MultiheadAttention`
 (`in_proj_weight`, three matrices in one parameter) counts as three layers beside its `out_proj`, named as torch and
@@ -27,9 +27,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 PACKED = "in_proj_weight"
 PARTS = ("q_proj", "k_proj", "v_proj")
 
-# They map into the joint embedding space, and the paper leaves them alone (Sec. 3.2).
+# These layers map into the joint embedding space, and the paper does not prune them (Sec. 3.2).
 _OUTPUT_HEADS = ("attnpool", "head", "attn_pool")
-_TRUNK = "trunk."  # where open_clip keeps a timm tower; some have their head inside it
+_TRUNK = "trunk."  # open_clip keeps a timm tower under this name; some have their head inside it
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Candidate:
 
     name: str
     shape: tuple[int, ...]  # of its weight: (O, I, kh, kw) or (O, I)
-    reason: str | None  # why it is not pruned by default; None: it is
+    reason: str | None  # why it is not pruned by default; None: it is pruned
 
     @property
     def total(self) -> int:
@@ -63,7 +63,7 @@ def candidates(visual: nn.Module) -> tuple[Candidate, ...]:
 
 
 def tower_candidates(shapes: Shapes) -> tuple[Candidate, ...]:
-    """The same of an image tower, from the names and shapes of its tensors, in their order."""
+    """The same as `candidates` for an image tower, from the names and shapes of its tensors, in their order."""
     layers = split_shapes(shapes).items()
     return _judged((name.removesuffix(".weight"), shape) for name, shape in layers if _is_layer(name, shape))
 
@@ -95,7 +95,7 @@ def _is_layer(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def split_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """What `split_packed` makes of the shapes of a state."""
+    """The shapes that a state has after `split_packed`."""
     apart: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         owner, _, leaf = name.rpartition(".")
@@ -109,7 +109,7 @@ def split_shapes(shapes: Shapes) -> dict[str, tuple[int, ...]]:
 def choose_layers(
     found: Iterable[Candidate], *, include: Iterable[str] = (), exclude: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Names of the layers to prune: the default ones, more by `include`, fewer by `exclude`.
+    """Names of the layers to prune: the default ones; `include` adds layers and `exclude` removes them.
 
     Both hold glob patterns over whole names (`attnpool.*`); exclude wins. Raises OptionError for a pattern that
     matches no layer, and if no layer is left.
@@ -140,7 +140,7 @@ def prunable_layers(visual: nn.Module) -> tuple[str, ...]:
 
 
 def prunable(found: Iterable[Candidate], tower: str) -> tuple[str, ...]:
-    """The names of those that are pruned by default. Raises SourceError, naming the `tower`, if there are none."""
+    """The names of the layers pruned by default. Raises SourceError, naming the `tower`, if there are none."""
     layers = tuple(candidate.name for candidate in found if candidate.reason is None)
     if not layers:
         raise SourceError(f"no prunable layer in this tower: {tower}; use a CLIP image tower")
@@ -148,7 +148,7 @@ def prunable(found: Iterable[Candidate], tower: str) -> tuple[str, ...]:
 
 
 def locate(module: nn.Module, layer: str) -> tuple[str, slice]:
-    """Where a layer's weight is: the name of the parameter and the rows of it.
+    """Where a layer's weight is: the name of the parameter and its rows there.
 
     Raises KeyError if `module` has no such layer.
     """
@@ -179,9 +179,9 @@ def has_layer(module: nn.Module, layer: str) -> bool:
 
 
 def whole_projections(module: nn.Module, names: Collection[str]) -> set[str]:
-    """`names` without those parts of a packed projection that stand there without the other two.
+    """`names` without the parts of a packed projection whose other two parts are not all listed.
 
-    The three are one parameter with one gradient: nothing is frozen, and nothing saved, of one alone. Other names,
+    The three parts are one parameter with one gradient, so one part cannot be frozen or saved alone. Other names,
     whether layers or not, stay.
     """
     given = set(names)
@@ -197,8 +197,8 @@ def whole_projections(module: nn.Module, names: Collection[str]) -> set[str]:
 def layer_weight(module: nn.Module, layer: str) -> Tensor:
     """The weight of a layer, (O, I, kh, kw) or (O, I), detached: a view of the parameter itself, not a copy.
 
-    Writing to it changes the module. Moving the module to another device leaves the view behind. Raises KeyError if
-    there is no such layer.
+    Writing to it changes the module. When the module moves to another device, the view does not follow. Raises KeyError
+    if there is no such layer.
     """
     name, rows = locate(module, layer)
     return module.get_parameter(name).detach()[rows]
@@ -217,7 +217,7 @@ def layer_gradient(module: nn.Module, layer: str) -> Tensor | None:
 
 
 def split_packed(state: Mapping[str, Array]) -> dict[str, Array]:
-    """`state` with every packed input projection as three weights: how bundles hold a tower, a tensor a layer."""
+    """`state` with every packed input projection as three weights: bundles hold a tower so, one tensor per layer."""
     apart: dict[str, Array] = {}
     for name, array in state.items():
         owner, _, leaf = name.rpartition(".")
@@ -230,24 +230,26 @@ def split_packed(state: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def join_packed(state: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-    """The reverse of `split_packed`; projections that belong to no packed one (they have no `in_proj_bias` beside
-    them, as in a ResNet's attention pool) stay apart.
+    """The reverse of `split_packed`; projections without an `in_proj_bias` beside them, as in a ResNet's attention
+    pool, were never packed and stay separate.
     """
     joined: dict[str, NDArray[np.generic]] = {}
     for name, array in state.items():
         owner, _, leaf = name.removesuffix(".weight").rpartition(".")
         parts = [f"{owner}.{part}.weight" for part in PARTS]
-        # Keys of another width than the queries are kept apart by torch itself: a bias, but nothing to join.
+        # If keys and queries differ in width, torch keeps the projections separate: nothing is to be joined.
         if name not in parts or f"{owner}.in_proj_bias" not in state or not state.keys() >= set(parts):
             joined[name] = array
-        elif leaf == PARTS[0]:  # in the place of the first, so that tensors keep the order of modules
+        elif (
+            leaf == PARTS[0]
+        ):  # the joined tensor takes the place of the first, so that tensors keep the order of modules
             joined[f"{owner}.{PACKED}"] = np.concatenate([state[part] for part in parts])
     return joined
 
 
 def arrays(state: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     """Tensors of torch as contiguous arrays on the CPU, of the same shapes."""
-    # Not np.ascontiguousarray, which would give BatchNorm's counter, a scalar, one dimension.
+    # np.ascontiguousarray is not used here: it would give BatchNorm's counter, a scalar, one dimension.
     return {name: np.asarray(value.detach().cpu().numpy(), order="C") for name, value in state.items()}
 
 
@@ -259,7 +261,7 @@ def tensors(state: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
 
 
 def batchnorm_of(visual: nn.Module, layer: str) -> str | None:
-    """Name of the BatchNorm that normalises `layer`'s output, None if it has none."""
+    """Name of the BatchNorm that normalises the output of `layer`; None if there is none."""
     from torch import nn
 
     name = batchnorm_beside(layer)
@@ -268,7 +270,7 @@ def batchnorm_of(visual: nn.Module, layer: str) -> str | None:
 
 
 def batchnorm_beside(layer: str) -> str:
-    """What the BatchNorm behind `layer` is called, if it has one.
+    """The name of the BatchNorm after `layer`, if it has one.
 
     In CLIP's ResNets `convN` is followed by `bnN` beside it, and a downsample convolution (child "0") by child "1".
     """
