@@ -1,1 +1,1 @@
-"""analyze: the spectrum of every layer, its alpha, and which layers a fine-tuning freezes."""
+"""analyze: the spectrum of every layer, its alpha, and which layers fine-tuning freezes."""

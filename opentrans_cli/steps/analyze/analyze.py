@@ -1,4 +1,4 @@
-"""analyze: the spectrum of every layer, its alpha, how stable the decisions are, and which layers are to be frozen."""
+"""analyze: the spectrum of every layer, its alpha, how stable the decisions are, and which layers to freeze."""
 
 from __future__ import annotations
 
@@ -49,16 +49,17 @@ def analyze(
     base: str | None = None,
     **given: Any,
 ) -> AnalyzeResult:
-    """Fit the spectrum of every layer and decide which are frozen; a bundle gets `alpha.safetensors`.
+    """Fit the spectrum of every layer and decide which to freeze; a bundle gets `alpha.safetensors`.
 
-    Heavy tail = small alpha = well trained = frozen (OpenTrans, Sec. 3.3.2): by default the layers below the median.
-    `finetune` freezes what is decided here, unless it is told otherwise.
+    A heavy tail means a small alpha: the layer is well trained and is frozen (OpenTrans, Sec. 3.3.2). By default these
+    are the layers below the median. `finetune` freezes what is decided here, unless its options say otherwise.
 
-    source: any source of `prune`, or any file of weights. out: a new folder for the report. device: "auto" or "cpu",
-    spectra are computed by the processor. freeze_list: a file of layer names, taken instead of a choice, as
-    `freeze_layer` is. frontier: count what each share of frozen layers saves, for images of `resolution` pixels, a side
-    or (height, width), the tower's own if None. against: another source whose alphas are put beside, or "base", the
-    bundle's own. base: where that lies now. Options: the fields of `AnalyzeOptions`, and `plot` and `esd` of `Outputs`.
+    source: any source of `prune`, or any file of weights. out: a new folder for the report. device: "auto" or "cpu";
+    spectra are computed on the CPU. freeze_list: a file with the names of the layers to freeze, used instead of a rule,
+    like `freeze_layer`. frontier: count what each share of frozen layers saves, for images of `resolution` pixels (one
+    side, or height and width; None: the tower's own). against: another source to compare the alphas with, or "base" for
+    the bundle's own base. base: where that base is now. Options: the fields of `AnalyzeOptions`, and `plot` and `esd`
+    of `Outputs`.
 
     Raises OptionError, SourceError, BundleError, HubError or SpectrumError.
     """
@@ -97,7 +98,7 @@ def analyze(
     )
     alphas = {layer.name: layer.alpha for layer in layers}
     report = AlphaReport.chosen(options.estimator, options.window, layers, choose(alphas), selection)
-    own = None if bundle is None or is_cached(bundle.path) else bundle  # one from the Hub stays as it is
+    own = None if bundle is None or is_cached(bundle.path) else bundle  # a bundle from the Hub is not changed
     mode: Any = "heavy" if options.freeze == "none" else options.freeze
     counted = prices if frontier else None
     result = AnalyzeResult(
@@ -113,7 +114,7 @@ def analyze(
     )
     outputs.write(result)
     if own is not None:
-        # What decides the list stands in the step, so that it can be chosen again.
+        # The step records what decides the list, so that the same list can be chosen again.
         recorded = asdict(options) | {"freeze_layer": list(report.frozen) if by_name_alone else []}
         if selection.rule == "top" and resolution is not None:
             recorded["resolution"] = resolution
@@ -123,9 +124,9 @@ def analyze(
 
 
 def read_freeze_list(path: Path, layers: Sequence[str]) -> tuple[str, ...]:
-    """Names of `layers` in a text file, one a line; empty lines and what follows a # do not count.
+    """Read names of `layers` from a text file, one per line; empty lines and text after a # are ignored.
 
-    Raises OptionError for a file that cannot be read and for a name that is none of `layers`.
+    Raises OptionError for a file that cannot be read and for a name that is not in `layers`.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -139,7 +140,7 @@ def read_freeze_list(path: Path, layers: Sequence[str]) -> tuple[str, ...]:
 
 
 def _matching(patterns: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]:
-    """Those of `layers` that a glob matches. Raises OptionError for one that matches none."""
+    """The `layers` that match one of the globs. Raises OptionError for a glob that matches none."""
     for pattern in patterns:
         if not any(fnmatchcase(layer, pattern) for layer in layers):
             raise OptionError(
@@ -162,9 +163,9 @@ def _selection(options: AnalyzeOptions, *, listed: tuple[str, ...] | None) -> Se
 
 
 def _prices(weights: SpectrumSource, resolution: Resolution | None) -> TowerPrices:
-    """The tower without weights; of a file its architecture is inferred, so it must give the file's layers.
+    """The tower without weights. For a file the architecture is inferred, and it must have the layers of the file.
 
-    Raises OptionError where there is none.
+    Raises OptionError if there is no such tower.
     """
     from opentrans_cli.steps.analyze.frontier import TowerPrices
 
@@ -189,7 +190,7 @@ def _alphas_of(
     base: str | None,
     reporter: Reporter,
 ) -> dict[str, float]:
-    """Alphas of the layers `names` in another source, those it has."""
+    """Alphas of those layers of `names` that another source has."""
     if source == BASE:
         if weights.bundle is None:
             raise OptionError("only a bundle has a base to compare with: --against base; name a source")

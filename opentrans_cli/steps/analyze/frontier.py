@@ -1,8 +1,9 @@
-"""What freezing saves of a tower's training: MACs of one image for each share of frozen layers.
+"""What freezing saves in the training of a tower: MACs of one image for each share of frozen layers.
 
-Frozen is what `finetune` freezes: a layer's weight, its bias, and the BatchNorm behind it, affine parameters and
-running statistics. All the rest is trained: norms, embeddings, the BatchNorm behind every trained layer. So a frozen
-beginning of a ResNet needs no input gradients, while that of a ViT does, for its position embedding is below it.
+The same is frozen as by `finetune`: a layer's weight, its bias, and the BatchNorm behind it, with its affine parameters
+and running statistics. All the rest is trained: norms, embeddings and the BatchNorm behind every trained layer. So the
+frozen first layers of a ResNet need no input gradients. Those of a ViT do, because its position embedding, which is
+trained, comes before them.
 """
 
 from __future__ import annotations
@@ -35,22 +36,22 @@ _INSIDE = "visual."
 class FrontierPoint:
     """Training cost of the tower alone, for one image, with some layers frozen."""
 
-    ratio: float  # frozen layers of all that were ranked: asked for, or had where `chosen`
+    ratio: float  # share of frozen layers among all ranked ones: the ratio asked for, or where `chosen` the actual one
     frozen: int  # number of layers
     forward: int  # MACs, zero weights skipped
     input_gradient: int
     weight_gradient: int
     total: int  # sum of the three
-    saved: float  # of the total with nothing frozen and nothing pruned, by autograd's rules, see training/costs/macs.py
+    saved: float  # share of the total with nothing frozen or pruned, by autograd's rules, see training/costs/macs.py
     saved_paper: float  # the same share as the paper counts it, see training/costs/paper.py
-    chosen: bool = False  # not one of the ratios, but the layers a rule or a list chose
+    chosen: bool = False  # True: not one of the ratios, but the layers that a rule or a list chose
 
 
 class TowerPrices:
-    """A tower without weights, frozen anew for every question; the cost of one image by layer.
+    """The training cost of one image by layer, counted on a tower without weights for any list of frozen layers.
 
-    A ResNet runs as in segmentation, without its attention pool, by default at its own image size; any other tower runs
-    whole and at its own size alone. Products of two activations stand under the module that makes them.
+    A ResNet runs as in segmentation, without its attention pool, by default at its own image size. Any other tower runs
+    whole, and only at its own size. Products of two activations are counted for the module that computes them.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class TowerPrices:
         resolution: Resolution | None = None,
         kept: Mapping[str, float] | None = None,
     ) -> None:
-        """model_cfg: as open_clip has it. resolution: None: the tower's own. kept: kept fraction by layer, where not 1.
+        """model_cfg: as in open_clip. resolution: None for the tower's own. kept: kept fraction by layer, if not 1.
 
         Raises OptionError for a resolution the tower cannot have, SourceError for a wrong configuration.
         """
@@ -68,11 +69,11 @@ class TowerPrices:
         self._trunk = _Trunk(self.visual)
         self.image_size = self._trunk.size(resolution)  # height, width in pixels
         self._kept = {f"{_INSIDE}{name}": fraction for name, fraction in (kept or {}).items()}
-        self.layers = self._count(())  # in the order of use, with everything trained
+        self.layers = self._count(())  # in the order in which they run, with everything trained
         self._forward = {layer.name: layer.forward for layer in self.layers}
 
     def of(self, frozen: Collection[str]) -> FrontierPoint:
-        """The cost of a list of frozen layers; `ratio` is its share of the layers the tower runs.
+        """The cost with a list of frozen layers; `ratio` is their share of the layers that the tower runs.
 
         Raises TrainingError for an unknown layer.
         """
@@ -88,7 +89,7 @@ class TowerPrices:
         chosen: Collection[str] | None = None,
         seed: int = 0,
     ) -> tuple[FrontierPoint, ...]:
-        """A point for every ratio of `alphas` (layer -> exponent), and last, if given, one for the list `chosen`.
+        """A point for every ratio, layers ranked by `alphas` (layer -> exponent); last, if given, one for `chosen`.
 
         Raises OptionError for a wrong mode or ratio.
         """
@@ -119,7 +120,7 @@ class TowerPrices:
     def _count(self, frozen: Collection[str]) -> tuple[LayerCost, ...]:
         """Cost by layer with `frozen` fixed, names as in the tower."""
         self.visual.requires_grad_(True)
-        # A packed projection has one weight gradient, so one trained part of the three costs as much as all.
+        # A packed projection has one weight gradient, so training one of its three parts costs as much as training all.
         names = whole_projections(self.visual, frozen)
         freeze_layers(self.visual, names, batchnorm_of={name: batchnorm_of(self.visual, name) for name in names})
         counted = count_macs(self._trunk, (1, 3, *self.image_size), kept=self._kept)

@@ -26,7 +26,7 @@ class AnalyzeOptions(Options):
         (), help="layers to analyze beside the default ones (glob over whole names, repeatable)"
     )
     exclude: tuple[str, ...] = option((), help="layers to leave out (glob over whole names, repeatable)")
-    # which layers to freeze; none of ratio, threshold, top, layer: those below the median
+    # which layers to freeze; if no ratio, threshold, top or layer is given: those below the median
     freeze: str = option(
         "heavy", help="layers that fine-tuning freezes", choices=FREEZE, noun="freeze mode", panel=WHICH_LAYERS
     )
@@ -60,7 +60,7 @@ class AnalyzeOptions(Options):
 
 @dataclass(frozen=True)
 class CostChoice(Options):
-    """What of training is priced."""
+    """Which cost of training is counted."""
 
     frontier: bool = option(False, help="training cost that each share of frozen layers would save", panel=WHICH_LAYERS)
     resolution: int | None = option(

@@ -31,12 +31,12 @@ class Outputs:
     """Where a report goes beside the bundle; nowhere by default."""
 
     out: Path | None = None  # folder for report.json, alpha.safetensors, tower.png, and spectra.png with `esd`
-    plot: Path | None = None  # picture, .png or .svg: the page of the tower, or the spectra of `esd`
+    plot: Path | None = None  # picture, .png or .svg: the overview of the tower, or the spectra of `esd`
     esd: tuple[str, ...] = ()  # globs of layers
-    force: bool = False  # replace what is there
+    force: bool = False  # replace existing files
 
     def check(self) -> None:
-        """Raises OptionError, BundleError or OutputError for what must not be written, before anything is read."""
+        """Check, before anything is read, that all may be written. Raises OptionError, BundleError or OutputError."""
         if self.esd and self.plot is None and self.out is None:
             raise OptionError(f"spectra are drawn into a picture: --esd {self.esd[0]}; say which with --plot or --out")
         for target in filter(None, (self.out, self.plot)):
@@ -49,19 +49,19 @@ class Outputs:
             check_file_target(self.plot, force=self.force, option="--plot")
 
     def prepare(self) -> None:
-        """Make the folders that outputs are going to lie in. Raises OutputError where that cannot be."""
+        """Make the folders of the outputs. Raises OutputError if that is not possible."""
         for target in (self.out, self.plot):
             if target is not None:
                 prepare_parent(target)
 
     def check_layers(self, names: Sequence[str]) -> None:
-        """Raises OptionError for a pattern of `esd` that none of the layers `names` matches."""
+        """Raises OptionError for a pattern of `esd` that matches none of the layers `names`."""
         for pattern in self.esd:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise OptionError(f"no analyzed layer is called so: --esd {pattern}; see the names in the report")
 
     def write(self, result: AnalyzeResult) -> None:
-        """Write what was asked for, each whole or not at all."""
+        """Write what was asked for; each output is written completely or not at all."""
         if self.plot is not None:
             (self._draw_spectra if self.esd else _draw_tower)(self.plot, result)
         if self.out is None:
@@ -79,7 +79,7 @@ class Outputs:
 
 
 def _draw_tower(path: Path, result: AnalyzeResult) -> None:
-    """Hollow marks are the alphas of the other source, or without one those of random weights, as far as asked for."""
+    """Draw the tower; hollow marks are the alphas of the other source, else those of random weights, if asked for."""
     nulls = {layer.name: layer.stability.null_median for layer in result.layers if layer.stability is not None}
     tower_page(
         path,

@@ -28,7 +28,7 @@ class AnalyzeResult:
     against: Mapping[str, float] = field(default_factory=dict)  # alphas in the other source, by layer
     against_source: str | None = None
     frontier: tuple[FrontierPoint, ...] = ()
-    image_size: tuple[int, int] | None = None  # height, width that the frontier is counted for
+    image_size: tuple[int, int] | None = None  # height and width for which the frontier is counted
 
     @property
     def layers(self) -> tuple[LayerAlpha, ...]:
@@ -47,17 +47,17 @@ class AnalyzeResult:
 
     @property
     def median_alpha(self) -> float:
-        """Of all layers; inf where most have no alpha."""
+        """Median alpha of all layers; inf if most have no alpha."""
         return self.report.median
 
     @property
     def unstable(self) -> int:
-        """How many decisions would be the other one under another estimator, or in resamples."""
+        """How many decisions would change with another estimator, or in resamples."""
         return sum(layer.stability is not None and not layer.stability.stable for layer in self.layers)
 
     @property
     def frozen_random(self) -> int:
-        """How many of the frozen layers have a spectrum that random weights could have."""
+        """How many of the frozen layers have a spectrum that random weights could have as well."""
         return sum(layer.frozen and layer.verdict == RANDOM_LIKE for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where the weights of a spectrum come from: the tower of a CLIP or a bundle, or any checkpoint file.
 
-A file is read one layer at a time and no model is built, so files that no CLIP would fit can be analysed as well. In a
-file that holds a CLIP, layers have the names they have inside the image tower, as in a bundle.
+A file is read one layer at a time and no model is built, so files that are no CLIP can be analysed as well. In a file
+that holds a CLIP, layers have the names they have inside the image tower, as in a bundle.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ EXCLUDED = "excluded"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What is not analysed for one reason."""
+    """Layers or tensors that are not analysed, all for the same reason."""
 
     reason: str
-    count: int  # layers, or tensors that can be no layer
-    names: tuple[str, ...]  # of the layers; --include takes them. Empty: tensors that can be no layer
+    count: int  # layers, or tensors that cannot be layers
+    names: tuple[str, ...]  # of the layers, which --include can add. Empty: these tensors cannot be layers
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,25 @@ class SpectrumSource:
 
     source: str  # as the user gave it
     layers: tuple[WeightLayer, ...]  # in module order
-    counted: Mapping[str, int]  # tensors of a file that can be no layer, by reason
+    counted: Mapping[str, int]  # tensors of a file that cannot be layers, by reason
     bundle: Bundle | None  # None if the source is no bundle
-    model_cfg: dict[str, Any] | None  # open_clip's, of a CLIP, or of its image tower alone; None: not known
+    model_cfg: dict[str, Any] | None  # open_clip's, for a CLIP or only for its image tower; None: not known
     reader: Callable[[str], NDArray[Any]] = field(repr=False)
-    clip: AnyClip | None = field(default=None, repr=False)  # that was loaded for it
+    clip: AnyClip | None = field(default=None, repr=False)  # the tower that was loaded for it
 
     def read(self, name: str) -> NDArray[Any]:
-        """One layer's weight, (O, I, kh, kw) or (O, I), floating point; to be read only, it may be shared.
+        """One layer's weight, (O, I, kh, kw) or (O, I), floating point. Do not change it, since it may be shared.
 
-        Several threads may read at once. Raises KeyError for an unknown layer and SourceError if the file cannot be
+        Several threads may read at once. Raises KeyError for an unknown layer, and SourceError if the file cannot be
         read any more.
         """
         return self.reader(name)
 
     def chosen(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> tuple[str, ...]:
-        """Names of the layers to analyse: the default ones, more by `include`, fewer by `exclude`, in module order.
+        """Names of the layers to analyse, in module order: the default ones, plus `include`, minus `exclude`.
 
-        Both hold glob patterns over whole names (`attnpool.*`); exclude wins. A pattern takes embedding tables only
-        if it matches nothing else, so that it means the same for a file as for a bundle, which does not list them.
+        Both hold glob patterns for whole names (`attnpool.*`); exclude wins. A pattern selects embedding tables only if
+        it matches nothing else, so that it means the same for a file as for a bundle, which does not list them.
         Raises OptionError for a pattern that matches no layer, and if no layer is left.
         """
         fewer = {layer.name for matches in self._matches("--exclude", exclude) for layer in matches}
@@ -85,7 +85,7 @@ class SpectrumSource:
             yield matches
 
     def left_out(self, chosen: Iterable[str]) -> tuple[LeftOut, ...]:
-        """What is not among `chosen`, by reason: layers first, in module order, then what can be no layer."""
+        """What is not in `chosen`, by reason: first layers, in module order, then tensors that cannot be layers."""
         taken, groups = set(chosen), dict[str, list[str]]()
         for layer in self.layers:
             if layer.name not in taken:
@@ -99,9 +99,9 @@ def open_spectrum_source(
 ) -> SpectrumSource:
     """The weights of a bundle, a CLIP or a checkpoint file.
 
-    A local file is read as it is, whatever it holds; every other source is loaded as a tower (`load_tower`), a bundle
-    of masks alone with the weights of its base, or of the source `base` where that has moved. loaded: a CLIP that is
-    loaded already, taken if it is the source. Raises SourceError or BundleError in one line.
+    A local file is read as it is, whatever it holds. Every other source is loaded as a tower (`load_tower`). A bundle
+    that holds only masks gets the weights of its base, or of the source `base` if the base has moved. loaded: a CLIP
+    that is already loaded, used if it is the source. Raises SourceError or BundleError with a message of one line.
     """
     if loaded is not None and loaded.source == source:
         return _from_tower(source, clip_tower(loaded))

@@ -1,1 +1,1 @@
-"""transfer: the subnet in another framework, in somebody's checkpoint, in open_clip's form or as an ONNX graph."""
+"""transfer: put the subnet into another framework or a checkpoint, or write it for open_clip or as an ONNX graph."""

@@ -1,4 +1,4 @@
-"""transfer --checkpoint: put a subnet into somebody's checkpoint, which keeps its format and its own key names."""
+"""transfer --checkpoint: put a subnet into an existing checkpoint, which keeps its format and its key names."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class CheckpointTransfer(Transferred):
     prefix: str  # of the tower's keys
     what: str  # "mask" or "weights"
     keys: tuple[dict[str, Any], ...]  # by tensor of the tower: source, target, rule, shapes, kept, verdict
-    unmatched: tuple[str, ...]  # layers without a place; empty where something was written
+    unmatched: tuple[str, ...]  # layers that have no place; empty if something was written
     bundle: str  # digest
     at_sparsity: float | None
-    checkpoint: dict[str, Any]  # of the input: name, bytes, tensors, the entries that were left out
-    output: dict[str, Any] | None = None  # name, bytes, sha256, tensors changed and left as they were
+    checkpoint: dict[str, Any]  # the input: name, bytes, tensors, and the entries that were left out
+    output: dict[str, Any] | None = None  # the output: name, bytes, sha256, numbers of changed and unchanged tensors
     parity: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -94,14 +94,15 @@ def transfer_checkpoint(
 ) -> CheckpointTransfer:
     """Write a copy of `checkpoint` with the subnet of `bundle` in it at `out`, and the receipt beside it.
 
-    With `what` "mask" the checkpoint's own values stay and pruned ones become zero, which needs the bundle's masks
-    alone; with "weights" every tensor of the tower that has a place gets the bundle's values. The checkpoint's types
-    stay. `to` names the key table (else it is recognised), `under` the prefix of the tower's keys where there are
-    several. `allow_missing`: globs over names of layers that need no place. `out` has the format of the checkpoint, or
-    is .safetensors. With `out` None nothing is written (dry run) and layers without a place are only told.
+    With `what` "mask" the checkpoint keeps its own values and pruned ones become zero, for which only the masks of the
+    bundle are needed. With "weights" every tensor of the tower that has a place gets the bundle's values. The
+    checkpoint keeps its dtypes. `to` names the key table (None: it is recognised), `under` the prefix of the tower's
+    keys if there are several towers. `allow_missing`: globs for names of layers that need no place. `out` has the
+    format of the checkpoint, or is .safetensors. With `out` None nothing is written (dry run), and layers without a
+    place are only reported.
 
-    What was written is read again before it gets its name: changed tensors are what they should be, all other bytes
-    what they were. Raises OptionError, BundleError, SourceError, HubError or TransferError.
+    The written file is read again before it gets its name: changed tensors must have their new values, and all other
+    bytes must be the same as before. Raises OptionError, BundleError, SourceError, HubError or TransferError.
     """
     if what not in (MASK, WEIGHTS):
         raise OptionError(f"unknown part of a subnet: --what {what}; choose {MASK} or {WEIGHTS}")
@@ -167,7 +168,7 @@ def _write(
     *,
     same_format: bool,
 ) -> CheckpointTransfer:
-    """Write under a hidden name, read again, and only then give both files their names, the receipt first."""
+    """Write under a hidden name and read it again; only then give both files their names, the receipt first."""
     hidden = temporary_beside(out)
     try:
         patches = copy_patches(opened, edits) if same_format else None

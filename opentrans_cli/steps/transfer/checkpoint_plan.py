@@ -47,9 +47,9 @@ class CheckpointPlan:
         return tuple(layer for layer in missing if layer not in self.allowed)
 
     def place(self, name: str) -> Place | None:
-        """Where a tensor of the tower is, unless it is known to have another shape or type there."""
+        """The place of a tensor of the tower; None if its shape or type there is known to be another one."""
         entry = next((entry for entry in self.tensors if entry.name == name), None)
-        if entry is None:  # a bundle of masks alone knows its layers alone
+        if entry is None:  # a bundle that holds only masks knows only its layers
             return self.found.place(name)
         return entry.place if entry.verdict in ("masked", "moved", "untouched") else None
 
@@ -81,7 +81,7 @@ def plan_checkpoint(
     """Find the tower in the checkpoint and decide what happens to each of its tensors.
 
     Raises TransferError if the tower is not found or found twice, OptionError for an unknown table or a pattern of
-    `allow_missing` (globs over whole layer names) that matches no layer.
+    `allow_missing` (globs for whole layer names) that matches no layer.
     """
     layers = {layer: mask.shape for layer, mask in subnet.masks.items()}
     patterns = tuple(allow_missing)
@@ -116,7 +116,7 @@ def _planned(
 
 
 def edits_of(plan: CheckpointPlan, subnet: SubnetArrays, checkpoint: Checkpoint) -> Edits:
-    """The new values of every tensor that changes, by key; made when they are asked for."""
+    """The new values of every tensor that changes, by key; they are computed when they are needed."""
     by_key: dict[str, list[Planned]] = {}
     for entry in plan.tensors:
         if entry.changes and entry.place is not None:
@@ -142,7 +142,7 @@ def part(stored: NDArray[Any], place: Place) -> NDArray[Any]:
 
 
 def new_values(entry: Planned, subnet: SubnetArrays, own: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """What a tensor becomes: the target's own values with pruned ones zero, or those of the subnet; as stored."""
+    """The new values of a tensor as stored: the target's own with pruned ones set to zero, or those of the subnet."""
     if entry.verdict == "masked":
         assert entry.layer is not None
         return np.where(subnet.masks[entry.layer], own, own.dtype.type(0))

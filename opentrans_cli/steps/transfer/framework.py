@@ -48,9 +48,9 @@ def transfer_framework(
 ) -> FrameworkTransfer:
     """Build framework `to` around the bundle's tower and write it, with a fresh head, as a new bundle at `out`.
 
-    `at_sparsity` takes an earlier round of the bundle; `base` is where its base lies now, for values that it does not
-    hold. With `out` None nothing is written (dry run). Every tensor of the tower is accounted for; those that move are
-    compared with the source bit by bit. Raises BundleError, SourceError, OptionError or TransferError.
+    `at_sparsity` takes an earlier round of the bundle. `base` is where its base is now, for values that the bundle does
+    not hold. With `out` None nothing is written (dry run). The receipt lists every tensor of the tower; those that move
+    are compared with the source bit by bit. Raises BundleError, SourceError, OptionError or TransferError.
     """
     framework = FRAMEWORKS.load(to)
     if out is not None:
@@ -87,7 +87,7 @@ def _key(match: KeyMatch, tower: Tower) -> dict[str, Any]:
 
 
 def _check_moved(built: BuiltSegmentor, matches: tuple[KeyMatch, ...]) -> None:
-    """Every moved tensor is the source's, bit for bit, at the place the receipt names."""
+    """Check that every moved tensor equals the source's bit for bit at the place named in the receipt."""
     assert built.tower.bundle is not None
     source, state = built.tower.bundle.tower(), built.module.state_dict()
     for match in matches:

@@ -1,8 +1,8 @@
 """transfer --to onnx: a segmentor and its words as one graph, compared with torch before the file is kept.
 
-Input `image`: float32 (1, 3, H, W), RGB in [0, 255]; normalisation is inside. Outputs `scores`: float32 (1, C, H, W),
-larger = better, and `label_map`: int64 (1, H, W). Frameworks that classify pixels take any H and W of at least 32;
-those with masks only the size they were exported for.
+Input `image`: float32 (1, 3, H, W), RGB in [0, 255]; the graph normalises it. Outputs `scores`: float32 (1, C, H, W),
+larger is better, and `label_map`: int64 (1, H, W). Frameworks that classify pixels take any H and W of at least 32.
+Frameworks that predict regions take only the size they were exported for.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ ONNX = "onnx"
 """The target's name on the command line."""
 
 SUFFIX = ".onnx"
-TOLERANCE = 1e-4  # largest difference of a score, in parts of the largest score
+TOLERANCE = 1e-4  # largest difference of a score, as a fraction of the largest score
 
-OPSET = 18  # the first that torch's exporter writes by itself, so that older runtimes read it
-SMALLEST = 32  # pixels: a side shorter than the towers' stride has no cell
+OPSET = 18  # the oldest that torch's exporter writes by itself, so that older runtimes can read it
+SMALLEST = 32  # pixels: a side shorter than the stride of the towers gives an empty feature map
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_LARGEST = 2**31 - 1  # bytes of one protobuf message
+_LARGEST = 2**31 - 1  # the most bytes that one protobuf message can have
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 Outputs = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores (C, H, W) and label map (H, W)
@@ -54,12 +54,12 @@ Outputs = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores (C, H, W) and 
 
 @dataclass(frozen=True)
 class OnnxExport(Transferred):
-    """What was written, and how near it is to torch."""
+    """What was written, and how close its results are to torch's."""
 
     classes: tuple[str, ...]
-    resolution: tuple[int, int] | None  # (H, W), the only size it takes; None: any
-    compared: tuple[tuple[int, int], ...]  # sizes (H, W) of the pictures that both looked at
-    difference: float  # largest of a score, in parts of the largest score
+    resolution: tuple[int, int] | None  # (H, W), the only size it takes; None: any size
+    compared: tuple[tuple[int, int], ...]  # sizes (H, W) of the pictures that both were run on
+    difference: float  # largest difference of a score, as a fraction of the largest score
     agreement: float  # share of pixels with the same class, in [0, 1]
     bytes: int
     opset: int
@@ -85,13 +85,13 @@ def export_onnx(
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> OnnxExport:
-    """Write the segmentor of `source`, with `words` inside, as the ONNX file `out`; with None only compare.
+    """Write the segmentor of `source`, with `words` inside, as the ONNX file `out`; with `out` None only compare.
 
     A source without a segmentor is read out without training, as by `segment`. `resolution`: side in pixels of the
-    square picture it is exported with, by default that of the tower's training; frameworks with masks take no other
-    size afterwards. `at_sparsity` takes an earlier round of a bundle, `base` is the source of the text tower where the
-    bundle's own has moved. onnxruntime's scores on fixed pictures are within `TOLERANCE` of torch's, or nothing is
-    written. Raises TransferError, OptionError, SourceError, BundleError, HubError or DataError.
+    square picture it is exported with, by default the one the tower was trained with; frameworks that predict regions
+    take no other size afterwards. `at_sparsity` takes an earlier round of a bundle. `base` is the source of the text
+    tower if the bundle's base has moved. Nothing is written unless onnxruntime's scores on fixed pictures are within
+    `TOLERANCE` of torch's. Raises TransferError, OptionError, SourceError, BundleError, HubError or DataError.
     """
     require_packages()
     words = Words.of(words)
@@ -159,7 +159,7 @@ def _check_target(out: Path | None, resolution: int | None, *, force: bool) -> N
 
 
 def _picture(height: int, width: int, *, seed: int) -> Image:
-    """Spots of random colours with random grain, the same on every machine: a picture of noise alone has no areas."""
+    """Spots of random colours with noise, the same on every machine; a picture of noise alone would have no areas."""
     rng = np.random.default_rng(seed)
     spots = rng.integers(0, 224, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8)
     large = spots.repeat(16, 0).repeat(16, 1)[:height, :width]
@@ -167,13 +167,13 @@ def _picture(height: int, width: int, *, seed: int) -> Image:
 
 
 def _by_torch(built: BuiltSegmentor, text: ClassText, pictures: list[Image]) -> list[NDArray[np.float32]]:
-    """Scores (C, H, W) as `segment` finds them."""
+    """Scores (C, H, W) as `segment` computes them."""
     predictor = Predictor(built, text, device=torch.device("cpu"))
     return [predictor.scores(picture).numpy() for picture in pictures]
 
 
 def _metadata(built: BuiltSegmentor, words: Words, text: ClassText) -> dict[str, str]:
-    """What a program needs to know beside the graph; lists and objects as JSON."""
+    """What a program needs to know besides the graph; lists and objects are JSON."""
     preprocess, base, bundle = built.tower.preprocess, built.tower.base, built.tower.bundle
     documents = {
         "classes": words.vocabulary.names,
@@ -188,18 +188,18 @@ def _metadata(built: BuiltSegmentor, words: Words, text: ClassText) -> dict[str,
 
 
 def _by_runtime(content: bytes, pictures: list[Image]) -> list[Outputs]:
-    """Scores (C, H, W) and label map (H, W) as onnxruntime finds them."""
+    """Scores (C, H, W) and label map (H, W) as onnxruntime computes them."""
     try:
         run = load_graph(content)
         return [run(picture.transpose(2, 0, 1)[None].astype(np.float32)) for picture in pictures]
-    except Exception as error:  # the runtime's own have no class in common
+    except Exception as error:  # the runtime's errors have no common class
         raise TransferError(f"onnxruntime cannot run the graph: {one_line(error)}; report this as a bug") from error
 
 
 def _compared(expected: list[NDArray[np.float32]], found: list[Outputs], name: str) -> tuple[float, float]:
-    """Largest difference of a score in parts of the largest, and the share of pixels with the same class.
+    """Largest difference of a score as a fraction of the largest, and the share of pixels with the same class.
 
-    Raises TransferError if the former is beyond `TOLERANCE` or no number, or if a label map does not go with its
+    Raises TransferError if the difference is above `TOLERANCE` or NaN, or if a label map does not agree with its
     scores.
     """
     worst, equal, pixels = 0.0, 0, 0
@@ -240,15 +240,16 @@ def package_versions() -> dict[str, str]:
 def export_graph(module: nn.Module, side: int, *, dynamic: bool, name: str) -> Any:
     """`module` as an onnx.ModelProto: `image` (1, 3, H, W) in, `scores` and `label_map` out, all values inside.
 
-    side: pixels of the square picture it is traced with. dynamic: whether H and W are free, from `SMALLEST`. name: of
-    the framework, for messages. Raises TransferError for what the exporter cannot do, or a protobuf cannot hold.
+    side: pixels of the square picture it is traced with. dynamic: whether H and W are free, from `SMALLEST` on.
+    name: of the framework, for messages. Raises TransferError for what the exporter cannot export, or for a graph too
+    large for a protobuf.
     """
     size = sum(tensor.nbytes for tensor in module.state_dict().values())
     if size > _LARGEST:
         raise TransferError(f"too large for one ONNX file: {name} of {size / 1e9:.1f} GB; at most 2 GB fit")
     width, axes = side, None
     if dynamic:
-        width = side + SMALLEST  # torch might take two equal sides for one
+        width = side + SMALLEST  # torch might treat two equal sides as one dimension
         axes = ({2: torch.export.Dim("height", min=SMALLEST), 3: torch.export.Dim("width", min=SMALLEST)},)
     try:
         with torch.no_grad(), _silence():
@@ -271,7 +272,7 @@ def export_graph(module: nn.Module, side: int, *, dynamic: bool, name: str) -> A
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing on the terminal, and no warning: the exporter talks about its own work, even where all is well."""
+    """Suppress output and warnings: the exporter prints messages about its work even if all is well."""
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -284,7 +285,7 @@ def _silence() -> Iterator[None]:
 
 
 def _forget_places(model: Any) -> None:
-    """Drop what the exporter says about every node: lines of source code, with the paths of this machine."""
+    """Remove what the exporter notes at every node: lines of source code, with the paths of this machine."""
     graph = model.graph
     parts = [model, graph, *graph.input, *graph.output, *graph.initializer, *model.functions]
     for owner in (graph, *model.functions):
@@ -297,12 +298,12 @@ def _forget_places(model: Any) -> None:
 def load_graph(content: bytes) -> Callable[[NDArray[np.float32]], Outputs]:
     """A serialised graph, ready to run on the CPU: `image` (1, 3, H, W), RGB in [0, 255] -> outputs.
 
-    Raises whatever onnxruntime does; its errors have no class in common.
+    Raises whatever onnxruntime raises; its errors have no common class.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+    options.log_severity_level = 3  # only errors; its warnings are about its own optimiser
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 

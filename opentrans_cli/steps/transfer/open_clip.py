@@ -36,7 +36,7 @@ class OpenClipExport(FrameworkTransfer):
     """What was written; the keys are those of the visual tower."""
 
     bundle: str  # digest of the bundle it was written from
-    text_tower: str  # source it was taken from
+    text_tower: str  # source of the text tower
     compact: dict[str, Any] | None  # the narrower tower: width, parameters, difference; None for a dense one
 
     def to_json(self) -> dict[str, Any]:
@@ -58,9 +58,9 @@ def export_open_clip(
     """Write the whole CLIP, the bundle's tower and the text tower of its base, as an open_clip folder at `out`.
 
     `open_clip.create_model("local-dir:OUT", require_pretrained=True)` loads it. With `compact` the channels that
-    pattern channel removed are left out and the narrower tower is compared with the dense one first; else the tower
-    keeps its shapes, with zeros where it is pruned. `at_sparsity` takes an earlier round of the bundle. `base` is the
-    source of the text tower where the bundle's own has moved. With `out` None nothing is written and no text tower is
+    the channel pattern removed are left out, and the narrower tower is first compared with the dense one. Otherwise the
+    tower keeps its shapes, with zeros where it is pruned. `at_sparsity` takes an earlier round of the bundle. `base` is
+    the source of the text tower if the bundle's base has moved. With `out` None nothing is written and no text tower is
     loaded (dry run). Raises BundleError, SourceError, OptionError, or TransferError for a bundle that cannot be written
     compact.
     """
@@ -92,7 +92,7 @@ def export_open_clip(
     with staged_folder(out, replace=force) as folder:
         write_tensors(folder / OPEN_CLIP_WEIGHTS, arrays(state))
         write_file(folder / RECEIPT, [json_bytes(result.to_json())])
-        # Last, because open_clip takes a folder with a configuration and no weights for a random model.
+        # This comes last, because for a folder with a configuration but no weights open_clip makes a random model.
         write_file(folder / OPEN_CLIP_CONFIG, [json_bytes(config)])
     return result
 
@@ -119,7 +119,7 @@ def _keys(tower: Tower, written: Mapping[str, Tensor]) -> Iterator[dict[str, Any
 
 
 def _kept(name: str, masks: Mapping[str, Mask]) -> int | None:
-    """Kept weights of a tensor, of all three parts of a packed projection; None if nothing in it is masked."""
+    """Number of kept weights of a tensor (for a packed projection of all three parts); None if it has no mask."""
     owner, _, leaf = name.rpartition(".")
     layers = [f"{owner}.{part}" for part in PARTS] if leaf == PACKED else [name.removesuffix(".weight")]
     counts = [int(masks[layer].sum()) for layer in layers if layer in masks]

@@ -12,7 +12,7 @@ _FRAMEWORK, _CHECKPOINT, _ONNX = "For frameworks", "For --checkpoint", "For --to
 
 @dataclass(frozen=True)
 class TransferOptions(Options):
-    """What the subnet is put into. Of the last three groups each is for one kind of target."""
+    """What the subnet is put into. Each of the last three groups is for one kind of target."""
 
     to: str | None = option(
         None,

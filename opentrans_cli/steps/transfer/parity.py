@@ -1,9 +1,9 @@
-"""How far the trunk in a written checkpoint is from the one it should be: largest difference of its features.
+"""How far the trunk in a written checkpoint is from the expected one: the largest difference of its features.
 
-The trunk of a CLIP ResNet is computed in numpy: for RN50 and the small image that is compared that takes a twentieth of
-a second, while loading torch, which nothing else in `transfer --checkpoint` needs, takes more than one. One weight is
-in memory at a time. It follows the definition in OpenAI's CLIP (Radford et al. 2021): three stem convolutions,
-bottlenecks whose stride is an average pool, BatchNorm with running statistics; exact to float32 rounding.
+The trunk of a CLIP ResNet is computed in numpy. For RN50 and the small image used here that takes a twentieth of a
+second, while loading torch, which nothing else in `transfer --checkpoint` needs, takes more than one second. Only one
+weight is in memory at a time. It follows the definition in OpenAI's CLIP (Radford et al. 2021): three stem
+convolutions, bottlenecks whose stride is an average pool, BatchNorm with running statistics; exact to float32 rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EPSILON = 1e-5
 
 
 def trunk_tensors(blocks: Sequence[int]) -> tuple[str, ...]:
-    """Names of all tensors that `trunk_features` asks for."""
+    """Names of all tensors that `trunk_features` reads."""
     convolutions = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
     for stage, count in enumerate(blocks, start=1):
         for block in range(count):
@@ -44,7 +44,7 @@ def trunk_tensors(blocks: Sequence[int]) -> tuple[str, ...]:
 def trunk_features(weights: Weights, blocks: Sequence[int], image: Floats) -> list[Floats]:
     """Feature maps of the four stages, (C, H, W) at strides 4, 8, 16 and 32, for one `image` (3, H, W).
 
-    blocks: how many each stage has. H and W are multiples of 32.
+    blocks: the number of blocks of each stage. H and W are multiples of 32.
     """
     x = _unit(weights, "conv1", "bn1", image, stride=2)
     x = _pool(_unit(weights, "conv3", "bn3", _unit(weights, "conv2", "bn2", x)), 2)
@@ -101,9 +101,9 @@ def trunk_parity(
 ) -> dict[str, Any]:
     """Compare the trunk's features on a fixed random image: expected, and as built from the written file.
 
-    Expected is the bundle's own tower where its values were moved, else the tower of the `source` with the masks
-    applied. Both are CLIP's ResNet, whatever the framework builds of the weights. `difference` is None, and `reason`
-    says why, for other towers and where the checkpoint lacks a tensor of the trunk.
+    The expected tower is the bundle's own if its values were moved, else the tower of the `source` with the masks
+    applied. Both are computed as CLIP's ResNet, whatever the framework builds from the weights. For other towers, and
+    if the checkpoint lacks a tensor of the trunk, `difference` is None and `reason` says why.
     """
     blocks = model_cfg["vision_cfg"].get("layers")
     if not isinstance(blocks, list):
@@ -121,7 +121,7 @@ def trunk_parity(
         return np.where(subnet.masks[layer], values, np.float32(0)) if layer in subnet.masks else values
 
     try:
-        with np.errstate(all="ignore"):  # strangers' weights may overflow; what comes out is looked at below
+        with np.errstate(all="ignore"):  # weights from elsewhere may overflow; the result is checked below
             ours = trunk_features(expected, blocks, image)
             theirs = trunk_features(lambda name: _values(plan, name, written), blocks, image)
     except ValueError:

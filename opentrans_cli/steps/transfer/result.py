@@ -1,4 +1,4 @@
-"""What every target of `transfer` gives back."""
+"""What `transfer` returns for every target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Transferred:
-    """What `transfer` did; each target has a class of its own with more fields."""
+    """What `transfer` did; each target has its own class with more fields."""
 
     path: Path | None  # what was written; None after a dry run
     framework: str  # the framework built, "open-clip", or the name of a checkpoint's key table

@@ -1,4 +1,4 @@
-"""A bundle's subnet as arrays, a tensor a layer, without torch where the bundle holds what is asked for."""
+"""A bundle's subnet as arrays, one tensor per layer, without torch if the bundle holds what is asked for."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _PARTS = ("q_proj.bias", "k_proj.bias", "v_proj.bias")
 
 @dataclass(frozen=True)
 class SubnetArrays:
-    """Masks, and values where they were asked for."""
+    """Masks, and values if they were asked for."""
 
     masks: Mapping[str, Mask]  # by layer
-    shapes: Mapping[str, tuple[int, ...]]  # of every tensor that is known of; packed biases in their three parts
-    tower: Mapping[str, NDArray[Any]] | None  # None: masks alone
+    shapes: Mapping[str, tuple[int, ...]]  # of every known tensor; packed biases as their three parts
+    tower: Mapping[str, NDArray[Any]] | None  # None: only masks
 
     @cached_property
     def weights(self) -> frozenset[str]:
@@ -35,7 +35,7 @@ class SubnetArrays:
         return frozenset(weight_name(layer) for layer in self.masks)
 
     def value(self, name: str) -> NDArray[Any]:
-        """A tensor of the tower, floating ones as float32, exact zeros where it is pruned."""
+        """A tensor of the tower; floating-point ones are float32, with exact zeros where they are pruned."""
         assert self.tower is not None
         if name in self.tower:
             return self.tower[name]
@@ -50,8 +50,8 @@ def load_subnet(
 ) -> SubnetArrays:
     """The masks of a bundle, at an earlier round with `at_sparsity`, and with `values` its whole tower.
 
-    Masks need nothing but the bundle. Values that it does not hold come from its base, or from `base` where that has
-    moved. Raises OptionError if there is no such round or `base` is not needed, BundleError or SourceError.
+    Masks need only the bundle. Values that it does not hold come from its base, or from `base` if the base has moved.
+    Raises OptionError if there is no such round or `base` is not needed, BundleError or SourceError.
     """
     if not values:
         if base is not None:
@@ -79,7 +79,7 @@ def _with_values(bundle: Bundle, at_sparsity: float | None, base: str | None, re
 
 
 def _shapes(masks: Mapping[str, Mask], others: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Layers first, in their order; a bundle stores their values packed, so the shapes are those of the masks."""
+    """Shapes by name, layers first in their order. A bundle packs their values, so the masks give the shapes."""
     shapes: dict[str, tuple[int, ...]] = {weight_name(layer): tuple(mask.shape) for layer, mask in masks.items()}
     for name, shape in others.items():
         if name.endswith(f".{_PACKED_BIAS}"):

@@ -35,12 +35,12 @@ def transfer(
 ) -> Transferred:
     """Put the subnet of the bundle `source` into something else, written at `out`, with a receipt of every key.
 
-    to: a framework (default "deeplabv3"), built around the tower with a fresh head of `seed`, a new bundle with the
-    framework's own options; "open-clip", a folder that open_clip loads (option `compact`); "onnx", one file with a
-    segmentor and `words` inside (options `words`, `framework`, `resolution`). checkpoint: a file of any framework, of
-    which a copy gets the subnet; `to` is then the name of a key table, and options are `what`, `under` and
-    `allow_missing`. out: None writes nothing (dry run). device: "auto" or "cpu". at_sparsity: an earlier round of the
-    bundle. base: where its base lies now, for values or a text tower that it does not hold.
+    to: a framework (default "deeplabv3"), which is built around the tower with a fresh head from `seed` and written as
+    a new bundle (options are those of the framework); "open-clip": a folder that open_clip loads (option `compact`);
+    "onnx": one file with a segmentor and `words` inside (options `words`, `framework`, `resolution`). checkpoint: a
+    file of any framework; the subnet is put into a copy of it. Then `to` is the name of a key table, and the options
+    are `what`, `under` and `allow_missing`. out: None writes nothing (dry run). device: "auto" or "cpu". at_sparsity:
+    an earlier round of the bundle. base: where its base is now, for values or a text tower that the bundle lacks.
 
     Returns a `FrameworkTransfer`, `OpenClipExport`, `OnnxExport` or `CheckpointTransfer`, each a `Transferred`. Raises
     BundleError, SourceError, HubError, OptionError, DataError or TransferError.
