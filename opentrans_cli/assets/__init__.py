@@ -16,15 +16,15 @@ def tiny_config() -> dict[str, Any]:
 
 
 def tiny_weights() -> Path:
-    """The file of its weights; of the table of words some rows alone, see `tiny_clip`."""
+    """The file of its weights; it has only some rows of the token embeddings, see `tiny_clip`."""
     return Path(__file__).with_name("tiny_clip.safetensors")
 
 
 def tiny_clip() -> tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]:
-    """Configuration, state dict, and ids of the tokens that training read, of the embedded model.
+    """Configuration and state dict of the embedded model, and the ids of the tokens that occurred in training.
 
     Only the embeddings of those tokens are stored (float32 (n, D)). The other rows of the (vocabulary, D) table are
-    fixed noise of their scale, which gives unread words no meaning but keeps them apart; zeros would not.
+    fixed noise of the same scale: words that were not in training have no meaning but differ; with zeros they would not.
     """
     import torch
     from safetensors.torch import load_file

@@ -1,4 +1,4 @@
-"""What every data set offers: samples with label maps, class names, and which of them training never sees."""
+"""What every data set offers: samples with label maps, class names, and the classes without labels in training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SegDataset(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A digest "sha256:<hex>": equal for equal data, another for other data."""
+        """A digest "sha256:<hex>": equal for equal data, different for different data."""
 
     def __len__(self) -> int: ...
 

@@ -24,7 +24,7 @@ class Crop(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """A sample as it is kept: its ids are those of crops, in as few bytes as they need."""
+    """A sample as it is kept in memory: with the ids of crops, in the smallest dtype that holds them."""
 
     name: str
     image: NDArray[np.uint8]  # (H, W, 3) RGB
@@ -71,8 +71,8 @@ class CropSource:
 class CropMaker:
     """Crops of a source, with as many samples kept as fit into `limit` bytes.
 
-    Those that came first stay: every epoch visits all samples in another order, so that a sample just seen is the last
-    to come again, and pushing old ones out would find nothing.
+    The first samples stay in memory. Every epoch visits all samples in a new order, so the latest sample comes again
+    last, and replacing old samples by new ones would not help.
     """
 
     def __init__(self, source: CropSource, *, limit: int = KEPT) -> None:
@@ -92,11 +92,11 @@ class CropMaker:
         return self.source.crop(sample, number)
 
 
-_makers: list[CropMaker] = []  # of a worker process, the one it was started for
+_makers: list[CropMaker] = []  # in a worker process: the source that it serves
 
 
 def serve(source: CropSource, limit: int) -> None:
-    """Make this process one that does `CropTask`s of `source`."""
+    """Prepare this process to run `CropTask`s of `source`."""
     _makers[:] = [CropMaker(source, limit=limit)]
 
 

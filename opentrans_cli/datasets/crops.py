@@ -36,9 +36,9 @@ def training_crop(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Image (size, size, 3) and label map (size, size) of a random part of `sample`.
 
-    The image is resized, keeping its aspect, by a random factor from `scale` of what `scale_of` says. A random square
-    is cut out or, where the image is smaller, it is placed at random on PADDING with label `ignore_index`. Half of all
-    crops are mirrored if `flip`. The same sample, seed and number give the same crop. ValueError without a label map.
+    The image is resized by a random factor from `scale`, relative to `scale_of`; its aspect ratio is kept. A random
+    square is cut out. A smaller image is placed at random on PADDING with label `ignore_index`. With `flip`, half of
+    all crops are mirrored. The same sample, seed and number give the same crop. ValueError without a label map.
     """
     if sample.label_map is None:
         raise ValueError(f"sample '{sample.name}' has no label map")
@@ -64,7 +64,7 @@ def _cut(
     size: int,
     ignore_index: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The crop before it is mirrored: both resized to `shape`, and what `places` says of them."""
+    """The crop before it is mirrored: image and label map are resized to `shape` and cut as given by `places`."""
     if shape != image.shape[:2]:
         image, label_map = resize_image(image, shape), resize_label_map(label_map, shape)
     (source_y, target_y), (source_x, target_x) = places

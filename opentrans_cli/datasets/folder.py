@@ -1,4 +1,4 @@
-"""The data set `folder`: own images and own label maps, paired by name, without code."""
+"""The data set `folder`: the user's own images and label maps, paired by name, without code."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class FolderDataset:
     """Images in one folder, label maps in another, paired by relative path without suffix.
 
     Label maps hold class indices into `classes` or `ignore`. `split` is a list of stems; without it every
-    image needs a label map and the other way round. `unseen` names classes that training leaves unlabelled,
-    `limit` keeps the first so many pairs, `crop` replaces the default training crop. Names and lists are
-    checked at once (DataError), files when they are read.
+    image needs a label map and the other way round. `unseen` names classes without labels in training, `limit` is the
+    largest number of pairs, `crop` replaces the default training crop. Names and lists are checked at once (DataError),
+    files when they are read.
     """
 
     def __init__(

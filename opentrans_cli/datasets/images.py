@@ -54,15 +54,15 @@ def _listed(folder: Path, suffixes: tuple[str, ...], kind: str) -> list[Path]:
 def files_under(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files in `folder` and its subfolders whose names end in one of `suffixes`, sorted by relative path; may be empty.
 
-    Hidden files and folders are left out, links to folders are not followed. Raises DataError for a folder that may
-    not be read.
+    Hidden files and folders are left out, links to folders are not followed. Raises DataError for a folder
+    that cannot be read.
     """
     names: list[str] = []
     waiting = [""]
     while waiting:
         inside = waiting.pop()
         try:
-            # scandir knows files from folders without asking the disk again, which counts with a million images.
+            # scandir tells files from folders without another disk access, which saves time with a million images.
             with os.scandir(folder / inside) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
@@ -82,21 +82,21 @@ def read_image(path: Path, *, shrink_to: int | None = None) -> NDArray[np.uint8]
     """The picture in `path` as uint8 (H, W, 3) RGB, upright as its EXIF orientation says.
 
     Transparent parts become white, 16-bit grey is reduced to 8 bits. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
-    which is much faster, as long as both sides stay at least `shrink_to` pixels (None: never). Raises DataError for
-    anything else than a whole picture of a usual size.
+    which is much faster, as long as both sides stay at least `shrink_to` pixels (None: never). Raises DataError if the
+    file is damaged, is not a picture, or is too large.
     """
     return _rgb(path, str(path), shrink_to)
 
 
 def decode_image(data: bytes, name: str, *, shrink_to: int | None = None) -> NDArray[np.uint8]:
-    """`read_image` of a file's content; `name` stands for it in messages."""
+    """Like `read_image`, from a file's content; `name` names it in messages."""
     return _rgb(io.BytesIO(data), name, shrink_to)
 
 
 def _rgb(source: Path | io.BytesIO, name: str, shrink_to: int | None) -> NDArray[np.uint8]:
     with _reading(source, name, "image") as opened:
         if shrink_to is not None:
-            opened.draft(None, (shrink_to, shrink_to))  # changes nothing but JPEG
+            opened.draft(None, (shrink_to, shrink_to))  # has an effect on JPEG only
         image: Image.Image = ImageOps.exif_transpose(opened)
         if image.mode == "F":
             raise DataError(f"image has float pixels: {name}; save it with 8 bits a channel")

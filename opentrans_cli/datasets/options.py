@@ -1,4 +1,4 @@
-"""What a user may say about a data set and about training crops; light, so that `--help` can read it."""
+"""The options of data sets and of training crops; few imports, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DATA, _TRAINING, _CROPS = "Data", "Training", "Crops"
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions(Options):
-    """What a user may say about a data set; a data set refuses what it has no use for."""
+    """The options of a data set; a data set refuses options that it cannot use."""
 
     split: Split = "train"  # shapes: which scenes; folder: no effect, `split_list` selects
     images: Path | None = option(None, help="folder of images", kind="path", panel=_DATA)
@@ -51,13 +51,13 @@ class DatasetOptions(Options):
 
 
 def dataset_name(name: str | None, data: DatasetOptions) -> str:
-    """The data set `name`; without one the user's own folder if there are images of it, else the embedded scenes."""
+    """The data set `name`; by default `folder` if images are given, else the embedded scenes."""
     return name or ("folder" if data.images is not None else "shapes")
 
 
 @dataclass(frozen=True)
 class CropOptions(Options):
-    """Which crops a training run sees, and in what batches: the part of its options that its data depends on."""
+    """The options that decide which crops a training run sees and how they form batches."""
 
     steps: int = option(
         400, least=1, most=10**9, help="optimizer steps, those of the warm-up among them", panel=_TRAINING
@@ -101,7 +101,7 @@ class CropOptions(Options):
     seed: int = seed()
 
     def __post_init__(self) -> None:
-        """Raises OptionError for a value out of range, a range that is none, and a batch that has no equal parts."""
+        """Raises OptionError for a value out of range, an invalid range, or a batch without equal parts."""
         super().__post_init__()
         if len(self.scale) != 2 or self.scale[0] > self.scale[1]:
             raise OptionError(f"not a range: --scale {shown(self.scale)}; give two numbers, the smaller first")

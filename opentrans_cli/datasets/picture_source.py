@@ -32,7 +32,7 @@ class Picture:
 def list_pictures(where: str | Path) -> tuple[Picture, ...]:
     """All pictures of `where`, in an order that depends on names (folder, shards) or lines (list) alone.
 
-    What is there on disk decides, in this turn:
+    What `where` is on disk decides, in this order:
     - a folder: its images, or its tar shards, with those of subfolders, by relative path; never both kinds;
     - a file NAME.tar: the pictures in it, in its order;
     - any other file: a list of image files, one a line, relative to the list's folder; a file named twice counts twice;
@@ -54,7 +54,7 @@ def list_pictures(where: str | Path) -> tuple[Picture, ...]:
 
 
 def read_picture(picture: Picture, *, shrink_to: int | None = None) -> NDArray[np.uint8]:
-    """Its pixels, uint8 (H, W, 3) RGB; see `read_image`. Raises DataError if it cannot be read."""
+    """The pixels of a picture, uint8 (H, W, 3) RGB; see `read_image`. Raises DataError if it cannot be read."""
     if picture.member is None:
         return read_image(picture.path, shrink_to=shrink_to)
     try:
@@ -80,7 +80,7 @@ def _of_folder(folder: Path) -> tuple[Picture, ...]:
 
 
 def _of_shards(shards: list[Path]) -> tuple[Picture, ...]:
-    for shard in shards:  # a missing one is told before an hour went into the others
+    for shard in shards:  # a missing one is reported before time is spent on the others
         if not shard.is_file():
             raise DataError(f"tar shard not found: {shard}; check the path and the numbers of the pattern")
         if not shard.name.lower().endswith((SHARD_SUFFIX, *COMPRESSED_SUFFIXES)):

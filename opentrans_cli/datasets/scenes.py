@@ -1,7 +1,7 @@
 """The scenes of the embedded data set `shapes`: coloured shapes on textured grounds, with label map and caption.
 
-A scene is a function of its stream, with the same bits on every platform: no sine, no cosine, no other function of the
-maths library, whose last bits differ. Coordinates u and v are float32 (h, w), the pixel centres in the frame of an
+A scene is a function of its stream, with the same bits on every platform: it uses no sine, cosine or other function
+of the maths library, because their last bits differ. Coordinates u and v are float32 (h, w), the pixel centres in the frame of an
 object whose circumscribed circle has radius 1.
 """
 
@@ -173,7 +173,7 @@ def _snow(stream: Stream, shape: Shape) -> Floats:
     return _blend((206, 216, 234), (244, 246, 250), np.minimum(drifts + sparkle, np.float32(1)))
 
 
-# (stream, (H, W)) -> float32 (H, W, 3) in [0, 255]; and about the mean of it.
+# (stream, (H, W)) -> float32 (H, W, 3) in [0, 255]; and its approximate mean.
 _TEXTURES: dict[str, tuple[Callable[[Stream, Shape], Floats], tuple[int, int, int]]] = {
     "grass": (_grass, (84, 130, 50)),
     "sky": (_sky, (150, 196, 236)),
@@ -196,7 +196,7 @@ UNSEEN = tuple(
 
 
 def natural_colours() -> NDArray[np.uint8]:
-    """RGB of all classes, uint8 (70, 3): an object has its colour, from dark to pale by shape.
+    """RGB of all classes, uint8 (70, 3): objects have their own colour, whose brightness depends on the shape.
 
     So a wrong colour shows as another hue, and a wrong shape as another shade.
     """

@@ -1,4 +1,4 @@
-"""`shapes` as a data set: scenes by index in two disjoint splits, sixteen classes unlabelled in training."""
+"""`shapes` as a data set: scenes by index in two disjoint splits; sixteen classes have no labels in training."""
 
 from __future__ import annotations
 

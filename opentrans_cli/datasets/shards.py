@@ -32,11 +32,11 @@ class ShardMember(NamedTuple):
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`a-{08..10}.tar` -> a-08.tar, a-09.tar, a-10.tar; `{x,y}` -> x, y; the last pair of braces runs fastest.
+    """`a-{08..10}.tar` -> a-08.tar, a-09.tar, a-10.tar; `{x,y}` -> x, y; the last braces vary fastest.
 
-    The first number of a span says how many digits there are. Raises DataError for anything else in braces.
+    The first number of a range gives the number of digits. Raises DataError for anything else in braces.
     """
-    parts = _BRACES.split(pattern)  # text and the inside of braces in turn
+    parts = _BRACES.split(pattern)  # text and the contents of braces alternate
     if any(brace in text for text in parts[::2] for brace in "{}"):
         raise DataError(f"braces are not in pairs: {pattern}; write shards as in shards/{{000..012}}.tar")
     choices = [_choices(inside, pattern) for inside in parts[1::2]]
@@ -102,7 +102,7 @@ def _pictures(archive: tarfile.TarFile, path: Path) -> Iterator[ShardMember]:
 
 
 def _check_end(file: BinaryIO, offset: int, path: Path) -> None:
-    """tarfile takes a missing or foreign header for the end of the archive, and would drop the rest unsaid."""
+    """tarfile treats a missing or invalid header as the end of the archive, and would silently skip the rest."""
     file.seek(offset)
     if file.read(_BLOCK) != bytes(_BLOCK):
         raise DataError(f"tar shard has no end: {path}; it is cut short or damaged, write it again")

@@ -1,7 +1,7 @@
 """Random numbers that are a function of a seed and an index, with the same bits on every platform.
 
-numpy's generators are not used because their distributions may change between versions. Here are only integer
-arithmetic and single IEEE operations, whose last bits do not depend on the processor.
+numpy's generators are not used because their distributions may change between versions. This module uses only
+integer arithmetic and single IEEE operations, whose last bits do not depend on the processor.
 """
 
 from __future__ import annotations

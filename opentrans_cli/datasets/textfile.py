@@ -34,7 +34,7 @@ def read_entries(path: Path, kind: str) -> list[tuple[int, str]]:
 def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     """The words of images by stem, each word once, in their order; a line is STEM<tab>WORD,WORD.
 
-    Raises DataError naming file and line if one has no tab, no word, or a stem that was there before.
+    Raises DataError with file and line if a line has no tab, no word, or a repeated stem.
     """
     captions: dict[str, tuple[str, ...]] = {}
     for number, entry in read_entries(path, "captions"):

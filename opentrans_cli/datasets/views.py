@@ -1,6 +1,6 @@
-"""Fixed square images for distillation: which there are of some pictures, and how any process makes any alike.
+"""Fixed square images for distillation: which views a set of pictures has, and how any process makes the same ones.
 
-They are in memory or made again for every batch, and always the same bits.
+Views are kept in memory or made again for every batch; their bits are always the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DETAIL = 4
 """A large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while its shorter side stays DETAIL times a view's:
 even the smallest crop (0.45 of that side) is then shrunk further, never blown up."""
 
-_CHOICE_SALT = 0x63686F696365  # keep these draws apart from those of other users of the same seed
+_CHOICE_SALT = 0x63686F696365  # keep these numbers apart from those of other users of the same seed
 _VIEW_SALT = 0x7669657773
 _SMALLEST_AREA = 0.2
 
@@ -36,7 +36,7 @@ class Made:
     """The views of one piece of work."""
 
     pixels: NDArray[np.uint8]  # (B, S, S, 3), zeros where a picture is bad
-    bad: dict[int, str]  # position in the piece, ascending -> what is wrong with its picture, and the next move
+    bad: dict[int, str]  # position in the piece, ascending -> what is wrong with its picture, and what the user can do
 
 
 class ViewTask(Protocol):
@@ -55,17 +55,17 @@ class ViewSet(Protocol):
         """How many views there are if no picture is bad."""
 
     def piece(self, rows: Sequence[int]) -> ViewTask:
-        """The work of making views `rows`; neighbours of one picture share its decoding."""
+        """The work of making views `rows`; neighbouring views of one picture decode it only once."""
 
     def name(self, row: int) -> str:
         """What view `row` is made of, for messages."""
 
 
 class PhotoViews:
-    """Of every picture its whole view and then one random crop, at most `limit` views altogether.
+    """For every picture its whole view and then one random crop, at most `limit` views in total.
 
-    View and crop are functions of the picture, its index in `pictures`, `size` and `seed`. Of more pictures than the
-    limit lets in, a choice by `seed`, in the order of the listing.
+    View and crop are functions of the picture, its index in `pictures`, `size` and `seed`. If there are
+    more pictures than the limit allows, `seed` chooses some; they stay in the order of the listing.
     """
 
     def __init__(self, pictures: Sequence[Picture], *, size: int, limit: int, seed: int) -> None:
@@ -183,7 +183,7 @@ class Views:
 
     The rows are those of the good pictures, in the set's order. Up to `in_memory` bytes are kept after the scan;
     a larger set is made again, by `workers` processes, whenever it is asked for. Neither changes a bit of any view: a
-    picture that does not give the pixels it gave in the scan is an error. Use it as a context manager, or `close` it.
+    picture whose pixels differ from those in the scan is an error. Use it as a context manager, or `close` it.
     """
 
     def __init__(
@@ -299,7 +299,7 @@ class Views:
         return self._rows
 
     def _make(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[tuple[Pixels, dict[int, str]]]:
-        """For each array of rows of the set its pixels, and by position, in order, what is wrong with the bad ones."""
+        """For each array of rows: the pixels, and, by position in ascending order, what is wrong with bad pictures."""
         for made in self._workers.in_order(self._pieces(rows) for rows in batches):
             yield _joined(made, self.size)
 

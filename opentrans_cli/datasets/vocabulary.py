@@ -15,7 +15,7 @@ INVALID = "invalid_class_id"
 
 _NUMBERED = re.compile(r"(\d+):(.*)")
 
-Entry = tuple[str, tuple[str, ...]]  # where it stands (for messages), and its synonyms
+Entry = tuple[str, tuple[str, ...]]  # its place in the file (for messages), and its synonyms
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def is_pack(path: Path) -> bool:
 
 
 def read_pack(path: Path) -> VocabularyPack:
-    """The pack in `path`, rows brought to length 1. Raises DataError if it is no pack, BundleError if it is damaged."""
+    """The pack in `path`, its rows scaled to length 1. Raises DataError if it is no pack, BundleError if it is damaged."""
     header = tensor_headers(path).get(_TENSOR)
     if header is None:
         raise DataError(f"not a vocabulary pack: {path} has no tensor '{_TENSOR}'; {_NEXT}")
@@ -68,7 +68,7 @@ def read_pack(path: Path) -> VocabularyPack:
 
 
 def write_pack(path: Path, pack: VocabularyPack) -> None:
-    """Write a pack whole or not at all: the same bytes for the same content. Raises BundleError if the disk refuses."""
+    """Write a pack completely or not at all; same content, same bytes. Raises BundleError if it cannot be written."""
     classes = [{"name": entry.name, "synonyms": list(entry.texts), "seen": entry.seen} for entry in pack.classes]
     write_tensors(path, {_TENSOR: pack.embeddings}, {"classes": classes})
 
@@ -89,7 +89,7 @@ def _is_word(value: Any) -> bool:
 
 
 def _with_rows(given: list[PackedClass], rows: int, path: Path) -> tuple[PackedClass, ...]:
-    """`given`, whose texts are the synonyms alone, with the texts that the number of rows speaks for."""
+    """`given`, whose texts are only the synonyms, with the texts that fit the number of rows."""
     alone = [entry.texts or (entry.name,) for entry in given]
     named = [(entry.name, *entry.texts) for entry in given]
     counts = [sum(map(len, texts)) for texts in (alone, named)]

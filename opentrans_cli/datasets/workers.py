@@ -1,6 +1,6 @@
-"""Worker processes that make pictures: results in the order asked for, a bounded look-ahead, no orphans.
+"""Worker processes that make pictures: results come in order, look-ahead is bounded, and no process is left behind.
 
-They need numpy and Pillow alone: a worker of torch's DataLoader begins with importing torch, seconds of CPU in each.
+Workers need only numpy and Pillow. A worker of torch's DataLoader first imports torch, which costs seconds of CPU.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Result = TypeVar("Result")
 
 
 class Task(Protocol[Result_co]):
-    """A piece of work that says everything itself, so that any process can do it."""
+    """A piece of work that contains all it needs, so that any process can do it."""
 
     def run(self) -> Result_co:
         """The result; a function of the task alone."""
 
 
 class Workers(Generic[Result]):
-    """`count` processes, started when first needed; 0 = everything in this process, when it is asked for.
+    """`count` processes, started when first needed; with 0, this process does each task on request.
 
     Processes are spawned, since forking is unsafe once torch has started threads. As with every use of
     multiprocessing, a script of your own needs `if __name__ == "__main__":` around what it does.
@@ -86,7 +86,7 @@ class Workers(Generic[Result]):
             self._pool = None
 
     def _kill(self) -> None:
-        """End what the executor would ask to end, and then wait for."""
+        """Kill the processes, which the executor would only ask to end and then wait for."""
         for process in list((getattr(self._pool, "_processes", None) or {}).values()):
             process.kill()
 
@@ -105,8 +105,8 @@ def _run(task: Task[Any]) -> Any:
 
 
 def _be_a_worker(prepare: Callable[[], None] | None) -> None:
-    """Ctrl-C reaches all processes of a terminal, a batch queue's SIGTERM all of a job, but only the parent's answer
-    counts; without it nobody is left.
+    """Ctrl-C reaches all processes of a terminal, and a batch queue's SIGTERM all of a job, but only the parent acts
+    on them; a worker ends when its parent has ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -45,9 +45,9 @@ from opentrans_cli.frameworks.templates import VILD_TEMPLATES
 class FcClipOptions(DecoderOptions):
     """Raises OptionError if a value is out of range."""
 
-    queries: int = 250  # masks looked for in an image
-    seen_clip_weight: float = 0.4  # CLIP's part in the class of a mask, in [0, 1], where training labelled the class
-    unseen_clip_weight: float = 0.8  # and where it did not; alpha and beta of the paper
+    queries: int = 250  # number of queries, the most segments that can be found in an image
+    seen_clip_weight: float = 0.4  # CLIP's weight for classes that are labelled in training, in [0, 1]
+    unseen_clip_weight: float = 0.8  # and for other classes; alpha and beta of the paper
 
     def __post_init__(self) -> None:
         super().__post_init__()

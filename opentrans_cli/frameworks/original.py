@@ -1,7 +1,7 @@
-"""Checkpoints of frameworks as their own code saved them -> segmentors of ours, every tensor accounted for.
+"""Builds our segmentors from checkpoints that the frameworks' own code saved; every tensor is accounted for.
 
-What a checkpoint is, its names say, and how large, its shapes. A tensor is used, or not needed by a rule that says why,
-or unknown, and then nothing is loaded.
+The tensor names tell what a checkpoint is, and the shapes how large it is. A tensor is used, or a rule says why it is
+not needed. If any tensor is unknown, nothing is loaded.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from opentrans_cli.frameworks.original_names import (
 )
 
 _TOWER_PREFIX = "backbone."
-_COUNTERS = "num_batches_tracked"  # of BatchNorms; frozen ones are saved without
-_GROUPS, _EXAMPLES = 4, 2  # told of a wall of mismatches
+_COUNTERS = "num_batches_tracked"  # of BatchNorms; frozen ones are saved without it
+_GROUPS, _EXAMPLES = 4, 2  # how many names a message about many mismatches gives as examples
 _OFFSETS_PER_HEAD = 3 * 4 * 2  # levels, points, coordinates
 
 # Tensors that are as long as the embeddings of words.
@@ -50,7 +50,7 @@ _OFFICIAL_DEEPLAB = "aspp.aspp1.atrous_conv.weight"
 _SIZE = 224  # pixels; frameworks take any size
 _CLIP = (OPENAI_MEAN, OPENAI_STD)
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Mean and standard deviation of pixels in [0, 1] by lineage. Han et al. feed CLIP's ResNet with those of ImageNet.
+# Mean and standard deviation of pixels in [0, 1] by lineage. Han et al. use those of ImageNet for CLIP's ResNet.
 _PIXELS = {
     "FC-CLIP": _CLIP,
     "Han et al.": _IMAGENET,
@@ -80,10 +80,12 @@ class Original:
 
     framework: str
     lineage: str  # where it comes from, a key of LINEAGES[framework]
-    tensors: Mapping[str, Tensor]  # of the segmentor; below `backbone.` the tower, perhaps none or without its pool
-    text: Mapping[str, Tensor]  # of CLIP's text tower, by open_clip's names; perhaps none
-    options: Mapping[str, Any]  # of the framework, read off the shapes
-    unneeded: Mapping[str, tuple[str, ...]]  # original names, by why they are not needed
+    tensors: Mapping[
+        str, Tensor
+    ]  # of the segmentor; names below `backbone.` are the tower, which may be missing or have no pool
+    text: Mapping[str, Tensor]  # of CLIP's text tower, by open_clip's names; may be empty
+    options: Mapping[str, Any]  # of the framework, found from the shapes
+    unneeded: Mapping[str, tuple[str, ...]]  # original names, by the reason why they are not needed
 
     @property
     def tower(self) -> dict[str, Tensor]:
@@ -96,7 +98,7 @@ class Original:
 
     @property
     def embedding(self) -> int | None:
-        """Length of the embeddings of words; None for a head with a fixed list of classes, which compares none."""
+        """Length of the embeddings of words; None for a head with a fixed list of classes, which uses none."""
         if self.framework == _DEEPLAB:
             return self.tensors[_DEEPLAB_EMBEDDING].shape[0]
         return next((self.tensors[name].shape[1] for name in _EMBEDDINGS if name in self.tensors), None)
@@ -114,7 +116,7 @@ def original_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def load_original(framework: str, tensors: Mapping[str, Tensor]) -> Original:
     """`tensors` of one of the framework's checkpoints by our names.
 
-    Raises TransferError if some are of no kind that is known: one line with counts and examples.
+    Raises TransferError if some are of an unknown kind: one line with counts and examples.
     """
     if framework == _DEEPLAB:
         return _load_deeplab(tensors)
@@ -163,13 +165,13 @@ def _as_float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def build_original(original: Original, visual: nn.Module | None = None) -> nn.Module:
     """The segmentor of a checkpoint, in eval mode.
 
-    visual: a tower to build it around, changed in place, for checkpoints whose trunk is no CLIP tower; where they have
-    one its values are taken. Raises TransferError if tensors are missing or of other shapes, or the tower is.
+    visual: a tower to build it around, changed in place, for checkpoints whose trunk is no CLIP tower; a checkpoint
+    with a CLIP tower gives its own values. Raises TransferError if tensors or the tower are missing, or if shapes differ.
     """
     framework: Framework = FRAMEWORKS.load(original.framework)
     if visual is None:
         visual = _tower(original)
-        with torch.device("meta"):  # no memory and no random numbers for what is replaced at once
+        with torch.device("meta"):  # values that are replaced at once need no memory and no random numbers
             segmentor = framework.build(visual, original.options)
     else:
         segmentor = framework.build(visual, original.options)
@@ -185,7 +187,7 @@ def build_original(original: Original, visual: nn.Module | None = None) -> nn.Mo
 
 
 def original_preprocess(original: Original) -> Preprocess:
-    """How the checkpoint wants its images."""
+    """The preprocessing of images that the checkpoint expects."""
     mean, std = _PIXELS[original.lineage]
     return Preprocess(size=_SIZE, mean=mean, std=std)
 
@@ -203,7 +205,7 @@ def original_words(original: Original, *, source: str) -> LoadedClip:
 def decoder_sizes(tensors: Mapping[str, Tensor], prefix: str = "decoder.") -> DecoderSizes:
     """The sizes of a MaskDecoder from the shapes of its tensors, below `prefix` by our names.
 
-    Raises TransferError if a tensor that tells one is not there.
+    Raises TransferError if a tensor that is needed for this is missing.
     """
     pixels, module = f"{prefix}pixel_decoder.", f"{prefix}transformer_module."
     first = f"{module}decoder.layers.0.fc1.weight"
@@ -246,14 +248,14 @@ def _options(ours: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _tower(original: Original) -> nn.Module:
-    """The tower of a checkpoint on the meta device, with its pool even if that was left away."""
+    """The tower of a checkpoint on the meta device, with its pool even if the checkpoint has none."""
     tower = original.tower
     if not tower:
         raise TransferError(
             f"the checkpoint brings no CLIP tower: {original.lineage}; name one that its head is put on"
         )
     config = infer_tower(tower)
-    if "attnpool.c_proj.weight" not in tower:  # Han et al. leave it away; how long embeddings are, the head tells
+    if "attnpool.c_proj.weight" not in tower:  # Han et al. leave it out; the head gives the length of the embeddings
         config["embed_dim"] = original.embedding or config["embed_dim"]
     return meta_visual(config)
 
@@ -270,7 +272,7 @@ def _check(framework: str, expected: Mapping[str, Tensor], given: Mapping[str, T
 
 
 def _wall(wrong: Mapping[str, Iterable[str]]) -> str:
-    """Many names in one line: by verdict and first part of the name, with counts and examples."""
+    """Many names in one line, grouped by verdict and by the first part of the name, with counts and examples."""
     groups: dict[tuple[str, str], list[str]] = {}
     for verdict, keys in wrong.items():
         for key in keys:

@@ -1,4 +1,4 @@
-"""What published code calls the tensors of a checkpoint, by our names: Mask2Former, FC-CLIP, Han et al., transformers.
+"""Tensor names of published code beside our names: Mask2Former, FC-CLIP, Han et al., transformers.
 
 The mask decoder of the first three is that of Mask2Former's own code (Cheng et al. 2022), modules of detectron2; ours
 is that of transformers. The tables hold names only: values are the same, but the query, key and value weights of the

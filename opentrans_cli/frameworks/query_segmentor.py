@@ -1,7 +1,7 @@
-"""What the frameworks of masks share: options, features of the trunk, queries, a class for each, scores of every pixel.
+"""What the frameworks with queries share: options, features of the trunk, queries, their classes, scores of every pixel.
 
-What a decoder of masks says about a query becomes an embedding in the space of the text; the nearest text wins, or a
-learned embedding that stands for no object. Shapes: B images, Q queries, S texts, C classes, W width of the decoder, D
+The decoder's state of a query is projected into the space of the text. Its class is that of the nearest text, or no
+object if a learned embedding for it is nearer. Shapes: B images, Q queries, S texts, C classes, W width of the decoder, D
 embedding, H W pixels, h w cells.
 """
 
@@ -31,7 +31,7 @@ _SHORTEST = 1e-7  # added to the length of an embedding, as published
 class DecoderOptions:
     """Raises OptionError if a value is out of range."""
 
-    queries: int = 100  # masks looked for in an image
+    queries: int = 100  # number of queries, the most segments that can be found in an image
     width: int | None = None  # channels, a multiple of 32; None: an eighth of the last stage's, at most 256
     encoder_layers: int = 6  # deformable attention over the pixels
     decoder_layers: int = 9  # masked attention of the queries
@@ -60,11 +60,11 @@ def share(value: float, name: str) -> None:
 
 
 class Classified(NamedTuple):
-    """What a classifier makes of the queries of one layer."""
+    """A classifier's output for the queries of one layer."""
 
     logits: Tensor  # (B, Q, C + 1), the last for no object
-    state: Tensor  # (B, Q, W), what the last projection towards the text starts from
-    embedding: Tensor | None  # (B, Q, D), rows of length 1; None where classes are a fixed list
+    state: Tensor  # (B, Q, W), input of the last projection to the text
+    embedding: Tensor | None  # (B, Q, D), rows of length 1; None if the classes are a fixed list
 
 
 def text_logits(embeddings: Tensor, text: ClassText, *, scale: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class QueryClassifier(nn.Module):
 
 
 class PooledQueryClassifier(nn.Module):
-    """FC-CLIP's in-vocabulary classifier (Yu et al. 2023, Sec. 3.3): the state of a query and what is in its mask.
+    """FC-CLIP's in-vocabulary classifier (Yu et al. 2023, Sec. 3.3): it reads a query's state and the pixels of its segment.
 
     exp(logit_scale) is learned, at most 100.
     """
@@ -152,7 +152,7 @@ class QuerySegmentor(nn.Module):
 
 
 def as_queries(classified: Sequence[Classified], masks: Sequence[Tensor]) -> MaskQueries:
-    """Classes and mask logits (B, Q, h, w) by layer, the result last, as what a decoder says."""
+    """Classes and mask logits (B, Q, h, w) by layer, the result last, as MaskQueries."""
     *earlier, last = [(one.logits, mask) for one, mask in zip(classified, masks, strict=True)]
     return MaskQueries(
         *last,

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-INITIAL_SCALE = 1 / 0.07  # CLIP's own start (Radford et al. 2021, Sec. 2.5)
+INITIAL_SCALE = 1 / 0.07  # CLIP's own initial value (Radford et al. 2021, Sec. 2.5)
 MAX_SCALE = 100.0  # CLIP's own bound on exp(logit_scale)
 
 
 class CosineClassifier(nn.Module):
     """Cosine of pixel and text embeddings times exp(logit_scale), at most 100.
 
-    `scale` is where exp(logit_scale) starts; it is learned, or stays there if `learned` is false.
+    `scale` is the initial value of exp(logit_scale), which is learned unless `learned` is false.
     """
 
     logit_scale: Tensor

@@ -1,4 +1,4 @@
-"""Pictures for people: overlays, grids, charts. Arrays and plain numbers in, PNG or SVG out; no model, no torch.
+"""Overlays, grids and charts: they take arrays and plain numbers and give PNG or SVG, without a model or torch.
 
 palette.py     colours of classes
 legend.py      which classes a label map shows, and the panel that names them

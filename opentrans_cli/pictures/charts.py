@@ -87,13 +87,13 @@ class DrawnLayer(Protocol):
     @property
     def interval(self) -> tuple[float, float] | None: ...  # low, high of alpha
     @property
-    def unstable(self) -> bool: ...  # the decision would be the other one under another estimator
+    def unstable(self) -> bool: ...  # whether another estimator would change the decision
     @property
     def eigenvalues(self) -> NDArray[np.float64]: ...  # (n,), ascending, not negative
     @property
     def fit(self) -> DrawnFit: ...
     @property
-    def verdict(self) -> str: ...  # in words; says why there is no fit
+    def verdict(self) -> str: ...  # text that says why there is no fit
 
 
 def alpha_chart(path: Path, layers: Sequence[DrawnLayer], median: float, *, title: str) -> None:
@@ -118,8 +118,8 @@ def draw_alphas(
 
     Smaller alpha = heavier tail = better trained (OpenTrans, arXiv 2404.07448, Sec. 3.3.2). Alphas far beyond the
     median are triangles at the right edge with their value; an infinite one, of a layer whose spectrum could not be
-    fitted, is labelled "no fit". Intervals are thin bars, and unstable layers have a ring around their dot. others: by
-    layer a second alpha, such as the one before pruning, a hollow diamond named `other_label`.
+    fitted, is labelled "no fit". Intervals are thin bars, and unstable layers have a ring around their dot. others: a
+    second alpha for each layer, such as the one before pruning; it is a hollow diamond named `other_label`.
     """
     usual = [layer.alpha for layer in layers if math.isfinite(layer.alpha) and layer.alpha <= BEYOND * median]
     seconds = [others.get(layer.name) for layer in layers]
@@ -164,7 +164,7 @@ def _alpha_dot(axes: Any, place: int, layer: DrawnLayer, second: float | None, *
 def literal(text: str) -> str:
     """`text` as matplotlib shows it letter by letter: no formulas between dollars, no control characters.
 
-    Names of layers and files come from strangers.
+    Names of layers and files come from outside and are not trusted.
     """
     return "".join(char if char.isprintable() else "?" for char in text).replace("$", r"\$")
 
@@ -179,8 +179,8 @@ def check_picture(path: Path) -> str:
 
 @contextmanager
 def canvas(path: Path, *, height: float, width: float = 7.5) -> Iterator[Any]:
-    """An empty figure of `width` x `height` inches, saved to `path` at the end, whole or not at all, as PNG or SVG by
-    its suffix; same drawing, same bytes. Raises OptionError for another suffix.
+    """An empty figure of `width` x `height` inches, saved to `path` at the end, completely or not at all. The suffix
+    decides between PNG and SVG; same drawing, same bytes. Raises OptionError for another suffix.
     """
     kind = check_picture(path)
     import matplotlib
@@ -217,7 +217,7 @@ def layers_height(count: int) -> float:
 
 
 def bare_axes(axes: Any) -> None:
-    """Takes everything off plain axes but a thin line at the bottom and small grey numbers."""
+    """Removes everything from plain axes except a thin line at the bottom and small grey numbers."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(RULE)
@@ -225,7 +225,7 @@ def bare_axes(axes: Any) -> None:
 
 
 def layer_axes(axes: Any, names: Sequence[str]) -> None:
-    """Makes plain axes ones with a line per name, the first on top, at y = 0."""
+    """Gives plain axes one line per name, the first on top, at y = 0."""
     bare_axes(axes)
     axes.tick_params(axis="y", length=0, labelsize=8, labelcolor=INK)
     axes.set_yticks(range(len(names)), [literal(name) for name in names])
@@ -238,7 +238,7 @@ def _dashed(axes: Any, x: float, label: str) -> None:
 
 
 def legend(axes: Any, **what: Any) -> None:
-    """A legend above the axes, in one line; `what` as for matplotlib, all that is drawn if left out."""
+    """A legend above the axes, in one line; `what` as in matplotlib, by default all that is drawn."""
     axes.legend(**what, loc="lower left", bbox_to_anchor=(0, 1), **LEGEND)
 
 

@@ -104,7 +104,7 @@ def draw_esd(axes: Any, layer: DrawnLayer, *, colour: str = KEPT, small: bool = 
         axes.stairs(density_B, edges_E, fill=True, baseline=bottom, color=colour, alpha=0.35, linewidth=0)
         axes.stairs(np.maximum(density_B, bottom), edges_E, baseline=bottom, color=colour, linewidth=0.7)
         axes.set_ylim(bottom, top)
-        # Less than a decade may hold no power of ten, the only numbers at the axis.
+        # A range below a decade may contain no power of ten, and only these are numbered on the axis.
         margin = max(1.15, math.sqrt(15 * edges_E[0] / edges_E[-1]))
         axes.set_xlim(edges_E[0] / margin, edges_E[-1] * margin)
     if fitted(layer):
@@ -121,7 +121,7 @@ def _draw_fit(axes: Any, layer: DrawnLayer, *, width: float) -> None:
     axes.plot(ends, density, color=_FIT, linewidth=width)
     axes.axvline(layer.fit.xmin, color=INK, linewidth=0.6 * width, linestyle=_DOTS)
     bottom, top = axes.get_ylim()
-    # A steep line may leave below, where no eigenvalue is; its start must be seen.
+    # A steep line may leave the panel at the bottom, where no eigenvalue is, but its start must be visible.
     axes.set_ylim(bottom, max(top, density[0] * 2))
 
 

@@ -34,7 +34,7 @@ class LegendItem:
 
     text: str
     colour: RGB | None  # None = an empty frame, for pixels without a class
-    note: str = ""  # set in grey at the right edge, such as a percentage
+    note: str = ""  # printed in grey at the right edge, such as a percentage
 
 
 def class_shares(label_map: NDArray[np.integer], names: Sequence[str]) -> tuple[ClassShare, ...]:
@@ -49,7 +49,7 @@ def class_shares(label_map: NDArray[np.integer], names: Sequence[str]) -> tuple[
 
 
 def percentage(share: float) -> str:
-    """`share` of [0, 1] for a legend: one decimal below 10 %, "<0.1 %" rather than a zero that is none."""
+    """`share` of [0, 1] for a legend: one decimal below 10 %, "<0.1 %" instead of a wrong zero."""
     if 0 < share < 0.0005:
         return "<0.1 %"
     return f"{share:.1%}".replace("%", " %") if share < 0.0995 else f"{share:.0%}".replace("%", " %")
@@ -66,7 +66,7 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
 def legend_panel(
     items: Sequence[LegendItem], *, font_size: int, height: int | None = None, width: int | None = None
 ) -> Image.Image:
-    """`items` in columns, as many as a panel of at most `height`, or else of `width` pixels, needs.
+    """`items` in as many columns as a panel of at most `height`, or else of `width`, pixels needs.
 
     The panel is as large as its text, so it may be wider or lower than asked; one item always fits.
     """

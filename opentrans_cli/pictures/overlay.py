@@ -25,7 +25,7 @@ def paint(
 ) -> NDArray[np.uint8]:
     """`image` (H, W, 3) tinted by class and enlarged `factor` times, uint8 (H*factor, W*factor, 3).
 
-    `alpha` in [0, 1] is the share of the class colour. Segments are parted by thin white lines; pixels whose id has no
+    `alpha` in [0, 1] is the share of the class colour. Segments are separated by thin white lines; pixels whose id has no
     row in `colours` (N, 3) keep the colours of the image.
     """
     known = (label_map >= 0) & (label_map < len(colours))

@@ -1,4 +1,4 @@
-"""Many images side by side: one row per photo, one column per way of looking at it."""
+"""Many images side by side: one row per photo, one column per kind of picture."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Colours of classes: fixed, well separated, neither black nor white.
 
-The longest list of separate colours in matplotlib has 20, published vocabularies have up to 1203 classes; and a picture
-of `segment` needs no matplotlib.
+The longest list of separate colours in matplotlib has 20, but published vocabularies have up to 1203 classes. This
+module also lets `segment` make pictures without matplotlib.
 """
 
 from __future__ import annotations

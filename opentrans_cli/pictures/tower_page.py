@@ -99,6 +99,6 @@ def _sparkline(axes: Any, layer: DrawnLayer) -> None:
 
 
 def _end_of(text: str, most: int) -> str:
-    """`text` in at most `most` characters, and at least ten: its end, where names of layers and paths differ."""
+    """The end of `text`, where names of layers and paths differ, in at most `most` characters, but at least ten."""
     most = max(most, 10)
     return text if len(text) <= most else f"…{text[1 - most :]}"
