@@ -24,7 +24,7 @@ def tiny_clip() -> tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]:
     """Configuration and state dict of the embedded model, and the ids of the tokens that occurred in training.
 
     Only the embeddings of those tokens are stored (float32 (n, D)). The other rows of the (vocabulary, D) table are
-    fixed noise of the same scale: words that were not in training have no meaning but differ; with zeros they would not.
+    fixed noise of the same scale: words that were not in training have no meaning, but differ from each other.
     """
     import torch
     from safetensors.torch import load_file

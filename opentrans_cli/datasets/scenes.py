@@ -1,8 +1,8 @@
 """The scenes of the embedded data set `shapes`: coloured shapes on textured grounds, with label map and caption.
 
-A scene is a function of its stream, with the same bits on every platform: it uses no sine, cosine or other function
-of the maths library, because their last bits differ. Coordinates u and v are float32 (h, w), the pixel centres in the frame of an
-object whose circumscribed circle has radius 1.
+A scene is a function of its stream, with the same bits on every platform. It uses no sine, cosine or other function of
+the maths library, because their last bits differ. Coordinates u and v are float32 (h, w), the pixel centres in the
+frame of an object whose circumscribed circle has radius 1.
 """
 
 from __future__ import annotations

@@ -48,12 +48,12 @@ class VocabularyPack:
 
 
 def is_pack(path: Path) -> bool:
-    """Whether a vocabulary file is a pack: its suffix decides, anything else is a text file with classes."""
+    """Whether a vocabulary file is a pack: its suffix decides; any other file is a text file with classes."""
     return path.suffix == SUFFIX
 
 
 def read_pack(path: Path) -> VocabularyPack:
-    """The pack in `path`, its rows scaled to length 1. Raises DataError if it is no pack, BundleError if it is damaged."""
+    """The pack in `path`, its rows scaled to length 1. DataError if it is no pack, BundleError if damaged."""
     header = tensor_headers(path).get(_TENSOR)
     if header is None:
         raise DataError(f"not a vocabulary pack: {path} has no tensor '{_TENSOR}'; {_NEXT}")

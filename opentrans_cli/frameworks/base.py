@@ -74,9 +74,7 @@ class MaskQueries(NamedTuple):
     mask_logits: Tensor  # (B, Q, h, w), at stride 4
     auxiliary: tuple[tuple[Tensor, Tensor], ...] = ()  # both, of the earlier layers of the decoder
     states: tuple[Tensor, ...] = ()  # (B, Q, W) by layer, the result last: input of the projection to the text
-    embeddings: tuple[
-        Tensor, ...
-    ] = ()  # (B, Q, D) by layer, rows of length 1, compared with the text; empty for fixed classes
+    embeddings: tuple[Tensor, ...] = ()  # (B, Q, D) by layer, rows of length 1, like the text; empty for fixed classes
 
 
 class MaskSegmentor(Segmentor, Protocol):

@@ -165,7 +165,7 @@ def _assigned(costs: Tensor, classes: Tensor, counts: Sequence[int]) -> list[Mat
     """Matches by layer from `costs` (L, B, Q, N), of which image b has the first `counts[b]` masks."""
     from scipy.optimize import linear_sum_assignment
 
-    # A query whose cost is NaN is taken last; the loss then becomes NaN too.
+    # A query whose cost is NaN is taken last; the loss then shows the error.
     largest = torch.finfo(costs.dtype).max
     table = costs.nan_to_num(nan=largest, posinf=largest, neginf=largest).cpu().numpy()
     result = []

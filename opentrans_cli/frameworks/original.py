@@ -38,7 +38,7 @@ from opentrans_cli.frameworks.original_names import (
 
 _TOWER_PREFIX = "backbone."
 _COUNTERS = "num_batches_tracked"  # of BatchNorms; frozen ones are saved without it
-_GROUPS, _EXAMPLES = 4, 2  # how many names a message about many mismatches gives as examples
+_GROUPS, _EXAMPLES = 4, 2  # limits of a message about many mismatches
 _OFFSETS_PER_HEAD = 3 * 4 * 2  # levels, points, coordinates
 
 # Tensors that are as long as the embeddings of words.
@@ -165,8 +165,8 @@ def _as_float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def build_original(original: Original, visual: nn.Module | None = None) -> nn.Module:
     """The segmentor of a checkpoint, in eval mode.
 
-    visual: a tower to build it around, changed in place, for checkpoints whose trunk is no CLIP tower; a checkpoint
-    with a CLIP tower gives its own values. Raises TransferError if tensors or the tower are missing, or if shapes differ.
+    visual: a tower to build it around, changed in place, for checkpoints whose trunk is no CLIP tower. A checkpoint
+    with a CLIP tower gives its own values. Raises TransferError if tensors or the tower are missing or shapes differ.
     """
     framework: Framework = FRAMEWORKS.load(original.framework)
     if visual is None:

@@ -1,8 +1,8 @@
-"""What the frameworks with queries share: options, features of the trunk, queries, their classes, scores of every pixel.
+"""What the frameworks with queries share: options, features of the trunk, queries, their classes, scores of pixels.
 
 The decoder's state of a query is projected into the space of the text. Its class is that of the nearest text, or no
-object if a learned embedding for it is nearer. Shapes: B images, Q queries, S texts, C classes, W width of the decoder, D
-embedding, H W pixels, h w cells.
+object if a learned embedding for it is nearer.
+Shapes: B images, Q queries, S texts, C classes, W width of the decoder, D embedding, H W pixels, h w cells.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class QueryClassifier(nn.Module):
 
 
 class PooledQueryClassifier(nn.Module):
-    """FC-CLIP's in-vocabulary classifier (Yu et al. 2023, Sec. 3.3): it reads a query's state and the pixels of its segment.
+    """FC-CLIP's in-vocabulary classifier (Yu et al. 2023, Sec. 3.3), from the state of a query and its pixels.
 
     exp(logit_scale) is learned, at most 100.
     """

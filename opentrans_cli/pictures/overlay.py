@@ -25,8 +25,8 @@ def paint(
 ) -> NDArray[np.uint8]:
     """`image` (H, W, 3) tinted by class and enlarged `factor` times, uint8 (H*factor, W*factor, 3).
 
-    `alpha` in [0, 1] is the share of the class colour. Segments are separated by thin white lines; pixels whose id has no
-    row in `colours` (N, 3) keep the colours of the image.
+    `alpha` in [0, 1] is the share of the class colour. Segments are separated by thin white lines. Pixels whose id has
+    no row in `colours` (N, 3) keep the colours of the image.
     """
     known = (label_map >= 0) & (label_map < len(colours))
     tint = colours.astype(np.int32)[np.where(known, label_map, 0)]
