@@ -1,7 +1,7 @@
-"""The training loop of `prune` and `finetune`: batches in, masks held after every step, resumed bit for bit, ended in
-good order.
+"""The training loop of `prune` and `finetune`. It can apply masks after every step, resumes bit for bit, and stops
+cleanly.
 
-It knows no model and no data set: batches are a function of the step, the loss is a function of a batch.
+It works for any model and data set: batches are a function of the step, and the loss is a function of a batch.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class TrainLog:
 class Hooks:
     """What the caller wants done between steps.
 
-    before_step: called in all processes with the steps taken, before each; may change weights, and which are held, and
-        raise NotFiniteError.
-    after_step: called once before the first step, when the model is wrapped, and after each; holds the masks.
-    evaluate: called in all processes, in eval mode with the averaged parameters; without effect on the training.
+    before_step: called in all processes before each step, with the number of steps taken; may change weights and masks,
+        and raise NotFiniteError.
+    after_step: called once before the first step, when the model is wrapped, and after each step; applies the masks.
+    evaluate: called in all processes, in eval mode with the averaged parameters; does not affect the training.
     on_evaluation, progress: called in rank 0 with the steps taken and figures; before the state of that step is saved.
     """
 
@@ -94,8 +94,8 @@ def train(
     loss: makes the loss from what it is to call in training: `model`, or a wrapper that shares its gradients.
     world: the processes of this run; None: this one alone, on the model's device.
     rate: step (from 0) -> learning rate outside the backbone; None: by the settings' schedule.
-    rate_may_change: a state of another learning rate is gone on with; so a failing run keeps its last saved state.
-    beside: what else the state keeps of the run; given back before the first step is taken.
+    rate_may_change: a state with another learning rate is accepted; so a failing run keeps its last saved state.
+    beside: what else the state keeps of the run; it is restored before the first step is taken.
     state: a file that an interrupted run wrote; the run goes on from there, on any number of processes.
     narrowed: the run of `state` may have trained more parameters, as before layers were frozen.
     checkpoint: where the state goes, every `settings.save_every` steps and at the end; may be `state`.
@@ -131,7 +131,7 @@ def train(
             together = True
             raise
         finally:
-            if together:  # unwrapping takes all processes, and another error may be that of one
+            if together:  # unwrapping needs all processes, and another error may occur in one process only
                 world.unwrap(model)
             model.eval()
     return TrainLog(tuple(run.losses), run.step, statistics.median(seconds) if seconds else 0.0)
@@ -188,7 +188,7 @@ class _Loop:
         return outcome
 
     def _explained(self, error: NotFiniteError) -> NotFiniteError:
-        """What to do about it; leaves the state before the step on the disk, or the last that was saved."""
+        """Explain what to do about the error; the disk keeps the state before the step, or the last saved one."""
         checkpoint, lower = self._checkpoint, f"lower the learning rate (now {self.run.settings.lr:g})"
         if self._rate_may_change:
             if checkpoint is None or not checkpoint.exists():
@@ -212,7 +212,7 @@ class _Loop:
             hooks.progress(StepFigures(run.step, outcome.loss, outcome.terms, outcome.lr, outcome.grad_norm, seconds))
         if hooks.evaluate is not None and _due(run.step, settings.eval_every):
             self._evaluate(hooks.evaluate)
-        # After figures and evaluation: a log that is cut back to the state's step lacks nothing.
+        # The state is saved after figures and evaluation, so that a log cut back to the state's step is complete.
         if self._checkpoint is not None and (last or outcome.stop or _due(run.step, settings.save_every)):
             run.save(self._checkpoint)
         if outcome.stop and run.step < settings.steps:
@@ -224,7 +224,7 @@ class _Loop:
 
     def _evaluate(self, evaluate: Callable[[], Mapping[str, float]]) -> None:
         run = self.run
-        run.optimizer.zero_grad(set_to_none=True)  # room for what evaluating needs
+        run.optimizer.zero_grad(set_to_none=True)  # free memory for the evaluation
         with nullcontext() if run.average is None else run.average.shown(), run.world.gathered(run.model):
             run.model.eval()
             try:
@@ -243,9 +243,9 @@ def _due(step: int, every: int) -> bool:
 def _signals(*, listen: bool) -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM, which batch queues send some time before they kill, or a first Ctrl-C has come.
 
-    Inside, neither ends anything at once. A second Ctrl-C raises KeyboardInterrupt, and so does the TrainingStopped
-    that the first has led to, once it comes by. The old handlers are back afterwards. Only a main thread can have
-    handlers: elsewhere, and without `listen`, signals end the process as ever.
+    Inside the block, neither ends the process at once. A second Ctrl-C raises KeyboardInterrupt; the TrainingStopped that
+    follows a first Ctrl-C becomes KeyboardInterrupt too. The old handlers are restored afterwards. Only a main thread can
+    have handlers: elsewhere, and without `listen`, signals end the process as usual.
     """
     came: list[int] = []
 

@@ -25,7 +25,7 @@ from opentrans_cli.training.processes.distributed import World
 from opentrans_cli.training.processes.sharding import local_tensor, put
 from opentrans_cli.training.settings import Precision, TrainSettings
 
-# Between an interrupted run and its resumption.
+# These may differ between an interrupted run and its resumption.
 _MAY_CHANGE = ("save_every", "log_every", "eval_every", "max_minutes", "shard")
 _GROWTH, _BACK_OFF, _INTERVAL = 2.0, 0.5, 2000  # of the scale of a float16 loss
 
@@ -33,8 +33,8 @@ _GROWTH, _BACK_OFF, _INTERVAL = 2.0, 0.5, 2000  # of the scale of a float16 loss
 class Average:
     """Exponential moving averages of `trained`, by name, which often segment better than the last parameters.
 
-    The decay of the n-th update (from 0) is min(decay, (1 + n) / (10 + n)): a short run would otherwise end with the
-    average of what it began with. A weight that was zero at every update is exactly zero.
+    The decay of the n-th update (from 0) is min(decay, (1 + n) / (10 + n)): otherwise the initial parameters would
+    dominate the average of a short run. A weight that was zero at every update is exactly zero.
     """
 
     def __init__(self, trained: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -68,11 +68,11 @@ class Average:
 
 
 class LossScale:
-    """What the loss is multiplied by before the backward pass: 1, or for float16 as torch's GradScaler has it.
+    """The factor of the loss before the backward pass: 1, or for float16 a scale as in torch's GradScaler.
 
-    Halved with every gradient that is not finite, doubled after 2000 steps without one; a power of two, so that
-    dividing the gradients by it is exact. Ours counts in the norm that clipping needs anyway, and is the same number
-    in every process.
+    It is halved after gradients that are not finite and doubled after 2000 steps without them. It is a power of two, so
+    that dividing the gradients by it is exact. It uses the norm that clipping needs anyway, and is the same number in
+    every process.
     """
 
     def __init__(self, precision: Precision) -> None:
@@ -81,23 +81,23 @@ class LossScale:
         self.good_steps = 0  # since it last changed
 
     def back_off(self) -> bool:
-        """After gradients that were not finite: whether leaving the step out is enough to go on."""
+        """Call after gradients that were not finite; returns whether it is enough to skip the step."""
         self.value *= _BACK_OFF if self.changes else 1.0
         self.good_steps = 0
         return self.changes and self.value >= 1
 
     def count_good(self) -> None:
-        """After a step that was taken."""
+        """Call after a step that was taken."""
         self.good_steps += 1
         if self.changes and self.good_steps == _INTERVAL:
             self.value, self.good_steps = self.value * _GROWTH, 0
 
     def state(self) -> dict[str, float]:
-        """Numbers to go on from."""
+        """Return the numbers that `restore` needs."""
         return {"value": self.value, "good_steps": self.good_steps} if self.changes else {}
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         if self.changes:
             self.value, self.good_steps = float(state["value"]), int(state["good_steps"])
 
@@ -106,14 +106,14 @@ class Beside(Protocol):
     """What a caller keeps in the state of a run beside model and optimizer."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """As they are now, by name."""
+        """Return the current tensors by name."""
 
     def restore(self, tensors: Mapping[str, Tensor], /) -> None:
-        """Become what `tensors` gave; the model has its weights already."""
+        """Restore what `tensors` returned; the model already has its weights."""
 
 
 class RunState:
-    """A run at some step. `model` has been wrapped by `world`: sharding makes other parameters of it."""
+    """A run at some step. `world` has already wrapped `model`, because sharding replaces its parameters."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class RunState:
         self.step, self.losses = 0, list[float]()
 
     def save(self, path: Path) -> None:
-        """Write the state; all processes come back when it is written. Raises TrainingError if the disk refuses."""
+        """Write the state; the call returns in all processes when it is written. Raises TrainingError if the disk refuses."""
         averages = {} if self.average is None else self.average.tensors
         tensors = {
             **state_file.with_prefix("model", self.model.state_dict()),
@@ -148,7 +148,7 @@ class RunState:
         self.world.barrier()
 
     def resume(self, path: Path, *, narrowed: bool, rate_may_change: bool = False) -> None:
-        """Become the run that wrote `path`, which may have trained more parameters if `narrowed`.
+        """Restore the run that wrote `path`, which may have trained more parameters if `narrowed`.
 
         Raises TrainingError for the state of another run.
         """
@@ -193,7 +193,7 @@ def require_identity(path: Path, identity: Mapping[str, Any]) -> None:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Those that require gradients, by name. Raises TrainingError if there is none."""
+    """Return the parameters that require gradients, by name. Raises TrainingError if there are none."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise TrainingError("nothing to train: every parameter is frozen; freeze fewer layers")
@@ -209,7 +209,7 @@ def _require_equal(path: Path, part: str, was: Any, now: Any) -> None:
 
 
 def _difference(part: str, was: Any, now: Any) -> str:
-    """What differs, told by the first entry where two mappings disagree."""
+    """Describe the first entry in which two mappings differ."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):
         key = min(key for key in {*was, *now} if was.get(key) != now.get(key))
         return _difference(key, was.get(key), now.get(key))

@@ -3,7 +3,7 @@
     model.<name>                   parameters and buffers
     optimizer.<parameter>.<slot>   the optimizer's state by parameter name, for example exp_avg
 
-Other names are free. A file is written whole or not at all; a kill leaves the old one. Sharded tensors are stored
+Other names may be chosen freely. A file is written whole or not at all: if the process is killed, the old file stays. Sharded tensors are stored
 whole, so that another number of processes can go on: all processes must reach `save_state`, and one of them writes.
 """
 
@@ -44,7 +44,7 @@ def save_state(path: Path, *, tensors: Mapping[str, Tensor], meta: Mapping[str, 
 
 
 def read_run_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors on the CPU, meta) as `save_state` was given them.
+    """Return (tensors on the CPU, meta) as `save_state` was given them.
 
     Raises TrainingError if the file is missing, damaged, or not the state of a run.
     """
@@ -54,7 +54,7 @@ def read_run_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_meta(path: Path) -> dict[str, Any]:
-    """What `save_state` was given as `meta`, without reading the tensors. Raises as `read_run_state` does."""
+    """Return the `meta` given to `save_state`, without reading the tensors. Raises as `read_run_state` does."""
     with _explained(path):
         header = read_metadata(path)
     if header.get("kind") != _KIND or header.get("version") != _VERSION:
@@ -72,12 +72,12 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` with `prefix.` before every name."""
+    """Return `tensors` with `prefix.` before every name."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def under_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of `tensors` whose name starts with `prefix.`, without it."""
+    """Return the tensors whose name starts with `prefix.`, under the name without this prefix."""
     start = f"{prefix}."
     return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
 
@@ -106,7 +106,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The optimizer's tensors as `<parameter>.<slot>`; `names` are the parameters it holds, by name."""
+    """Return the optimizer's tensors as `<parameter>.<slot>`; `names` are the parameters it holds, by name."""
     return {
         f"{name}.{slot}": value
         for name, parameter in names.items()
@@ -136,7 +136,7 @@ def restore_optimizer(
 
 
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    # Another layout takes other kernels, whose last bits may differ.
+    # Another memory layout selects other kernels, whose results may differ in the last bits.
     restored = torch.empty_like(parameter, requires_grad=False)
     put(restored, tensor)
     return restored

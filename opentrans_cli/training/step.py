@@ -1,4 +1,4 @@
-"""One optimizer step: the parts of a batch, their gradients and loss terms of all processes, and what may go wrong."""
+"""One optimizer step: parts of a batch, their gradients, the loss terms of all processes, and possible errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from opentrans_cli.training.settings import Precision
 
 
 class RunningStatistics:
-    """A copy of those of the BatchNorms inside `module`, whose buffers must stay the same tensors.
+    """A copy of the running statistics of all BatchNorms in `module`, whose buffers must stay the same tensors.
 
-    A forward pass with NaN or infinite activations reaches them before the loss is seen.
+    A forward pass with NaN or infinite activations changes the statistics before the loss is known.
     """
 
     def __init__(self, module: nn.Module) -> None:
         norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
         buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-        # Tensors of one dtype are copied in one launch, of several one by one.
+        # Tensors of one dtype are copied in one launch; with several dtypes they are copied one by one.
         kinds = {buffer.dtype for buffer in buffers}
         self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []
         for kind in kinds:
@@ -37,13 +37,13 @@ class RunningStatistics:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Remember them as they are."""
+        """Copy the current statistics."""
         for own, kept in self._pairs:
             torch._foreach_copy_(kept, own)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Make them what they were at the last `keep`."""
+        """Restore the statistics of the last `keep`."""
         for own, kept in self._pairs:
             torch._foreach_copy_(own, kept)
 
@@ -55,13 +55,13 @@ class Loss(Protocol):
     """The loss of a step: the sum of all terms over all parts of all processes."""
 
     def whole(self, batch: Batch, /) -> Any:
-        """Once a step, with this process's share on the device: what every part needs to know of the whole batch.
+        """Return what every part needs to know of the whole batch; called once per step.
 
-        Its sums over the processes are the loss's own business; all of them call it.
+        It gets this process's share, on the device. All processes call it, so the loss may sum over them.
         """
 
     def __call__(self, part: Batch, whole: Any, /) -> Mapping[str, Tensor]:
-        """The weighted terms of one part, 0-d; the same names every time."""
+        """Return the weighted terms of one part, 0-d, under the same names every time."""
 
 
 class NotFiniteError(TrainingError):
@@ -70,12 +70,12 @@ class NotFiniteError(TrainingError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one step found, of the whole batch and the same in every process."""
+    """The result of one step for the whole batch, which is the same in every process."""
 
     terms: dict[str, float]
     lr: float
-    grad_norm: float  # before clipping; infinite if float16 overflowed, and then the step changed nothing
-    late: bool  # rank 0's time is up
+    grad_norm: float  # before clipping; infinite if float16 overflowed, in which case the step changed nothing
+    late: bool  # the time limit of rank 0 has passed
     told: bool  # a process was told to stop
 
     @property
@@ -90,7 +90,7 @@ class Outcome:
 
 
 class Stepper:
-    """Takes the steps of `run`; `loss` calls the wrapped model. rate: step -> learning rate, if not by the schedule."""
+    """Takes the steps of `run`; `loss` calls the wrapped model. rate: step -> learning rate, instead of the schedule."""
 
     def __init__(self, run: RunState, loss: Loss, *, rate: Callable[[int], float] | None = None) -> None:
         self._run, self._loss = run, loss
@@ -98,7 +98,7 @@ class Stepper:
         self._statistics = RunningStatistics(run.model)
 
     def take(self, batch: Batch, *, late: bool = False, told: bool = False) -> Outcome:
-        """One step, and whether it has to be the last: `late` is what rank 0 says, `told` what any process does.
+        """Take one step and find out whether it must be the last: `late` counts in rank 0, `told` in any process.
 
         Raises NotFiniteError, and OptionError for a batch without equal parts.
         """
@@ -140,11 +140,11 @@ class Stepper:
         return sums
 
     def _seed(self) -> None:
-        # The same in all parts and processes: dropouts draw for the whole batch and take what is theirs.
+        # The seed is the same in all parts and processes: dropout makes random numbers for the whole batch and uses its share.
         seed_all(self._run.device, self._run.settings.seed, self._run.step)
 
     def _outcome(self, sums: dict[str, Tensor], rate: float, *, late: bool, told: bool) -> Outcome:
-        """One message to the others and one to the host, whatever the number of terms."""
+        """Sum over the processes with one message, and copy to the host once, whatever the number of terms."""
         run, names = self._run, sorted(sums)
         wide = torch.float32 if run.device.type == "mps" else torch.float64
         numbers = torch.stack([sums[name].to(wide) for name in names])
@@ -173,7 +173,7 @@ class Stepper:
 
 
 def parts_of(batch: Batch, count: int) -> list[Batch]:
-    """`batch` cut into equal parts along the first dimension."""
+    """Cut `batch` into equal parts along the first dimension."""
     if count == 1:
         return [batch]
     length = len(batch[0])
@@ -187,10 +187,10 @@ def parts_of(batch: Batch, count: int) -> list[Batch]:
 
 def seed_all(device: torch.device, *numbers: int) -> None:
     """Seed the CPU's generator, and `device`'s if it is an accelerator, from `numbers`, whose order counts."""
-    # Their sum, or a step behind a seed, would let two runs with neighbouring seeds draw the same.
+    # With a simple sum, two runs with neighbouring seeds would get the same random numbers at different steps.
     digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
-    seed = int.from_bytes(digest[:4], "little")  # the CPU's takes no more
-    # torch.manual_seed would write down the call stack for devices that nobody uses.
+    seed = int.from_bytes(digest[:4], "little")  # the CPU's generator takes no larger seed
+    # torch.manual_seed would record the call stack for devices that are not in use.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
@@ -201,9 +201,9 @@ def seed_all(device: torch.device, *numbers: int) -> None:
 
 @contextmanager
 def generators_kept(device: torch.device) -> Iterator[None]:
-    """Afterwards the CPU's generator and `device`'s are as they were."""
+    """Restore the generators of the CPU and of `device` when the block ends."""
     module = None if device.type == "cpu" else torch.get_device_module(device)
-    # Only CUDA has a generator per card; the others' functions take no device.
+    # Only CUDA has one generator per card; the functions of other backends take no device.
     index = (device,) if device.type == "cuda" else ()
     before, others = torch.get_rng_state(), module and module.get_rng_state(*index)
     try:
