@@ -243,9 +243,9 @@ def _due(step: int, every: int) -> bool:
 def _signals(*, listen: bool) -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM, which batch queues send some time before they kill, or a first Ctrl-C has come.
 
-    Inside the block, neither ends the process at once. A second Ctrl-C raises KeyboardInterrupt; the TrainingStopped that
-    follows a first Ctrl-C becomes KeyboardInterrupt too. The old handlers are restored afterwards. Only a main thread can
-    have handlers: elsewhere, and without `listen`, signals end the process as usual.
+    Inside the block, neither ends the process at once. A second Ctrl-C raises KeyboardInterrupt; the TrainingStopped
+    that follows a first Ctrl-C becomes KeyboardInterrupt too. The old handlers are restored afterwards. Only a main
+    thread can have handlers: elsewhere, and without `listen`, signals end the process as usual.
     """
     came: list[int] = []
 

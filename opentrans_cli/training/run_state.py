@@ -134,7 +134,7 @@ class RunState:
         self.step, self.losses = 0, list[float]()
 
     def save(self, path: Path) -> None:
-        """Write the state; the call returns in all processes when it is written. Raises TrainingError if the disk refuses."""
+        """Write the state; all processes wait until it is written. Raises TrainingError if the disk refuses."""
         averages = {} if self.average is None else self.average.tensors
         tensors = {
             **state_file.with_prefix("model", self.model.state_dict()),

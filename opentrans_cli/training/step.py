@@ -90,7 +90,7 @@ class Outcome:
 
 
 class Stepper:
-    """Takes the steps of `run`; `loss` calls the wrapped model. rate: step -> learning rate, instead of the schedule."""
+    """Takes the steps of `run`; `loss` calls the wrapped model. rate: step -> learning rate; None: the schedule."""
 
     def __init__(self, run: RunState, loss: Loss, *, rate: Callable[[int], float] | None = None) -> None:
         self._run, self._loss = run, loss
@@ -140,7 +140,8 @@ class Stepper:
         return sums
 
     def _seed(self) -> None:
-        # The seed is the same in all parts and processes: dropout makes random numbers for the whole batch and uses its share.
+        # The seed is the same in all parts and processes: dropout makes random numbers for the whole batch and uses
+        # its own share.
         seed_all(self._run.device, self._run.settings.seed, self._run.step)
 
     def _outcome(self, sums: dict[str, Tensor], rate: float, *, late: bool, told: bool) -> Outcome:
