@@ -4,7 +4,8 @@
     optimizer.<parameter>.<slot>   the optimizer's state by parameter name, for example exp_avg
 
 Other names may be chosen freely. A file is written whole or not at all: if the process is killed, the old file stays.
-Sharded tensors are stored whole, so that another number of processes can go on: all processes must reach `save_state`, and one of them writes.
+Sharded tensors are stored whole, so that a run can resume on another number of processes: all processes must reach
+`save_state`, and one of them writes.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What training costs: multiply-accumulates by formula, as the paper counts them, and seconds by the clock."""
+"""What training costs: multiply-accumulates by formula, by the paper's method, and measured seconds."""

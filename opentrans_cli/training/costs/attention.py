@@ -1,6 +1,6 @@
-"""What attention multiplies: its projections, its scores, and the mix of its values.
+"""MACs of attention: its projections, its scores, and the weighted sum of its values.
 
-Counted as separate products, the way torch defines attention. A fused kernel that computes the scores a second time
+They are counted as separate products, as torch defines attention. A fused kernel that computes the scores a second time
 in its backward pass does more than this.
 """
 
@@ -17,7 +17,7 @@ PACKED = "in_proj_weight"
 
 
 class Product(NamedTuple):
-    """MACs of one product, or of two that belong to one name."""
+    """MACs of one product, or of two products with the same name."""
 
     name: str
     forward: int
@@ -78,7 +78,7 @@ def _projection(parameter: str, part: str) -> str:
 
 
 def _attention(name: str, macs: tuple[int, int], needed: tuple[bool, bool, bool], *, mask_needed: bool) -> Product:
-    """Scores and mix, from the MACs of both and which of query, key and value need a gradient.
+    """The costs of scores and weighted sum, from their MACs and from which of query, key and value need a gradient.
 
     No operand is a weight, so every gradient is one of inputs: up to twice the forward pass.
     """

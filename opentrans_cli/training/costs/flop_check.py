@@ -1,15 +1,15 @@
-"""The cost of training by torch's own counter, beside our formulas.
+"""The cost of training by torch's own counter, to compare with our formulas.
 
 torch.utils.flop_counter.FlopCounterMode counts the kernels that a real forward and backward pass start, here on the
-meta device. Its figures are FLOPs: twice the MACs. Where it goes another way than macs.py, and what is done about it:
+meta device. Its figures are FLOPs: twice the MACs. It differs from macs.py as follows:
 
 - The weight gradient of a grouped convolution is over-counted `groups` times. Corrected here.
 - `nn.MultiheadAttention` on its fast path counts nothing. The fast path is off while counting.
 - The backward pass of fused attention is counted with the scores it computes a second time, 2.5 times the forward
   pass instead of 2. On the meta device attention is not fused, so this does not arise.
-- grid_sample, interpolation, pooling, norms and activations count nothing, in macs.py as well. The samples of
-  deformable attention are such: gathered by grid_sample and weighed element by element.
-- Zero weights count like any others: it has dense columns alone.
+- grid_sample, interpolation, pooling, norms and activations count nothing, in macs.py as well. This
+  includes the samples of deformable attention: they are read by grid_sample and weighted element by element.
+- Zero weights count like any others: the counter gives dense figures only.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def torch_macs(
 def _grouped_backward(*given: Any, out_shape: Any) -> int:
     """torch's figure for a convolution's backward pass, with the weight gradient's divided by the groups.
 
-    Shapes stand for tensors. In the weight gradient torch takes every channel of the input to meet every channel of the
-    output; in the input gradient it does not.
+    The arguments are shapes in place of tensors. For the weight gradient, torch multiplies every input channel by every
+    output channel; for the input gradient it does not.
     """
     *facts, groups, wanted = given
     count: Any = conv_backward_flop
@@ -66,7 +66,7 @@ def _grouped_backward(*given: Any, out_shape: Any) -> int:
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors in what a model gives, whatever holds them."""
+    """Return all tensors in the output of a model, in any containers."""
     if isinstance(output, Tensor):
         yield output
         return

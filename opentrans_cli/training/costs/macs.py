@@ -68,11 +68,13 @@ def count_macs(
 def forward_macs(model: nn.Module) -> Iterator[dict[str, int]]:
     """Dense MACs by layer of the forward passes of `model` inside the block, added up; names as in `count_macs`.
 
-    For passes that are made anyway: nothing is computed for it, and the meta device, on which torch imports its
-    compiler, is not needed. Raises TrainingError for a product without a formula.
+    This counts passes that run anyway: it computes nothing extra and does not need the meta device, for which torch
+    imports its compiler. Raises TrainingError for a product without a formula.
     """
     fast, found = torch.backends.mha.get_fastpath_enabled(), dict[str, int]()
-    torch.backends.mha.set_fastpath_enabled(False)  # on it attention is one call that says nothing of its products
+    torch.backends.mha.set_fastpath_enabled(
+        False
+    )  # on the fast path attention is one call that does not show its products
     try:
         with _recording(model, dict([*model.named_parameters(), *model.named_buffers()])) as recorder:
             yield found
@@ -83,13 +85,13 @@ def forward_macs(model: nn.Module) -> Iterator[dict[str, int]]:
 
 @contextmanager
 def _recording(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[_Recorder]:
-    """Note what the forward passes inside multiply, `tensors` being the parameters and buffers they use."""
+    """Record the products of the forward passes inside; `tensors` are the parameters and buffers they use."""
     names = {id(tensor): name.removesuffix(".weight") for name, tensor in tensors.items()}
     with _module_path(model) as path, _Recorder(names, path) as recorder:
         yield recorder
 
 
-# How many multiply-accumulates a product takes, from its two operands and its result.
+# The number of multiply-accumulates of a product, from its two operands and its result.
 
 
 def _convolution(_input: Tensor, weight: Tensor, result: Tensor) -> int:
@@ -172,7 +174,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _add(self, product: Product) -> None:
-        # Under no_grad an operand still says that it requires a gradient: none will come this way.
+        # Under no_grad an operand can still say that it requires a gradient, although this product passes none to it.
         backward = torch.is_grad_enabled()
         before = self.costs.get(product.name, (0, 0, 0))
         self.costs[product.name] = (

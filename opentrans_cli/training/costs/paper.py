@@ -1,7 +1,7 @@
 """Training costs as the paper counts them (OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2).
 
 A layer of C MACs with the fraction s of its weights kept costs sC in the forward pass, C for the gradient of its inputs
-and sC for that of its weights; frozen, it saves the last alone. Autograd differs: below the lowest trained parameter
+and sC for that of its weights; freezing it saves only the last. Autograd differs: below the lowest trained parameter
 it computes no input gradient either, see macs.py. Teacher, text tower and pruning itself are not counted.
 """
 

@@ -1,12 +1,13 @@
-"""Cost receipt of a training run: what it multiplies, what the same run without freezing would, and what is saved.
+"""Cost receipt of a training run: the MACs of the run, those of the same run without freezing, and what is saved.
 
-A run has phases, a model one cost an image in each: first steps with nothing frozen, then those with frozen layers,
-whose lowest blocks may be read from a cache instead of computed. Beside it stands full training as its control: the
-same segmentor, masks and steps, with nothing frozen and nothing cached. Two columns each: dense multiplies zeros like
-any number, which is what dense kernels do; sparse skips zero weights in the forward pass and in weight gradients, while
-input gradients stay dense, as the paper counts (OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2). By autograd's
-rules, see macs.py: a frozen beginning has no input gradients. Not counted: a teacher, the text tower, the loss and what
-it learns beside the segmentor, the optimizer. Counted, never measured, so the same run has the same receipt.
+A run has phases, and in each phase one image has one cost: first come steps with nothing frozen, then steps with frozen
+layers, whose lowest blocks may be read from a cache instead of computed. The control is full training: the same
+segmentor, masks and steps, with nothing frozen and nothing cached. Both have two columns: dense counts zero weights like
+any others, as dense kernels do; sparse skips zero weights in the forward pass and in weight gradients, while input
+gradients stay dense, as in the paper (OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2). Gradients follow autograd's
+rules (see macs.py): frozen first layers have no input gradients. Not counted are a teacher, the text tower, the loss
+with its own learned parameters, and the optimizer. All figures are counted, never measured, so the same run has the same
+receipt.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _TRUNK_PREFIX = "backbone."
 
 @dataclass(frozen=True)
 class Columns:
-    """MACs by what they are for."""
+    """MACs by purpose."""
 
     forward: int = 0
     input_gradient: int = 0
@@ -43,7 +44,7 @@ class Columns:
         )
 
     def times(self, images: int) -> Columns:
-        """The same for so many images."""
+        """Return the MACs of `count` images."""
         return Columns(self.forward * images, self.input_gradient * images, self.weight_gradient * images)
 
     def to_json(self) -> dict[str, int]:
@@ -57,12 +58,12 @@ class Columns:
 
 
 def dense(layer: LayerCost) -> Columns:
-    """What a layer costs where zeros are multiplied."""
+    """The cost of a layer if zero weights are multiplied too."""
     return Columns(layer.forward, layer.input_gradient, layer.weight_gradient)
 
 
 def sparse(layer: LayerCost) -> Columns:
-    """What a layer costs where zero weights are skipped, but not in input gradients."""
+    """The cost of a layer if zero weights are skipped, except in input gradients."""
     kept = layer.kept_fraction
     return Columns(round(layer.forward * kept), layer.input_gradient, round(layer.weight_gradient * kept))
 
@@ -71,7 +72,7 @@ Pricing = Callable[[LayerCost], Columns]
 
 
 def total(layers: Iterable[LayerCost], price: Pricing, part: str | None = None) -> Columns:
-    """What all `layers` cost together, or those of one `part` of the model: TRUNK or HEAD."""
+    """The total cost of `layers`, or of those in one `part` of the model: TRUNK or HEAD."""
     return sum((price(layer) for layer in layers if part in (None, part_of(layer))), Columns())
 
 
@@ -88,7 +89,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Phase:
-    """Some steps of a run in which one image has one cost."""
+    """Steps of a run in which every image costs the same."""
 
     name: str  # "warm-up": nothing frozen yet; "training"
     steps: int
@@ -97,7 +98,7 @@ class Phase:
     cache: Cache | None = None
 
     def columns(self, price: Pricing, part: str | None = None) -> Columns:
-        """MACs of the phase, of one part of the model or of all; filling the cache is part of it."""
+        """MACs of the phase, for one part of the model or all of it, including those for filling the cache."""
         spent = Columns()
         for layer in self.layers:
             if part in (None, part_of(layer)):
@@ -119,13 +120,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class CounterCheck:
-    """MACs of one image by torch's own counter (see flop_check.py), beside the formulas' dense column."""
+    """MACs of one image by torch's own counter (see flop_check.py), to compare with the formulas' dense column."""
 
     run: int  # with the layers of the run frozen, nothing cached
     full: int  # with nothing frozen
 
     def to_json(self, run: Sequence[LayerCost], full: Sequence[LayerCost]) -> dict[str, Any]:
-        """As the receipt has it; a ratio is the counter's figure by the formulas', 1.0 where they agree."""
+        """As in the receipt; a ratio is the counter's figure divided by the formulas', 1.0 if they agree."""
         pairs = {"run": (self.run, total(run, dense).total), "full": (self.full, total(full, dense).total)}
         return {
             name: {"counter": counter, "formula": formula, "ratio": counter / formula if formula else None}
@@ -135,7 +136,7 @@ class CounterCheck:
 
 @dataclass(frozen=True)
 class RunCost:
-    """The receipt of a whole run beside that of full training."""
+    """The cost of a whole run and of full training, its control."""
 
     phases: tuple[Phase, ...]
     full: tuple[LayerCost, ...]  # of one image, nothing frozen
@@ -148,19 +149,19 @@ class RunCost:
         return sum(phase.images for phase in self.phases)
 
     def run(self, price: Pricing = sparse, part: str | None = None) -> Columns:
-        """What the run multiplies, of one part of the model or of all."""
+        """MACs of the run, for one part of the model or all of it."""
         return sum((phase.columns(price, part) for phase in self.phases), Columns())
 
     def control(self, price: Pricing = sparse, part: str | None = None) -> Columns:
-        """What full training, its control, multiplies."""
+        """MACs of full training, the control."""
         return total(self.full, price, part).times(self.images)
 
     @property
     def saved(self) -> dict[str, float]:
         """Shares saved, in [0, 1].
 
-        dense and sparse: of the control's total in the same column. all: of ordinary dense training, by freezing,
-        caching and skipped zeros together.
+        dense and sparse: relative to the control's total in the same column. all: saved by freezing, caching and
+        skipped zeros together, relative to ordinary dense training.
         """
         shares = {column: _share(self.run(price), self.control(price)) for column, price in _PRICINGS.items()}
         return {**shares, "all": _share(self.run(sparse), self.control(dense))}

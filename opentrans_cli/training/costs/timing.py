@@ -1,6 +1,6 @@
 """Measured seconds of a training step of a run and of full training as its control, on copies of the model.
 
-They are taken in turn, so that a busy machine or a warming processor slows both alike.
+The steps alternate, so that a busy machine or a hot processor slows both equally.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from opentrans_cli.training.run_state import RunState
 from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.step import Stepper
 
-_BATCHES = 2  # that the steps go through in turn
+_BATCHES = 2  # number of batches, which the steps use in turn
 
 Step = Callable[[], Any]
 
 
 class StepTimer:
-    """Made before layers are frozen, so that there is a control in which none is; `time` it after."""
+    """Times steps. Create it before layers are frozen, so that nothing is frozen in the control; call `time` after that."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class StepTimer:
     def time(
         self, batch_of: Callable[[int], Batch], full_batch_of: Callable[[int], Batch], device: torch.device
     ) -> Timing | None:
-        """Seconds of steps of both on the first batches; None if nothing was to be timed. In one process alone."""
+        """Measure steps of the run and its control on the first batches, in one process only; None if `steps` was 0."""
         if self._full is None:
             return None
         run = self._step(copy.deepcopy(self._trained), batch_of, device)
@@ -75,7 +75,7 @@ class Timing:
 
     @property
     def ratio(self) -> float:
-        """Median over the pairs of the run's seconds by the control's: what is left of the time of full training."""
+        """Median over the pairs of the run's seconds divided by the control's."""
         return median(run / control for run, control in zip(self.run, self.control, strict=True))
 
     def to_json(self) -> dict[str, Any]:
@@ -91,8 +91,8 @@ class Timing:
 def time_pair(run: Step, control: Step, *, steps: int, device: torch.device | None = None) -> Timing:
     """Call both `steps` times, in the order run, control, control, run, ..., after one call of each that is not timed.
 
-    steps: at least 1. device: what to wait for before the clock is read. The random numbers of the caller go on as if
-    nothing had been called.
+    steps: at least 1. device: what to wait for before the clock is read. The caller's random number generators
+    are not changed.
     """
     if steps < 1:
         raise ValueError(f"at least one pair is needed, got {steps}")

@@ -1,1 +1,1 @@
-"""One run in several processes: what they share, and how they end together."""
+"""One run in several processes: what they share, and how they stop together."""

@@ -18,11 +18,11 @@ from opentrans_cli.errors import OptionError
 
 
 class Statistics(NamedTuple):
-    """Of the values of each channel in all processes; float32, or float64 where the inputs are."""
+    """Statistics of each channel over all processes; float32, or float64 if the inputs are float64."""
 
     mean: Tensor
-    variance: Tensor  # biased: what the values are divided by
-    values: Tensor  # 0-d, how many a channel has
+    variance: Tensor  # biased variance, used to normalise
+    values: Tensor  # 0-d, number of values per channel
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -65,7 +65,7 @@ def share_statistics(module: nn.Module) -> None:
                 f"no global statistics for this BatchNorm: '{name}' is {type(part).__name__}; run in one process"
             )
     for _, part in found:
-        # A new module in its place would lose its hooks, and whoever holds the old one would hold a dead one.
+        # A new module in its place would lose the hooks, and references to the old module would no longer work.
         part.__class__ = GlobalBatchNorm2d
 
 
@@ -92,7 +92,7 @@ def global_statistics(inputs: Tensor) -> Statistics:
     weights = counts / counts.sum()
     merged = (weights * means).sum(0)
     spread = (weights * (variances + (means - merged).square())).sum(0)
-    # Everything stays on the device: asking for a number would make the host wait at every layer.
+    # Everything stays on the device: reading a number would make the host wait at every layer.
     return Statistics(merged.to(mean.dtype), spread.to(mean.dtype), counts.sum().to(mean.dtype))
 
 

@@ -1,7 +1,7 @@
-"""How several processes end together: an error is told once, whoever met it, and nobody waits for those who have gone.
+"""How several processes end together: an error in any process is reported once, and no process waits for ended ones.
 
-The processes leave word in the key-value store that torchrun keeps for them, which works when the connections
-between them no longer do.
+The processes write to the key-value store that torchrun keeps for them. It works even when the connections between
+them are broken.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _worlds = count()
 
 
 class Failures:
-    """What the processes of one world failed with. All of them make theirs in the same order."""
+    """The errors of the processes of one world. All processes must create these objects in the same order."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self._prefix = f"opentrans/{next(_worlds)}"
 
     def settle(self, error: Exception) -> None:
-        """Tell the others of `error`, which ends this process's part of the run.
+        """Announce `error`, which ends this process's part of the run, to the other processes.
 
-        If rank 0 tells the same, `error` gets an attribute `reported`, True: nobody needs to read it again. A
-        connection that broke becomes a TrainingError, reported if another process has said why.
+        If rank 0 reports the same error, `error` gets an attribute `reported`, True, so that it is not printed again. A
+        broken connection becomes a TrainingError, marked as reported if another process has given the cause.
         """
         if _is_lost_connection(error):
             lost = TrainingError(_GONE)
@@ -46,7 +46,7 @@ class Failures:
             if self.rank != 0:
                 error.reported = _word_of_main(store) == str(error)  # type: ignore[attr-defined]
         except DistError:
-            return  # without the store every process tells its own
+            return  # without the store every process reports its own error
 
     def _store(self) -> Store:
         patience = timedelta(seconds=PATIENCE)
@@ -63,7 +63,7 @@ class Failures:
 
 def _word_of_main(store: Store) -> str | None:
     deadline = time.monotonic() + PATIENCE
-    while not store.check(["0"]):  # wait() would do, but writes a warning of its own when the time is up
+    while not store.check(["0"]):  # wait() would work too, but prints its own warning when the time is up
         if time.monotonic() > deadline:
             return None
         time.sleep(0.05)
@@ -71,5 +71,5 @@ def _word_of_main(store: Store) -> str | None:
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    # gloo raises plain RuntimeErrors, also out of DDP's backward pass.
+    # gloo raises plain RuntimeErrors, also from DDP's backward pass.
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

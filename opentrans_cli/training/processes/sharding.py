@@ -1,9 +1,9 @@
-"""Parameters of which every process keeps a part (FSDP2), and the whole ones they stand for.
+"""Sharded parameters, of which every process keeps a part (FSDP2), and their conversion from and to whole tensors.
 
 A sharded parameter is a DTensor in the whole parameter's shape, cut along its first dimension. All processes must reach
-every `whole`; `put` and `local_share` ask nobody. Tensors that are not sharded pass through, so callers need not ask
-which they have. torch shards, gathers and cuts; by hand is the way back, which fully_shard lacks and loss, masks and
-bundle need, since they hold the module itself. (torch.distributed.checkpoint works on copies of its state.)
+every `whole`; `put` and `local_share` need no communication. Tensors that are not sharded are accepted too, so callers
+need not distinguish them. torch shards and gathers. fully_shard cannot be undone, so this module does that itself: loss,
+masks and bundle need it because they hold the module itself. (torch.distributed.checkpoint works on copies of its state.)
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def local_share(full: Tensor, parameter: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     sharded: Any = parameter
-    # No source rank: everybody has the whole and takes its part, without a word to the others.
+    # No source rank: every process has the whole tensor and takes its part without communication.
     placed = distribute_tensor(
         full.detach().to(parameter.device), sharded.device_mesh, sharded.placements, src_data_rank=None
     )
@@ -75,7 +75,7 @@ def _is_sharded(tensor: Tensor) -> bool:
 
 
 class _Kept(NamedTuple):
-    """A parameter as it was before sharding, and how it lay; it holds no values meanwhile."""
+    """A parameter as it was before sharding, and its memory layout; it holds no values while the module is sharded."""
 
     parameter: nn.Parameter
     shape: torch.Size
@@ -89,15 +89,15 @@ class Shards:
     The module itself is what to call; it gathers its parameters for the time they are needed, and their gradients are
     means over the processes. Outside of its forward and backward passes its parameters are DTensors of the same names,
     other objects than before; single numbers without a dimension have one. Units are gathered one by one: the root, and
-    every child of an nn.Sequential with at least UNIT parameters. Whoever passes by the forward method of such a child
-    and calls its parts finds them sharded.
+    every child of an nn.Sequential with at least UNIT parameters. Code that calls the parts
+    of such a child without its forward method finds them sharded.
     """
 
     def __init__(self, module: nn.Module, mesh: DeviceMesh) -> None:
         """Parameters have to be the same in all processes, and on the mesh's device."""
         from torch.distributed.fsdp import fully_shard  # loads DTensor
 
-        # It may be written to in place, says torch, which nobody does here.
+        # torch warns that the tensor may be written to in place; no code does that here.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         self._module = module
         self._kept = [_keep(parameter, places) for parameter, places in _places(module).items()]
@@ -109,7 +109,7 @@ class Shards:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Inside, all parameters are whole, plain ones, and a forward pass asks no other process. Only look at them:
+        """Inside, all parameters are whole, plain tensors, and a forward pass needs no other process. Only read them:
         what is written is lost. All processes must enter.
         """
         for unit, _ in self._units:
@@ -126,8 +126,8 @@ class Shards:
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Give the module back the parameters it had, whole and with the values of now, without gradients, and nothing
-        of FSDP is left. All processes must take part.
+        """Restore the module's own parameters, whole, with the current values and without gradients, and remove all
+        traces of FSDP. All processes must take part.
         """
         for unit, _ in self._units:
             sharded: Any = unit
@@ -149,7 +149,7 @@ class Shards:
 
 
 def _places(module: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
-    """Where each parameter is; those that are shared are in several places."""
+    """Find where each parameter is; shared parameters are in several places."""
     found: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
@@ -158,7 +158,7 @@ def _places(module: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]
 
 
 def _keep(parameter: nn.Parameter, places: list[tuple[nn.Module, str]]) -> _Kept:
-    """What it takes to restore a parameter, which is laid out as FSDP wants it: contiguous, at least one dimension."""
+    """Record how to restore a parameter, and give it the layout FSDP needs: contiguous, at least one dimension."""
     kept = _Kept(parameter, parameter.shape, parameter.stride(), tuple(places))
     data = parameter.data.contiguous()
     parameter.data = data.reshape(1) if data.ndim == 0 else data
@@ -167,7 +167,7 @@ def _keep(parameter: nn.Parameter, places: list[tuple[nn.Module, str]]) -> _Kept
 
 
 def _units(module: nn.Module) -> Iterator[nn.Module]:
-    """Parts of `module` that are called as a whole and are worth it; inner ones first."""
+    """The parts of `module` that are called as a whole and are large enough to shard; inner ones first."""
     nested = [child for part in module.modules() if type(part) is nn.Sequential for child in part]
     for child in reversed(dict.fromkeys(nested)):
         container = isinstance(child, nn.ModuleList | nn.ModuleDict)
@@ -176,7 +176,7 @@ def _units(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _forget(part: nn.Module) -> None:
-    """Take away what FSDP leaves in a module: torch has no way back."""
+    """Remove what FSDP leaves in a module, since torch has no function for that."""
     from torch.distributed._composable_state import _module_state_mapping
 
     _module_state_mapping.pop(part, None)
