@@ -2,12 +2,12 @@
 
 A run has phases, and in each phase one image has one cost: first come steps with nothing frozen, then steps with frozen
 layers, whose lowest blocks may be read from a cache instead of computed. The control is full training: the same
-segmentor, masks and steps, with nothing frozen and nothing cached. Both have two columns: dense counts zero weights like
-any others, as dense kernels do; sparse skips zero weights in the forward pass and in weight gradients, while input
+segmentor, masks and steps, with nothing frozen and nothing cached. Both have two columns: dense counts zero weights
+like any others, as dense kernels do; sparse skips zero weights in the forward pass and in weight gradients, while input
 gradients stay dense, as in the paper (OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2). Gradients follow autograd's
 rules (see macs.py): frozen first layers have no input gradients. Not counted are a teacher, the text tower, the loss
-with its own learned parameters, and the optimizer. All figures are counted, never measured, so the same run has the same
-receipt.
+with its own learned parameters, and the optimizer. All figures are counted, never measured, so the same run has the
+same receipt.
 """
 
 from __future__ import annotations

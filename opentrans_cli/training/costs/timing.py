@@ -28,7 +28,7 @@ Step = Callable[[], Any]
 
 
 class StepTimer:
-    """Times steps. Create it before layers are frozen, so that nothing is frozen in the control; call `time` after that."""
+    """Times steps. Create it before layers are frozen, so that the control has none frozen; call `time` afterwards."""
 
     def __init__(
         self,

@@ -2,8 +2,9 @@
 
 A sharded parameter is a DTensor in the whole parameter's shape, cut along its first dimension. All processes must reach
 every `whole`; `put` and `local_share` need no communication. Tensors that are not sharded are accepted too, so callers
-need not distinguish them. torch shards and gathers. fully_shard cannot be undone, so this module does that itself: loss,
-masks and bundle need it because they hold the module itself. (torch.distributed.checkpoint works on copies of its state.)
+need not distinguish them. torch shards and gathers. fully_shard cannot be undone, so this module does that itself:
+loss, masks and bundle need it because they hold the module itself. (torch.distributed.checkpoint works on copies of its
+state.)
 """
 
 from __future__ import annotations
