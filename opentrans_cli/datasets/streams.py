@@ -67,5 +67,5 @@ class Stream:
         return low + (high - low) * self.one()
 
     def below(self, count: int) -> int:
-        """One integer in 0 .. count-1."""
+        """One integer from 0 to count - 1."""
         return int(self.one() * count)

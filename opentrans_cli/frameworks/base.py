@@ -1,4 +1,4 @@
-"""What a framework is. Shapes: B images, S texts (synonyms), C classes, Q queries, H W pixels, D embedding."""
+"""The interfaces of frameworks and segmentors. Shapes: B images, S texts (synonyms), C classes, Q queries, H W pixels, D embedding."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ BACKBONE = "backbone."
 class ClassText:
     """The classes as text embeddings. Class indices are plain numbers: they decide shapes, on the meta device too."""
 
-    embeddings: Tensor  # (S, D), rows of length 1, one per synonym
-    class_indices: tuple[int, ...]  # class index of each synonym, 0 to C - 1; every class has one at least
+    embeddings: Tensor  # (S, D), one row of length 1 for each synonym
+    class_indices: tuple[int, ...]  # class index of each synonym, 0 to C - 1; every class has at least one synonym
     seen: tuple[bool, ...]  # for each class: whether it is labelled in training
 
     @classmethod
@@ -42,7 +42,7 @@ class ClassText:
 
 
 class Segmentor(Protocol):
-    """What every built framework promises; it is an nn.Module as well."""
+    """The interface of every built framework; it is also an nn.Module."""
 
     backbone: nn.Module  # the tower; layer names inside it are those of CLIP's visual tower
 
@@ -55,7 +55,7 @@ class Segmentor(Protocol):
 
 
 class PixelSegmentor(Segmentor, Protocol):
-    """One that gives every pixel an embedding of its own."""
+    """A segmentor that gives every pixel its own embedding."""
 
     classifier: nn.Module  # what comes after `embed`: embeddings (B, D, h, w), text (S, D) -> scores (B, S, h, w)
 
@@ -78,7 +78,7 @@ class MaskQueries(NamedTuple):
 
 
 class MaskSegmentor(Segmentor, Protocol):
-    """One that finds masks and classifies them."""
+    """A segmentor that finds segments with queries and classifies them."""
 
     decoder: nn.Module  # a MaskDecoder, whose `sizes` say how many queries and layers of them there are
 
@@ -127,10 +127,10 @@ class Framework:
 
 
 def class_scores(scores: Tensor, class_indices: Sequence[int]) -> Tensor:
-    """Scores of classes (B, C, H, W) from scores of their synonyms (B, S, H, W): the largest one's.
+    """Scores of classes (B, C, H, W) from scores of their synonyms (B, S, H, W): the largest of each class.
 
-    The rule is FC-CLIP's (Yu et al. 2023). Dimension 1 is that of the synonyms, further ones are free. `class_indices`:
-    of each synonym, 0 to C - 1. Raises ValueError if a class has no synonym.
+    The rule is FC-CLIP's (Yu et al. 2023). Dimension 1 is that of the synonyms, further ones are free. `class_indices`
+    are those of the synonyms, 0 to C - 1. Raises ValueError if a class has no synonym.
     """
     synonyms = [0] * (max(class_indices) + 1)
     for index in class_indices:

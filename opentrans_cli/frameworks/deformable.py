@@ -1,7 +1,8 @@
 """Multi-scale deformable attention (Zhu et al. 2021, Sec. 4.1), for inference on CPUs.
 
 transformers samples every level by itself and keeps all samples before it adds them up. Here a point is four rows of a
-table, and torch's summed embedding lookup adds rows as it reads them: a fifth of the time, the same numbers.
+table, and torch's summed embedding lookup adds rows while it reads them. It takes a fifth of the time and gives the
+same numbers.
 Shapes: B images, N cells of all levels, K levels, P points, d width; cells are (x, y), zero is the first one's centre.
 """
 
@@ -14,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A frame of zeros around each level, so that no point has to be checked: before the first cell, and twice after the
-# last, where a point that is kept just outside still has a neighbour.
+# A frame of zeros around each level, so that no point has to be checked: one cell before the first, and two after the
+# last, because a point that is clamped just outside still needs a neighbour.
 _BEFORE, _AFTER = 1, 2
 
 

@@ -82,7 +82,7 @@ def mask_values(corners: Corners, classes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def uncertain_points(masks: Tensor, drawn: Tensor, *, points: int, importance: float) -> Tensor:
-    """Of the points `drawn` for `masks` (N, h, w), (N, R, 2), those that are taken, (N, P, 2).
+    """The points (N, P, 2) that are taken from the random points `drawn` (N, R, 2) for `masks` (N, h, w).
 
     The share `importance` of P are the points among the first R - (1 - importance) P whose logit is nearest to zero;
     the last (1 - importance) P are taken as they are.
@@ -111,7 +111,7 @@ class Matches(NamedTuple):
 
 
 def present_classes(label_maps: Tensor, classes: int, *, ignore: int) -> Tensor:
-    """Which classes `label_maps`, int64 (B, H, W), have, bool (B, C): every class of an image is one mask."""
+    """Which classes occur in `label_maps`, int64 (B, H, W), as bool (B, C): every class of an image is one segment."""
     places = label_maps.flatten(1)
     places = places.masked_fill(places == ignore, classes)
     found = torch.zeros(len(places), classes + 1, dtype=torch.bool, device=places.device)
@@ -122,9 +122,9 @@ def present_classes(label_maps: Tensor, classes: int, *, ignore: int) -> Tensor:
 def match(
     layers: Sequence[Layer], label_maps: Tensor, seeds: Sequence[int], *, ignore: int, points: int
 ) -> list[Matches]:
-    """The matches of each layer; of an image with more masks than queries some masks stay without a query.
+    """The matches of each layer; if an image has more segments than queries, some segments stay without a query.
 
-    label_maps: as large as the masks, (B, H, W). seeds: of each sample, which decide the points.
+    label_maps: (B, H, W), covering the same area as the masks. seeds: the sample seeds, which decide the points.
     """
     present = present_classes(label_maps, layers[0][0].shape[-1] - 1, ignore=ignore)
     counts = present.sum(1)
@@ -132,7 +132,7 @@ def match(
     if not most:
         empty = counts.new_zeros(0)
         return [Matches(empty, empty, empty) for _ in layers]
-    # Ascending class ids, those of absent classes last: they fill up the shorter lists and are never matched.
+    # Class indices ascend, and absent classes come last: they fill up the shorter lists and are never matched.
     classes = (~present).long().sort(dim=1, stable=True).indices[:, :most]
     costs = [
         _costs(layer, label_maps, classes, seeds, index=index, ignore=ignore, points=points)
@@ -153,8 +153,8 @@ def _costs(
     wanted = torch.stack([mask_values(corners, one[:, None]) for one in classes.T], 1)  # (B, N, P)
     inside, whole = found.sigmoid(), wanted.sum(2)[:, None]
     both = wanted.transpose(1, 2)
-    # Cross-entropy with a mask t is softplus(x) - t x, so that one product with the masks does for both its parts; and
-    # softplus(x) is max(x, 0) - log sigmoid(|x|), which takes a quarter of the time of torch's own.
+    # Cross-entropy with a mask t is softplus(x) - t x, so one product with the masks is enough for both of its parts.
+    # softplus(x) is computed as max(x, 0) - log sigmoid(|x|), in a quarter of the time that torch's own takes.
     entropy = (found.relu() - found.abs().sigmoid_().log_()).mean(2, keepdim=True) - found @ both / points
     dice = 1 - (2 * (inside @ both) + 1) / (inside.sum(2, keepdim=True) + whole + 1)
     likely = class_logits.softmax(-1).gather(2, classes[:, None].expand(-1, found.shape[1], -1))
@@ -210,7 +210,7 @@ def set_divisors(
     layers: int,
     ignore: int,
 ) -> Tensor:
-    """What the sums over these images are to be divided by, float64 (1 + L,), on the CPU; that of a batch is the sum.
+    """The divisors of the sums over these images, float64 (1 + L,), on the CPU; add them up over the parts of a batch.
 
     First comes the number of masks, for `mask` and `dice`; then, by layer, the summed weights of the queries' classes.
     These are known beforehand: training changes which queries are matched, but not how many.
@@ -248,9 +248,9 @@ def set_loss(
 ) -> dict[str, Tensor]:
     """The weighted terms "classes", "mask" and "dice", 0-d float32, summed over the last and the auxiliary layers.
 
-    label_maps: int64 (B, H, W), classes 0 to C - 1 or `ignore`. Every class of an image is one mask; ignored pixels
-    are in none, nor is what images were padded with. divisors: of the whole batch, see `set_divisors`. Without a mask
-    those of the masks are zero, with zero gradients.
+    label_maps: int64 (B, H, W), classes 0 to C - 1 or `ignore`. Every class of an image is one segment; ignored
+    pixels and padding are in none. divisors: of the whole batch, see `set_divisors`. Without a segment the terms of the
+    masks are zero, with zero gradients.
     """
     label_maps = _padded(label_maps, queries.mask_logits.shape[-2:], ignore=ignore)
     masks, *weights = divisors.clamp(min=1e-12).tolist()
@@ -269,7 +269,7 @@ def set_loss(
 
 
 def _kept(seed: int, count: int, layer: int, options: SetLossOptions) -> Tensor:
-    """Which of an image's `count` matched queries learn their class, bool on the CPU, in the order of the classes."""
+    """Which of an image's `count` matched queries have a class term in the loss, bool on the CPU, in class order."""
     if not options.region_dropout:
         return torch.ones(count, dtype=torch.bool)
     generator = seeded(seed, layer=layer, purpose="regions", device=torch.device("cpu"))
@@ -325,6 +325,6 @@ def _counts(pairs: Matches, batch: int) -> list[int]:
 
 
 def _padded(label_maps: Tensor, grid: Sequence[int], *, ignore: int) -> Tensor:
-    """Label maps of the size that masks of `grid` cells cover: images are padded to whole cells of the trunk."""
+    """Label maps padded to the size that query masks of `grid` cells cover, as images are padded to whole cells."""
     height, width = (MASK_STRIDE * side for side in grid)
     return F.pad(label_maps, (0, width - label_maps.shape[-1], 0, height - label_maps.shape[-2]), value=ignore)

@@ -80,9 +80,7 @@ class Original:
 
     framework: str
     lineage: str  # where it comes from, a key of LINEAGES[framework]
-    tensors: Mapping[
-        str, Tensor
-    ]  # of the segmentor; names below `backbone.` are the tower, which may be missing or have no pool
+    tensors: Mapping[str, Tensor]  # of the segmentor; the tower, below `backbone.`, may be missing or have no pool
     text: Mapping[str, Tensor]  # of CLIP's text tower, by open_clip's names; may be empty
     options: Mapping[str, Any]  # of the framework, found from the shapes
     unneeded: Mapping[str, tuple[str, ...]]  # original names, by the reason why they are not needed

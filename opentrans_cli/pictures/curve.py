@@ -14,7 +14,7 @@ _GAP = 0.075
 
 
 class CurvePoint(NamedTuple):
-    """One sparsity: accuracies and sparsity in [0, 1], None where there is nothing to score."""
+    """The results at one sparsity: accuracies and sparsity are in [0, 1]; None means nothing to score."""
 
     sparsity: float
     miou: float | None
@@ -87,7 +87,7 @@ def _panel(axes: Any, removed: Sequence[float], lines: Sequence[_Line], *, name:
 
 
 def _figures(axes: Any, x: float, lines: Sequence[_Line], *, place: int, top: float) -> None:
-    """The first or last value of every line beside its end, pushed apart where they would overlap."""
+    """Prints the first or last value of every line beside its end, and moves them apart if they overlap."""
     from matplotlib.patheffects import withStroke
 
     y = float("-inf")
