@@ -1,4 +1,7 @@
-"""The interfaces of frameworks and segmentors. Shapes: B images, S texts (synonyms), C classes, Q queries, H W pixels, D embedding."""
+"""The interfaces of frameworks and segmentors.
+
+Shapes: B images, S texts (synonyms), C classes, Q queries, H W pixels, D embedding.
+"""
 
 from __future__ import annotations
 
