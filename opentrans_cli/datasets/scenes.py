@@ -240,9 +240,8 @@ def render_scene(stream: Stream, *, size: int = 96, objects: tuple[int, int] = (
     """Render a random scene of `size` x `size` pixels with between `objects[0]` and `objects[1]` objects."""
     ground = stream.below(len(GROUNDS))
     canvas = _TEXTURES[GROUNDS[ground]][0](stream, (size, size))
-    marks = np.zeros(
-        (size, size), dtype=np.uint8
-    )  # 0: ground; else the number, from 1, of the object that was painted last
+    # 0: ground; else the number, from 1, of the object that was painted last
+    marks = np.zeros((size, size), dtype=np.uint8)
     count = objects[0] + stream.below(objects[1] - objects[0] + 1)
     painted = [_paint(canvas, marks, stream, mark=mark) for mark in range(1, count + 1)]
     left = np.bincount(marks.ravel(), minlength=count + 1)[1:]
