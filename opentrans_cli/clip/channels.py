@@ -1,9 +1,9 @@
-"""Which channels of a tower belong together, so that open_clip can build the tower narrower: a table, nothing else.
+"""A table of the channels that belong together, so that open_clip can build a tower without some of them.
 
-open_clip has two families of towers that can lose channels and stay members. A ModifiedResNet is tied to one number,
-`width`: the stem, the blocks, the residual streams and the attention pool are multiples of it. A VisionTransformer has
-one size for the hidden units of all its MLPs (`mlp_ratio`); its attention and its token width stay. So every group of
-channels keeps the same share, and one number, the width, says how many.
+open_clip can build two families of towers with fewer channels. In a ModifiedResNet one number, `width`, sets the sizes
+of the stem, the blocks, the residual streams and the attention pool. A VisionTransformer has one size for the hidden
+units of all its MLPs (`mlp_ratio`); its attention and its token width stay. So every group of channels keeps the same
+share, and one number, the width, says how many.
 
 A group lists every tensor it indexes, by full name inside the tower: rows of the layers that make the channels, their
 BatchNorm and biases, columns of the layers that read them. Scores, masks, coupled parameters and the narrow tower all
@@ -82,13 +82,13 @@ def channel_groups(model_cfg: Mapping[str, Any]) -> tuple[ChannelGroup, ...]:
 
 
 def widths(groups: tuple[ChannelGroup, ...]) -> tuple[int, ...]:
-    """All widths the family has, from the tower's own down to the narrowest."""
+    """All possible widths, from the tower's own down to the narrowest."""
     full = int(groups[0].size / groups[0].per_width)
     return tuple(width for width in range(full, 0, -1) if all(group.fits(width) for group in groups))
 
 
 def grouped_axes(groups: tuple[ChannelGroup, ...]) -> dict[str, dict[int, ChannelGroup]]:
-    """By tensor: the group of every axis that has one."""
+    """For each tensor, the group of every axis that has one."""
     axes: dict[str, dict[int, ChannelGroup]] = {}
     for group in groups:
         for member in group.members:
@@ -105,9 +105,9 @@ def channel_mask(shape: Sequence[int], axes: Mapping[int, ChannelGroup], kept: M
 
 
 def kept_channels(groups: tuple[ChannelGroup, ...], masks: Mapping[str, Mask]) -> tuple[int, dict[str, Mask]]:
-    """The width, and by group one bool per channel (True = kept), read off the masks of the layers.
+    """The width, and for each group one bool per channel (True = kept), found from the masks of the layers.
 
-    Raises MaskError if the masks are not those of a tower of the family: a layer of the table is missing, a layer
+    Raises MaskError if the masks do not give a tower that open_clip can build: a layer of the table is missing, a layer
     outside it is pruned, channels are kept in part, or groups keep different shares.
     """
     axes = {name.removesuffix(".weight"): by_axis for name, by_axis in grouped_axes(groups).items()}
@@ -141,13 +141,13 @@ def _common_width(groups: tuple[ChannelGroup, ...], kept: Mapping[str, Mask]) ->
 
 
 def _weight_of(group: ChannelGroup) -> tuple[str, int]:
-    """The layer that makes the channels, and the axis: every group lists it first."""
+    """The layer that makes the channels, and the axis; every group lists this layer first."""
     first = group.members[0]
     return first.tensor.removesuffix(".weight"), first.axis
 
 
 def _resnet_groups(vision: Mapping[str, Any]) -> Iterator[ChannelGroup]:
-    """open_clip's ModifiedResNet: stem, then per stage one residual stream and the inside of each block."""
+    """The groups of open_clip's ModifiedResNet: the stem, then by stage the residual stream and the blocks."""
     width = vision.get("width", 64)
 
     def group(name: str, size: int, *members: Member, unit: int = 1) -> ChannelGroup:
@@ -174,7 +174,7 @@ def _resnet_groups(vision: Mapping[str, Any]) -> Iterator[ChannelGroup]:
 
 
 def _made(layer: str, batchnorm: str) -> list[Member]:
-    """A convolution's rows and the BatchNorm behind it."""
+    """The rows of a convolution and the BatchNorm after it."""
     return [Member(f"{layer}.weight", 0), *(Member(f"{batchnorm}.{leaf}", 0) for leaf in _BATCHNORM)]
 
 
@@ -188,7 +188,7 @@ def _pair(block: str, number: int) -> tuple[str, str]:
 
 
 def _entries(stage: str) -> tuple[str, ...]:
-    """What reads the residual stream before a stage."""
+    """The layers that read the residual stream before a stage."""
     return f"{stage}.0.conv1", f"{stage}.0.downsample.0"
 
 
@@ -198,7 +198,7 @@ def _pool_inputs() -> list[Member]:
 
 
 def _hidden_units(vision: Mapping[str, Any]) -> Iterator[ChannelGroup]:
-    """open_clip's VisionTransformer: the hidden units of every MLP, the same number in each."""
+    """The groups of open_clip's VisionTransformer: the hidden units of every MLP, the same number in each."""
     hidden = int(vision.get("width", 768) * vision.get("mlp_ratio", 4.0))
     for number in range(vision.get("layers", 12)):
         name = f"transformer.resblocks.{number}.mlp"
@@ -206,7 +206,7 @@ def _hidden_units(vision: Mapping[str, Any]) -> Iterator[ChannelGroup]:
         yield ChannelGroup(name, hidden, Fraction(1), (*rows, *_read(f"{name}.c_proj")))
 
 
-# A channel-pruned tower written narrower: the same function with fewer numbers, still one that open_clip builds.
+# A channel-pruned tower without its removed channels: it computes the same, and open_clip can still build it.
 
 TOLERANCE = 1e-4
 """Largest difference of embeddings, relative to the largest value: float32 sums in another order stay far below."""
@@ -221,8 +221,8 @@ class CompactTower:
 
     visual: nn.Module  # eval mode, float32, on the CPU
     model_cfg: dict[str, Any]  # open_clip's configuration of the whole CLIP, the text tower's part unchanged
-    width: int  # of a ResNet, or hidden units of a ViT's MLPs
-    difference: float  # largest of embeddings, relative to the largest value, on two fixed random images
+    width: int  # width of a ResNet, or number of hidden units in each MLP of a ViT
+    difference: float  # largest one between embeddings of two fixed random images, relative to the largest value
 
 
 def compact_tower(visual: nn.Module, masks: Mapping[str, Mask], model_cfg: Mapping[str, Any]) -> CompactTower:
@@ -284,5 +284,5 @@ def _narrower(model_cfg: Mapping[str, Any], width: int) -> dict[str, Any]:
 def mlp_ratio(hidden: int, width: int) -> float:
     """The ratio from which open_clip's `int(width * mlp_ratio)` makes exactly `hidden`."""
     ratio = hidden / width
-    # The quotient is rounded, and a product just below the integer would lose one unit.
+    # The quotient is rounded; if the product is just below the integer, one unit would be lost.
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)

@@ -40,9 +40,9 @@ def stage_features(visual: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def set_output_stride(visual: nn.Module, output_stride: int) -> None:
-    """Trade pooling for dilation so that layer4 has stride 8, 16 or 32; weights and their names stay as they are.
+    """Replace pooling by dilation so that layer4 has stride 8, 16 or 32; weights and their names do not change.
 
-    CLIP's ResNets stride by average pools, in the main branch and in the shortcut; both give way. The first block of
+    CLIP's ResNets stride by average pools, in the main branch and in the shortcut; both are removed. The first block of
     a dilated stage keeps the dilation of the stage before (DeepLabV3, Chen et al. 2017, as in torchvision).
     """
     if output_stride not in _DILATION:
@@ -60,7 +60,7 @@ def set_output_stride(visual: nn.Module, output_stride: int) -> None:
 def dense_embedding(visual: nn.Module, features: Tensor) -> Tensor:
     """Per-pixel CLIP embeddings (B, D, H, W) from layer4 features (B, C, H, W).
 
-    The attention pool's value and output projections as 1 x 1 convolutions (MaskCLIP, Zhou et al. 2022).
+    The value and output projections of the attention pool act as 1 x 1 convolutions (MaskCLIP, Zhou et al. 2022).
     """
     pool: Any = visual.attnpool
     values = F.linear(features.permute(0, 2, 3, 1), pool.v_proj.weight, pool.v_proj.bias)
@@ -120,8 +120,8 @@ def stage_maps(visual: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tenso
 def mask_embeddings(visual: nn.Module, last: Tensor, masks: Tensor) -> Tensor:
     """Embeddings (B, Q, D) of `masks`, bool (B, Q, h, w), from the last map of `stage_maps`, (B, C, h, w).
 
-    A ResNet pools by masked attention, a ConvNeXt, whose own pool is a mean, by the mean inside the mask (FC-CLIP, Yu
-    et al. 2023, Sec. 3.3). An empty mask has a finite embedding without meaning.
+    A ResNet pools by masked attention. A ConvNeXt, whose own pool is a mean, pools by the mean inside the mask
+    (FC-CLIP, Yu et al. 2023, Sec. 3.3). The embedding of an empty mask is finite but has no meaning.
     """
     tower: Any = visual
     if not is_convnext(visual):
@@ -144,11 +144,10 @@ def mask_means(features: Tensor, masks: Tensor) -> Tensor:
 
 
 def masked_attention_pool(pool: Any, features: Tensor, masks: Tensor) -> Tensor:
-    """Embeddings (B, Q, D) of `masks`, bool (B, Q, h, w), in the joint space, of any length.
-
-    `pool`: open_clip's AttentionPool2d. `features`: layer4's (B, C, h, w). Unlike in CLIP, the mean is no key: a mask
-    that covers everything pools all cells, but not their mean beside them. A mask without a cell pools like one
-    that covers everything; its embedding is finite and says nothing about it.
+    """Embeddings (B, Q, D) of `masks`, bool (B, Q, h, w), in the joint space, not normalised.
+    `pool`: open_clip's AttentionPool2d. `features`: layer4's (B, C, h, w). Unlike in CLIP, the mean is not one of the
+    keys: a mask that covers everything pools all cells, but not their mean. A mask without a cell is pooled like one
+    that covers everything; its embedding is finite but has no meaning.
     """
     cells = features.flatten(2).transpose(1, 2)  # (B, hw, C)
     place = pool.positional_embedding.to(cells.dtype)

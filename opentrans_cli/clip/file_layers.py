@@ -1,9 +1,10 @@
-"""The layers of a checkpoint file, by rule from the names and shapes of its tensors.
+"""The layers of a checkpoint file, found by rules from the names and shapes of its tensors.
 
-A floating-point tensor of four dimensions is a convolution, one of two a linear layer, and its name goes without
-`.weight`. The packed projection of an attention is three layers, as in `clip/layers.py`. A weight under
-`torch.nn.utils.prune` (`X.weight_orig` and `X.weight_mask`) is layer X with the mask multiplied in. What is no layer
-(embedding tables, text tower, decoder heads) is listed with the reason; what can be none is counted.
+A floating-point tensor with four dimensions is a convolution, and one with two is a linear layer; the layer's name is
+that of the tensor without `.weight`. The packed projection of an attention is three layers, as in `clip/layers.py`. A
+weight pruned by `torch.nn.utils.prune` (`X.weight_orig` and `X.weight_mask`) is layer X, multiplied by its mask. A
+weight outside the image tower's layers (embedding tables, text tower, decoder heads) is listed with the reason. Tensors
+that cannot be layers are only counted.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ _COMPUTED = re.compile(r".*\.parametrizations\..+|.*weight_orig|.*\.weight_[gv]"
 
 @dataclass(frozen=True)
 class WeightLayer:
-    """A weight that a spectrum can be taken of, and where it is."""
+    """A weight whose spectrum can be computed, and where it is."""
 
-    name: str  # inside the image tower; in other files the tensor's without ".weight"
+    name: str  # inside the image tower; in other files the tensor's name without ".weight"
     shape: tuple[int, ...]  # (O, I, kh, kw) or (O, I)
     kind: str  # "conv", "linear", or "attention": one part of a packed projection
-    skipped: str | None  # why it is not analysed by default; None: it is
+    skipped: str | None  # why it is not analysed by default; None: it is analysed
     tensor: str = ""  # its name in a file, before pruning
-    rows: slice | None = None  # of the tensor; None: all
+    rows: slice | None = None  # rows of the tensor; None: all of them
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class FileContents:
     """What a checkpoint file holds."""
 
     layers: tuple[WeightLayer, ...]
-    counted: Mapping[str, int]  # tensors that can be no layer, by reason
+    counted: Mapping[str, int]  # how many tensors cannot be layers, by reason
     tower: TowerPlace | None
-    model_cfg: dict[str, Any] | None  # open_clip's, of a ResNet CLIP; without `text_cfg` where no text tower is
+    model_cfg: dict[str, Any] | None  # open_clip's, for a ResNet CLIP; without `text_cfg` if there is no text tower
 
 
 def file_contents(tensors: Mapping[str, PrunedTensor]) -> FileContents:
@@ -73,7 +74,7 @@ def file_contents(tensors: Mapping[str, PrunedTensor]) -> FileContents:
         name = None if tower is None else tower.inside(key)
         reason = None if tower is None else tower.reason(key)
         (outside if name is None else inside).extend(_layers(key, name or key, tensor, reason))
-    if tower is not None and tower.layout.name != "clip":  # a file may sort its own names otherwise than ours
+    if tower is not None and tower.layout.name != "clip":  # the file's own names may have another order than ours
         inside.sort(key=lambda layer: natural(layer.name))
     return FileContents(tuple(_distinct([*inside, *outside])), counted, tower, _config(tensors, tower))
 
@@ -90,7 +91,7 @@ def _no_matrix(shape: tuple[int, ...]) -> str | None:
 
 
 def _layers(key: str, called: str, tensor: PrunedTensor, reason: str | None) -> Iterator[WeightLayer]:
-    """The layers of the tensor `key`, which is `called` so inside the tower; `reason`: what it is not part of."""
+    """The layers of the tensor `key`; `called`: its name inside the tower; `reason`: why it is not analysed."""
     owner, _, leaf = called.rpartition(".")
     shape, dot = tensor.shape, "." if owner else ""
     if leaf == PACKED and len(shape) == 2 and shape[0] == 3 * shape[1]:
@@ -104,13 +105,13 @@ def _layers(key: str, called: str, tensor: PrunedTensor, reason: str | None) -> 
     if own == EMBEDDING and len(shape) != 2:
         shape = (math.prod(shape[:-1]), shape[-1])
     elif len(shape) not in (2, 4):
-        shape = (*shape[:2], 1, math.prod(shape[2:]))  # every kernel position is one matrix, however they are laid out
+        shape = (*shape[:2], 1, math.prod(shape[2:]))  # each kernel position is one matrix, whatever the layout
     name = owner if leaf == "weight" and owner else called
     yield WeightLayer(name, shape, "conv" if len(shape) == 4 else "linear", reason, key)
 
 
 def _own_reason(name: str, tensor: PrunedTensor) -> str | None:
-    """Why a tensor is no layer, whatever is around it; None if it may be one."""
+    """Why a tensor cannot be a layer, judged by itself alone; None if it may be one."""
     bare = not name.endswith(".weight")
     leaf = name.removesuffix(".weight").rpartition(".")[2]
     if tensor.values is None or (bare and leaf.endswith("weight_mask")):
@@ -129,8 +130,8 @@ def _own_reason(name: str, tensor: PrunedTensor) -> str | None:
 def _distinct(layers: list[WeightLayer]) -> Iterator[WeightLayer]:
     """Layers of the tower under their names inside it, the others under those of the file.
 
-    Where two would be called the same, the second has another name: the text tower of a CLIP, whose layers are called
-    like those inside a ViT, goes by `text.` as in newer CLIPs, other tensors by their whole key.
+    If two layers would have the same name, the second gets another one. The layers of a CLIP's text tower have the same
+    names as those inside a ViT, so they get the prefix `text.`, as in newer CLIPs; other layers get their whole key.
     """
     taken: set[str] = set()
     for layer in layers:

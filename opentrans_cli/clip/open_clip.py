@@ -1,9 +1,9 @@
 """open_clip's modules, one at a time.
 
 `import open_clip` also imports torchvision, timm and transformers, which takes longer than importing torch, and the
-usual ResNets and ViTs need none of them. So its modules are loaded below a package of another name that stands for the
-same folder and does not run its `__init__`. Three modules in it are stand-ins: what they offer is taken from the real
-open_clip when it is called.
+usual ResNets and ViTs need none of them. So its modules are loaded inside a package with another name, which points to
+the same folder but does not run its `__init__`. Three modules in it are stand-ins: their functions and classes are
+looked up in the real open_clip when they are called.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STAND_INS = ("utils", "timm_model", "hf_model")  # they import torchvision, tim
 
 @contextmanager
 def quiet_open_clip() -> Iterator[None]:
-    """No word of a library: what matters of what open_clip logs and warns of is raised as an error by the callers."""
+    """Hide what open_clip logs and warns about; the callers raise errors for what matters."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -38,18 +38,18 @@ def quiet_open_clip() -> Iterator[None]:
 
 
 def open_clip_module(name: str) -> ModuleType:
-    """A module of open_clip, such as "model". Its classes are others than those of `import open_clip`, but alike."""
+    """A module of open_clip, such as "model". Its classes are copies of those of `import open_clip`."""
     with quiet_open_clip():
         try:
             _stand_for_open_clip()
             return importlib.import_module(f"{_ALIAS}.{name}")
         except (ImportError, AttributeError):
-            # A version that is built in another way: slower, but the same.
+            # This version of open_clip is built in another way: importing all of it is slower but gives the same.
             return importlib.import_module(f"open_clip.{name}")
 
 
 def open_clip_config(name: str) -> dict[str, Any] | None:
-    """open_clip's configuration of an architecture, or None if it has none of this name."""
+    """open_clip's configuration of an architecture; None if open_clip does not know the name."""
     path = _folder() / "model_configs" / f"{name}.json"
     if path.name != f"{name}.json" or not path.is_file():
         return None
@@ -65,7 +65,7 @@ def _folder() -> Path:
 
 
 def _stand_for_open_clip() -> None:
-    """Put the package that stands for open_clip's folder, and the stand-ins in it, in their places."""
+    """Register the package that points to open_clip's folder, and the stand-ins in it."""
     if _ALIAS in sys.modules:
         return
     package = ModuleType(_ALIAS)
@@ -79,10 +79,10 @@ def _stand_for_open_clip() -> None:
 
 
 def _called_later(module: str) -> Callable[[str], Any]:
-    """`__getattr__` of a stand-in: functions and classes that are looked up in the real module when they are called."""
+    """`__getattr__` of a stand-in: gives functions that look up the real function or class when they are called."""
 
     def look_up(name: str) -> Any:
-        if name.startswith("__"):  # what the import system asks of every module
+        if name.startswith("__"):  # the import system asks every module for these
             raise AttributeError(name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -96,5 +96,5 @@ def _called_later(module: str) -> Callable[[str], Any]:
 
 
 def _pair(value: Any) -> Any:
-    """A side as height and width; pairs as they are. Every ViT asks for it."""
+    """Turns one side into (height, width) and leaves pairs unchanged. Every ViT needs this function."""
     return value if isinstance(value, Iterable) else (value, value)

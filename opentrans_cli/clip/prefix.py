@@ -1,6 +1,6 @@
-"""The lowest blocks of a ModifiedResNet tower as one part: what comes out of them, and giving it instead of computing.
+"""The prefix of a ModifiedResNet tower: its lowest blocks, whose outputs can be stored and used instead of computed.
 
-A frozen prefix gives the same features for the same pixels for ever, and no gradient enters it. Shapes: B images, C
+A frozen prefix always gives the same features for the same pixels, and no gradient enters it. Shapes: B images, C
 channels, H W pixels.
 """
 
@@ -36,7 +36,7 @@ def blocks_until(visual: nn.Module, end: str) -> tuple[str, ...]:
 
 
 def block_of(layer: str) -> str | None:
-    """The block that a layer of a ModifiedResNet stands in; None for the attention pool, which is in none."""
+    """The block that contains a layer of a ModifiedResNet; None for the attention pool, which is not in a block."""
     first, *rest = layer.split(".")
     if first in STAGES:
         return f"{first}.{rest[0]}"
@@ -57,7 +57,7 @@ def modules_until(visual: nn.Module, end: str) -> tuple[str, ...]:
 
 
 def outputs(visual: nn.Module, images: Tensor, end: str) -> tuple[Tensor, ...]:
-    """What comes out of the prefix: the output of each whole stage before `end`, and that of `end` itself, last.
+    """The outputs of the prefix: of each whole stage before `end`, and last that of `end` itself.
 
     `images`: normalised (B, 3, H, W), any H and W of at least 32. Each output is (B, C, h, w). Raises SourceError for a
     block the tower does not have.
@@ -74,11 +74,11 @@ def outputs(visual: nn.Module, images: Tensor, end: str) -> tuple[Tensor, ...]:
 
 @contextmanager
 def replay(visual: nn.Module, end: str, features: Sequence[Tensor]) -> Iterator[None]:
-    """Inside the block, the tower's blocks up to `end` compute nothing and give `features`, as `outputs` made them.
+    """Inside the `with` block, the tower's blocks up to `end` compute nothing and return `features` from `outputs`.
 
-    Whoever calls the tower, whole, by stages, or through a wrapper, gets the same tensors as without; modules and names
-    stay. The images given meanwhile do not matter. Raises SourceError for a block the tower does not have, ValueError
-    for another number of features than `outputs` gives.
+    Calls of the whole tower, of its stages, or through a wrapper give the same tensors as before; modules and names do
+    not change. The images passed inside the block do not matter. Raises SourceError for a block the tower does not
+    have, ValueError if the number of features differs from what `outputs` gives.
     """
     prefix = blocks_until(visual, end)
     giving = [name for name in prefix if name == end or (name != STEM and _ends_stage(visual, name))]
@@ -111,7 +111,7 @@ def _giving(feature: Tensor) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def _forward_is(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    # An attribute of the instance stands before the method of its class, whatever class or hooks the module has.
+    # An attribute of the instance is found before the method of its class, whatever class or hooks the module has.
     before = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
     try:

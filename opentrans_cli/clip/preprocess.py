@@ -1,4 +1,4 @@
-"""From pixels to what a CLIP tower expects."""
+"""Turns pixels into the input of a CLIP tower."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a tower wants its images; recorded in every bundle, because a mismatch gives silently wrong numbers."""
+    """How images are prepared for a tower; every bundle records it, because a mismatch silently gives wrong numbers."""
 
     size: int  # side of the square image the attention pool was trained for, in pixels
     mean: tuple[float, ...] = OPENAI_MEAN  # per channel, of values in [0, 1]
@@ -26,14 +26,14 @@ class Preprocess:
     resize_mode: str = "shortest"
 
     def __call__(self, image: Image) -> Tensor:
-        """A picture -> float32 (3, size, size), resized, cropped and normalised as open_clip does it to evaluate."""
+        """An image as float32 (3, size, size), resized, cropped and normalised as in open_clip's evaluation."""
         import torch
 
         pixels = torch.from_numpy(np.array(self._squared(image).convert("RGB")))
         return self.normalise(pixels[None])[0].contiguous()
 
     def _squared(self, image: Image) -> Image:
-        """Its middle, or the whole with a black edge ("longest") or out of proportion ("squash")."""
+        """The image as a square: its middle, or the whole with a black border ("longest") or stretched ("squash")."""
         from PIL.Image import Resampling
 
         size, (width, height) = self.size, image.size
@@ -45,7 +45,7 @@ class Preprocess:
             sides = (round(width / ratio), round(height / ratio))
         kind = Resampling.BILINEAR if self.interpolation == "bilinear" else Resampling.BICUBIC
         resized = image if image.size == sides else image.resize(sides, kind)
-        # Beyond the edge of a picture everything is black.
+        # Everything outside the image is black.
         left, top = (round((side - size) / 2) if side > size else -((size - side) // 2) for side in sides)
         return resized.crop((left, top, left + size, top + size))
 
@@ -55,7 +55,7 @@ class Preprocess:
 
         mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
         pixels = images.to(torch.float32, copy=True)
-        # Image by image: one stays in the cache while three operations go over it, a batch does not.
+        # One image at a time: it stays in the cache during the three operations, and a batch would not.
         for image in pixels:
             image.div_(255).sub_(mean).div_(std)
         return pixels.permute(0, 3, 1, 2)

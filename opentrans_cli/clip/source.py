@@ -1,14 +1,14 @@
-"""Where a CLIP comes from.
+"""Load a CLIP from its source.
 
     tiny                      the embedded model
     NAME[:TAG]                open_clip's architecture and weights; TAG defaults to `openai`
     NAME:FILE                 open_clip's architecture, weights from a local file
-    path to a file            a checkpoint of any kind; the architecture is read off the tensors (ResNets)
+    path to a file            a checkpoint of any kind; the tensors tell the architecture (ResNets)
     path to a folder          with open_clip_config.json (open_clip's local-dir layout)
     hf://org/name[@revision]  the same layout on the Hugging Face Hub; nothing else of the repo is fetched
 
-Bundles are sources as well, but know nothing of open_clip: `steps/sources.py` looks for them first. A local source
-makes no network call, and no pickle is run.
+Bundles are sources as well, but they do not need open_clip: `steps/sources.py` looks for them first. A local source
+makes no network call, and no pickle is executed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from opentrans_cli.files.slots import FLOATS, decoded
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Whether a source is one of open_clip's published weights, and where on the Hugging Face Hub those lie.
+# Whether a source names weights published by open_clip, and where they are on the Hugging Face Hub.
 
 
 class Published(NamedTuple):
@@ -55,7 +55,7 @@ class Published(NamedTuple):
 
 
 def published(source: str) -> Published | None:
-    """The entry of the source NAME[:TAG]; None for any other source. Reads open_clip's table alone."""
+    """The entry of the source NAME[:TAG]; None for any other source. It only reads open_clip's table."""
     name, _, tag = source.partition(":")
     if source == "tiny" or is_local(source) or (tag and is_local(tag)):
         return None
@@ -84,17 +84,17 @@ _NO_WEIGHTS = ("attn_mask", "position_ids")  # constants that TorchScript and ol
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecord:
-    """What is known of a CLIP beside its tensors."""
+    """What is known about a CLIP apart from its tensors."""
 
     source: str  # as the user gave it
     architecture: str  # open_clip name, or "tiny", or "ModifiedResNet" where only tensors were given
     model_cfg: dict[str, Any]
     preprocess: Preprocess
-    note: str | None = None  # what had to be assumed; a step says it aloud
+    note: str | None = None  # what had to be assumed; a step reports it
 
     @property
     def activation(self) -> str:
-        """Activation of the text tower: OpenAI's weights want `quick_gelu`."""
+        """Activation of the text tower; OpenAI's weights need `quick_gelu`."""
         return "quick_gelu" if self.model_cfg.get("quick_gelu", False) else "gelu"
 
 
@@ -104,12 +104,12 @@ class LoadedClip(ClipRecord):
 
     model: Any  # open_clip CLIP: .visual, .encode_image, .encode_text
     tokenizer: Any  # list of str -> int64 (N, context length)
-    read_tokens: tuple[int, ...] | None = None  # tokens that training read, where that is known to be few
+    read_tokens: tuple[int, ...] | None = None  # the tokens used in training, if they are known to be few
 
 
 @dataclass(frozen=True)
 class ImageTower(ClipRecord):
-    """The image tower of a CLIP as its file has it: nothing is built, and torch is not loaded."""
+    """The image tower of a CLIP as stored in its file: no model is built, and torch is not loaded."""
 
     state: Mapping[str, NDArray[Any]]  # float32, by names inside the tower, in module order, one tensor a layer
 
@@ -120,11 +120,11 @@ def is_local(source: str) -> bool:
 
 
 class _Place(NamedTuple):
-    """A checkpoint with a CLIP, and what is said beside it."""
+    """A checkpoint with a CLIP, and what is known about it from elsewhere."""
 
     path: Path
     architecture: str = "ModifiedResNet"
-    model_cfg: dict[str, Any] | None = None  # None: its tensors tell it
+    model_cfg: dict[str, Any] | None = None  # None: it is found from the tensors
     given: Mapping[str, Any] = {}  # its preprocessing
 
 
@@ -140,9 +140,9 @@ def load_clip(source: str) -> LoadedClip:
 
 
 def read_tower(source: str) -> ImageTower | None:
-    """The image tower alone of a CLIP on this disk; None where open_clip has to build or to resize it.
+    """Only the image tower of a CLIP on this disk; None where open_clip has to build or resize it.
 
-    Raises SourceError as `load_clip` does, but for what is wrong with the text tower.
+    Raises SourceError as `load_clip` does, except for errors in the text tower.
     """
     if source == "tiny":
         model_cfg = tiny_config()["model_cfg"]
@@ -189,7 +189,7 @@ def read_tower(source: str) -> ImageTower | None:
 
 
 def _place(source: str) -> _Place | None:
-    """Where the checkpoint of a source lies, after it was downloaded from the Hub; None: open_clip knows."""
+    """Where the checkpoint of a source is, after a download if it is on the Hub; None: open_clip finds it."""
     if source.startswith("hf://"):
         return _in_folder(_download(source), source=source)
     name, _, tag = source.partition(":")
@@ -206,8 +206,8 @@ def _place(source: str) -> _Place | None:
 def _clip_in(path: Path) -> tuple[Checkpoint, dict[str, str], list[str]]:
     """A checkpoint, the tensors of the CLIP in it by open_clip's names, and what has to be said about it.
 
-    Whatever stands before the names of its image tower is taken off, and what is beside the CLIP left away. Raises
-    SourceError if the file cannot be read.
+    The prefix of the image tower's names is removed, and tensors outside the CLIP are left out. Raises SourceError if
+    the file cannot be read.
     """
     checkpoint = open_checkpoint(path)
     tower = find_tower(checkpoint.tensors)
@@ -224,7 +224,7 @@ def _clip_in(path: Path) -> tuple[Checkpoint, dict[str, str], list[str]]:
 
 
 def _told_config(state: Mapping[str, Any], path: Path, notes: list[str]) -> dict[str, Any]:
-    """The configuration that tensors tell; what had to be assumed is added to `notes`."""
+    """The configuration found from the tensors; what had to be assumed is added to `notes`."""
     model_cfg = infer_config(state)
     if not model_cfg["quick_gelu"]:
         notes.append(f"{path}: text activation taken as GELU; for OpenAI's weights give RN50-quickgelu:{path}")
@@ -249,7 +249,7 @@ def _load_tiny() -> LoadedClip:
 
 
 def _load_file(place: _Place, source: str) -> LoadedClip:
-    """The CLIP in a checkpoint; without `model_cfg` its tensors tell the architecture."""
+    """The CLIP in a checkpoint; without `model_cfg` the architecture is found from its tensors."""
     checkpoint, names, notes = _clip_in(place.path)
     state: dict[str, Tensor] = {names[name]: tensor for name, tensor in checkpoint.finite(list(names)).items()}
     model_cfg = place.model_cfg or _told_config(state, place.path, notes)
@@ -275,7 +275,7 @@ def _in_folder(folder: Path, *, source: str) -> _Place:
 
 
 def _preprocess(model_cfg: dict[str, Any], given: Mapping[str, Any]) -> Preprocess:
-    """The size of the architecture, and what a checkpoint says beyond it; OpenAI's values where it says nothing."""
+    """The image size of the architecture, and other values from the checkpoint or, where it has none, from OpenAI."""
     default = Preprocess(size=model_cfg["vision_cfg"]["image_size"])
     return Preprocess(
         size=default.size,
@@ -287,7 +287,7 @@ def _preprocess(model_cfg: dict[str, Any], given: Mapping[str, Any]) -> Preproce
 
 
 def named_config(name: str) -> dict[str, Any]:
-    """open_clip's configuration of an architecture; no weights. Raises SourceError if it has none of this name."""
+    """open_clip's configuration of an architecture, without weights. Raises SourceError for an unknown name."""
     config = open_clip_config(name)
     if config is None:
         raise SourceError(f"open_clip has no architecture: '{name}'; {_OTHER_SOURCES}")
@@ -317,7 +317,7 @@ def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
 
 
 def _check_reachable(hub: str) -> None:
-    """Ask the hub once, without retries, unless the weights are cached: offline, open_clip tries for most of a minute.
+    """Ask the Hub once, without retries, unless the weights are cached; offline, open_clip would retry for a minute.
 
     `hub` is open_clip's "org/name/" or empty. Raises what the hub client raises.
     """
@@ -342,7 +342,7 @@ def _download(source: str) -> Path:
                 hf_hub_download(repo, name, revision=folder.name)
                 break
             except EntryNotFoundError as error:
-                if isinstance(error, FileNotFoundError):  # not in the cache, and the Hub gives no answer
+                if isinstance(error, FileNotFoundError):  # not in the cache, and the Hub does not answer
                     raise
     except Exception as error:  # hub, network and file errors come in many classes
         if isinstance(error, EntryNotFoundError) and not isinstance(error, FileNotFoundError):

@@ -15,7 +15,7 @@ from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.errors import SourceError
 
-# The text tower of a framework's checkpoint, without an image tower beside it.
+# The text tower of a framework's checkpoint that has no image tower.
 
 
 _HEAD_WIDTH = 64  # channels of an attention head in the text tower of every published CLIP
@@ -25,10 +25,10 @@ _NEEDED = ("positional_embedding", "token_embedding.weight", "ln_final.weight", 
 
 
 def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> LoadedClip:
-    """A CLIP that reads words, and whose image tower is a stand-in that means nothing.
+    """A CLIP for text only; its image tower is a small placeholder without meaning.
 
-    `state`: tensors by open_clip's names. `quick_gelu`: the activation, which they do not tell. `source` is named in
-    errors. Raises SourceError if tensors are missing or do not fit.
+    `state`: tensors by open_clip's names. `quick_gelu`: the activation, which the tensors do not tell. Errors name
+    `source`. Raises SourceError if tensors are missing or do not fit.
     """
     missing = [name for name in _NEEDED if name not in state]
     if missing:
@@ -50,7 +50,7 @@ def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> 
         },
         "quick_gelu": quick_gelu,
     }
-    # Built on the meta device: drawing values for what is replaced at once takes seconds.
+    # It is built on the meta device, since random values for weights that are replaced at once would take seconds.
     with unfilled():
         model: Any = build_clip(model_cfg)
     model.visual = build_clip({**model_cfg, "text_cfg": dict(_SMALLEST_TEXT)}).visual
@@ -70,9 +70,9 @@ def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> 
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Put the tensors of `state` into the text tower of `model`, which has no others."""
+    """Put the tensors of `state` into the text tower of `model`; it must have exactly these tensors."""
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items() if value.is_meta}
-    # Older versions of open_clip saved the causal mask, which is no weight.
+    # Older versions of open_clip saved the causal attention matrix, which is not a weight.
     given = {key: value for key, value in state.items() if key != "attn_mask"}
     odd = sorted(
         key for key in wanted.keys() | given.keys() if key not in given or wanted.get(key) != tuple(given[key].shape)
@@ -90,7 +90,7 @@ DEFAULT_TEMPLATES = ("{}", "the {}", "a photo of the {}")
 
 
 def unread_words(tokenizer: Any, names: Sequence[str], *, read_tokens: Sequence[int]) -> tuple[str, ...]:
-    """Those of `names` with a token that is not among `read_tokens`; padding does not count."""
+    """The names with a token that is not in `read_tokens`; padding does not count."""
     known = torch.tensor([0, *read_tokens])
     return tuple(name for name in names if not bool(torch.isin(tokenizer([name]), known).all()))
 
