@@ -16,18 +16,18 @@ from opentrans_cli.training.costs.receipt import CounterCheck, RunCost, phases_o
 
 @dataclass(frozen=True)
 class SegmentorCount:
-    """What one training image costs a segmentor as it is frozen at the moment."""
+    """What one training image costs with the layers of the segmentor that are frozen now."""
 
     layers: tuple[LayerCost, ...]  # by formula
-    counter: int | None = None  # MACs of forward and backward pass by torch's own counter, where it was asked
+    counter: int | None = None  # MACs of forward and backward pass by torch's own counter, if it was used
 
 
 def count_segmentor(
     built: BuiltSegmentor, *, crop: int, class_indices: tuple[int, ...], checked: bool = False
 ) -> SegmentorCount:
-    """Count `built` as it is now: crops of `crop` x `crop` pixels, texts of the seen classes `class_indices`.
+    """Count the cost of `built` now: crops of `crop` x `crop` pixels, texts of the seen classes `class_indices`.
 
-    checked: ask torch's own counter as well, which runs a forward and a backward pass on the meta device.
+    checked: use torch's own counter as well, which runs a forward and a backward pass on the meta device.
     """
     call = SegmentorCall(built.module, built.framework.masks, built.dimension, (crop, crop), class_indices)
     return SegmentorCount(call.formulas(built.kept_shares()), call.counter() if checked else None)
@@ -36,8 +36,8 @@ def count_segmentor(
 def cached_part(
     built: BuiltSegmentor, end: str, options: FinetuneOptions, *, crops: int
 ) -> tuple[tuple[str, ...], int]:
-    """Modules of the prefix up to the block `end`, by their names in the segmentor, and how many of `crops` fixed
-    crops go through it after the warm-up, at most.
+    """Modules of the prefix up to the block `end`, by their names in the segmentor, and the largest number of the
+    `crops` fixed crops that go through it after the warm-up.
     """
     modules = tuple(f"{BACKBONE}{name}" for name in modules_until(built.tower.visual, end))
     return modules, min(crops, (options.steps - options.warmup_steps) * options.batch_size)
@@ -54,8 +54,8 @@ def run_cost(
 ) -> RunCost:
     """The receipt of the run of `options`.
 
-    full: counted before anything was frozen, which the first `warmup_steps` cost; frozen: counted after. cached:
-    modules of the segmentor whose output is read from a cache once the warm-up is over; views: distinct crops it holds.
+    full: counted before anything was frozen, the cost of each of the first `warmup_steps`; frozen: counted after.
+    cached: modules of the segmentor whose output is read from a cache after the warm-up; views: distinct crops in it.
     """
     phases = phases_of(
         full.layers,

@@ -45,7 +45,7 @@ class FinetuneResult:
     loss: float  # mean over the last tenth of the steps
     seconds_per_step: float  # measured, median
     cost: dict[str, Any]  # the cost receipt of `artifacts.schema.json`, as in the bundle
-    timing: dict[str, Any] | None  # measured seconds of a step beside full training's; None if none were timed
+    timing: dict[str, Any] | None  # measured seconds of a step and of one of full training; None if not timed
     log: Path  # JSON lines
 
     def to_json(self) -> dict[str, Any]:
@@ -69,15 +69,15 @@ def finetune(
     """Train the segmentor of the bundle `source` and write trunk, masks and head as a new bundle at `out`.
 
     Layers with a small alpha are frozen, parameters and BatchNorm statistics alike (OpenTrans, Sec. 3.3.2); alphas come
-    from the bundle's own report, else they are computed, after a warm-up on the weights it left. Only seen classes take
-    part in training.
+    from the bundle's own report; otherwise they are computed, after a warm-up from the weights it trained. Only seen
+    classes take part in training.
 
-    dataset: "shapes" (embedded) or "folder", which is what it is if `images` are given. base: where the bundle's base
-    lies now. resume: go on with a run that was killed, to the same bundle. Options: the fields of `FinetuneOptions`,
-    `FinetuneControls` and `DatasetOptions`; those of a `recipe` hold where none is given.
+    dataset: "shapes" (embedded) or "folder", the default if `images` are given. base: where the bundle's base is now.
+    resume: go on with a run that was killed, to the same bundle. Options: the fields of `FinetuneOptions`,
+    `FinetuneControls` and `DatasetOptions`; values of a `recipe` are used for options not given.
 
-    Under torchrun the processes share every batch, and the first writes. Raises OptionError, BundleError, SourceError,
-    HubError, DataError or TrainingError; TrainingStopped when `max_minutes` are over, with a state to go on from.
+    Under torchrun the processes share every batch, and the first one writes. Raises OptionError, BundleError,
+    SourceError, HubError, DataError or TrainingError; TrainingStopped when `max_minutes` are over, with a saved state.
     """
     options: FinetuneOptions
     controls: FinetuneControls
@@ -117,7 +117,7 @@ def finetune(
 
 
 class _Job:
-    """What a run works on: data, the segmentor of the bundle, and the CLIP it came from."""
+    """The inputs of a run: data, the segmentor of the bundle, and the CLIP it came from."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class _Job:
         self.loader = TrainingData(self.samples, options, preprocess=preprocess, world=world, workers=controls.workers)
         self.clip = load_text_clip(tower.base, base, reporter, loaded=tower.clip)
         place = machine(world.device, processes=world.size)
-        # Features of single crops differ from those of batches by rounding. Where they lie says nothing of the result.
+        # Features of single crops differ from those of batches by rounding. Their path does not affect the result.
         cached = None if controls.cache_features is None else "features"
         self.recorded = {
             **asdict(options),
@@ -153,7 +153,7 @@ class _Job:
         }
 
     def train(self, log: RunLog, *, state: Path | None, checkpoint: Path) -> tuple[FinetuneRun, TrainLog]:
-        """Take all steps, or those that are left."""
+        """Run all steps, or those that are left."""
         try:
             run = FinetuneRun(
                 self.built,
@@ -170,7 +170,7 @@ class _Job:
             self.loader.close()
 
     def _evaluation(self) -> Validator | None:
-        """What looks at the mIoU in between; None if nobody asked."""
+        """The validator that measures the mIoU during training; None if it was not asked for."""
         if not self.controls.eval_every:
             return None
         samples = validation_samples(self._dataset, self._data, self.controls)
@@ -198,7 +198,7 @@ class _Job:
 
 
 def _check(options: FinetuneOptions, controls: FinetuneControls, dataset: str, world: World) -> None:
-    """What can be refused before anything is read."""
+    """Check what can be refused before anything is read."""
     check_run(options, controls, processes=world.size)
     check_validation_options(dataset, controls)
     if controls.shard and world.size == 1:

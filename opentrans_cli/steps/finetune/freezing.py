@@ -1,11 +1,12 @@
 """Which layers fine-tuning freezes: those that `analyze` stored in the bundle, unless a freeze option is given.
 
-Else, and without an alpha report, they are chosen here, by the tails of their spectra, in the trunk or in the whole
-model, or as a prefix: heavy tail = small alpha = well trained = frozen (OpenTrans, arXiv 2404.07448, Sec. 3.3.2).
+With a freeze option, or without an alpha report, they are chosen here by the tails of their spectra, in the trunk or in
+the whole model, or as a prefix: heavy tail = small alpha = well trained = frozen (OpenTrans, arXiv 2404.07448,
+Sec. 3.3.2).
 
-A frozen layer takes the BatchNorm behind it along, in the head as in the trunk, because statistics that drift change
-what the layer says; norms without running statistics (GroupNorm, LayerNorm) go on learning. Names are those inside the
-segmentor, where the trunk stands below `backbone.`.
+With a layer the BatchNorm behind it is frozen too, in the head and in the trunk, because changing statistics would
+change its output; norms without running statistics (GroupNorm, LayerNorm) are still trained. Names are those inside the
+segmentor, where the names of the trunk begin with `backbone.`.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ NOTHING_RANKED = "nothing was ranked"
 class FreezeChoice:
     """What is frozen, and why; names inside the segmentor."""
 
-    layers: tuple[str, ...]  # trunk first, each part in module order; what cost receipts list
-    modules: tuple[str, ...]  # all that is to be fixed, sorted: the layers, the norms behind them, the whole prefix
+    layers: tuple[str, ...]  # trunk first, each part in module order; listed in cost receipts
+    modules: tuple[str, ...]  # all modules to fix, sorted: the layers, the norms behind them, the whole prefix
     prefix_end: str | None  # last block of the closed prefix, of `clip.prefix.blocks`; None: no prefix
-    alphas: dict[str, float]  # of every layer that was ranked, inf where the verdict names a problem
-    mode: str  # heavy | light | random | none; of a list and of a report that does not say: heavy
-    by: str  # whose choice it is: analyze | options | defaults | framework
-    origin: str  # the same in words, with where the alphas are from
+    alphas: dict[str, float]  # of every ranked layer; inf if the verdict names a problem
+    mode: str  # heavy | light | random | none; heavy for a list, and for a report without a mode
+    by: str  # what made the choice: analyze | options | defaults | framework
+    origin: str  # the same in words, with the source of the alphas
 
     def to_json(self) -> dict[str, Any]:
         """The choice as JSON values."""
@@ -60,17 +61,17 @@ class FreezeChoice:
         )
 
     def apply(self, segmentor: nn.Module) -> tuple[str, ...]:
-        """Fix the modules of the choice in `segmentor`; returns their names, sorted, for `state_hash`.
+        """Freeze the modules of the choice in `segmentor`; returns their names, sorted, for `state_hash`.
 
-        Raises TrainingError for a name it does not have, before changing anything.
+        Raises TrainingError for a name that `segmentor` does not have, before it changes anything.
         """
         return freeze_modules(segmentor, self.modules)
 
 
 def check_choice(built: BuiltSegmentor, options: FinetuneOptions) -> None:
-    """What can be refused before a warm-up is trained in vain.
+    """Check what can be refused before a warm-up is trained for nothing.
 
-    Raises OptionError for a block the tower does not have and for a prefix that nothing ends, SourceError for a prefix
+    Raises OptionError for a block the tower does not have and for a prefix without an end, SourceError for a prefix
     of a tower without blocks.
     """
     if options.prefix_end is not None:
@@ -94,12 +95,13 @@ def choose_frozen(
     origin: str = "",
     reporter: Reporter = SILENT,
 ) -> FreezeChoice:
-    """What is to be frozen of the segmentor, whose weights are taken as they are now; nothing is changed.
+    """Choose what to freeze in the segmentor, by its weights as they are now; nothing is changed.
 
-    The layers that `analyze` stored in the bundle, unless `options` have a freeze option or measured_now: the trunk has
-    been trained since, and the bundle's alpha report is left alone. alphas: those to rank by, from `origin`, where the
-    segmentor has no weights to measure. A part of a packed attention projection is not frozen without the other two,
-    and a layer whose verdict names a problem by a list alone. Raises what `check_choice` does, and SpectrumError.
+    These are the layers that `analyze` stored in the bundle, unless `options` have a freeze option or `measured_now` is
+    set: the trunk was trained after the bundle's alpha report, which is then unused. alphas: ranked, from `origin`, if
+    the segmentor has no weights to measure. A part of a packed attention projection is frozen only with the other two
+    parts, and a layer whose verdict names a problem only if a list names it. Raises what `check_choice` raises, and
+    SpectrumError.
     """
     check_choice(built, options)
     bundle = built.tower.bundle
@@ -137,7 +139,7 @@ def choose_frozen(
 
 
 def _stored(built: BuiltSegmentor, report: AlphaReport, reporter: Reporter) -> set[str]:
-    """The layers that `analyze` chose, without those that the segmentor does not train anyway, which are told."""
+    """The layers that `analyze` chose, without those that the segmentor never trains; a message names these."""
     trained = set(_trained_layers(built.module))
     absent = [layer for layer in report.frozen if f"{BACKBONE}{layer}" not in trained]
     if absent:
@@ -146,7 +148,7 @@ def _stored(built: BuiltSegmentor, report: AlphaReport, reporter: Reporter) -> s
 
 
 def _own_words(options: FinetuneOptions, report: AlphaReport | None, by: str) -> str:
-    """Why the layers are chosen here, and how."""
+    """Words that say why the layers are chosen here, and how."""
     if by == "framework":
         return "the framework keeps the whole tower frozen"
     rule = in_words(_selection(options).to_json())
@@ -169,13 +171,13 @@ def norm_behind(segmentor: nn.Module, layer: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Alphas by layer, inf where the verdict names a problem; trunk first."""
+    """Alphas by layer, trunk first; inf if the verdict names a problem."""
 
     alphas: dict[str, float]
     origin: str
 
     def choose(self, selection: Selection) -> set[str]:
-        # By the tower's own names, as `analyze` does: a random choice is drawn by the name.
+        # Uses the tower's own names, as `analyze` does, because a random choice depends on the name.
         names = {name.removeprefix(BACKBONE): name for name in self.alphas}
         return {names[short] for short in selection.choose({short: self.alphas[names[short]] for short in names})}
 
@@ -199,7 +201,7 @@ def _rank(
 
 
 def _inside(built: BuiltSegmentor, report: AlphaReport) -> dict[str, float]:
-    """Alphas of the report's layers, as far as they are trained in the segmentor, by their names there."""
+    """Alphas of those layers of the report that the segmentor trains, by their names in it."""
     trained = set(_trained_layers(built.module))
     inside = {f"{BACKBONE}{name}": alpha for name, alpha in report.alphas.items()}
     return {name: alpha for name, alpha in inside.items() if name in trained}
@@ -223,7 +225,7 @@ def _measured(built: BuiltSegmentor, options: FinetuneOptions, *, trunk: bool, r
 
 
 def _trained_layers(segmentor: nn.Module) -> Iterator[str]:
-    """The layers that `analyze` takes by default, and those of the head, as far as they are not fixed anyway."""
+    """The layers that `analyze` takes by default, and those of the head, without those that are always fixed."""
     heads = {
         f"{BACKBONE}{layer.name}"
         for layer in candidates(segmentor.get_submodule(BACKBONE.rstrip(".")))
@@ -235,7 +237,7 @@ def _trained_layers(segmentor: nn.Module) -> Iterator[str]:
 
 
 def _whole_projections(segmentor: nn.Module, chosen: set[str], reporter: Reporter) -> set[str]:
-    """`chosen` without parts of packed projections that would be frozen without the others, which is told."""
+    """`chosen` without single parts of packed projections whose other parts are not chosen; a message names them."""
     whole = whole_projections(segmentor, chosen)
     partly = {name.rpartition(".")[0] for name in chosen - whole}
     if partly:
@@ -244,7 +246,7 @@ def _whole_projections(segmentor: nn.Module, chosen: set[str], reporter: Reporte
 
 
 def _prefix_end(built: BuiltSegmentor, options: FinetuneOptions, chosen: set[str], reporter: Reporter) -> str | None:
-    """The block named, else the last one up to which more than half of the layers are chosen."""
+    """The named block, or the last block up to which more than half of the layers are chosen."""
     if options.prefix_end is not None or not options.freeze_prefix:
         return options.prefix_end
     end, inside, frozen = None, 0, 0
@@ -261,7 +263,7 @@ def _prefix_end(built: BuiltSegmentor, options: FinetuneOptions, chosen: set[str
 
 
 def _fixed_end(built: BuiltSegmentor, options: FinetuneOptions, reporter: Reporter) -> str | None:
-    """Of a framework that never trains the trunk: all of it is a prefix, whatever is chosen."""
+    """The last block if the framework never trains the trunk: the whole trunk is then a prefix, whatever is chosen."""
     if options.resolved_scope == "trunk":
         reporter.say(f"{built.framework.name} keeps the whole tower frozen, whatever --freeze says")
     if options.prefix_end is not None or not options.freeze_prefix:
@@ -270,7 +272,7 @@ def _fixed_end(built: BuiltSegmentor, options: FinetuneOptions, reporter: Report
 
 
 def _owners(segmentor: nn.Module) -> Iterator[str]:
-    """Names of all modules of the trunk that hold a tensor themselves."""
+    """Names of all modules of the trunk that hold a tensor directly."""
     for name, part in segmentor.named_modules():
         if _in_trunk(name) and (part._parameters or part._buffers):
             yield name

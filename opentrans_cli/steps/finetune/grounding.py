@@ -1,7 +1,8 @@
-"""Grounding of the words of captions in the queries of a decoder of masks, while it is fine-tuned.
+"""Grounding of the words of captions in the queries of a query decoder, during fine-tuning.
 
-Han et al. (ICCV 2023) as OpenTrans trains it: of the words of an image a quarter is left out at random and at most five
-stay; at most 25 of the matched queries are compared with them. Shapes: B images, Q queries, D embedding.
+This is the method of Han et al. (ICCV 2023) as OpenTrans trains it: a quarter of an image's words is left out at random
+and at most five stay; at most 25 of the matched queries are compared with them. Shapes: B images, Q queries, D
+embedding.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MOST_QUERIES = 25
 LEFT_OUT = 0.25
 """Share of the words that is left out."""
 
-_SALT = 0x776F726473  # keeps these draws apart from those of other users of the same crop
+_SALT = 0x776F726473  # makes these random numbers independent of others for the same crop
 
 
 class GroundingScale(nn.Module):
@@ -32,7 +33,7 @@ class GroundingScale(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # One number in a row, since parameters that are shared out among processes need a dimension.
+        # A tensor with one number, because parameters that are split among processes need a dimension.
         self.logit_scale = nn.Parameter(torch.full((1,), math.log(INITIAL_SCALE)))
 
     def forward(self) -> Tensor:
@@ -41,18 +42,18 @@ class GroundingScale(nn.Module):
 
 
 class Grounding:
-    """The term of a batch, compared among the images that one process sees at once.
+    """The grounding term of a batch, which compares the images that one process computes at once.
 
-    With more processes, or a batch in more parts, every caption thus has fewer others to be told from, as in the
-    published training; all else in the loss of a batch does not depend on either.
+    With more processes, or a batch in more parts, every caption is therefore compared with fewer others, as in the
+    published training. Nothing else in the loss of a batch depends on these two numbers.
     """
 
     def __init__(self, words: Mapping[int, Sequence[int]], embeddings: Tensor) -> None:
-        """words: by sample, where its words stand in `embeddings` (words, D), rows of length 1, on the device."""
+        """words: for each sample, the rows of its words in `embeddings` (words, D), of length 1, on the device."""
         self._words, self._embeddings = words, embeddings
 
     def drawn(self, rows: Sequence[int], seeds: Sequence[int]) -> list[list[int]]:
-        """The words of each image that take part; none for images without a caption."""
+        """The words of each image that are used; none for images without a caption."""
         return [self._drawn(self._words.get(row, ()), seed) for row, seed in zip(rows, seeds, strict=True)]
 
     @staticmethod
@@ -62,7 +63,7 @@ class Grounding:
         return [words[place] for place in order if kept[place]][:MOST_WORDS]
 
     def count(self, rows: Sequence[int], seeds: Sequence[int], masks: Sequence[int]) -> int:
-        """How many of these images, with so many masks each, take part."""
+        """How many of these images take part; `masks` gives the number of masks of each."""
         return sum(bool(words) and number > 0 for words, number in zip(self.drawn(rows, seeds), masks, strict=True))
 
     def __call__(
@@ -75,7 +76,7 @@ class Grounding:
         *,
         layer: int,
     ) -> Tensor:
-        """Summed over the images that take part, 0-d; embeddings: (B, Q, D) of decoder layer `layer`."""
+        """The term summed over the images that take part, 0-d; embeddings: (B, Q, D) of decoder layer `layer`."""
         queries, words = [], []
         for image, chosen in enumerate(self.drawn(rows, seeds)):
             matched = matches.query_of[matches.image_of == image]
@@ -86,7 +87,7 @@ class Grounding:
 
 
 def _some(matched: Tensor, seed: int, layer: int) -> Tensor:
-    """At most MOST_QUERIES of the matched queries, int64 (K,)."""
+    """Choose at most MOST_QUERIES of the matched queries, int64 (K,)."""
     if len(matched) <= MOST_QUERIES:
         return matched
     generator = seeded(seed, layer=layer, purpose="grounding", device=torch.device("cpu"))

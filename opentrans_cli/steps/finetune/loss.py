@@ -1,7 +1,7 @@
-"""What fine-tuning trains, and its loss: a segmentor, and beside it what the loss learns and the bundle never sees.
+"""The loss of fine-tuning and what is trained: a segmentor, and parameters of the loss that the bundle does not store.
 
-Terms of the loss are "pixels" for segmentors of pixels, "classes", "mask" and "dice" for those of masks, and "kd" and
-"grounding" if they are asked for. Summed over all parts of a batch and all processes they give the loss of the step.
+Terms of the loss are "pixels" for a PixelSegmentor, "classes", "mask" and "dice" for a MaskSegmentor, and "kd" and
+"grounding" if they are asked for. Their sum over all parts of a batch and all processes is the loss of the step.
 Shapes: B images of H x W pixels, C classes, R regions, Q queries, D embedding, S side of the crop.
 """
 
@@ -52,20 +52,20 @@ SEGMENTOR = "segmentor."
 
 
 class SegmentorOutputs(NamedTuple):
-    """What the module says of a batch; a tuple, so that wrappers of modules find the tensors in it."""
+    """Outputs of the module for a batch; a tuple, so that wrappers of modules find the tensors in it."""
 
     scores: Tensor | None = None  # (B, C, H, W), of a PixelSegmentor
     queries: MaskQueries | None = None  # of a MaskSegmentor, with its auxiliary layers
-    students: tuple[Tensor, ...] = ()  # rows of length 1: (R, D) of the regions asked for, or by layer (B, Q, D)
-    text_scale: Tensor | None = None  # (1,), of the words in the distillation of regions
-    grounding_scale: Tensor | None = None  # (1,), of the cosine of words and queries
+    students: tuple[Tensor, ...] = ()  # rows of length 1: (R, D) of the given regions, or by layer (B, Q, D)
+    text_scale: Tensor | None = None  # (1,), for the words in the distillation of regions
+    grounding_scale: Tensor | None = None  # (1,), for the cosine of words and queries
 
 
 class TrainedModule(nn.Module):
-    """`segmentor` and, if the options ask for them, what distillation and grounding learn. The one to wrap and to call.
+    """`segmentor` and, if the options ask for them, the parameters of distillation and grounding; wrap and call this.
 
     Every parameter that requires gradients takes part in each call, so that processes need not look for unused ones.
-    The embeddings of the seen classes are a buffer that no state holds. Raises OptionError for a grounding of queries
+    The embeddings of the seen classes are a buffer that no state has. Raises OptionError for a grounding of queries
     that have no embeddings.
     """
 
@@ -75,7 +75,7 @@ class TrainedModule(nn.Module):
         super().__init__()
         self.segmentor: Any = built.module
         self.masks = built.framework.masks
-        self.prefix_end: str | None = None  # where the cached features end, if batches bring some
+        self.prefix_end: str | None = None  # where the cached features end, if batches have any
         self._text = text
         self.register_buffer("text_embeddings", text.embeddings.clone(), persistent=False)
         if options.grounding_weight and getattr(built.options, "classes", None) is not None:
@@ -89,7 +89,7 @@ class TrainedModule(nn.Module):
         self.grounding = GroundingScale() if options.grounding_weight else None
 
     def _sizes(self, built: BuiltSegmentor) -> tuple[int, int, int]:
-        """Layers whose embeddings are taught, their width, and that of the teacher's."""
+        """The number of layers with distilled embeddings, their width, and the width of the teacher's embeddings."""
         if not self.masks:
             return 1, built.dimension, built.dimension
         sizes = self.segmentor.decoder.sizes
@@ -103,10 +103,10 @@ class TrainedModule(nn.Module):
     def forward(
         self, images: Tensor, *features: Tensor, label_maps: Tensor | None = None, regions: Regions | None = None
     ) -> SegmentorOutputs:
-        """What the segmentor says of `images` (B, 3, H, W), in training mode as in any.
+        """Outputs of the segmentor for `images` (B, 3, H, W), the same kind in training and eval mode.
 
-        features: of the blocks up to `prefix_end`, which then compute nothing. label_maps: int64 (B, H, W), and
-        `regions` of them, which the embeddings of a PixelSegmentor are pooled over for distillation.
+        features: those after `prefix_end`; the blocks up to it then compute nothing. label_maps: int64 (B, H, W), and
+        `regions` in them, over which the embeddings of a PixelSegmentor are pooled for distillation.
         """
         with self._replaying(features):
             if self.masks:
@@ -147,18 +147,18 @@ class TrainedModule(nn.Module):
 def pixel_cross_entropy(
     scores: Tensor, label_map: Tensor, ignore_index: int, *, labelled: Tensor | float | None = None
 ) -> Tensor:
-    """Cross-entropy summed over the labelled pixels and divided by `labelled`, 0-d; without any, zero with zero
-    gradients.
+    """Cross-entropy summed over the labelled pixels and divided by `labelled`, 0-d. Without labelled pixels it is zero
+    with zero gradients.
 
     `scores`: (B, C, H, W), unnormalised. `label_map`: int64 (B, H, W), classes 0 to C - 1, or `ignore_index`.
-    `labelled`: how many labelled pixels the whole batch has of which this is a part; None: this is the whole.
+    `labelled`: the number of labelled pixels in the whole batch, of which this is a part; None: this is all of it.
     """
     if labelled is None:
         labelled = (label_map != ignore_index).sum().clamp(min=1)
     return F.cross_entropy(scores, label_map, ignore_index=ignore_index, reduction="sum") / labelled
 
 
-_SALT = 0x6C6F7373  # keeps these draws apart from those of other users of the same seed
+_SALT = 0x6C6F7373  # makes these random numbers independent of others from the same seed
 
 Batch = tuple[Tensor, ...]
 """Images float32 (B, 3, S, S), label maps int64 (B, S, S), crop numbers and rows int64 (B,), features of a prefix."""
@@ -174,7 +174,7 @@ class Whole(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a batch as the terms want it."""
+    """A part of a batch in the form that the terms need."""
 
     label_maps: Tensor
     seeds: list[int]  # of the crops in this run
@@ -183,7 +183,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Terms:
-    """What the loss is made of beside the labels."""
+    """What the loss uses in addition to the labels."""
 
     options: FinetuneOptions
     world: World
@@ -192,7 +192,7 @@ class Terms:
 
     @property
     def sets(self) -> SetLossOptions:
-        """Of the loss over sets of masks."""
+        """Options of the loss over sets of masks."""
         o = self.options
         return SetLossOptions(
             classes=o.class_weight,
@@ -214,7 +214,7 @@ class FinetuneLoss:
         self._trained, self._terms, self._sets = trained, terms, terms.sets
 
     def whole(self, batch: Batch) -> Whole:
-        """What the terms of the step are divided by, from this process's share of it; all processes call it."""
+        """What the terms of the step are divided by, computed from this process's share; all processes must call it."""
         part = _part(batch, seed=self._terms.options.seed)
         labelled = (part.label_maps != IGNORED).sum().cpu().double()
         numbers = torch.cat([torch.stack([labelled, self._captioned(part)]), self._divisors(part)])
@@ -252,7 +252,7 @@ class FinetuneLoss:
             regions = kd.regions(part.label_maps, part.seeds, whole.regions)
         pooled = {} if self._trained.masks else {"label_maps": part.label_maps, "regions": regions}
         found = self._module(images, *features, **pooled)
-        # Terms stay exact under the caller's autocast: they are sums over many pixels.
+        # Terms keep full precision under the caller's autocast, because they are sums over many pixels.
         with torch.autocast(images.device.type, enabled=False):
             return (self._of_masks if self._trained.masks else self._of_pixels)(found, part, whole, regions)
 
@@ -308,7 +308,7 @@ def _part(batch: Batch, *, seed: int) -> Part:
 
 
 def _among(pairs: Matches, regions: Regions, classes: int) -> Matches:
-    """The matches whose regions are among `regions`."""
+    """Those matches whose regions are in `regions`."""
     chosen = torch.isin(pairs.image_of * classes + pairs.class_of, regions.image_of * classes + regions.class_of)
     return Matches(*(part[chosen] for part in pairs))
 
@@ -340,7 +340,7 @@ def _check_grounding(options: FinetuneOptions, framework: Framework) -> None:
 
 
 def loss_identity(options: FinetuneOptions) -> dict[str, str]:
-    """What the loss reads beside data set and CLIP, for the identity of a run: the digest of the captions, if any.
+    """What the loss reads besides data set and CLIP, for the identity of a run: the digest of the captions, if any.
 
     Raises DataError if they cannot be read.
     """
@@ -361,10 +361,11 @@ def make_loss(
     world: World,
     reporter: Reporter = SILENT,
 ) -> tuple[TrainedModule, Callable[[nn.Module], FinetuneLoss]]:
-    """What is trained, on the world's device, and the loss of what is to be called in its place.
+    """The module to train, on the world's device, and a function that makes the loss from the module to call instead.
 
-    clip: the base of the bundle, dense: its text tower embeds the words, its visual tower teaches regions. Raises
-    OptionError for options the segmentor cannot follow, DataError for captions that cannot be read or fit no image.
+    clip: the base of the bundle, dense: its text tower embeds the words, its visual tower is the teacher of regions.
+    Raises OptionError for options the segmentor does not support, DataError for captions that cannot be read or fit no
+    image.
     """
     check_loss_options(options, built.framework)
     text = embed_vocabulary(clip, loader.seen_vocabulary, templates=built.framework.templates, reporter=reporter)
@@ -390,7 +391,7 @@ def _region_kd(built: BuiltSegmentor, loader: TrainingData, clip: LoadedClip, *,
 def _grounding(
     loader: TrainingData, clip: LoadedClip, options: FinetuneOptions, *, world: World, reporter: Reporter
 ) -> Grounding:
-    """The words of all images with a caption, embedded once."""
+    """The grounding term, with the words of all images that have a caption, embedded once."""
     if options.batch_size < 2 * options.accumulate * world.size:
         raise OptionError(
             f"a caption needs others to be told from: {world.size} processes share --batch-size {options.batch_size}; "

@@ -14,10 +14,10 @@ from opentrans_cli.option import Options, option, shown
 from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.steps.shared_options import FREEZE
 
-# Recipes of `finetune`: how the papers train each framework; what a user says beside one wins.
+# Recipes of `finetune`: how the papers train each framework; options that the user gives as well take precedence.
 #
-# Values are those of the papers, else of the released configurations (docs/method.md). Captions stay out
-# until asked for.
+# Values are those of the papers, or else of the released configurations (docs/method.md). Captions are used only if
+# asked for.
 
 
 # OpenTrans, arXiv 2404.07448, Sec. 4.1 and supplement, for DeepLabV3 and Han et al.; AdamW, its decay and the clipping
@@ -54,7 +54,7 @@ FINETUNE_RECIPES: Mapping[str, Mapping[str, Any]] = {
     },
     "deeplabv3": {**_OPENTRANS, "framework": "deeplabv3"},
     # Yu et al. 2023, arXiv 2308.02487, and their configuration, which is Mask2Former's with large-scale jitter. The
-    # trunk is frozen whatever is asked, so there is nothing to wait for before freezing.
+    # trunk is always frozen, so no warm-up is needed before freezing.
     "fcclip": {
         "framework": "fcclip",
         "steps": 368_750,
@@ -80,12 +80,12 @@ FINETUNE_RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def finetune_options(recipe: str | None, given: Mapping[str, Any]) -> FinetuneOptions:
-    """What is `given`, over the recipe's values, over the defaults. Raises OptionError for an unknown recipe."""
+    """The options of `given`, then the recipe's values, then the defaults. Raises OptionError for an unknown recipe."""
     return FinetuneOptions(**with_recipe({**given, "recipe": recipe}))
 
 
 def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is `given`, over the values of its recipe if one is named. Raises OptionError for an unknown recipe."""
+    """The options of `given`, then the values of the recipe that it names. Raises OptionError for an unknown recipe."""
     recipe = given.get("recipe")
     if recipe is not None and recipe not in FINETUNE_RECIPES:
         raise OptionError(unknown("recipe", recipe, FINETUNE_RECIPES))
@@ -93,7 +93,7 @@ def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sources(options: FinetuneOptions, given: Collection[str]) -> dict[str, str]:
-    """By option where its value is from: "given", "recipe" or "default"."""
+    """For each option the source of its value: "given", "recipe" or "default"."""
     recipe = FINETUNE_RECIPES.get(options.recipe or "", {})
     names = [field.name for field in fields(options)]
     return {name: "given" if name in given else "recipe" if name in recipe else "default" for name in names}
@@ -113,8 +113,8 @@ FREEZE_OPTIONS = (
 
 _TRAINING, _OPTIMIZER, _LOSS = "Training", "Optimizer", "Loss"
 _FREEZING, _COST, _RUNNING = "Freezing", "Cost", "Running"
-_LARGEST = 10**9  # of rates and factors, so that their products are finite in float32
-_HEAVIEST = 10**6  # of weights of the loss, which overflows with more
+_LARGEST = 10**9  # limit of rates and factors, so that their products are finite in float32
+_HEAVIEST = 10**6  # limit of weights of the loss, which overflows above it
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class FinetuneOptions(CropOptions):
         help="decay of averaged weights, such as 0.999, which are then evaluated and written; 0 for none",
         panel=_TRAINING,
     )
-    # optimizer
+    # Optimizer.
     optimizer: str = option("adamw", help="optimizer", choices=("adamw", "sgd"), panel=_OPTIMIZER)
     lr: float = option(2e-3, above=0, most=_LARGEST, help="peak learning rate of the head", panel=_OPTIMIZER)
     backbone_lr_factor: float = option(
@@ -187,7 +187,7 @@ class FinetuneOptions(CropOptions):
     grad_clip: float = option(
         1.0, least=0, help="largest L2 norm of all gradients together; 0 clips nothing", panel=_OPTIMIZER
     )
-    # loss
+    # Loss.
     class_weight: float = option(
         2.0, least=0, most=_HEAVIEST, help="frameworks of masks: weight of the class of a query", panel=_LOSS
     )
@@ -229,7 +229,7 @@ class FinetuneOptions(CropOptions):
     captions: str | None = option(
         None, help="file with the words of each image: its stem, a tab, words with commas", kind="path", panel=_LOSS
     )
-    # Which layers are frozen. As long as none of these is given: those that `analyze` stored in the bundle.
+    # Which layers are frozen. If none of these is given, they are those that `analyze` stored in the bundle.
     freeze: str | None = option(
         None,
         help="layers to freeze",
@@ -275,7 +275,7 @@ class FinetuneOptions(CropOptions):
         unset="what analyze stored, else xmin_peak",
         panel=_FREEZING,
     )
-    # what else
+    # Other options.
     sync_batchnorm: bool = option(
         True,
         help="several processes: BatchNorm statistics of the whole batch, or of each process alone",
@@ -290,7 +290,7 @@ class FinetuneOptions(CropOptions):
 
     @property
     def resolved_lr_warmup(self) -> int:
-        """Steps in which the learning rate rises."""
+        """The number of steps in which the learning rate rises."""
         return min(20, self.steps // 10) if self.lr_warmup_steps is None else self.lr_warmup_steps
 
     @property
@@ -300,25 +300,25 @@ class FinetuneOptions(CropOptions):
 
     @property
     def resolved_freeze(self) -> str:
-        """The freeze mode, where layers are chosen here."""
+        """The freeze mode, used when fine-tuning chooses the layers."""
         return self.freeze or "heavy"
 
     @property
     def resolved_scope(self) -> str:
-        """Whose layers are ranked, where layers are chosen here."""
+        """The part whose layers are ranked, used when fine-tuning chooses the layers."""
         return self.freeze_scope or "trunk"
 
     @property
     def resolved_estimator(self) -> str:
-        """The estimator of alphas, where layers are chosen here."""
+        """The estimator of alphas, used when fine-tuning chooses the layers."""
         return self.estimator or "xmin_peak"
 
 
 @dataclass(frozen=True)
 class FinetuneControls(Options):
-    """How a run of `finetune` goes about it; none of this changes what it learns.
+    """How a run of `finetune` works; none of this changes the result, except by rounding.
 
-    Kept features, and parameters in parts, are computed in another order: the weights then differ by rounding.
+    Cached features and split parameters are computed in another order, so the weights differ by rounding.
     """
 
     workers: int = option(

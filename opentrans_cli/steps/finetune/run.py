@@ -37,13 +37,13 @@ from opentrans_cli.training.processes.distributed import World
 from opentrans_cli.training.run_state import require_identity
 from opentrans_cli.training.settings import TrainSettings
 
-_CHOICE = "choice"  # in the notes of a state; null while nothing is frozen yet
+_CHOICE = "choice"  # key in the notes of a state; its value is null while nothing is frozen
 
 Evaluate = Callable[[], Mapping[str, float]]
 
 
 class FinetuneRun:
-    """Works on the segmentor `built` in place, from its first step or from a state."""
+    """Trains the segmentor `built` in place, from its first step or from a state."""
 
     def __init__(
         self,
@@ -57,20 +57,20 @@ class FinetuneRun:
         log: RunLog,
         reporter: Reporter,
     ) -> None:
-        """clip: the base of the bundle. Raises OptionError for options that the segmentor or the data cannot follow."""
+        """clip: the base of the bundle. Raises OptionError for options that segmentor or data do not support."""
         self.built, self.loader, self.options, self.controls = built, loader, options, controls
         self.world, self.log, self.reporter = world, log, reporter
         check_choice(built, options)
         built.module.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._trained, self._loss = make_loss(built, loader, clip, options, world, reporter)
-        self.choice: FreezeChoice | None = None  # of the end of the run
+        self.choice: FreezeChoice | None = None  # the choice at the end of the run
         self.timing: Timing | None = None
-        self._hash = ""  # of all that is frozen
+        self._hash = ""  # hash of everything that is frozen
         self._full = self._count()
         self._ends = None if controls.max_minutes is None else time.monotonic() + 60 * controls.max_minutes
 
     def train(self, *, resume_from: Path | None, checkpoint: Path, evaluate: Evaluate | None) -> TrainLog:
-        """Take all steps that are left.
+        """Run all steps that are left.
 
         Raises TrainingError for a loss that is not finite, for the state of another run, and if a frozen layer changed;
         TrainingStopped when the time is up.
@@ -97,18 +97,18 @@ class FinetuneRun:
         return log
 
     def _recorded(self, state: Path | None) -> FreezeChoice | None:
-        """What the interrupted run froze, with the weights it left; None if it had not come to that."""
+        """The choice of the interrupted run, whose weights are loaded; None if it had not frozen anything yet."""
         notes = {} if state is None else state_file.load_meta(state).get("notes", {})
         found = notes.get(_CHOICE)
         if found is None or state is None:
             return None
-        # What is frozen is hashed, and its features are kept: it has to be what it was before training goes on.
+        # Frozen layers are hashed and their features are cached, so they must have their old weights before training.
         tensors, _ = state_file.read_run_state(state)
         state_file.restore_module(self._trained, state_file.under_prefix("model", tensors), origin=str(state))
         return FreezeChoice.from_json(found)
 
     def _nothing(self) -> FreezeChoice:
-        """What is frozen during the warm-up: what the framework never trains."""
+        """The choice during the warm-up: only the modules that the framework never trains are frozen."""
         nothing = replace(self.options, freeze="none", freeze_scope="trunk", freeze_prefix=False, prefix_end=None)
         return choose_frozen(self.built, nothing, measured_now=False)
 
@@ -133,7 +133,7 @@ class FinetuneRun:
         choice: FreezeChoice | None = None,
         narrowed: bool = False,
     ) -> TrainLog:
-        """Steps up to `end` with one set of layers frozen. narrowed: `resume_from` is the end of the warm-up."""
+        """Run the steps up to `end` with fixed frozen layers. narrowed: `resume_from` is the end of the warm-up."""
         taken = 0 if resume_from is None else int(state_file.load_meta(resume_from)["step"])
         title = "warming up" if choice is None else "fine-tuning"
         with self.reporter.bar(title, end, done=taken) as advance:
@@ -163,11 +163,11 @@ class FinetuneRun:
             )
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same when an interrupted run goes on."""
+        """Values that must be the same when an interrupted run goes on."""
         options = {name: value for name, value in asdict(self.options).items() if name != "recipe"}
         bundle = self.built.tower.bundle
         assert bundle is not None
-        # The state has weights, but no masks: those of another bundle would be held on them.
+        # The state has weights but no masks, so the masks of another bundle would be held on these weights.
         return {
             "bundle": bundle.digest,
             "options": options,
@@ -177,14 +177,14 @@ class FinetuneRun:
         }
 
     def _batches(self, choice: FreezeChoice, stack: ExitStack) -> Callable[[int], Batch]:
-        """Batches, with the features of the prefix if they are kept on disk."""
+        """Batches, with the features of the prefix if these are cached on disk."""
         if self.controls.cache_features is None:
             return self.loader.batch
         if choice.prefix_end is None:
             missing = "no prefix is frozen, so there are no features to keep: --cache-features"
             if not self.options.warmup_steps:
                 raise OptionError(f"{missing}; add --prefix-end BLOCK")
-            self.reporter.say(f"{missing}; training goes on without")  # a warm-up is not to be lost for that
+            self.reporter.say(f"{missing}; training goes on without")  # a missing cache is no reason to lose a warm-up
             return self.loader.batch
         self._trained.prefix_end = choice.prefix_end
         cache = stack.enter_context(
@@ -207,21 +207,21 @@ class FinetuneRun:
         return batch
 
     def _crops(self) -> dict[str, Any]:
-        """What the fixed crops depend on."""
+        """Values on which the fixed crops depend."""
         cut = {name: getattr(self.options, name) for name in ("views", "scale", "scale_of", "flip", "seed")}
         pixels = {"mean": self.loader.preprocess.mean, "std": self.loader.preprocess.std}
         return {"content": self.loader.content_fingerprint, **cut, **pixels}
 
     def _holder(self, trained: Any) -> Callable[[], None]:
-        """What holds the masks of `trained`, the module of the run or a copy of it."""
+        """A function that holds the masks of `trained`, which is the module of the run or a copy of it."""
         return hold(trained.segmentor, self.built.masks(), self.built.held())
 
     def _timed(self) -> int:
-        """Copies can be timed in one process alone."""
+        """The number of steps to time; copies can be timed only in a run of one process."""
         return self.controls.timing_steps if self.world.size == 1 else 0
 
     def _settings(self) -> TrainSettings:
-        """With the minutes that are left."""
+        """Settings of the training loop, with the minutes that are left."""
         left = None if self._ends is None else max(1e-6, (self._ends - time.monotonic()) / 60)
         return finetune_settings(self.options, replace(self.controls, max_minutes=left))
 
@@ -231,7 +231,7 @@ class FinetuneRun:
         )
 
     def receipt(self) -> dict[str, Any]:
-        """The cost receipt of `artifacts.schema.json`: counted MACs of the whole run, and the proof of freezing."""
+        """The cost receipt of `artifacts.schema.json`: counted MACs of the whole run, and proof of freezing."""
         choice, o = self.choice, self.options
         assert choice is not None
         cached, distinct = tuple[str, ...](), 0
@@ -248,7 +248,7 @@ class FinetuneRun:
         }
 
     def _frozen_tensors(self, choice: FreezeChoice) -> dict[str, str]:
-        """Hashes of what was frozen, as the bundle stores it; without a warm-up the parent has the same."""
+        """Hashes of the frozen tensors as the bundle stores them; without a warm-up the parent bundle has the same."""
         tower, bundle = self.built.tower, self.built.tower.bundle
         assert bundle is not None
         owners = {name.removeprefix(BACKBONE) for name in choice.modules if name.startswith(BACKBONE)}

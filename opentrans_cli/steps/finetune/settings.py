@@ -1,4 +1,4 @@
-"""The options of `finetune`, refused before anything is read, and what they tell the training loop to do."""
+"""Checks of the options of `finetune` before anything is read, and the settings of the training loop made from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentrans_cli.training.settings import TrainSettings
 
 
 def finetune_settings(options: FinetuneOptions, controls: FinetuneControls) -> TrainSettings:
-    """Raises OptionError for a value out of range."""
+    """Settings of the training loop. Raises OptionError for a value out of range."""
     o, c = options, controls
     return TrainSettings(
         steps=o.steps,
@@ -42,12 +42,12 @@ def finetune_settings(options: FinetuneOptions, controls: FinetuneControls) -> T
 
 
 def check_run(options: FinetuneOptions, controls: FinetuneControls, *, processes: int = 1) -> None:
-    """What can be refused before anything is read, beside the values of single options.
+    """Check what can be refused before anything is read, besides the values of single options.
 
-    Raises OptionError for options that contradict the number of processes, the framework if that is named, or controls.
+    Raises OptionError for options that contradict the number of processes, a named framework, or the controls.
     """
     options.check_shares(processes)
-    if options.warmup_steps >= options.steps:  # at least one step is left to be taken with frozen layers
+    if options.warmup_steps >= options.steps:  # at least one step must be left for training with frozen layers
         raise OptionError(
             f"warm-up steps out of range: --warmup-steps {options.warmup_steps} of {options.steps} steps; "
             f"choose 0 to {options.steps - 1}"

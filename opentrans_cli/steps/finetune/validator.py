@@ -1,4 +1,4 @@
-"""mIoU while training goes on: the segmentor as it is now, on images it does not train on."""
+"""mIoU during training: the validator scores the segmentor as it is now, on images that are not trained on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from opentrans_cli.training.processes.distributed import World
 
 
 def check_validation_options(dataset: str, controls: FinetuneControls) -> None:
-    """What can be refused before anything is read. Raises OptionError."""
+    """Check what can be refused before anything is read. Raises OptionError."""
     if dataset == "shapes" and controls.eval_split_list is not None:
         raise OptionError(
             f"data set 'shapes' has a validation split of its own: --eval-split-list {controls.eval_split_list}; "
@@ -36,7 +36,7 @@ def check_validation_options(dataset: str, controls: FinetuneControls) -> None:
 
 
 def validation_samples(dataset: str, data: DatasetOptions, controls: FinetuneControls) -> SegDataset:
-    """The images to evaluate on, `--eval-limit` at most: of `shapes` its own split, else what --eval-split-list names.
+    """At most `--eval-limit` images to evaluate on: the split of `shapes`, or those that --eval-split-list names.
 
     Raises OptionError without such a list, and DataError for a wrong one.
     """
@@ -48,7 +48,7 @@ def validation_samples(dataset: str, data: DatasetOptions, controls: FinetuneCon
 
 
 class Validator:
-    """Scores `built` as `eval` does, whenever it is called; training then goes on as if nothing had been."""
+    """Scores `built` as `eval` does when it is called, without any effect on the training that follows."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Validator:
         limit: int | None = None,
         world: World | None = None,
     ) -> None:
-        """text: all classes of the data set, those that training does not label as well, and which these are.
+        """text: all classes of the data set, also those that training does not label, and which are which.
 
-        limit: the first so many images. world: the processes share the images, and all must call.
+        limit: only the first `limit` images. world: its processes share the images, and all must call.
         """
         if text.classes != len(samples.vocabulary):
             raise ValueError(f"{text.classes} classes of text for {len(samples.vocabulary)} of the data set")
@@ -71,7 +71,7 @@ class Validator:
         self.images = len(samples) if limit is None else min(limit, len(samples))
 
     def __call__(self) -> dict[str, float]:
-        """Fractions: "miou", "miou_seen", "miou_unseen", "pixel_accuracy"; one that no image can tell is left out.
+        """Fractions: "miou", "miou_seen", "miou_unseen", "pixel_accuracy"; one without a value is left out.
 
         The same in every process. Raises DataError for a damaged file.
         """
@@ -86,7 +86,7 @@ class Validator:
 
 @contextmanager
 def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Without autocast and gradients; every part is in training or eval mode afterwards as it was before."""
+    """Run without autocast and gradients; every module then has the same mode, training or eval, as before."""
     modes = {part: part.training for part in module.modules()}  # frozen parts stay in eval mode while others train
     device = next(module.parameters()).device.type
     try:
