@@ -37,7 +37,7 @@ class Estimate:
 
     framework: str
     architecture: str  # of the tower
-    weights: str | None  # the bundle; None: none were needed
+    weights: str | None  # the bundle; None: no weights were needed
     classes: Classes
     options: FinetuneOptions
     frozen: FreezeChoice
@@ -95,10 +95,10 @@ def estimate(
 ) -> Estimate:
     """Count the run of `options` on the meta device.
 
-    bundle: whose masks, weights and segmentor are used; None: a fresh segmentor around CLIP's RN50, or around the
-    architecture `base`, with nothing pruned and the paper's list of heavy-tailed layers. dataset: whose classes; None:
-    COCO's. cached: the features of a frozen prefix are kept on the disk. Raises OptionError, BundleError, SourceError
-    or DataError.
+    bundle: its masks, weights and segmentor are used; None: a fresh segmentor around CLIP's RN50, or around the
+    architecture `base`, with nothing pruned and the paper's list of heavy-tailed layers. dataset: its classes are used;
+    None: COCO's. cached: the features of the frozen first layers are kept on the disk. Raises OptionError,
+    BundleError, SourceError or DataError.
     """
     if accounting not in get_args(Accounting):
         raise OptionError(f"unknown accounting: '{accounting}'; choose exact or paper")
@@ -147,7 +147,7 @@ def _choose(built: BuiltSegmentor, options: FinetuneOptions, reporter: Reporter)
 def _cache(
     built: BuiltSegmentor, chosen: FreezeChoice, options: FinetuneOptions, classes: Classes
 ) -> tuple[tuple[str, ...], int]:
-    """Modules of the prefix inside the segmentor, and how many crops go through it once."""
+    """Modules of the frozen first layers in the segmentor, and how many crops go through them once."""
     if chosen.prefix_end is None or options.views < 1:
         missing = "a frozen prefix" if chosen.prefix_end is None else "fixed crops"
         raise OptionError(f"a cache of features needs {missing}; give --freeze-prefix and --views, or no cache")
@@ -155,5 +155,5 @@ def _cache(
 
 
 def _as_the_paper(options: FinetuneOptions, mode: str) -> FinetuneOptions:
-    """Layers of the trunk alone, wherever they stand."""
+    """The same options, but with layers chosen only from the trunk."""
     return replace(options, freeze=mode, freeze_scope="trunk", freeze_prefix=False, prefix_end=None)

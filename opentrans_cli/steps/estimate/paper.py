@@ -1,8 +1,9 @@
-"""`finetune --estimate --accounting paper`: the four settings of the paper's Table 2 and 4 for a run.
+"""`finetune --estimate --accounting paper`: the four settings of the paper's Tables 2 and 4 for a run.
 
-OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2. Warm-up steps are left out, as there, and so are teacher and text
-tower. For Han et al. on RN50 at 512 x 512 pixels the head, and what the trunk has beside its convolutions, are taken as
-published, since the tool that counted them does not see all of either. Everything else is counted here.
+OpenTrans, arXiv 2404.07448, supplement, Sec. 6.2. As there, warm-up steps, teacher and text
+tower are left out. For Han et al. on RN50 at 512 x 512 pixels the published figures are used for the head, and for
+all parts of the trunk that are not convolutions, since the tool that counted them misses some operations of both.
+Everything else is counted here.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _COUNTED = "counted here"
 
 @dataclass(frozen=True)
 class Input:
-    """A figure the accounting starts from."""
+    """A number that the accounting starts from."""
 
     name: str
     value: float
@@ -40,15 +41,15 @@ class Input:
     source: str
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The same as JSON values."""
         return {"name": self.name, "value": self.value, "unit": self.unit, "source": self.source}
 
 
 @dataclass(frozen=True)
 class PaperEstimate:
-    """Training costs by setting, see accounting.paper_settings."""
+    """Training costs by setting; see accounting.paper_settings."""
 
-    images: int  # trained on after the warm-up
+    images: int  # images trained on after the warm-up
     macs: dict[str, int]
     inputs: tuple[Input, ...]
 
@@ -67,10 +68,11 @@ def paper_estimate(
     published_trunk: bool,
     choose: Chooser,
 ) -> PaperEstimate:
-    """The settings for the run of `options`.
+    """The paper's settings for the run of `options`.
 
-    layers: cost of one image with nothing frozen. published_trunk: whether the trunk is that of the paper. choose: the
-    layers to freeze. Raises OptionError for a framework whose trunk is never trained, which the paper does not count.
+    layers: cost of one image with nothing frozen. published_trunk: whether the trunk is that of the paper. choose:
+    gives the layers to freeze. Raises OptionError for a framework whose trunk is never trained, which the paper does
+    not count.
     """
     if built.framework.frozen_trunk:
         raise OptionError(
@@ -101,13 +103,13 @@ def _as_published(built: BuiltSegmentor, crop: int) -> bool:
 
 
 def _kept(built: BuiltSegmentor, trunk: dict[str, int]) -> dict[str, float]:
-    """Kept fraction by layer: the bundle's own, without one the paper's for all of the trunk."""
+    """Kept fraction by layer: that of the bundle; without a bundle the paper's for the whole trunk."""
     if built.tower.bundle is None:
         return dict.fromkeys(trunk, KEPT)
     return {layer.removeprefix(BACKBONE): share for layer, share in built.kept_shares().items()}
 
 
 def _inside(layers: tuple[str, ...], trunk: dict[str, int]) -> list[str]:
-    """Layers of the trunk that are run, by their names there."""
+    """Layers of the trunk that run, with their names inside the trunk."""
     names = [layer.removeprefix(BACKBONE) for layer in layers if layer.startswith(BACKBONE)]
     return [name for name in names if name in trunk]

@@ -35,7 +35,7 @@ ARCHITECTURE = "RN50-quickgelu"
 COCO = "COCO, 133 classes of its panoptic task, train2017"
 COCO_IMAGES = 118_287
 
-# In place of alphas that are not published: heavy-tailed, median and light-tailed layers in this order.
+# These replace alphas that are not published: for heavy-tailed, median and light-tailed layers, in this order.
 _HEAVY, _MEDIAN, _LIGHT = 2.0, 3.0, 4.0
 
 _NO_WEIGHTS = f"sha256:{64 * '0'}"
@@ -43,7 +43,7 @@ _NO_WEIGHTS = f"sha256:{64 * '0'}"
 
 @dataclass(frozen=True)
 class Classes:
-    """What is trained on, as far as it costs anything."""
+    """The classes and crops of the training data, as far as they change the cost."""
 
     origin: str  # name of the data set
     class_indices: tuple[int, ...]  # class of each text; only seen classes take part
@@ -57,7 +57,7 @@ class Classes:
 
 
 def classes_of(dataset: str | None, data: DatasetOptions | None, crop: int | None) -> Classes:
-    """The seen classes of a data set, of which no picture is read; None: COCO, with the papers' crop.
+    """The seen classes of a data set, read without its pictures; None: COCO, with the papers' crop.
 
     Raises OptionError or DataError.
     """
@@ -82,11 +82,11 @@ def bundle_segmentor_of(
 def segmentor_without_weights(options: FinetuneOptions, *, base: str | None) -> BuiltSegmentor:
     """A fresh segmentor around a tower of the architecture `base`, on the meta device, nothing pruned.
 
-    base: a name of open_clip, of which no weights are loaded, `tiny`, or a local source; None: RN50. Raises SourceError
+    base: a name of open_clip (no weights are loaded), `tiny`, or a local source; None: RN50. Raises SourceError
     or OptionError.
     """
     architecture, config = _architecture(base or ARCHITECTURE)
-    # No picture is read and no weight compared: nothing asks for the digest or the preprocessing.
+    # No picture is read and no weight is compared, so the digest and the preprocessing are not needed.
     preprocess = {"size": SIZE[0], "mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "", "resize_mode": ""}
     record = Base(base or ARCHITECTURE, architecture, dict(config), _NO_WEIGHTS, preprocess, "")
     with torch.device("meta"):
@@ -95,11 +95,11 @@ def segmentor_without_weights(options: FinetuneOptions, *, base: str | None) -> 
 
 
 def published_alphas(built: BuiltSegmentor, options: FinetuneOptions) -> dict[str, float]:
-    """Something to rank layers by that have no weights, names inside the module; none for those that are fixed anyway.
+    """Numbers to rank layers without weights by, with names inside the module; none for layers that are always fixed.
 
-    For RN50 an order in which the paper's list is the heavy-tailed half. Any other is good for a random choice alone.
-    Raises OptionError where the list does not say what to freeze: for another tower, another share of the layers, and
-    for layers of the head.
+    For RN50 the paper's list is the heavy-tailed half. For any other tower they are good only for a random choice.
+    Raises OptionError if the list does not say what to freeze: for another tower, another share of the layers, or
+    layers of the head.
     """
     layers = () if built.framework.frozen_trunk else convolutions(built.tower.visual)
     unknown = None
@@ -121,7 +121,7 @@ def published_alphas(built: BuiltSegmentor, options: FinetuneOptions) -> dict[st
 
 
 def is_published_trunk(built: BuiltSegmentor) -> bool:
-    """Whether the trunk's layers are those the paper ranked."""
+    """Whether the layers of the trunk are those that the paper ranked."""
     layers = convolutions(built.tower.visual)
     return len(layers) == CONVOLUTIONS and {*FROZEN_LAYERS, MEDIAN_LAYER} <= set(layers)
 
@@ -137,7 +137,7 @@ def _architecture(source: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _check_here(bundle: Bundle, base: str | None) -> None:
-    """An estimate downloads nothing: the base of a bundle of masks alone has to lie on this disk."""
+    """An estimate downloads nothing, so the base of a bundle that holds only masks must be on this disk."""
     source = base or bundle.manifest.base.source
     if not bundle.has(WEIGHTS) and (source.startswith("hf://") or not (source == "tiny" or is_local(source))):
         raise SourceError(

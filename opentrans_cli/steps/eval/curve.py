@@ -1,4 +1,4 @@
-"""eval --curve: accuracy and size at every sparsity a bundle's run passed through."""
+"""eval --curve: accuracy and size at every sparsity that a bundle's run reached."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def curve(
     base: str | None = None,
     **given: Any,
 ) -> CurveResult:
-    """Score every round of a bundle whose weights can be had; report and chart go into the bundle.
+    """Score every round of a bundle whose weights are available; report and chart go into the bundle.
 
-    Called as `evaluate` is. With `out` the report goes to that file and the chart beside it, as `.png`. Rounds of masks
-    alone are left out, and that is said. The segmentor is the bundle's own, else the training-free read-out. Raises
-    OptionError for a source that is no bundle, else what `evaluate` raises.
+    The arguments are those of `evaluate`. With `out` the report goes to that file and the chart beside it, as `.png`.
+    Rounds that have only masks are left out, which is reported. The segmentor is the bundle's own, else the tower is
+    read out without training. Raises OptionError for a source that is no bundle, else what `evaluate` raises.
     """
     data: DatasetOptions
     (data,) = by_name("curve", {"split": "val", **given}, DatasetOptions)
@@ -80,7 +80,7 @@ def curve(
         built = any_segmentor(tower_at(bundle, info, base=clip))
         reports.append(score(built, samples, text, device=where, reporter=reporter))
     if bundle.manifest.segmentor is None and all(info.sparsity > 0 for info in rounds):
-        # Last, because a framework takes parts off the tower it is built around, and that is the base's own.
+        # This comes last, because a framework removes parts of the tower it is built around, here the base's own.
         reporter.say("sparsity 0, the dense base")
         total = bundle.manifest.total
         rounds = (RoundInfo(0, 0.0, total, total, "base", False), *rounds)

@@ -44,16 +44,16 @@ class EvalResult:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored, beside a source: a framework's own checkpoint, and other words than those of the data set.
+    """What is scored, besides a source: a framework's own checkpoint, and words that replace those of the data set.
 
-    Raises OptionError for what contradicts itself.
+    Raises OptionError for options that contradict each other.
     """
 
     framework: str | None = None
     checkpoint: Path | None = None
     words: Words | None = None  # as many classes as the data set has, in its order
-    seen: Path | None = None  # class file of what training labelled
-    own_size: bool = False  # look at pictures at their own size, whatever a checkpoint was made for
+    seen: Path | None = None  # class file with the classes that had training labels
+    own_size: bool = False  # use pictures at their own size, whatever size a checkpoint was made for
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.framework is None:
@@ -77,12 +77,12 @@ def evaluate(
     """Score the segmentor of a bundle on a data set; the report goes into the bundle, or to the file `out`.
 
     A source without a segmentor (a CLIP, or a bundle fresh from `prune`) is read out without training, by MaskCLIP's
-    dense embeddings, and the report says so. Images are scored at their own size. A bundle of the Hub stays as it was
-    published, and so does one that is scored otherwise than as it is.
+    dense embeddings, and the report says so. Images are scored at their own size. No report is added to a bundle of
+    the Hub, or if a bundle is scored in another form than its own.
 
-    source: None with `checkpoint`, the file of a `framework`'s own. dataset: "shapes" (embedded) or "folder", which is
-    what it is if `images` are given. words: other words for the classes, in their order. at_sparsity: an earlier round
-    of a bundle; its report has the sparsity in its name. base: where the bundle's base lies now. Options: the fields of
+    source: None with `checkpoint`, a file of the `framework`'s own. dataset: "shapes" (embedded) or "folder" (the
+    default if `images` are given). words: other words for the classes, in their order. at_sparsity: an earlier round of
+    a bundle; its report has the sparsity in its name. base: where the bundle's base is now. Options: the fields of
     `DatasetOptions`, whose split is "val" here, and of `Subject`.
 
     Raises SourceError, BundleError, HubError, DataError, TransferError or OptionError.
@@ -146,8 +146,8 @@ def _opened(
 
 
 def _seen(samples: SegDataset, words: Words, opened: OpenedSegmentor, subject: Subject) -> tuple[bool, ...]:
-    """By class: did training label it? As a class file or a pack says, as is known of a checkpoint, else as the bundle
-    records or the data set splits.
+    """By class, whether it had training labels: from a class file or a pack, or as known for a checkpoint, else
+    from the record of the bundle or the split of the data set.
     """
     if subject.seen is not None:
         return words.vocabulary.seen_by(names_of(subject.seen))
@@ -174,9 +174,9 @@ def score(
     sides: Sides | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """The figures of one segmentor: accuracy, size, counted and measured cost, of the first image's size.
+    """Accuracy, size, and counted and measured cost of one segmentor; the cost is for the size of the first image.
 
-    seen: by class, whether training labelled it; None for what `seen_classes` says. sides: of the pictures it looks at.
+    seen: by class, whether it had training labels; None: as from `seen_classes`. sides: the picture size it works at.
     """
     predictor = Predictor(built, text, device=device, sides=sides)
     with reporter.bar("scoring", len(samples)) as advance:
@@ -196,7 +196,7 @@ def score(
 
 
 def seen_classes(samples: SegDataset, tower: Tower) -> tuple[bool, ...]:
-    """By class: did training label it? As the bundle's segmentor records, else as the data set splits."""
+    """By class, whether it had training labels: from the bundle's segmentor, else from the split of the data set."""
     record = tower.bundle.manifest.segmentor if tower.bundle else None
     if record is not None and record.seen:
         return samples.vocabulary.seen_by(record.seen)

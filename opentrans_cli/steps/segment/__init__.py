@@ -1,1 +1,1 @@
-"""segment: own words on own pictures, as label maps, masks and overlays."""
+"""segment: find the user's words in the user's pictures, as label maps, masks and overlays."""

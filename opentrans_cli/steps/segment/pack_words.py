@@ -1,4 +1,4 @@
-"""segment --save-vocabulary: words with their embeddings in a file, so that they are read by a text tower only once."""
+"""segment --save-vocabulary: save words with their embeddings in a file, so that the text tower runs only once."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def pack_words(
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> Path:
-    """Embed `vocabulary` with the text tower of a source, or of a framework's own `checkpoint`, into the pack `out`.
+    """Embed `vocabulary` with the text tower of a source, or of a framework's own `checkpoint`; write the pack `out`.
 
-    Prompts are those of `framework`, else of the segmentor a bundle holds. A class is seen if one of its words is in
-    the class file `seen`; without one, as the bundle records, and for a framework that is trained, if it is one of
-    COCO's. Raises SourceError, BundleError, HubError, DataError or OptionError.
+    Prompts are those of `framework`, else of the bundle's segmentor. A class is seen if one of its words is in the
+    class file `seen`. Without that file the record of the bundle decides; for a framework that is already trained, a
+    class is seen if it is one of COCO's. Raises SourceError, BundleError, HubError, DataError or OptionError.
     """
     if out.suffix != SUFFIX:
         raise OptionError(f"vocabulary packs end in {SUFFIX}: --save-vocabulary {out}; add it")
@@ -63,7 +63,7 @@ def pack_words(
 def _of_source(
     source: str, base: str | None, reporter: Reporter
 ) -> tuple[LoadedClip, tuple[str, ...], tuple[str, ...]]:
-    """The CLIP that reads words for a source, and what its segmentor was trained on: classes and prompts."""
+    """The CLIP that embeds words for a source, and the classes and prompts its segmentor was trained with."""
     place = local_source(source, reporter)
     if not is_bundle(place):
         return load_clip(source), (), ()

@@ -1,4 +1,4 @@
-"""segment: own words on own images; a label map and an overlay with a legend for each."""
+"""segment: find the user's words in images, and write a label map and an overlay with a legend for each image."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ Task = Literal["semantic", "instance", "panoptic"]
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """What is asked for beside the pictures and the words. Raises OptionError if that is nothing, or contradicts."""
+    """What to do and write. Raises OptionError if no output is asked for, or if options contradict each other."""
 
     out: Path | None = None  # folder of label maps and overlays
     save_scores: Path | None = None  # file for the scores of the one image, float32 (C, H, W), by numpy.save
     framework: str | None = None
-    checkpoint: Path | None = None  # a framework's own, instead of a source
-    seen: Path | None = None  # class file of what training labelled
-    own_size: bool = False  # look at pictures at their own size, whatever a checkpoint was made for
-    task: Task = "semantic"  # what is written beside the label map
-    stuff: tuple[str, ...] = ()  # classes that are no objects, for the other tasks
+    checkpoint: Path | None = None  # a framework's own checkpoint, instead of a source
+    seen: Path | None = None  # class file with the classes that had training labels
+    own_size: bool = False  # use pictures at their own size, whatever size a checkpoint was made for
+    task: Task = "semantic"  # what is written besides the label map
+    stuff: tuple[str, ...] = ()  # classes that are not objects, for the other tasks
     base: str | None = None
     device: str = "auto"
     force: bool = False
@@ -64,7 +64,7 @@ class SegmentOptions:
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """What `segment` wrote: the folder `path`, or the file of scores where there is no folder."""
+    """What `segment` wrote: the folder `path`, or the file of scores if there is no folder."""
 
     path: Path
     # By image: name, label_map and overlay (file names), classes (name -> share of the pixels), and what the task adds.
@@ -91,11 +91,11 @@ def segment(
 ) -> SegmentResult:
     """Label every pixel of `images` (files or folders) with one of `words`.
 
-    Writes NAME.png (class ids) and NAME-overlay.png for each image, and segment.json, into the new folder `out`; all or
-    nothing. A source without a segmentor is read out without training.
+    Writes NAME.png (class ids) and NAME-overlay.png for each image, and segment.json, into the new folder `out`, which
+    appears only if all was written. A source without a segmentor is read out without training.
 
-    source: None with `checkpoint`, the file of a `framework`'s own. words: "red star, sky", a sequence of names, or the
-    Path of a class file or vocabulary pack. Options: the fields of `SegmentOptions`.
+    source: None with `checkpoint`, a file of the `framework`'s own. words: "red star, sky", a sequence of names, or
+    the Path of a class file or vocabulary pack. Options: the fields of `SegmentOptions`.
 
     Raises DataError, SourceError, BundleError, HubError, TransferError or OptionError.
     """
@@ -135,7 +135,7 @@ def _opened(source: str | None, options: SegmentOptions, reporter: Reporter) -> 
 
 @dataclass(frozen=True)
 class _Job:
-    """Pictures to be labelled, and where what is found goes."""
+    """Pictures to be labelled, and where the results go."""
 
     predictor: Predictor
     vocabulary: Vocabulary
@@ -145,11 +145,11 @@ class _Job:
 
     @cached_property
     def colours(self) -> np.ndarray:
-        """Of the classes, uint8 (C, 3)."""
+        """Colours of the classes, uint8 (C, 3)."""
         return class_colours(len(self.vocabulary))
 
     def run(self, out: Path, told: dict[str, Any], reporter: Reporter) -> SegmentResult:
-        """Everything into `out`, which appears at the end."""
+        """Write everything into `out`, which appears at the end."""
         entries: list[dict[str, Any]] = []
         with staged_folder(out, replace=self.options.force) as folder:
             with reporter.bar("segmenting", len(self.files)) as advance:
@@ -180,7 +180,7 @@ class _Job:
         return entry
 
     def save_scores(self, scores: np.ndarray) -> None:
-        """Scores (C, H, W), float32, as numpy.save writes them; whole or not at all."""
+        """Write scores (C, H, W), float32, by numpy.save, completely or not at all."""
         assert self.options.save_scores is not None
         header = io.BytesIO()
         values = np.ascontiguousarray(scores, dtype="<f4")
@@ -193,7 +193,7 @@ class _Job:
 
 
 def _check_targets(options: SegmentOptions, count: int) -> None:
-    """OutputError or OptionError unless everything that is asked for may be written where it is to go."""
+    """Raises OutputError or OptionError unless every output may be written to its place."""
     if options.out is not None:
         check_folder_target(options.out, force=options.force, foreign=_foreign)
     scores = options.save_scores
@@ -206,7 +206,7 @@ def _check_targets(options: SegmentOptions, count: int) -> None:
 
 
 def _files(images: Sequence[Path]) -> dict[str, Path]:
-    """Output name -> image; stems that occur twice get their folder's name in front."""
+    """Output name -> image; a file name that occurs twice gets the name of its folder in front."""
     found: dict[str, Path] = {}
     taken: set[Path] = set()
     for given in images:
@@ -224,7 +224,7 @@ def _files(images: Sequence[Path]) -> dict[str, Path]:
 
 
 def _foreign(out: Path) -> set[str]:
-    """What is in a folder that no earlier run left there."""
+    """The files in a folder that no earlier run has written."""
     there = {path.name for path in out.iterdir()}
     try:
         images = json.loads((out / REPORT).read_text(encoding="utf-8"))["images"]

@@ -1,4 +1,4 @@
-"""Instances and panoptic segments of a picture: what is written about them, and the map of their ids."""
+"""Instances and panoptic segments of a picture: their records for the report, and the map of their ids."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from opentrans_cli.errors import DataError
 from opentrans_cli.frameworks.mask_inference import instances, panoptic
 from opentrans_cli.steps.segmentors.predictor import Queries
 
-_LEAST_SURE = 0.05  # instances below are noise: every query would be one, of several classes
-_OBJECT_THRESHOLD = 0.8  # of panoptic segments, as published for Mask2Former
-_OBJECT_THRESHOLDS = {"fcclip": 0.0}  # its classes are less sure, since CLIP has a say
-_DEEP = np.zeros((257, 3), dtype=np.uint8)  # more colours than a palette holds: ids are written with 16 bits
+_LEAST_SURE = 0.05  # instances below this score are noise: every query would give some, of several classes
+_OBJECT_THRESHOLD = 0.8  # for panoptic segments, as published for Mask2Former
+_OBJECT_THRESHOLDS = {"fcclip": 0.0}  # its class scores are lower, since those of CLIP are mixed in
+_DEEP = np.zeros((257, 3), dtype=np.uint8)  # a palette has too few colours, so ids are written with 16 bits
 
 
 def find_instances(
     queries: Queries, image: NDArray[np.uint8], names: Sequence[str], things: Sequence[bool]
 ) -> list[dict[str, Any]]:
-    """Class, score and mask of each object of `image` (H, W, 3), surest first; masks as COCO's run lengths.
+    """Class, score and mask of each object in `image` (H, W, 3), highest score first; masks are COCO run lengths.
 
-    queries: of the image, by `Predictor.queries`.
+    queries: those of the image from `Predictor.queries`.
     """
     classes, masks, size = queries
     found = instances(classes, masks, size, things=things)
@@ -54,9 +54,9 @@ def find_segments(
     *,
     framework: str,
 ) -> list[dict[str, Any]]:
-    """Panoptic segments of `image` (H, W, 3); their ids go into a 16-bit PNG at `path`, 0 where there is none.
+    """Panoptic segments of `image` (H, W, 3); their ids go into a 16-bit PNG at `path`, 0 for no segment.
 
-    queries: of the image, by the `Predictor.queries` of `framework`.
+    queries: those of the image from `Predictor.queries` with `framework`.
     """
     classes, masks, size = queries
     threshold = _OBJECT_THRESHOLDS.get(framework, _OBJECT_THRESHOLD)
@@ -71,7 +71,7 @@ def find_segments(
 
 
 def things_of(names: Sequence[str], stuff: Sequence[str]) -> tuple[bool, ...]:
-    """By class: whether it comes as objects; `stuff` names those that do not. Raises DataError for other words."""
+    """By class, whether it consists of objects; `stuff` names those that do not. Raises DataError for other words."""
     unknown = sorted({word.casefold() for word in stuff} - {name.casefold() for name in names})
     if unknown:
         raise DataError(f"not a class of the vocabulary: --stuff {unknown[0]}; use the words you ask for")
@@ -80,7 +80,7 @@ def things_of(names: Sequence[str], stuff: Sequence[str]) -> tuple[bool, ...]:
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """A mask (H, W) in COCO's uncompressed form: column by column, lengths of zeros and ones in turn, zeros first."""
+    """A region (H, W) in COCO's uncompressed form: by column, alternating lengths of zeros and ones, zeros first."""
     flat = mask.ravel(order="F").astype(np.int8)
     ends = np.flatnonzero(np.diff(flat)) + 1
     edges = np.concatenate([[0], ends, [flat.size]])

@@ -42,7 +42,7 @@ RECEIPT = ".receipt.json"
 class CheckpointTransfer(Transferred):
     """What was done to a checkpoint."""
 
-    prefix: str  # of the tower's keys
+    prefix: str  # prefix of the tower's keys
     what: str  # "mask" or "weights"
     keys: tuple[dict[str, Any], ...]  # by tensor of the tower: source, target, rule, shapes, kept, verdict
     unmatched: tuple[str, ...]  # layers that have no place; empty if something was written
