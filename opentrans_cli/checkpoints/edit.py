@@ -1,8 +1,7 @@
-"""A copy of somebody's checkpoint file with some of its tensors changed.
+"""A copy of a checkpoint file with some of its tensors changed.
 
-In its own format the copy is the file itself, byte for byte, but for the changed tensors: no pickle is written, that of
-a torch file is the one that was there. A checkpoint of any kind can become one safetensors file, which holds its
-tensors alone.
+In the same format the copy equals the file byte for byte except for the changed tensors. No pickle is written: that of
+a torch file is copied. A checkpoint of any kind can also become one safetensors file, which holds only its tensors.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ _SAFETENSORS, _TORCH = ".safetensors", (".pth", ".pt", ".bin", ".ckpt")
 
 
 def copies_to(checkpoint: Checkpoint, suffix: str) -> bool:
-    """Whether a copy with this suffix keeps the format; else the tensors alone become a safetensors file.
+    """Whether a copy with this suffix keeps the format; otherwise only the tensors are written, as safetensors.
 
-    Raises TransferError for a suffix that no copy can have, and for tensors that no safetensors file has.
+    Raises TransferError for a suffix that no copy can have, and for tensors that a safetensors file cannot hold.
     """
     of_torch = checkpoint.kind in (TORCH, OLD_TORCH)
     if suffix not in (_SAFETENSORS, *_TORCH):
@@ -76,9 +75,9 @@ def check_apart(checkpoint: Checkpoint, edits: Edits) -> None:
 
 
 def copy_patches(checkpoint: Checkpoint, edits: Edits) -> list[Patch]:
-    """What a copy in the same format has differently, checksums included.
+    """The bytes that differ in a copy of the same format, checksums included.
 
-    Raises TransferError for a tensor whose values are inside the pickle, as those of arrays are.
+    Raises TransferError for a tensor whose values are inside the pickle, as for arrays.
     """
     tensors = {name: checkpoint.tensors[name] for name in edits if 0 not in checkpoint.tensors[name].shape}
     inside = next((name for name, tensor in tensors.items() if tensor.source != checkpoint.path), None)
@@ -117,9 +116,10 @@ def converted_chunks(checkpoint: Checkpoint, edits: Edits) -> Iterator[bytes]:
 
 
 def check_written(checkpoint: Checkpoint, edits: Edits, patches: Sequence[Patch] | None, path: Path) -> Checkpoint:
-    """Read what was written: changed tensors are what they should be, and all others bit for bit what they were.
+    """Check the written file: changed tensors are as intended, and all others are the same bit for bit.
 
-    patches: of a copy in the same format, None for another one. Returns the written file. Raises TransferError if not.
+    patches: those of a copy in the same format; None for another format. Returns the written file. Raises TransferError
+    if the check fails.
     """
     written = open_checkpoint(path)
     before, after = (
@@ -142,7 +142,7 @@ def check_written(checkpoint: Checkpoint, edits: Edits, patches: Sequence[Patch]
 
 
 def _values(checkpoint: Checkpoint, name: str, edits: Edits) -> Iterator[bytes]:
-    """The values of a tensor in C order, in pieces: an embedding table can be a fifth of a file."""
+    """The values of a tensor in C order, in pieces, since an embedding table can be a fifth of a file."""
     tensor = checkpoint.tensors[name]
     if name not in edits and tensor.strides == c_order(tensor.shape) and isinstance(tensor.source, Path):
         with tensor.source.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a checkpoint file is, from its first bytes and not from its suffix."""
+"""Find the kind of a checkpoint file from its first bytes, not from its suffix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AGAIN = "download or export it again"
 _UNPACK = "unpack it and give the checkpoint inside"
 _EXPORT = "give a state dict saved with safetensors or torch.save"
 _PICKLES = (b"\x80", b"(dp", b"}q", b"ccollections\n", b"ccopy_reg\n")  # a dict or an object in any protocol
-# What else people have under the name of a checkpoint: first bytes, words for it, next move.
+# Other files that people pass as checkpoints: their first bytes, a description, and what to do next.
 _OTHERS = (
     (b"\x89HDF", "an HDF5 file", _EXPORT),
     (b"GGUF", "a GGUF file", _EXPORT),
@@ -33,7 +33,7 @@ _OTHERS = (
 def file_kind(path: Path) -> str:
     """The kind of the checkpoint `path`, one of the constants above.
 
-    Raises SourceError, naming the file, what it is and the next move, for a file that is missing or something else.
+    Raises SourceError for a file that is missing or of another kind; it says what the file is and what to do next.
     """
     try:
         with open_regular(path) as file:
@@ -50,7 +50,7 @@ def file_kind(path: Path) -> str:
         return OLD_TORCH
     if start.startswith(b"PK\x03\x04"):
         return TORCH
-    # A safetensors file starts with the length of its JSON header; text read as a length is absurdly large.
+    # A safetensors file starts with the length of its JSON header; text read as a length gives a far too large number.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
         return SAFETENSORS
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")

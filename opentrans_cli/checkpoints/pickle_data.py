@@ -1,8 +1,8 @@
 """Pickles read as data: what a pickle would build is described, and nothing that it names is imported or called.
 
-A pickle is a program that calls what it names. Here a name is only ever looked up in a closed table of this file, which
-knows tensors, arrays and plain containers. Every other class or function becomes an `Unknown`, which keeps what it was
-given and does nothing. So the checkpoints of mmengine, Lightning or argparse users are read without their classes.
+A pickle is a program that calls what it names. Here a name is only looked up in a fixed table of this file, which knows
+tensors, arrays and plain containers. Every other class or function becomes an `Unknown`, which keeps its data and does
+nothing. So checkpoints that contain objects of mmengine, Lightning or argparse are read without their classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from opentrans_cli.files.slots import c_order
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """What a file of torch before 1.6 begins with: torch's magic number, pickled."""
 
-# Classes of storages in torch. What is not here, such as the storage of quantised values, has a problem.
+# Classes of storages in torch. Tensors of other storages, such as quantised ones, cannot be read.
 _STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -39,15 +39,15 @@ _STORAGES = {
     "ComplexDoubleStorage": "complex128",
 }
 _ARRAYS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
-_PYTHONS: Any = pickle._Unpickler  # the reader in Python, whose every instruction can be replaced
+_PYTHONS: Any = pickle._Unpickler  # the reader in Python; all its instructions can be replaced
 _QUANTISED = {"QInt8Storage": 1, "QUInt8Storage": 1, "QInt32Storage": 4}
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the values of tensors are: a record of the file by its name, or bytes that the pickle itself holds."""
+    """Where the values of tensors are: in a named record of the file, or in bytes inside the pickle itself."""
 
-    dtype: str | None  # None: the tensors say it
+    dtype: str | None  # None: each tensor has its own
     record: str = ""
     data: bytes | None = field(default=None, repr=False)
     skipped: int = 0  # values before the first one
@@ -67,18 +67,18 @@ class Described:
 
 @dataclass(eq=False)
 class Unknown:
-    """What a class or function that is not known here would have made; it does nothing."""
+    """Stands for an object of a class or function that is not known here; it does nothing."""
 
     name: str  # "argparse.Namespace"
     arguments: tuple[Any, ...] = ()
-    state: Any = None  # its attributes, mostly a dict by name
-    entries: dict[Any, Any] = field(default_factory=dict)  # of a kind of dict
+    state: Any = None  # its attributes, usually a dict by name
+    entries: dict[Any, Any] = field(default_factory=dict)  # its entries, if it is like a dict
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.entries[key] = value
 
     def append(self, value: Any) -> None:
-        """An item of a kind of list: left away, as a name would be needed to find it again."""
+        """Ignores an item of a list-like object, because the item has no name to find it by."""
 
     add = append
 
@@ -92,12 +92,12 @@ class _Name:
 
 @dataclass(eq=False)
 class Array:
-    """A numpy array: made first, filled by its state."""
+    """A numpy array: a pickle creates it first and then sets its state."""
 
     state: Any = None
 
     def described(self) -> Described:
-        """The array as a tensor, its values in C order and the byte order of this format."""
+        """The array as a tensor, with its values in C order and little-endian."""
         _, shape, kind, fortran, raw = self.state
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         if not isinstance(raw, bytes | bytearray) or not isinstance(kind, _Kind) or kind.code not in _ARRAYS:
@@ -129,17 +129,17 @@ class _Kind:
 
 
 def read_pickle(file: BinaryIO) -> Any:
-    """What the pickle at the place of `file` would make, with a `Described` or an `Array` for every tensor.
+    """What the pickle at the current position of `file` would build, with a `Described` or `Array` for every tensor.
 
-    The file stands behind the pickle then. Raises UnpicklingError and the many other errors of a damaged pickle.
+    Afterwards the position is after the pickle. Raises UnpicklingError and the many other errors of a damaged pickle.
     """
     return _Reader(file, encoding="latin1").load()
 
 
 def read_old(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
-    """A file of torch before 1.6, or the bytes of such a file: what `read_pickle` gives, and its records.
+    """Read a file of torch before 1.6, or its bytes: what `read_pickle` gives, and the records of the file.
 
-    A record is known by its name, with its first byte and the one behind its last. Raises as `read_pickle` does.
+    The records are by name: the first byte, and the byte after the last. Raises the same errors as `read_pickle`.
     """
     magic, protocol, system = (read_pickle(file) for _ in range(3))
     if magic != 0x1950A86A20F9469CFC6C or protocol != 1001 or system.get("little_endian") is not True:
@@ -156,7 +156,7 @@ def read_old(file: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
 
 
 class _Reader(_PYTHONS):  # type: ignore[misc]
-    """Python's own reader of pickles with everything replaced that would import or call something."""
+    """Python's own reader of pickles; everything in it that would import or call something is replaced."""
 
     def __init__(self, file: BinaryIO, **settings: Any) -> None:
         super().__init__(file, **settings)
@@ -194,11 +194,11 @@ class _Reader(_PYTHONS):  # type: ignore[misc]
     def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Unknown | Array | _Kind):
-            target.state = state  # of dicts it is left away: the versions of a state dict say nothing about tensors
+            target.state = state  # not kept for dicts: the versions of a state dict say nothing about tensors
 
     def load_bytearray8(self) -> None:
         (length,) = struct.unpack("<Q", self.read(8))
-        self.append(self.read(length))  # Python's own would reserve whatever length a file claims
+        self.append(self.read(length))  # Python's own code would reserve any length that a file claims
 
     dispatch: ClassVar[dict[int, Any]] = {
         **_PYTHONS.dispatch,
@@ -222,7 +222,7 @@ def _made(what: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Described:
-    """`_rebuild_tensor_v2` of torch, and the older and newer one."""
+    """`_rebuild_tensor_v2` of torch, and its older and newer versions."""
     dtype = next((one.text.removeprefix("torch.") for one in more if isinstance(one, _Name)), storage.dtype)
     turned = any(isinstance(one, Mapping) and (one.get("conj") or one.get("neg")) for one in more)
     numbers = (offset, *shape, *strides)

@@ -1,6 +1,6 @@
 """Checkpoints that other programs pruned, tensor by tensor, under the names they had before pruning.
 
-opentrans            the paper's `seg_backbone_imp*.pth`: what torch-prune says, in dicts `first_conv`, `backbone`
+opentrans            the paper's `seg_backbone_imp*.pth`: as torch-prune, inside the dicts `first_conv`, `backbone`
                      and `sem_seg_head`
 torch-prune          `X_orig` and `X_mask` of torch.nn.utils.prune, or `X.weight_mask` with or without `X.weight`
 torch-ao             `M.parametrizations.weight.original` and `.0.mask` of torch.ao.pruning
@@ -9,8 +9,8 @@ nncf                 `M.weight` and its mask: `M.pre_ops.N.op._mask`, or since N
 compressed-tensors   the bitmasks of compressed-tensors up to 0.14 (sparse-bitmask, sparse-24-bitmask):
                      `M.compressed`, `M.bitmask`, `M.shape` (and `M.row_offsets`) for `M.weight`; bits along the
                      last axis, the lowest first
-zeros                a plain checkpoint: what is zero, of either sign, was pruned (a mask times a negative weight
-                     leaves -0.0)
+zeros                a plain checkpoint: weights that are 0.0 or -0.0 were pruned (a mask times a negative weight
+                     gives -0.0)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NNCF_MASK = re.compile(
     r"|(?P<above>.*)__nncf_hooks\.post_hooks\.(?P<below>.+):weight__\d+\.\d+\.binary_mask"
 )
 
-# By format: how a mask is called, and the values that it belongs to.
+# For each format, the name of a mask and the name of the values that it belongs to.
 _MASKS = {
     TORCH_PRUNE: (NameRule("{name*}", "{name*}_mask"), NameRule("{name*}", "{name*}_orig")),
     TORCH_AO: (
@@ -57,15 +57,15 @@ class PrunedTensor:
     """Where a tensor is in the file, and its shape before pruning."""
 
     shape: tuple[int, ...]
-    values: str | None = None  # name of its values in the file; None: the file has its mask alone
-    mask: str | None = None  # name of its mask, one number a weight; of packed ones of its bits
-    packed: bool = False  # kept values alone, one after the other
-    problem: str | None = None  # why it can be no weight, see StoredTensor
+    values: str | None = None  # name of its values in the file; None: the file has only its mask
+    mask: str | None = None  # name of its mask, one number per weight, or of its bits if packed
+    packed: bool = False  # the file holds only the kept values, one after the other
+    problem: str | None = None  # why it cannot be a weight, see StoredTensor
 
 
 @dataclass(frozen=True)
 class PrunedCheckpoint:
-    """A checkpoint as it was before pruning, with its masks; a plain one has none."""
+    """A checkpoint with the tensor names from before pruning, and its masks; a plain checkpoint has no masks."""
 
     file: Checkpoint
     format: str  # one of FORMATS
@@ -87,7 +87,7 @@ class PrunedCheckpoint:
         return frozenset(name for name, tensor in self.tensors.items() if tensor.mask is not None)
 
     def mask(self, name: str, rows: slice | None = None) -> NDArray[np.bool_] | None:
-        """Which values of (some rows of) a tensor are kept; None if the file has no mask for it.
+        """Which values of a tensor, or of some of its rows, are kept; None if the file has no mask for it.
 
         Raises MaskError for a mask that is not made of 0 and 1, SourceError for a file that cannot be read.
         """
@@ -102,9 +102,9 @@ class PrunedCheckpoint:
         return mask != 0
 
     def values(self, name: str, rows: slice | None = None) -> NDArray[Any] | None:
-        """(Some rows of) a tensor without its mask, floats as float32 or float64; None if the file has its mask alone.
+        """A tensor, or some rows, without its mask, floats as float32 or float64; None if the file has only its mask.
 
-        Packed ones have zeros where they are pruned. Raises SourceError for a file that cannot be read.
+        Packed values are unpacked, with zeros where they are pruned. Raises SourceError for a file that cannot be read.
         """
         tensor = self.tensors[name]
         if tensor.values is None:
@@ -122,9 +122,9 @@ class PrunedCheckpoint:
         return _rows(values, rows)
 
     def weight(self, name: str, rows: slice | None = None) -> NDArray[Any]:
-        """(Some rows of) a tensor as float32 or float64, with zeros where its mask says so; of a mask alone, the mask.
+        """A tensor, or some rows, as float32 or float64, with zeros where it is pruned; the mask if there is no more.
 
-        Raises as `mask` and `values` do.
+        Raises the same errors as `mask` and `values`.
         """
         mask, values = self.mask(name, rows), self.values(name, rows)
         weight = mask if values is None else values if mask is None else masked(values, mask)
@@ -135,7 +135,7 @@ class PrunedCheckpoint:
         dtype = self.file.tensors[key].dtype
         if dtype in FLOATS or hasattr(np, dtype):
             return decoded(self.file.array(key, rows), dtype)
-        return self.file.read(key, rows).float().numpy()  # a type that torch alone has, such as float8
+        return self.file.read(key, rows).float().numpy()  # a type that only torch has, such as float8
 
     def _bits(self, name: str, tensor: PrunedTensor) -> NDArray[np.bool_]:
         assert tensor.mask is not None
@@ -151,9 +151,9 @@ def masked(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 def open_pruned(path: Path, format: str | None = None) -> PrunedCheckpoint:
-    """Open a checkpoint, pruned or not; its content says in which way, or `format`, one of FORMATS.
+    """Open a checkpoint, pruned or not; the format is `format`, one of FORMATS, or is found from the content.
 
-    Raises OptionError for an unknown format, SourceError if the file cannot be read or is of another one.
+    Raises OptionError for an unknown format, SourceError if the file cannot be read or has another format.
     """
     if format is not None and format not in FORMATS:
         raise OptionError(f"unknown format: '{format}'; choose one of {', '.join(FORMATS)}")
@@ -186,7 +186,7 @@ def _rows(tensor: NDArray[Any], rows: slice | None) -> NDArray[Any]:
 
 
 def _masked(tensors: Mapping[str, StoredTensor], format: str) -> Iterator[tuple[str, PrunedTensor]]:
-    """The tensors with a mask. A buffer such as `attn_mask` is none: nothing is called `attn_orig`."""
+    """The tensors with a mask. A buffer such as `attn_mask` is not a mask, since there is no `attn_orig`."""
     for key, mask in tensors.items():
         name, values = _nncf_names(key) if format == NNCF else _names(key, *_MASKS[format])
         lenient = format == TORCH_PRUNE and name.endswith("weight")
@@ -198,7 +198,7 @@ def _masked(tensors: Mapping[str, StoredTensor], format: str) -> Iterator[tuple[
 
 
 def _names(key: str, mask: NameRule, values: NameRule) -> tuple[str, str]:
-    """How the tensor of the mask `key` was called before pruning, and how its values are; "" if it is no mask."""
+    """The names of the tensor with the mask `key` before pruning and of its values; "" if `key` is not a mask."""
     name = mask.name(key)
     place = None if name is None else values.place(name)
     return ("", "") if name is None or place is None else (name, place.key)
@@ -234,7 +234,7 @@ def _compressed(file: Checkpoint) -> Iterator[tuple[str, PrunedTensor]]:
 
 
 def _shape(file: Checkpoint, key: str) -> tuple[int, ...]:
-    """The shape written down in a tensor; () if none is."""
+    """The shape stored as the values of a tensor; () if there is none."""
     if math.prod(file.tensors[key].shape) > _MOST_DIMENSIONS:
         return ()
     sizes = file.read(key).reshape(-1)

@@ -1,15 +1,15 @@
-"""The one reader of checkpoint files: bytes -> kind of file -> named tensors, none of whose values is read yet.
+"""The reader of all checkpoint files: it finds the kind of a file and its named tensors, without reading values.
 
-What a file is, its content says and not its suffix:
+The content of a file, not its suffix, tells its kind:
 
     safetensors            its header says where each tensor lies
     index of shards        the JSON of a checkpoint in several files (`*.index.json`), which lie beside it
-    torch, since 1.6       a zip archive; a TorchScript archive is one as well, and its code is left alone
-    torch, older           a row of pickles, and the values of all tensors behind them
+    torch, since 1.6       a zip archive; a TorchScript archive is one as well, and its code is ignored
+    torch, older           several pickles, and after them the values of all tensors
     a plain pickle         of arrays, as detectron2's model zoo has them, or of tensors
 
-Pickles are read as data, see `pickle_data.py`. Torch is not loaded, and of a tensor only what is asked for is read. NaN
-and infinite values are let through: whoever reads a weight finds them.
+Pickles are read as data, see `pickle_data.py`. Torch is not loaded, and only the requested part of a tensor is read.
+NaN and infinite values are accepted here: the code that uses a weight checks for them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FLOATS = (*FLOATS, "float8_e4m3fn", "float8_e5m2")
 _WHOLE = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 _MAX_INDEX = 32 << 20  # bytes; the largest published ones have 0.2 MB
 
-# Of the zip format's two headers: flags, method and lengths of name and extra field; lengths of these and the comment.
+# Fields of the zip format's two headers: flags, method, lengths of name and extra field; these lengths and comment's.
 _LOCAL, _CENTRAL = struct.Struct("<6xHH16xHH"), struct.Struct("<28xHHH12x")
 _CENTRAL_CHECKSUM, _LOCAL_CHECKSUM = 16, 14
 _DESCRIPTOR = b"PK\x07\x08"
@@ -56,7 +56,7 @@ class StoredTensor:
 
     shape: tuple[int, ...]
     dtype: str = "float32"  # torch's name without "torch.", which is numpy's where numpy has the type
-    problem: str | None = None  # why it can be no weight: NOT_FLOATING, or why it cannot be read at all
+    problem: str | None = None  # why it cannot be a weight: NOT_FLOATING, or why it cannot be read
     key: str = ""  # its name in the file
     source: Path | bytes = field(default=b"", repr=False)  # the file with its values, or bytes with them
     start: int = 0  # of its first value, in bytes
@@ -64,12 +64,12 @@ class StoredTensor:
 
     @property
     def slot(self) -> Slot:
-        """Its place in the source."""
+        """The tensor's place in the source."""
         return Slot(self.dtype, self.shape, self.start, self.strides)
 
     @property
     def readable(self) -> bool:
-        """Whether it has values that can be read."""
+        """Whether the tensor has values that can be read."""
         return self.problem in (None, NOT_FLOATING)
 
 
@@ -83,13 +83,13 @@ class StorageRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose tensors are read when they are asked for; several threads may read at once."""
+    """A checkpoint whose tensors are read on demand; several threads may read at once."""
 
     path: Path
     kind: str  # a constant of file_kind.py
-    tensors: Mapping[str, StoredTensor]  # by name, wrappers taken off, in module order
-    beside: tuple[str, ...] = ()  # entries beside the tensors that were left away: "optimizer", "iteration"
-    note: str | None = None  # which of several sets of weights was taken; a step says it aloud
+    tensors: Mapping[str, StoredTensor]  # by name without wrappers, in module order
+    beside: tuple[str, ...] = ()  # entries that were left out: "optimizer", "iteration"
+    note: str | None = None  # which of several sets of weights was taken; a step reports it
     records: Sequence[StorageRecord] = field(default=(), repr=False)  # of an archive
     stamps: Mapping[Path, tuple[int, ...]] = field(default_factory=dict, repr=False)  # of its files when it was opened
 
@@ -105,9 +105,9 @@ class Checkpoint:
         return sha256("\n".join(lines).encode()).hexdigest() if shards else own
 
     def array(self, name: str, rows: slice | None = None) -> NDArray[Any]:
-        """A tensor, or some of its rows, as it is stored; what numpy has no type for as its bits (bfloat16: uint16).
+        """A tensor, or some of its rows, as stored; types unknown to numpy are given as bits (bfloat16: uint16).
 
-        The array is the caller's own. Raises SourceError if its values cannot be read, or the file changed.
+        The caller may change the array. Raises SourceError if its values cannot be read, or the file changed.
         """
         tensor = self.tensors[name]
         if not tensor.readable:
@@ -130,7 +130,7 @@ class Checkpoint:
             raise _unreadable(tensor.source, error) from error
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
-        """The same as a tensor of torch on the CPU, in its own type."""
+        """The same as `array`, but as a torch tensor on the CPU in its own type."""
         import torch
 
         array = self.array(name, rows)
@@ -139,7 +139,7 @@ class Checkpoint:
         return tensor if tensor.dtype == dtype else tensor.view(dtype)
 
     def finite(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """All tensors, or those called `names`. Raises SourceError for NaN and infinite values."""
+        """All tensors, or only `names`. Raises SourceError for NaN and infinite values."""
         tensors = {name: self.read(name) for name in (self.tensors if names is None else names)}
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -152,8 +152,8 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a checkpoint of any kind, and find its tensors.
 
-    Raises SourceError, naming the file, what it is and the next move, if it is missing, cut off, no checkpoint, or has
-    no tensors in it.
+    Raises SourceError if the file is missing, cut off, not a checkpoint, or without tensors; the message says what the
+    file is and what to do next.
     """
     kind = file_kind(path)
     opened = _open_index(path) if kind == SHARDS else _open_single(path, kind)
@@ -166,7 +166,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open_single(path: Path, kind: str) -> Checkpoint:
-    """The checkpoint in one file, by the names in it."""
+    """The checkpoint in one file, with the names in it."""
     try:
         with open_regular(path) as file:
             stamps = {path: _stamp(file)}
@@ -205,7 +205,7 @@ def _in_file(key: str, slot: Slot, path: Path) -> StoredTensor:
 
 
 def _placed(key: str, tensor: Described, records: Mapping[str, StorageRecord], path: Path, size: int) -> StoredTensor:
-    """A tensor of a pickle; raises ValueError for one that reaches behind its storage, or behind the file."""
+    """A tensor of a pickle; raises ValueError if it reaches past the end of its storage or of the file."""
     problem, storage = tensor.problem or _problem(tensor.dtype), tensor.storage
     if storage is None or problem not in (None, NOT_FLOATING):
         return StoredTensor(tensor.shape, tensor.dtype, problem, key)

@@ -1,13 +1,13 @@
-"""The one language of key rules: what we call a tensor beside what another library calls it.
+"""Key rules: each has our name of a tensor and its name in another library.
 
-Both sides are written with the same placeholders, so that a rule reads in either direction:
+Both names are written with the same placeholders, so that a rule works in both directions:
 
     {leaf}      one part of a name, without dots
     {name*}     any parts
     {n#}        a number; {n#+1} on the other side is one more
 
-and the side of the other library may end in [0], [1] or [2], a third of the rows of a packed projection, in ^T,
-transposed, and begin with ../, beside the tower instead of inside it.
+The other library's name may end in [0], [1] or [2] for a third of the rows of a packed projection, or in ^T for a
+transposed tensor. It may begin with ../ if the tensor is beside the tower instead of inside it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Place:
     transposed: bool = False
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the checkpoint's tensor, if ours has `shape`."""
+        """The shape of the checkpoint's tensor if our tensor has `shape`."""
         if self.transposed:
             shape = shape[::-1]
         return shape if self.third is None or not shape else (3 * shape[0], *shape[1:])
 
     def rows(self, stored: tuple[int, ...]) -> slice:
-        """The rows of the checkpoint's tensor, of shape `stored`, that are meant."""
+        """The rows of the checkpoint's tensor, of shape `stored`, that hold our tensor."""
         if self.third is None:
             return slice(None)
         each = stored[0] // 3
@@ -47,30 +47,30 @@ class Place:
 
 @dataclass(frozen=True)
 class NameRule:
-    """A name of ours and what another library calls it."""
+    """Our name of a tensor and its name in another library."""
 
     ours: str | None  # None: not needed here
-    theirs: str | None  # None: it has no place there
+    theirs: str | None  # None: the other library has no place for it
     kind: str = ""  # what the tensors are, or why they are left out, for tables and errors
 
     @property
     def text(self) -> str:
-        """The rule for people."""
+        """The rule as text for messages and tables."""
         return f"{self.ours} -> {self.theirs}"
 
     def matches(self, name: str) -> bool:
-        """Whether the rule is about our tensor `name`."""
+        """Whether the rule applies to our tensor `name`."""
         return self._place_of(name) is not None
 
     def place(self, name: str) -> Place | None:
-        """Where our tensor `name` is; None if another rule has it, or it has no place."""
+        """Where our tensor `name` is; None if the rule does not apply to it, or it has no place."""
         found = self._place_of(name)
         if found is None or self.theirs is None:
             return None
         return Place(_fill(self._key, found.groupdict()), self, self.third, self.transposed)
 
     def name(self, key: str) -> str | None:
-        """Our name of (a third of) their tensor `key`; None if another rule has it, or it is not needed."""
+        """Our name of their tensor `key` or a third of it; None if the rule does not apply, or it is not needed."""
         found = self._there.fullmatch(key)
         if found is None or self.ours is None:
             return None
@@ -79,7 +79,7 @@ class NameRule:
         return name if back is not None and back.key == key else None
 
     def about(self, key: str) -> bool:
-        """Whether the rule is about their tensor `key`."""
+        """Whether the rule applies to their tensor `key`."""
         return self._there.fullmatch(key) is not None
 
     @property
@@ -129,7 +129,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _shifted(template: str, values: Mapping[str, str], *, sign: int) -> dict[str, str]:
-    """`values` with what the placeholders of `template` add (sign 1) or, read backwards, take away (sign -1)."""
+    """`values` plus (sign 1) or, in the other direction, minus (sign -1) what the placeholders of `template` add."""
     shifts = {found[1]: sign * int(found[3]) for found in _PLACEHOLDER.finditer(template) if found[3]}
     return {name: str(int(value) + shifts[name]) if name in shifts else value for name, value in values.items()}
 

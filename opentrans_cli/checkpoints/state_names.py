@@ -1,4 +1,4 @@
-"""The names of the tensors in a loaded checkpoint: without wrappers, dicts and modules in each other joined by dots."""
+"""The names of the tensors in a loaded checkpoint: wrappers are removed, and nested names are joined by dots."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from opentrans_cli.checkpoints.pickle_data import Array, Described, Unknown
 from opentrans_cli.files.header import MAX_TENSORS
 
-# What training scripts call the weights of the model itself, the commonest first.
+# The names that training scripts give to the weights of the model itself, the most common first.
 _OWN = (
     *("state_dict", "model_state_dict", "model", "model_state", "model_weights", "module", "net", "network"),
     *("params", "weights", "blobs", "student"),
 )
-# Averages of these weights over training, and teachers, which are taken if nothing else is there.
+# Names of averages of these weights over training, and of teachers; they are used if there is nothing else.
 _AVERAGED = re.compile(r"(.+_)?(ema|swa|averaged?|teacher)(_.+)?")
 _TRAINING_STATE = re.compile(r"(.+_)?(optim|(lr_)?sched|(grad_)?scaler|amp).*")
 _TORCH_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -30,16 +30,16 @@ class FoundState:
     """The tensors of a checkpoint."""
 
     tensors: Mapping[str, Described]  # by name in the file, in its order
-    beside: tuple[str, ...]  # entries that were left away: "optimizer", "iteration"
-    taken: str | None  # wrapper that was taken where another one holds weights as well
-    others: tuple[str, ...]  # these others
+    beside: tuple[str, ...]  # entries that were left out: "optimizer", "iteration"
+    taken: str | None  # the wrapper that was used, if other ones hold weights as well
+    others: tuple[str, ...]  # those other wrappers
 
 
 def find_state(content: Any) -> FoundState:
-    """The tensors of what `read_pickle` gave: dicts of them, or a whole module.
+    """The tensors in what `read_pickle` gave: dicts of tensors, or a whole module.
 
-    Of several wrappers with weights in them that of the model itself is taken rather than an average or a teacher. The
-    state of optimisers is left away. Raises ValueError for more entries than any file has.
+    Of several wrappers with weights, that of the model itself is used rather than an average or a teacher. The state of
+    optimisers is left out. Raises ValueError for more entries than any real file has.
     """
     if isinstance(content, list | tuple):  # (state dict, epoch)
         content = next((part for part in content if _holds(part)), None)
@@ -79,7 +79,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _inside(value: Any) -> Mapping[Any, Any]:
-    """What a dict, a module of torch or one of TorchScript has in it, by name; {} for anything else."""
+    """The content of a dict, a torch module or a TorchScript module, by name; {} for anything else."""
     if isinstance(value, Mapping):
         return value
     if not isinstance(value, Unknown):
@@ -108,14 +108,14 @@ def _flat(value: Any, prefix: str = "", above: tuple[int, ...] = (), budget: lis
 
 
 def plain_names(keys: Iterable[str]) -> dict[str, str]:
-    """Names without the parts of torch's wrappers -> names in the file; unchanged where two would be one."""
+    """Names without the parts of torch's wrappers -> names in the file; unchanged if two would become the same."""
     keys = list(keys)
     plain = [".".join(part for part in key.split(".") if part not in _TORCH_WRAPPERS) for key in keys]
     return dict(zip(plain if len(set(plain)) == len(plain) else keys, keys, strict=True))
 
 
 def shared_prefix(names: Collection[str]) -> str:
-    """What all of several names begin with, cut at a dot: "module." or "model.backbone.", mostly ""."""
+    """The common prefix of all names, up to a dot: "module." or "model.backbone.", usually ""."""
     parts = [name.split(".")[:-1] for name in names] if len(names) > 1 else []
     shared = 0
     while parts and all(len(own) > shared and own[shared] == parts[0][shared] for own in parts):
