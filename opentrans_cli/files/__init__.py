@@ -1,1 +1,1 @@
-"""Bytes on disk: written whole or not at all, read by pieces, hashed, and checked before they are believed."""
+"""Files on disk: written completely or not at all, read in pieces, hashed, and checked before use."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whenever the process is killed.
+"""Files and folders that are written completely or not at all, even if the process is killed.
 
 New content is written beside its target under a hidden temporary name, flushed to the disk, and renamed into
 place.
@@ -22,7 +22,7 @@ from opentrans_cli.errors import BundleError
 
 
 class Written(NamedTuple):
-    """What a file that was just written holds."""
+    """Size and hash of a file that was just written."""
 
     sha256: str  # hex
     bytes: int
@@ -34,14 +34,14 @@ def temporary_beside(target: Path) -> Path:
 
 
 def left_behind(target: Path) -> list[Path]:
-    """What is at names that `temporary_beside` gave for `target` to processes that are gone: killed while writing."""
+    """Temporary files and folders for `target`, named by `temporary_beside`, of processes that were killed."""
     half = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.tmp")
     beside = target.parent.iterdir() if target.parent.is_dir() else ()
     return [path for path in beside if (found := half.fullmatch(path.name)) and not _runs(int(found[1]))]
 
 
 def _runs(process: int) -> bool:
-    """Whether there is such a process; on Windows, where asking would end it, always."""
+    """Whether there is such a process; always True on Windows, where this check would end the process."""
     if os.name == "nt":
         return True
     try:
@@ -61,7 +61,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> Written:
         with open(temporary, "xb") as file:
             for chunk in chunks:
                 file.write(chunk)
-                sha.update(chunk)  # on its way out: reading the file back would cost as much again
+                sha.update(chunk)  # hashed while it is written: reading the file again would cost as much once more
                 size += len(chunk)
             file.flush()
             os.fsync(file.fileno())
@@ -86,10 +86,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `target` when the block ends, and vanishes when the block fails.
+    """An empty folder to fill; it becomes `target` when the block ends, and is deleted if the block fails.
 
-    Without `replace` a target that appeared meanwhile is left alone. Raises BundleError when the disk
-    refuses.
+    Without `replace`, a target that was created in the meantime is not touched. Raises BundleError if writing fails.
     """
     target = Path(os.path.realpath(target))
     staging = temporary_beside(target)
@@ -115,7 +114,7 @@ def put_in_place(staging: Path, target: Path, *, replace: bool) -> None:
         return
     if _exchange(staging, target):
         return
-    # Without a system call that swaps two folders there is a moment with neither; `open_bundle` tells where
+    # Without a system call that swaps two folders, for a moment there is neither; `open_bundle` then says where
     # the old one is.
     aside = replaced_copy(target)
     shutil.rmtree(aside, ignore_errors=True)
@@ -129,7 +128,7 @@ def put_in_place(staging: Path, target: Path, *, replace: bool) -> None:
 
 
 def replaced_copy(target: Path) -> Path:
-    """Where the old folder stands while `target` is being replaced on systems that cannot swap folders."""
+    """Where the old folder is while `target` is being replaced on systems that cannot swap folders."""
     return target.with_name(f".{target.name}.replaced")
 
 
@@ -151,9 +150,9 @@ def _exchange(first: Path, second: Path) -> bool:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One writer at a time in `folder`; the system lets go when the process dies.
+    """Only one process at a time may write in `folder`; the system releases the lock when the process ends.
 
-    No-op where there is no such lock.
+    Does nothing where there is no such lock.
     """
     try:
         import fcntl

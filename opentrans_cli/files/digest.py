@@ -17,7 +17,7 @@ _BLOCK = 1 << 20
 
 
 def file_sha256(path: Path | str) -> str:
-    """Lower-case hex sha256 of a file's bytes. Raises OSError, also for what is no regular file."""
+    """Lower-case hex sha256 of a file's bytes. Raises OSError, also if it is not a regular file."""
     sha = hashlib.sha256()
     with open_regular(path) as file:
         while block := file.read(_BLOCK):
@@ -35,7 +35,7 @@ def tower_digest(tensors: Mapping[str, NDArray[Any]]) -> str:
     for name in sorted(tensors):
         array = np.asarray(tensors[name])
         kind, values = _canonical(array)
-        # A JSON line cannot be confused with its neighbours, whatever the name holds.
+        # JSON lines keep their limits clear, whatever characters a name contains.
         sha.update(json.dumps([name, list(array.shape), kind]).encode() + b"\n")
         sha.update(values.tobytes())
     return f"sha256:{sha.hexdigest()}"
@@ -45,5 +45,5 @@ def _canonical(array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
     if not np.issubdtype(array.dtype, np.floating):
         return "int64", array.astype("<i8")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        # By way of float32, so that a float64 copy of float32 weights is rounded at the same places.
+        # First rounded to float32, so that a float64 copy of float32 weights is rounded in the same way.
         return "float16", array.astype(np.float32).astype("<f2")

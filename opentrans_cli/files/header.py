@@ -1,8 +1,8 @@
 """The header of a safetensors file, read more strictly than the library does.
 
-The library takes the last of two tensors of one name, where another reader may take the first, and its messages quote
-the file. Here every name is there once, every tensor lies where the one before it ends, and nothing is allocated for a
-tensor before its type, its shape and its bytes agree.
+If two tensors have the same name, the library takes the last, where another reader may take the first, and its messages
+quote the file. Here every name must occur once, every tensor must begin where the one before it ends, and no memory is
+allocated for a tensor before its type, shape and number of bytes agree.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from opentrans_cli.files.records import is_clean, parse_json
 _PREFIX = 8  # bytes of the header's length
 METADATA = "__metadata__"
 MAX_HEADER = 32 << 20  # bytes; a ResNet-50 needs 20 kB, and a hostile header costs memory before anything is checked
-MAX_TENSOR_NAME = 256  # characters: a round, a layer's name and what is behind it
-MAX_TENSORS = 1 << 17  # of one file; a tower has hundreds, and there are 254 rounds of it at most
-_MAX_VALUES = 1 << 22  # commas, and so a bound on the objects made of a header
+MAX_TENSOR_NAME = 256  # characters: a round, a layer's name and a suffix
+MAX_TENSORS = 1 << 17  # in one file; a tower has hundreds, and is stored for at most 254 rounds
+_MAX_VALUES = 1 << 22  # commas; this limits the number of objects made from a header
 _MAX_DIMENSIONS = 32  # as many as numpy 1 has
-_MAX_SIDE = 2**48  # far above any tensor; numpy's own bound is lower for wide types, even where another side is zero
+_MAX_SIDE = 2**48  # far above any tensor; numpy's own limit is lower for wide types, even if another side is zero
 _LFS_POINTER = b"version https://git-lfs"
 
-# Largest alignment first is the order in which safetensors lays tensors out: code by numpy dtype.
+# Codes by numpy dtype, in the order in which safetensors stores tensors: largest alignment first.
 CODES = {
     "uint64": "U64",
     "int64": "I64",
@@ -52,14 +52,14 @@ _KEYS = {"dtype", "shape", "data_offsets"}
 
 
 class TensorHeader(NamedTuple):
-    """What a file says about one tensor without its data."""
+    """The description of one tensor in a file, without its data."""
 
     dtype: str  # numpy name, or "bfloat16"
     shape: tuple[int, ...]
 
 
 class TensorPlace(NamedTuple):
-    """A tensor and where it lies: its first byte and the one behind its last, counted from the end of the header."""
+    """A tensor and its place: its first byte and the one after its last, counted from the end of the header."""
 
     header: TensorHeader
     start: int
@@ -67,7 +67,7 @@ class TensorPlace(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What stands before the values of a file."""
+    """The part of a file before the values."""
 
     places: dict[str, TensorPlace]  # by tensor, in the order of the file
     metadata: dict[str, str]  # {} if there is none
@@ -83,9 +83,9 @@ class Head(NamedTuple):
         return {name: self.places[name].header for name in sorted(self.places)}
 
     def read(self, file: BinaryIO, name: str) -> NDArray[Any]:
-        """One tensor as it is stored, in its shape, writable; types that numpy has not as their bits.
+        """One tensor as stored, in its shape, writable; types that numpy does not have are given as their bits.
 
-        KeyError if it is not there; OSError where the file became shorter meanwhile.
+        Raises KeyError if it is not there, OSError if the file has become shorter.
         """
         place = self.places[name]
         values = np.empty(place.header.shape, bits_dtype(place.header.dtype).newbyteorder("<"))
@@ -96,7 +96,7 @@ class Head(NamedTuple):
 
 
 def bits_dtype(dtype: str) -> np.dtype[Any]:
-    """What numpy reads values of a type as: whole numbers where it has no such type. Raises TypeError if unknown."""
+    """The numpy dtype for stored values: integers if numpy has no such type. Raises TypeError for an unknown type."""
     return np.dtype(_BITS.get(dtype, dtype))
 
 
@@ -106,10 +106,10 @@ def item_bytes(dtype: str) -> int:
 
 
 def read_head(file: BinaryIO, where: str, *, foreign: bool = False) -> Head:
-    """The head of the safetensors file `where`, open; its tensors in the order of the file, and nothing of them read.
+    """The head of the open safetensors file `where`; its tensors are in the order of the file, and no value is read.
 
-    foreign: no bundle, so that tensors may have any name, and types that numpy does not know, which go by torch's name
-    or their code.
+    foreign: the file is not from a bundle, so its tensors may have any name and types that numpy does not know; such
+    types are given by torch's name or their code.
     Raises BundleError, before any memory is reserved, unless the tensors fill the file without a gap.
     """
     size = file.seek(0, os.SEEK_END)
@@ -142,12 +142,12 @@ def read_head(file: BinaryIO, where: str, *, foreign: bool = False) -> Head:
 
 
 def is_lfs_pointer(start: bytes) -> bool:
-    """Whether a file that starts like this is the stand-in of a Git LFS file that was not downloaded."""
+    """Whether a file that starts like this is the pointer to a Git LFS file that was not downloaded."""
     return start.startswith(_LFS_POINTER)
 
 
 def damaged(path: Path | str, reason: object) -> BundleError:
-    """The error for a file that is not what a safetensors file has to be."""
+    """The error for a file that is not a correct safetensors file."""
     detail = str(reason).removesuffix("; write or download the bundle again")
     return BundleError(f"damaged safetensors file: {str(path)!r}, {detail}; write or download it again")
 
@@ -179,7 +179,7 @@ def _counts(value: Any) -> bool:
 
 
 def _check_places(places: Mapping[str, TensorPlace], data_bytes: int) -> None:
-    """No overlap, no hole, nothing behind the last."""
+    """Check that tensors do not overlap, leave no gap, and end with the file."""
     reached = 0
     for name, place in places.items():
         if place.start != reached:

@@ -1,12 +1,12 @@
-"""Frozen dataclasses to JSON documents and back, strictly: the type hints are the format.
+"""Convert frozen dataclasses to JSON documents and back, strictly: the type hints are the format.
 
 Allowed hints: str, int, float, `X | None`, tuple[X, ...], dict[str, X], dict[str, Any] (any plain JSON) and
-other records. A document must have exactly the fields of its class, each of the hinted type; an int is no
-bool and no 1.0; every number is finite; text holds no control characters, since it is printed to terminals.
-Nothing is printed of a document beyond a few hundred characters.
+other records. A document must have exactly the fields of its class, each of the hinted type; a bool or 1.0 is not
+accepted as an int; every number is finite; text holds no control characters, since it is printed to terminals.
+Messages quote at most a few hundred characters of a document.
 
-By hand, because a schema library only judges a document: it makes no objects, takes three times as long, and its
-messages quote what they were given. `artifacts.schema.json` says the same to other programs; a test compares the two.
+No schema library is used, because it only checks a document: it makes no objects, takes three times as long, and its
+messages quote their input. `artifacts.schema.json` defines the same format for other programs; a test compares the two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from opentrans_cli.errors import BundleError
 
-# Numbers as JSON can hold them.
+# Numbers that JSON can hold.
 
 
 def finite(value: float) -> float | None:
@@ -31,10 +31,10 @@ def finite(value: float) -> float | None:
 
 R = TypeVar("R", bound="Record")
 
-MAX_DEPTH = 32  # levels of nested JSON; ours have six
-MAX_VALUES = 1 << 20  # of one document: an empty list takes three bytes of text and twenty times that in memory
-MAX_RECORDS = 1 << 14  # of one list: layers, files, steps
-_LONGEST = 300  # characters of a place or a problem in a message
+MAX_DEPTH = 32  # levels of nested JSON; our documents have six
+MAX_VALUES = 1 << 20  # in one document: an empty list takes three bytes of text and twenty times that in memory
+MAX_RECORDS = 1 << 14  # in one list of layers, files or steps
+_LONGEST = 300  # characters for a place or a problem in a message
 
 # Controls, halves of surrogate pairs, line ends that terminals do not know, and marks that turn the direction of
 # what follows: with them a text would not read as it is printed. Joiners stay, since some scripts need them.
@@ -43,9 +43,9 @@ _UNCLEAN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udff
 
 @dataclass(frozen=True)
 class Record:
-    """A frozen dataclass that cannot hold a value its own JSON form would refuse.
+    """A frozen dataclass that cannot hold a value that its JSON form does not allow.
 
-    Raises BundleError when built wrongly.
+    Raises BundleError when it is created with such a value.
     """
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Record:
         self.check()
 
     def check(self) -> None:
-        """Laws between the fields; a subclass raises BundleError when one is broken."""
+        """Checks between the fields; a subclass raises BundleError when one fails."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON-ready dict."""
@@ -64,7 +64,7 @@ class Record:
 
     @classmethod
     def from_json(cls: type[R], document: object, where: str = "document") -> R:
-        """The record a JSON document describes; BundleError names the place that is wrong."""
+        """The record that a JSON document describes. Raises BundleError, naming the wrong place."""
         hints = _hints(cls)
         expect_keys(document, [field.name for field in fields(cls)], where)
         assert isinstance(document, dict)
@@ -75,14 +75,14 @@ _HINTS: dict[type, dict[str, Any]] = {}
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Types of a record's fields, kept: python compiles every annotation anew whenever it is asked."""
+    """Types of a record's fields; they are cached, because Python compiles every annotation again on each call."""
     if cls not in _HINTS:
         _HINTS[cls] = get_type_hints(cls)
     return _HINTS[cls]
 
 
 def is_clean(text: str) -> bool:
-    """Whether `text` may be printed as it is: no control characters, and nothing that changes how the rest is shown."""
+    """Whether `text` may be printed as it is: nothing in it is a control character or changes how the rest is shown."""
     return _UNCLEAN.search(text) is None
 
 
@@ -98,7 +98,7 @@ def parse_json(data: bytes, where: str, *, max_values: int = MAX_VALUES) -> Any:
         text = data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_whole)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is text in python alone
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is text only in Python
         return value
     except (ValueError, RecursionError) as error:
         raise BundleError(
@@ -112,7 +112,7 @@ def json_bytes(document: object) -> bytes:
 
 
 def expect_keys(document: object, names: Collection[str], where: str) -> None:
-    """BundleError unless `document` is a dict with exactly these keys."""
+    """Raises BundleError unless `document` is a dict with exactly these keys."""
     if not isinstance(document, dict):
         raise wrong(where, "is not an object")
     for name in names:
@@ -124,7 +124,7 @@ def expect_keys(document: object, names: Collection[str], where: str) -> None:
 
 
 def require(condition: bool, where: str, problem: str) -> None:
-    """BundleError saying that `where` has `problem` unless `condition` holds."""
+    """Raises BundleError, saying that `where` has `problem`, unless `condition` is true."""
     if not condition:
         raise wrong(where, problem)
 
@@ -137,14 +137,14 @@ def wrong(where: str, problem: str) -> BundleError:
 
 
 def _printable(text: str) -> str:
-    """`text` as a message may hold it: one line, no control characters, not endless."""
-    # Keys of the document are part of a place, and may hold line breaks.
+    """`text` made safe for a message: one line, no control characters, limited length."""
+    # A place contains keys of the document, which may hold line breaks.
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _LONGEST + 1])
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
 
 
 def _within(where: str, key: str | int) -> str:
-    """The name of a place inside `where`, cut: a key of megabytes would be copied for everything below it."""
+    """The name of a place inside `where`, cut, because a huge key would be copied for everything below it."""
     inner = f"[{key}]" if isinstance(key, int) else f".{str(key)[:_LONGEST]}"
     return where[:_LONGEST] + inner
 
@@ -162,7 +162,9 @@ def plain_json(value: object, where: str, depth: int = 0) -> Any:
     if isinstance(value, str):
         return _text(value, where)
     if isinstance(value, float) or type(value) is int:
-        number = _number(value, where)  # also of an int: one of a thousand digits breaks the first division
+        number = _number(
+            value, where
+        )  # ints are checked too: one with a thousand digits would fail in the first division
         return number if isinstance(value, float) else value
     if value is None or type(value) is bool:
         return value
@@ -234,7 +236,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(digits: str) -> int:
-    if digits == "-0":  # a whole number for some readers, a broken one for others
+    if digits == "-0":  # an integer for some readers, a float for others
         raise ValueError("-0 is no whole number")
     return int(digits)
 

@@ -1,4 +1,4 @@
-"""Opening files that others have put into a folder: regular ones alone, so that no read waits for ever."""
+"""Open files that others have put into a folder: only regular files, so that no read waits forever."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0
 
 
 def open_regular(path: Path | str) -> BinaryIO:
-    """`path` for reading in binary. Raises OSError, also for a folder, a pipe, a socket or a device."""
-    # Looked at first, because opening a device can do something, and after, because it may have been exchanged.
+    """Opens `path` for reading in binary. Raises OSError, also for a folder, a pipe, a socket or a device."""
+    # Checked before, because opening a device can have effects, and after, because the file may have been replaced.
     _check_regular(os.stat(path), path)
     descriptor = os.open(path, _FLAGS)
     try:

@@ -1,6 +1,6 @@
-"""A file read once, from its first byte to its last: hashed, and its tensors handed on piece by piece.
+"""Read a file once from its first byte to its last, hash it, and pass its tensors on piece by piece.
 
-Memory stays at one piece, whatever the file claims to hold.
+Only one piece is in memory at a time, whatever the file claims to hold.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Scanned(NamedTuple):
 
 
 def scan_file(path: Path) -> Scanned:
-    """The hash of a file that is no tensor file. Raises OSError."""
+    """The hash of a file that is not a tensor file. Raises OSError."""
     sha = hashlib.sha256()
     with open_regular(path) as file:
         _hash_rest(file, sha)
@@ -49,9 +49,9 @@ def scan_file(path: Path) -> Scanned:
 def scan_tensors(
     path: Path, name: str, *, check: Callable[[Head], None], see: Callable[[TensorPiece], None]
 ) -> Scanned:
-    """Hash a tensor file and hand its values to `see`, in the order of the file.
+    """Hash a tensor file and pass its values to `see`, in the order of the file.
 
-    check: gets the head first; if it raises BundleError, no tensor is read, and the bytes are only
+    check: is called with the head first; if it raises BundleError, no tensor is passed on, and the bytes are only
     hashed. Raises OSError.
     """
     sha = hashlib.sha256()

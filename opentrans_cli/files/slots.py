@@ -1,6 +1,6 @@
-"""Tensors where they lie in somebody's file, and copies of the file in which some of their bytes are others.
+"""Places of tensors in a file, and copies of the file in which some of their bytes are changed.
 
-A copy is made in pieces: whatever size the file has, little of it is in memory at once.
+A copy is made in pieces, so only a small part of the file is in memory at once.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class Slot(NamedTuple):
 
     @property
     def end(self) -> int:
-        """First byte behind its last value."""
+        """The first byte after the last value."""
         last = sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
         return self.start + (item_bytes(self.dtype) * (last + 1) if prod(self.shape) else 0)
 
 
 class Patch(NamedTuple):
-    """Bytes of a file that its copy has differently."""
+    """Bytes of a file that are different in its copy."""
 
     start: int
     end: int
-    make: Callable[[bytes], bytes]  # from the old bytes, as many
+    make: Callable[[bytes], bytes]  # makes the new bytes from the old ones, with the same length
 
 
 def c_order(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ def c_order(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def safetensors_slots(file: BinaryIO, where: str) -> dict[str, Slot]:
-    """The tensors of somebody's open safetensors file `where`, by name in the order of the file.
+    """The tensors of the open safetensors file `where`, by name in the order of the file.
 
     Raises BundleError if it is damaged.
     """
@@ -73,14 +73,14 @@ def read_slot(file: BinaryIO, slot: Slot) -> NDArray[Any]:
 
 
 def decoded(stored: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Stored values as numbers: floating ones as float32 (float64 as itself)."""
+    """Stored values as numbers: floating-point ones as float32 (float64 stays)."""
     if dtype == "bfloat16":
         return from_bfloat16_bits(stored)
     return stored.astype(np.float32) if stored.dtype == np.float16 else stored
 
 
 def encoded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Numbers as a slot of `dtype` stores them. Raises OverflowError where a finite one would become infinite."""
+    """Numbers as a slot of `dtype` stores them. Raises OverflowError if a finite one would become infinite."""
     if dtype == "bfloat16":
         bits = to_bfloat16_bits(values.astype(np.float32))
         changed = from_bfloat16_bits(bits)
@@ -93,7 +93,7 @@ def encoded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 
 def edit_slot(slot: Slot, edit: _Edit) -> Patch:
-    """A patch that puts what `edit` makes of the stored values in their place; bytes between them stay."""
+    """A patch that replaces the stored values by the result of `edit`; bytes between them stay."""
 
     def make(old: bytes) -> bytes:
         buffer = bytearray(old)
@@ -105,7 +105,7 @@ def edit_slot(slot: Slot, edit: _Edit) -> Patch:
 
 
 def patched(file: BinaryIO, patches: Iterable[Patch], start: int, end: int) -> Iterator[bytes]:
-    """The bytes from `start` to `end` of the file, with the patches, which have to lie inside and apart."""
+    """The bytes from `start` to `end` of the file, with the patches, which must be inside and must not overlap."""
     for patch in sorted(patches, key=_place):
         if not start <= patch.start <= patch.end <= end:
             raise ValueError(f"patches overlap or leave the file at byte {patch.start}")
@@ -120,7 +120,7 @@ def patched(file: BinaryIO, patches: Iterable[Patch], start: int, end: int) -> I
 
 
 def checksum(file: BinaryIO, patches: Iterable[Patch], start: int, end: int) -> int:
-    """CRC-32 of what `patched` gives."""
+    """CRC-32 of the bytes that `patched` gives."""
     value = 0
     for piece in patched(file, patches, start, end):
         value = zlib.crc32(piece, value)
@@ -130,9 +130,9 @@ def checksum(file: BinaryIO, patches: Iterable[Patch], start: int, end: int) -> 
 def checksum_patches(
     file: BinaryIO, patches: Iterable[Patch], records: Iterable[tuple[int, int, tuple[int, ...]]]
 ) -> list[Patch]:
-    """What the tables of a zip archive need after `patches`: the new CRC-32 of every record that has one of them.
+    """Patches for the tables of a zip archive after `patches`: the new CRC-32 of every changed record.
 
-    records: first byte, byte behind the last, and where the checksum is written (4 bytes each).
+    records: first byte, byte after the last, and where the checksum is written (4 bytes each).
     """
     patches, found = list(patches), []
     for start, end, places in records:
@@ -159,7 +159,7 @@ def pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
 
 
 def first_difference(one: BinaryIO, other: BinaryIO, patches: Iterable[Patch], end: int) -> int | None:
-    """First byte, about, where two files of `end` bytes differ outside the patches; None if they nowhere do."""
+    """About the first byte where two files of `end` bytes differ outside the patches; None if they do not differ."""
     reached = 0
     for stop, following in [*((patch.start, patch.end) for patch in sorted(patches, key=_place)), (end, end)]:
         for mine, theirs in zip(pieces(one, reached, stop), pieces(other, reached, stop), strict=True):

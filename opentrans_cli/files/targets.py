@@ -1,4 +1,4 @@
-"""The place a step writes to, judged and made ready before the work: a wrong path should cost no training."""
+"""Check and prepare the output path before a step starts, so that a wrong path does not waste a training run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from opentrans_cli.errors import OutputError
 
 
 def prepare_parent(out: Path) -> None:
-    """Make the folder that `out` is going to lie in.
+    """Make the parent folder of `out`.
 
     Raises OutputError if there is a file in the way or nothing may be written there.
     """
@@ -26,7 +26,7 @@ def prepare_parent(out: Path) -> None:
 
 
 def check_parent(out: Path) -> None:
-    """Raises what `prepare_parent` would, as far as that can be known without making anything."""
+    """Raises the errors of `prepare_parent` that can be found without making anything."""
     try:
         check_makeable(Path(os.path.realpath(out)).parent)
     except OSError as error:
@@ -56,7 +56,7 @@ def check_file_target(out: Path, *, force: bool, option: str = "--out") -> None:
 def check_folder_target(out: Path, *, force: bool, foreign: Callable[[Path], Iterable[str]]) -> None:
     """Raises OutputError unless a folder may be written at `out`: nothing there, or with `force` a folder of our own.
 
-    foreign: what in it, by its path inside, this program did not write.
+    foreign: gives the paths inside the folder that this program did not write.
     """
     _check_free(out, force=force, option="--out")
     if not os.path.lexists(out):
@@ -71,7 +71,7 @@ def check_folder_target(out: Path, *, force: bool, foreign: Callable[[Path], Ite
 
 
 def other_than(*ours: str) -> Callable[[Path], set[str]]:
-    """What is in a folder beside the names `ours`."""
+    """The content of a folder except the names `ours`."""
     return lambda out: {path.name for path in out.iterdir()} - set(ours)
 
 

@@ -1,9 +1,9 @@
 """Reading and writing safetensors files with numpy alone.
 
-Layout: 8 bytes little-endian header length, a JSON header, the tensors' bytes. Written by hand, because the library
-needs a second copy of everything in memory, gives no hash of what it wrote, and numpy has no bfloat16; the bytes equal
-those of `safetensors.numpy.save` for at most one metadata key. Read by hand, because the library lets a name occur
-twice and quotes the file in its messages, see `header.py`.
+Layout: 8 bytes little-endian header length, a JSON header, the tensors' bytes. The library is not used to write: it
+needs a second copy of everything in memory and gives no hash, and numpy has no bfloat16; the bytes equal those of
+`safetensors.numpy.save` for at most one metadata key. It is not used to read: it allows a name to occur twice and
+quotes the file in its messages, see `header.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from opentrans_cli.files.regular import open_regular
 
 Tensors = Mapping[str, NDArray[Any]]
 
-METADATA_KEY = "opentrans"  # one key with sorted JSON: with several, other writers would shuffle them
+METADATA_KEY = "opentrans"  # one key with sorted JSON: other writers would change the order of several keys
 _PIECE = 4 << 20  # bytes
 _ORDER = {dtype: place for place, dtype in enumerate(CODES)}
 
@@ -79,12 +79,12 @@ def write_tensors(
     *,
     dtypes: Mapping[str, str] | None = None,
 ) -> Written:
-    """Writes a safetensors file whole or not at all, the same bytes for the same content.
+    """Writes a safetensors file completely or not at all; the same content gives the same bytes.
 
     tensors: numpy arrays of any shape: float64/32/16, (u)int8 to (u)int64, bool.
     metadata: JSON-ready mapping, stored as sorted JSON under the single key "opentrans".
     dtypes: name -> "bfloat16" for float32 tensors to be rounded to nearest even and stored as BF16.
-    Raises BundleError when metadata is not plain JSON or the disk refuses.
+    Raises BundleError if the metadata is not plain JSON or writing fails.
     """
     try:
         return write_file(Path(path), tensor_chunks(tensors, metadata, dtypes=dtypes))
@@ -106,7 +106,7 @@ def parse_metadata(head: Head, path: Path | str) -> dict[str, Any]:
 
 
 class OpenTensors:
-    """A safetensors file that is open as long as this object is: its head is read, tensors are read one at a time."""
+    """An open safetensors file: its head is read at once, its tensors one at a time. It closes with this object."""
 
     def __init__(self, file: BinaryIO, path: Path | str) -> None:
         """`file` is closed with the object; `path` is named in errors. Raises BundleError for a damaged head."""
@@ -122,7 +122,7 @@ class OpenTensors:
         return parse_metadata(self.head, self.path)
 
     def sha256(self) -> str:
-        """Of the whole file, hexadecimal; a few megabytes at a time."""
+        """SHA-256 of the whole file, hexadecimal; the file is read a few megabytes at a time."""
         digest = hashlib.sha256()
         with self._reading():
             self._file.seek(0)
@@ -131,7 +131,7 @@ class OpenTensors:
         return digest.hexdigest()
 
     def stamp(self) -> tuple[int, int, int]:
-        """Another one once somebody has written into the file: size, and times of the last change."""
+        """Size and times of the last change of the file; they change when somebody writes into it."""
         status = os.fstat(self._file.fileno())
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -157,7 +157,7 @@ class OpenTensors:
 
 
 def open_tensors(path: Path | str) -> OpenTensors:
-    """The safetensors file `path`. Raises BundleError if it is missing, no regular file, or its head is damaged."""
+    """The safetensors file `path`. Raises BundleError if it is missing, not a regular file, or damaged."""
     try:
         return OpenTensors(open_regular(path), path)
     except OSError as error:
@@ -194,7 +194,7 @@ def tensor_headers(path: Path | str) -> dict[str, TensorHeader]:
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """The bytes of a file; BundleError when it is missing, unreadable, no regular file, or larger than memory."""
+    """The bytes of a file. Raises BundleError if it is missing, unreadable, not regular, or larger than memory."""
     try:
         with open_regular(path) as file:
             return file.read()
