@@ -1,4 +1,4 @@
-"""The model card of a bundle for the Hub: README.md and its charts, from manifest and reports."""
+"""The model card of a bundle for the Hub: README.md and its charts, made from manifest and reports."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _HUB_SOURCE = re.compile(r"hf://([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+)(@.*
 def card_files(
     bundle: Bundle, *, repo: str, license: str, dense: bool, revision: str | None = None
 ) -> dict[str, bytes]:
-    """README.md and the charts it shows, name -> bytes; the same bundle gives the same bytes.
+    """README.md and the charts it shows, name -> bytes; the same bundle always gives the same bytes.
 
     repo: "org/name" on the Hub; license: an identifier of the Hub, such as "apache-2.0"; dense: whether the files that
-    open_clip loads lie beside the bundle; revision: tag or commit that downloads are pinned to. Raises BundleError for
-    a report that is damaged or follows no definition of `artifacts.schema.json`.
+    open_clip loads are beside the bundle; revision: tag or commit to which downloads are pinned. Raises BundleError for
+    a report that is damaged or matches no definition of `artifacts.schema.json`.
     """
     manifest = bundle.manifest
     charts = dict(_charts(bundle))
@@ -72,7 +72,7 @@ def _report(bundle: Bundle, name: str, kind: str) -> dict[str, Any]:
 
 
 def _pretrained(source: str) -> Pretrained | None:
-    # What cannot be a name of open_clip need not load it.
+    # A source that cannot be a name of open_clip does not need open_clip to be loaded.
     if source == "tiny" or not re.fullmatch(r"[A-Za-z0-9_-]+(:[A-Za-z0-9_-]+)?", source):
         return None
     from opentrans_cli.clip.source import published
@@ -82,7 +82,7 @@ def _pretrained(source: str) -> Pretrained | None:
 
 
 def _base_model(source: str, base: Pretrained | None) -> str | None:
-    """The base on the Hub, where the source says it or open_clip's table does."""
+    """The base on the Hub, if the source or the table of open_clip names it."""
     found = _HUB_SOURCE.fullmatch(source)
     if found:
         return found[1]
@@ -96,7 +96,7 @@ def _charts(bundle: Bundle) -> Iterator[tuple[str, tuple[str, bytes]]]:
         return
     yield "Sparsity", (SPARSITY_CHART, _png(lambda path: density_chart(path, layers, title="Weights kept by layer")))
     report = bundle_report(bundle)
-    # The charts would take a name with dollar signs for a formula.
+    # The charts would treat a name with dollar signs as a formula.
     if bundle.has(ALPHA) and not (report and all(LAYER_NAME.fullmatch(layer.name) for layer in report.layers)):
         raise BundleError(f"layers and alphas disagree: {ALPHA} in {str(bundle.path)!r}; run `opentrans analyze` again")
     if report is not None and len(report.layers) <= MOST_LAYERS:

@@ -1,4 +1,4 @@
-"""pull: a bundle from the Hugging Face Hub, pinned, resumable, and checked to the last byte before it appears."""
+"""pull: get a bundle from the Hugging Face Hub, pinned and resumable; every byte is checked before it appears."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from opentrans_cli.reporter import LOGGED, Reporter
 
 @dataclass(frozen=True)
 class PullResult:
-    """What `pull` brought."""
+    """What `pull` downloaded."""
 
     path: Path
     repo: str  # "org/name"
-    revision: str | None  # as it was asked for
+    revision: str | None  # as the user gave it
     commit: str
     digest: str  # of the bundle at `path`
     sparsity: float
     bytes: int  # of all its files
-    fetched_bytes: int  # that came over the network
-    asked: bool  # False: from the cache, without asking the Hub
-    completed: bool  # values were taken from the base
+    fetched_bytes: int  # downloaded over the network
+    asked: bool  # False: read from the cache, without asking the Hub
+    completed: bool  # True: values were taken from the base
 
     def to_json(self) -> dict[str, Any]:
         """The pull report of `artifacts.schema.json`."""
@@ -46,12 +46,12 @@ def pull(
     reporter: Reporter | None = None,
     base: str | None = None,
 ) -> PullResult:
-    """Bring the bundle of `source`, "org/name[@revision]" with or without "hf://", to `out`, or into the cache.
+    """Get the bundle of `source`, "org/name[@revision]" with or without "hf://", to `out`, or into the cache.
 
-    Only what its manifest declares is fetched; every byte is hashed and every law checked before it appears; a pull
-    that was killed goes on where it was. `base` is the source of the CLIP whose values complete a bundle of masks
-    alone, with the recorded digest; the bundle at `out` then has weights. Raises OptionError, HubError, BundleError, or
-    SourceError for a wrong base.
+    Only what its manifest declares is fetched; every byte is hashed and every law checked before it appears. A pull
+    that was killed continues where it stopped. `base` is the source of the CLIP, with the recorded digest, whose values
+    complete a bundle that holds only masks; the bundle at `out` then has weights. Raises OptionError, HubError,
+    BundleError, or SourceError for a wrong base.
     """
     reporter, out = reporter or LOGGED, None if out is None else Path(out)
     ref = hub_ref(source) or parse_ref(source)
@@ -87,9 +87,9 @@ def pull(
 
 
 def _completed(bundle: Bundle, out: Path, *, base: str, force: bool, reporter: Reporter) -> Bundle:
-    """Write `bundle` with values at `out`: kept weights, and all other tensors of the tower, are those of `base`.
+    """Write `bundle` with values at `out`: kept weights and all other tensors of the tower come from `base`.
 
-    What was measured goes along only if nothing was trained, since it was measured on other values else. Raises
+    Reports are copied only if nothing was trained, since otherwise they were measured on other values. Raises
     SourceError if `base` is not the CLIP that the bundle was cut from.
     """
     # Both import torch.

@@ -32,24 +32,24 @@ _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 @dataclass(frozen=True)
 class PushResult:
-    """What is on the Hub now, or what would be sent there."""
+    """What is on the Hub now, or would be sent there."""
 
     repo: str  # "org/name"
-    revision: str | None  # the tag; None after a dry run that was given none
+    revision: str | None  # the tag; None after a dry run without a tag
     commit: str | None  # None after a dry run
     url: str
     digest: str  # of the bundle that was sent
-    files: dict[str, int]  # name -> bytes, all that a push of this bundle holds
-    committed: bool  # False: nothing had changed, or a dry run
-    uploaded_bytes: int  # of files that the commit added or changed; what an interrupted push had sent counts
-    deleted: tuple[str, ...]  # files of an older bundle
+    files: dict[str, int]  # name -> bytes, all files in a push of this bundle
+    committed: bool  # False: nothing had changed, or it was a dry run
+    uploaded_bytes: int  # of files that the commit added or changed, also those sent by an interrupted push
+    deleted: tuple[str, ...]  # files of an older bundle that were deleted
     dense: bool
     mask_only: bool
     dry_run: bool
 
     @property
     def address(self) -> str:
-        """What every command takes as a source: "hf://org/name@tag"."""
+        """The address that every command takes as a source: "hf://org/name@tag"."""
         return str(HubRef(self.repo, self.revision))
 
     def to_json(self) -> dict[str, Any]:
@@ -73,11 +73,11 @@ def push(
 ) -> PushResult:
     """Verify the bundle `source` and put it into the repo `ref`, "org/name[@tag]", in one commit with a model card.
 
-    dense: with the files that open_clip loads, whose text tower is that of the base, or of the source `base`.
-    mask_only: without values. license: an identifier of the Hub, such as "apache-2.0". tag: default the next of v1, v2,
-    ... With `dry_run` the network is left alone. Raises BundleError for a bundle that is not whole, OptionError,
-    SourceError, or HubError; the repo then holds its old state, or the new one without its tag, and running it again
-    goes on from there.
+    dense: add the files that open_clip loads, with the text tower of the base, or of the source `base`.
+    mask_only: send no values. license: an identifier of the Hub, such as "apache-2.0". tag: default the next of v1, v2,
+    ... With `dry_run` the network is not used. Raises BundleError for a damaged or incomplete bundle, OptionError,
+    SourceError, or HubError. The repo then holds its old state, or the new one without its tag, and another push
+    continues from there.
     """
     reporter, place = reporter or LOGGED, _place(ref, tag)
     if dense and mask_only:
@@ -121,7 +121,7 @@ def push(
 
 
 def _place(ref: str, tag: str | None) -> HubRef:
-    """Repo and tag. Raises OptionError for two tags, and for names that would be taken for something else."""
+    """Repo and tag. Raises OptionError for two tags, and for names that could mean something else."""
     place = parse_ref(ref)
     if tag is not None and place.revision not in (None, tag):
         raise OptionError(f"two tags: {ref} and --revision {tag}; leave one of them out")
@@ -134,7 +134,7 @@ def _place(ref: str, tag: str | None) -> HubRef:
 
 
 def _verified(source: Path | str, reporter: Reporter) -> Bundle:
-    """The bundle, every byte of it checked."""
+    """The bundle, with every byte checked."""
     bundle = open_bundle(local_bundle(source, reporter))
     checks = verify_bundle(bundle.path)
     failed = next((check for check in checks if not check.ok), None)
@@ -145,7 +145,7 @@ def _verified(source: Path | str, reporter: Reporter) -> Bundle:
 
 
 def _staged(source: Bundle, folder: Path, *, mask_only: bool) -> Bundle:
-    """A copy that no other command changes while it is sent; without README.md, which on the Hub is the card."""
+    """A copy that no other command changes while it is sent. It has no README.md, which is the card on the Hub."""
     folder.mkdir()
     if mask_only and not is_mask_only(source):
         return write_mask_only(source, folder)
@@ -176,7 +176,7 @@ def _card(staged: Bundle, place: HubRef, license: str, *, dense: bool) -> dict[s
 
 
 def _message(staged: Bundle) -> str:
-    """What the commit says: the same bundle gives the same."""
+    """The commit message; the same bundle always gives the same one."""
     manifest = staged.manifest
     sparsity = f"{manifest.base.architecture} at sparsity {manifest.achieved_sparsity:.4g}"
     return f"Subnet of {sparsity}, {staged.digest[:19]} (opentrans {__version__})"

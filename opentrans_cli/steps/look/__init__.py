@@ -1,1 +1,1 @@
-"""inspect, verify and diff: what is in a bundle, whether it is whole, and what two of them differ in."""
+"""inspect, verify and diff: what a bundle contains, whether it is intact, and how two bundles differ."""

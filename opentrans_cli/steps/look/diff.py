@@ -1,4 +1,4 @@
-"""diff: two bundles or two alpha reports side by side. No torch is loaded."""
+"""diff: compare two bundles or two alpha reports side by side. No torch is loaded."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SubnetDiff:
     a: Side
     b: Side
     comparison: Comparison
-    segmentor: str  # what is different about the segmentor, in one line
+    segmentor: str  # how the segmentors differ, in one line
     segmentor_equal: bool
 
     @property
@@ -76,7 +76,7 @@ class SubnetDiff:
 
 @dataclass(frozen=True)
 class DiffResult:
-    """What `diff` found; a part is None where one of the sides does not have it."""
+    """What `diff` found; a part is None if one of the sides does not have it."""
 
     a: str
     b: str
@@ -98,8 +98,8 @@ class DiffResult:
 def diff(a: str | Path, b: str | Path, *, reporter: Reporter | None = None) -> DiffResult:
     """Compare two bundles, or two alpha reports: those of bundles, `alpha.safetensors`, or `analyze --json`.
 
-    A bundle may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError for what is
-    neither, is damaged, or has nothing in common, HubError for what cannot be pulled.
+    A bundle may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError if a side is
+    neither or is damaged, or if the two have nothing in common, and HubError if a bundle cannot be pulled.
     """
     a, b, reporter = str(a), str(b), reporter or LOGGED
     (bundle_a, report_a), (bundle_b, report_b) = _opened(a, reporter), _opened(b, reporter)
@@ -164,7 +164,7 @@ def _side(bundle: Bundle) -> Side:
 
 
 def segmentor_difference(a: SegmentorRecord | None, b: SegmentorRecord | None) -> str:
-    """What is different about two segmentors, in one line."""
+    """How two segmentors differ, in one line."""
     if a is None or b is None:
         return "none" if a is b else f"{_segmentor(a)} > {_segmentor(b)}"
     if a == b:

@@ -1,4 +1,4 @@
-"""What a bundle is, from its manifest and headers: no torch is loaded, and no tensor read but the rounds, on demand."""
+"""What a bundle is, from its manifest and headers. No torch is loaded; no tensors are read, except rounds on demand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LayerSummary:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str  # in which its kept values are stored
+    dtype: str  # dtype in which its kept values are stored
     kept: int
     total: int
     sparsity: float  # removed / total, in [0, 1]
@@ -27,7 +27,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class InspectResult:
-    """A bundle at a glance."""
+    """An overview of a bundle."""
 
     path: str
     digest: str  # "sha256:<hex>" of base and tensors; measuring does not change it
@@ -40,8 +40,8 @@ class InspectResult:
     achieved_sparsity: float
     kept: int
     total: int
-    has_weights: bool  # False: a mask that needs its base
-    framework: str | None  # the segmentor's, None if the bundle is not fine-tuned
+    has_weights: bool  # False: only masks, which need the base
+    framework: str | None  # framework of the segmentor; None if the bundle is not fine-tuned
     layers: tuple[LayerSummary, ...]
     steps: tuple[str, ...]  # verbs, oldest first
     files: dict[str, int]  # name -> bytes
@@ -53,9 +53,9 @@ class InspectResult:
 def inspect(source: str | Path, *, at_sparsity: float | None = None, reporter: Reporter | None = None) -> InspectResult:
     """Read the manifest of the bundle `source` and check that its files are there.
 
-    Of hf://org/name[@revision] the headers of the tensor files are read too, in ranges. `at_sparsity` shows an earlier
-    round, whose masks are read and counted; for that a bundle of the Hub is pulled into the cache. Raises BundleError,
-    HubError, or OptionError if there is no such round.
+    For hf://org/name[@revision] the headers of tensor files are read too, in ranges. `at_sparsity` shows an
+    earlier round, whose masks are read and counted; for that a bundle of the Hub is pulled into the cache. Raises
+    BundleError, HubError, or OptionError if there is no such round.
     """
     bundle = _opened(source, pulled=at_sparsity is not None, reporter=reporter or LOGGED)
     rounds = available(bundle)

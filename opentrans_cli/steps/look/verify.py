@@ -13,7 +13,7 @@ from opentrans_cli.reporter import LOGGED, Reporter
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """Every law of the format and whether the bundle keeps it."""
+    """Every law of the format and whether the bundle follows it."""
 
     path: str
     ok: bool  # all checks passed
@@ -21,11 +21,11 @@ class VerifyResult:
 
 
 def verify(source: str | Path, *, parents: Sequence[str | Path] = (), reporter: Reporter | None = None) -> VerifyResult:
-    """Check the bundle `source`; damage shows as failed checks.
+    """Check the bundle `source`; damage is reported as failed checks.
 
-    parents: bundles of its history, each checked too: by its digest, and tensors that were frozen since bit by bit.
-    Any of them may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError when it is no
-    bundle at all, HubError when it cannot be pulled.
+    parents: bundles of its history. Their digests are checked too, and tensors that were frozen since then are compared
+    bit by bit. Any bundle may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError for
+    what is no bundle at all, and HubError for a bundle that cannot be pulled.
     """
     reporter = reporter or LOGGED
     given = [local_bundle(parent, reporter) for parent in parents]

@@ -1,1 +1,1 @@
-"""Segmentors around a tower: built from a bundle, read from a published checkpoint, given words, asked for scores."""
+"""Segmentors around a tower: built from a bundle or a published checkpoint, and used with words to get scores."""

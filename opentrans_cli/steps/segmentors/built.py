@@ -69,9 +69,9 @@ class BuiltSegmentor:
         return {name: mask for name, mask in inside.items() if name in there}
 
     def costs(self, resolution: tuple[int, int], *, class_indices: tuple[int, ...]) -> tuple[LayerCost, ...]:
-        """MACs of what the loss is taken of: an image of `resolution` (height, width), embeddings of `class_indices`.
+        """MACs of what the loss needs for an image of `resolution` (height, width) and embeddings of `class_indices`.
 
-        For masks that is more than the scores: the earlier layers of the decoder give theirs as well.
+        For frameworks that predict regions that is more than the scores: earlier decoder layers give theirs as well.
         """
         call = SegmentorCall(self.module, self.framework.masks, self.dimension, resolution, class_indices)
         return call.formulas(self.kept_shares())
@@ -81,7 +81,7 @@ class BuiltSegmentor:
         return {layer: int(mask.sum()) / mask.size for layer, mask in self.masks().items()}
 
     def record(self, classes: Sequence[tuple[str, ...]] = (), *, seen: Sequence[str] = ()) -> SegmentorRecord:
-        """What the manifest says about it: its classes, and the names of those with training labels."""
+        """What the manifest records: the classes, and the names of those with training labels."""
         options = asdict(self.options)
         return SegmentorRecord(self.framework.name, options, tuple(classes), tuple(seen), self.framework.templates)
 
@@ -90,7 +90,7 @@ class BuiltSegmentor:
     ) -> BundleContents:
         """A new bundle made by `step` from the tower's own: same base and masks, tensors as they are now.
 
-        `report` is its name and document; `keep_alpha` says whether the tower's weights, and so its spectra, are still
+        `report` is its name and document. `keep_alpha` says whether the tower's weights, and so its spectra, are still
         those of the parent.
         """
         parent = self.tower.bundle
@@ -118,7 +118,7 @@ def build_segmentor(
     """A segmentor with a fresh head around `tower`, whose module is used and changed."""
     chosen: Framework = FRAMEWORKS.load(framework)
     resolved = chosen.options(options)
-    coupled = _coupled(tower)  # before the framework takes parts off the tower
+    coupled = _coupled(tower)  # before the framework removes parts of the tower
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = chosen.build(tower.visual, resolved).eval()
@@ -149,12 +149,12 @@ def bundle_segmentor(tower: Tower) -> BuiltSegmentor | None:
 
 
 def any_segmentor(tower: Tower) -> BuiltSegmentor:
-    """The segmentor a bundle holds, else the tower read out without training."""
+    """The segmentor that a bundle holds, else the tower read out without training."""
     return bundle_segmentor(tower) or build_segmentor(tower, TRAINING_FREE)
 
 
 def segmentor_to_train(tower: Tower, framework: str | None, *, seed: int) -> BuiltSegmentor:
-    """The segmentor a bundle holds, else a fresh one of `framework`, or of DEFAULT_FRAMEWORK if that is None.
+    """The bundle's segmentor, else a fresh one of `framework`, or of DEFAULT_FRAMEWORK if that is None.
 
     Raises OptionError if the bundle's is of another framework, or has nothing to train.
     """

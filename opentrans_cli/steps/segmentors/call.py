@@ -1,4 +1,4 @@
-"""One call of a segmentor whose cost is asked for, counted by formula and by torch's own counter."""
+"""One call of a segmentor, whose cost is counted by formula and by torch's own counter."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Call(nn.Module):
 
 @dataclass(frozen=True)
 class SegmentorCall:
-    """What the loss is taken of: an image of `resolution` (height, width), embeddings of `class_indices`."""
+    """What the loss needs: a call with an image of `resolution` (height, width) and embeddings of `class_indices`."""
 
     module: nn.Module  # a Segmentor, see frameworks/base.py
     masks: bool  # a MaskSegmentor

@@ -1,4 +1,4 @@
-"""A segmentor to look at pictures with, whatever it comes from: a source, or a framework's own checkpoint."""
+"""A segmentor ready for prediction, from a source or from a framework's own checkpoint."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class OpenedSegmentor:
     """A segmentor, and what is known of the words it was made for."""
 
     built: BuiltSegmentor
-    text_clip: Callable[[], LoadedClip]  # loads the CLIP that reads its words
-    trained_on: tuple[str, ...] = ()  # names of the classes that training labelled; empty: not known
-    sides: Sides | None = None  # size at which pictures are looked at; None: their own
+    text_clip: Callable[[], LoadedClip]  # loads the CLIP that embeds its words
+    trained_on: tuple[str, ...] = ()  # names of the classes that had training labels; empty: not known
+    sides: Sides | None = None  # size to which pictures are resized; None: they keep their own
     checkpoint: dict[str, str] | None = None  # file name and SHA-256, of a framework's own checkpoint
-    reads_words: bool = True  # else its head knows a fixed list of classes, and words are names in its order
+    reads_words: bool = True  # False: its head has a fixed list of classes, and words are names in that order
 
     def embedded(self, words: Words, seen: Sequence[bool] | None = None, reporter: Reporter = SILENT) -> ClassText:
-        """`words` as texts for this segmentor; `seen` by class, by default those that training labelled."""
+        """`words` as texts for this segmentor; `seen` by class, by default those that had training labels."""
         flags = tuple(words.seen_by(self.trained_on) if seen is None else seen)
         if seen is None and words.pack is None and self.checkpoint is not None and self.trained_on:
             reporter.say(f"seen in training: {sum(flags)} of {len(flags)} classes, by COCO's names; others with --seen")
@@ -56,12 +56,12 @@ def open_source(
     base: str | None = None,
     reporter: Reporter = SILENT,
 ) -> OpenedSegmentor:
-    """The segmentor of a source: the one a bundle holds, else the tower read out without training.
+    """The segmentor of a source: the one that a bundle holds, else the tower read out without training.
 
-    Raises OptionError if it is not one of `framework` and training would be needed; else what `load_tower` raises.
+    Raises OptionError if it is not of `framework` and would have to be trained; else what `load_tower` raises.
     """
     if framework is not None:
-        FRAMEWORKS.load(framework)  # a wrong name is told before anything is loaded
+        FRAMEWORKS.load(framework)  # a wrong name is reported before anything is loaded
     tower = load_tower(source, reporter, base=base, at_sparsity=at_sparsity)
     record = tower.bundle.manifest.segmentor if tower.bundle else None
     if record is not None and framework in (None, record.framework):
@@ -85,6 +85,6 @@ def open_source(
 
 
 def names_of(classes: Path | None) -> tuple[str, ...]:
-    """All words of a class file, and of the 133 classes of COCO's panoptic task where there is none."""
+    """All words of a class file; without a file those of the 133 classes of COCO's panoptic task."""
     path = classes or Path(assets.__file__).with_name("coco_panoptic.txt")
     return tuple(word for synonyms in Vocabulary.from_file(path).classes for word in synonyms)

@@ -1,4 +1,4 @@
-"""The size at which a segmentor looks at pictures; its answer comes back at the size of the picture."""
+"""The size at which a segmentor works; its output is resized back to the size of the picture."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from opentrans_cli.datasets.images import resize_image
 
 @dataclass(frozen=True)
 class Sides:
-    """Pictures are brought to this short side, unless the long one would get longer than this; in pixels."""
+    """Pictures are resized to this short side, unless the long side would exceed its limit; both in pixels."""
 
     short: int
     long: int
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the picture that is looked at, rounded as in detectron2."""
+        """Height and width of the resized picture, rounded as in detectron2."""
         scale = self.short / min(height, width)
-        # As there, the long side is bounded after the short one was set.
+        # As in detectron2, the long side is limited after the short one was set.
         sides = (height * scale, width * scale)
         scale = min(1.0, self.long / max(sides))
         first, second = (int(side * scale + 0.5) for side in sides)
         return max(first, 1), max(second, 1)
 
     def resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """`image` (H, W, 3) at its size, bilinearly."""
+        """`image` (H, W, 3) resized bilinearly."""
         shape = self.shape(image.shape[0], image.shape[1])
         return image if shape == image.shape[:2] else resize_image(image, shape, method="bilinear")
 
@@ -39,7 +39,7 @@ PUBLISHED = Sides(short=800, long=1333)
 
 
 def at_size(maps: Tensor, height: int, width: int) -> Tensor:
-    """`maps` (C, h, w) bilinearly at (C, height, width)."""
+    """`maps` (C, h, w) resized bilinearly to (C, height, width)."""
     if maps.shape[-2:] == (height, width):
         return maps
     return F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]

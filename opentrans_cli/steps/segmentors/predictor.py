@@ -41,7 +41,7 @@ class Predictor:
         return at_size(scores[0].float().cpu(), image.shape[0], image.shape[1])
 
     def counted(self) -> AbstractContextManager[dict[str, int]]:
-        """Inside the block the MACs of what is asked of it are counted, by layer of the segmentor."""
+        """Inside the `with` block the MACs of its predictions are counted, by layer of the segmentor."""
         return forward_macs(self._module)
 
     def label_map(self, image: np.ndarray) -> Tensor:
@@ -51,23 +51,23 @@ class Predictor:
     @torch.no_grad()
     def queries(self, image: np.ndarray) -> Queries:
         """Class logits (Q, C + 1) and mask logits (Q, h, w) of a MaskSegmentor, on the CPU, and the size (H, W) of
-        the picture it looked at.
+        the resized picture.
         """
         batch = self._batch(image)
         found = self._module.queries(batch, self._text)
         return found.class_logits[0].cpu(), found.mask_logits[0].cpu(), (batch.shape[2], batch.shape[3])
 
     def scores_of(self, found: Queries, image: np.ndarray) -> Tensor:
-        """`scores` of `image` from its `queries`, without looking at it again."""
+        """`scores` of `image` from its `queries`, without running the segmentor again."""
         classes, masks, size = found
         return at_size(semantic_scores(classes[None], masks[None], size)[0], image.shape[0], image.shape[1])
 
     def looks_at(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width at which a picture of this size is looked at."""
+        """Height and width to which a picture of this size is resized."""
         return (height, width) if self._sides is None else self._sides.shape(height, width)
 
     def _batch(self, image: np.ndarray) -> Tensor:
-        """`image` as it is looked at, normalised (1, 3, H, W)."""
+        """`image` as input of the segmentor, resized and normalised (1, 3, H, W)."""
         looked_at = image if self._sides is None else self._sides.resized(image)
         height, width = looked_at.shape[:2]
         if min(height, width) < 32:

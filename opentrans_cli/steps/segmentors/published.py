@@ -1,4 +1,4 @@
-"""A framework's own checkpoint as a segmentor to look at pictures with."""
+"""A framework's own checkpoint as a segmentor ready for prediction."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from opentrans_cli.steps.sources import Tower, dense_tower, load_tower
 def open_published(
     framework: str, path: Path, *, base: str | None = None, reporter: Reporter = SILENT
 ) -> OpenedSegmentor:
-    """The segmentor of a checkpoint as the framework's own code saved it, or as ours did.
+    """The segmentor of a checkpoint that was saved by the framework's own code or by opentrans.
 
-    Weights that are zero count as pruned. Words are read by the text tower in the file, or by that of the source
-    `base`, which also gives the tower to a checkpoint without one. Raises OptionError for an unknown framework,
-    SourceError and TransferError for files that are no such checkpoint.
+    Weights that are zero count as pruned. Words are embedded by the text tower in the file, or by that of the source
+    `base`, which also gives its tower to a checkpoint without one. Raises OptionError for an unknown framework, and
+    SourceError or TransferError for files that are no such checkpoint.
     """
     chosen: Framework = FRAMEWORKS.load(framework)
     checkpoint, original = _read(framework, path, reporter)
@@ -59,7 +59,7 @@ def open_published(
 
 
 def published_words(framework: str, path: Path, *, base: str | None, reporter: Reporter) -> LoadedClip:
-    """The CLIP that reads words for a checkpoint; raises as `open_published` does."""
+    """The CLIP that embeds words for a checkpoint; raises the same errors as `open_published`."""
     return _words(_read(framework, path, reporter)[1], path, base)
 
 
@@ -72,7 +72,7 @@ def _read(framework: str, path: Path, reporter: Reporter) -> tuple[Checkpoint, O
 
 
 def _words(original: Original, path: Path, base: str | None, trunk: Tower | None = None) -> LoadedClip:
-    """trunk: the tower of `base`, if it was loaded."""
+    """The CLIP that embeds words; trunk: the tower of `base`, if it was loaded."""
     if trunk is not None and isinstance(trunk.clip, LoadedClip):
         return trunk.clip
     return load_clip(base) if base is not None else original_words(original, source=str(path))

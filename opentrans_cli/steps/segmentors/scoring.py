@@ -1,4 +1,4 @@
-"""Scoring of a segmentor on labelled images: what `eval` reports, and what training looks at in between."""
+"""Scoring of a segmentor on labelled images: used for the report of `eval`, and to check a training while it runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Scored:
     """What was predicted on some images."""
 
     confusion: ConfusionMatrix
-    seconds: tuple[float, ...]  # of each image, reading not included
-    resolution: tuple[int, int]  # height and width at which the first one was looked at; zeros without an image
-    macs: Mapping[str, int]  # by layer of the segmentor, for the first one; {} if not asked for
+    seconds: tuple[float, ...]  # of each image, without reading the file
+    resolution: tuple[int, int]  # height and width to which the first one was resized; zeros without an image
+    macs: Mapping[str, int]  # by layer of the segmentor, for the first image; {} if not asked for
 
 
 def score_images(
@@ -37,7 +37,7 @@ def score_images(
 ) -> Scored:
     """Compare the predictions for samples `rows`, at their own sizes, with their label maps.
 
-    counted: also count the multiply-accumulates of the first one, as it is made.
+    counted: also count the multiply-accumulates of the first prediction while it is computed.
     Raises DataError for a damaged file, an image without a label map, or one smaller than the tower's stride.
     """
     confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
@@ -58,9 +58,9 @@ def score_images(
 
 
 def group_miou(confusion: ConfusionMatrix, seen: Sequence[bool]) -> dict[str, float | None]:
-    """mIoU of all classes and of those that training labelled (`seen`, by class) and did not, and pixel accuracy.
+    """mIoU of all, of seen and of unseen classes (`seen`: by class, had training labels), and pixel accuracy.
 
-    Fractions; None where none of the classes occurs.
+    All are fractions; None if none of the classes occurs.
     """
     total = mean_iou(confusion)
     groups = {flag: [index for index, value in enumerate(seen) if value is flag] for flag in (True, False)}
@@ -73,7 +73,7 @@ def group_miou(confusion: ConfusionMatrix, seen: Sequence[bool]) -> dict[str, fl
 
 
 def class_ious(confusion: ConfusionMatrix, names: Sequence[str], seen: Sequence[bool]) -> list[dict[str, Any]]:
-    """By class its name, IoU (None if it does not occur) and whether training labelled it."""
+    """For each class its name, IoU (None if it does not occur) and whether it had training labels."""
     return [
         {"name": name, "iou": iou, "seen": flag}
         for name, iou, flag in zip(names, mean_iou(confusion).per_class, seen, strict=True)

@@ -1,4 +1,4 @@
-"""The words a segmentor is asked for: with a text tower to read them, or with their embeddings in a pack."""
+"""The words for a segmentor, to be embedded by a text tower or with embeddings from a pack."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from opentrans_cli.reporter import SILENT, Reporter
 
 @dataclass(frozen=True)
 class Words:
-    """Classes, and the pack they came in, if they did."""
+    """Classes, and the pack they were read from, if any."""
 
     vocabulary: Vocabulary
     pack: VocabularyPack | None = None
 
     @classmethod
     def of(cls, words: AnyWords) -> Words:
-        """Words as people say them. Raises DataError or BundleError."""
+        """Words as a user gives them. Raises DataError or BundleError."""
         if isinstance(words, Path):
             return cls.from_file(words)
         if isinstance(words, str):
@@ -44,7 +44,7 @@ class Words:
         return cls(Vocabulary(tuple(_named(packed) for packed in pack.classes)), pack)
 
     def seen_by(self, names: Sequence[str]) -> tuple[bool, ...]:
-        """By class: did training label it? As a pack says, else as `names` do, of which none means all."""
+        """By class, whether it had training labels: from a pack, else from `names`; no names mean all classes."""
         if self.pack is not None:
             return tuple(packed.seen for packed in self.pack.classes)
         return self.vocabulary.seen_by(names) if names else (True,) * len(self.vocabulary)
@@ -58,9 +58,9 @@ class Words:
         seen: Sequence[bool],
         reporter: Reporter = SILENT,
     ) -> ClassText:
-        """The words as text embeddings of length `dimension`; `clip` is only called where there is no pack.
+        """The words as text embeddings of length `dimension`; `clip` is only called if there is no pack.
 
-        templates: prompts, those of the framework. seen: by class. Raises DataError if the embeddings have another
+        templates: the prompts of the framework. seen: by class. Raises DataError if the embeddings have another
         length, and what `clip` raises.
         """
         if self.pack is not None:
@@ -89,7 +89,7 @@ def packed(vocabulary: Vocabulary, text: ClassText) -> VocabularyPack:
 
 
 def _named(given: PackedClass) -> tuple[str, ...]:
-    """The name of a class and its other texts: what a Vocabulary calls its synonyms."""
+    """The name of a class and its other texts, called synonyms in a Vocabulary."""
     return (given.name, *(text for text in given.texts if text != given.name))
 
 
@@ -110,9 +110,9 @@ def embed_vocabulary(
     seen: Sequence[bool] | None = None,
     reporter: Reporter = SILENT,
 ) -> ClassText:
-    """Text embeddings of every synonym of every class; words the text tower never read are told.
+    """Text embeddings of every synonym of every class; words unknown to the text tower are reported.
 
-    templates: prompts, those of the framework. seen: by class, whether training labelled it; all if None.
+    templates: the prompts of the framework. seen: by class, whether it had training labels; None: all had.
     """
     names = [name for synonyms in vocabulary.classes for name in synonyms]
     if clip.read_tokens is not None:
