@@ -1,1 +1,1 @@
-"""The command line: typer lives here only. Each command parses, calls one step, and prints its result."""
+"""The command line, the only part that uses typer. Each command parses, calls one step, and prints its result."""

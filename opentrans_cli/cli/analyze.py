@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from opentrans_cli.steps.analyze.result import AnalyzeResult
 
-_NAMED = 3  # layers named of those left out for a reason
+_NAMED = 3  # how many of the layers left out for one reason are named
 _REPORT = "Report"
 
 
 @dataclass(frozen=True)
 class AnalyzeRequest(Options):
-    """What is asked for beside the options of the result."""
+    """Where the report goes and how it is shown, besides the options that decide the result."""
 
     source: str = option(help=SOURCE, kind="source", argument=True)
     freeze_list: Path | None = option(
@@ -73,14 +73,14 @@ def _show(console: Console, result: AnalyzeResult) -> None:
 
 
 def _plain(text: str) -> str:
-    """Names and paths come from strangers: they are shown, not obeyed, by the console as by the terminal."""
+    """Names and paths may come from anybody, so console and terminal show them but follow no codes in them."""
     from rich.markup import escape
 
     return escape("".join(char if char.isprintable() else "?" for char in text))
 
 
 def _layers(console: Console, result: AnalyzeResult) -> Table:
-    """The table with as many columns as fit; what is dropped is in --json."""
+    """The table with as many columns as fit; the others are in the output of --json."""
     table = _table(result, columns := _columns(result))
     for dropped in (">tail", ">KS"):
         if _too_wide(table, console):
@@ -112,7 +112,7 @@ def _table(result: AnalyzeResult, columns: dict[str, list[str]]) -> Table:
 
 
 def _columns(result: AnalyzeResult) -> dict[str, list[str]]:
-    """Cells by column, one a layer; a name that starts with ">" is set to the right."""
+    """Cells by column, one per layer; a column whose name starts with ">" is aligned right."""
     layers = result.layers
     columns = {
         "layer": [_plain(layer.name) for layer in layers],

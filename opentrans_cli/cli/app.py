@@ -1,4 +1,4 @@
-"""The `opentrans` command: registration, version, and how errors end."""
+"""The `opentrans` command: registration, version, and exit codes of errors."""
 
 from __future__ import annotations
 

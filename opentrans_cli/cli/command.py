@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Typed(dict[str, Any], Generic[T]):
-    """What the user typed of the options `T`, by field: what was left at its default is not in it."""
+    """The options of `T` that the user typed, by field; options left at their defaults are not in it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Talk(Options):
 
     @property
     def reporter(self) -> ConsoleReporter:
-        """What a step talks to."""
+        """Where a step sends its messages."""
         return ConsoleReporter(quiet=self.quiet)
 
     def emit(self, document: dict[str, Any], show: Show, path: Path | str | None = None) -> None:
@@ -40,22 +40,22 @@ class Talk(Options):
 
 @dataclass(frozen=True)
 class Force(Options):
-    """What a command that writes does about what is there."""
+    """What a command that writes does with existing files."""
 
     force: bool = option(False, help="replace what is at the output, if this program wrote it")
 
 
 @dataclass(frozen=True)
 class Resume(Options):
-    """What a command that trains does about a run that was cut off."""
+    """What a command that trains does with an interrupted run."""
 
     resume: bool = option(False, help="go on with a run that was interrupted; repeat its other options")
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """The command of `function`, which takes dataclasses of options: every field is an argument or option.
+    """Make a command of `function`, which takes dataclasses of options; every field is an argument or option.
 
-    A parameter of the class `Typed[T]` offers the options of `T` and gets what was typed of them.
+    A parameter of the class `Typed[T]` offers the options of `T` and gets those that were typed.
     """
     hints = {name: hint for name, hint in get_type_hints(function).items() if name != "return"}
     groups: dict[str, type] = {name: get_args(hint)[0] if get_args(hint) else hint for name, hint in hints.items()}
@@ -89,7 +89,7 @@ def _is_typed(ctx: typer.Context, name: str) -> bool:
 
 
 def _parameter(field: Field[Any], said: Statement, hint: Any) -> inspect.Parameter:
-    """What typer makes an argument or option of."""
+    """The parameter from which typer makes an argument or option."""
     text = said.described()
     settings: dict[str, Any] = {"help": f"{text[:1].upper()}{text[1:]}."}
     settings |= {"rich_help_panel": said.panel, "metavar": said.metavar}
@@ -121,7 +121,7 @@ def _core(hint: Any) -> Any:
 
 
 def _read_as(said: Statement, hint: Any) -> Any:
-    """The type that typer reads: several values are a list, or one text with commas."""
+    """The type that typer reads; several values are a list, or one text with commas."""
     core = _core(hint)
     if get_origin(core) in (tuple, dict):
         each = Path if Path in get_args(core) else str
@@ -131,7 +131,7 @@ def _read_as(said: Statement, hint: Any) -> Any:
 
 
 def _read(field: Field[Any], said: Statement, hint: Any, value: Any) -> Any:
-    """The value of a field from what typer read."""
+    """The value of a field, from the value that typer read."""
     core = _core(hint)
     if value is None and isinstance(field.default, tuple | dict):
         return field.default

@@ -17,7 +17,7 @@ from opentrans_cli.steps.shared_options import BUNDLE, BaseChoice, DataChoice, M
 
 @dataclass(frozen=True)
 class FinetuneRequest(Options):
-    """What is asked for beside the options of the result."""
+    """What is asked for besides the options that decide the result."""
 
     bundle: str | None = option(None, help=f"{BUNDLE}; may be left out with --estimate", kind="source", argument=True)
     out: Path | None = option(None, also=("-o",), help="new bundle; needed but for --estimate and --show-recipe")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def show_run(console: Console, *, result: FinetuneResult) -> None:
-    """One line on the bundle, one on what it cost, one on the log."""
+    """Print one line each about the bundle, its cost and the log."""
     from rich.markup import escape
 
     cost = result.cost
@@ -37,7 +37,7 @@ def show_run(console: Console, *, result: FinetuneResult) -> None:
 
 
 def show_estimate(console: Console, *, counted: Estimate) -> None:
-    """What a run would cost, by part and column, or the paper's settings."""
+    """Print what a run would cost, by part and column, or by the settings of the paper."""
     from rich.markup import escape
 
     o, size = counted.options, counted.classes.crop
@@ -80,7 +80,7 @@ def _show_paper(console: Console, document: dict[str, Any]) -> None:
 
 
 def show_recipe(console: Console, *, document: dict[str, Any]) -> None:
-    """Every option with its value and where that is from."""
+    """Print every option with its value and the origin of the value."""
     title = f"recipe {document['recipe']}" if document["recipe"] else "no recipe: the defaults"
     table = plain_table(title, "option", "value", "from")
     for name, row in document["options"].items():

@@ -31,7 +31,7 @@ def inspect_command(source: BundleChoice, round: RoundChoice, talk: Talk) -> Non
 
 
 def _show(console: Console, result: InspectResult) -> None:
-    from rich.markup import escape  # what a bundle says of itself is shown, not obeyed
+    from rich.markup import escape  # text from a bundle is shown, but markup in it is not followed
 
     facts = plain_table(escape(result.path), "", "", header=False)
     facts.add_row("digest", result.digest)
@@ -53,7 +53,7 @@ def _show(console: Console, result: InspectResult) -> None:
 
 
 def _rounds(rounds: Sequence[RoundInfo]) -> str:
-    """The sparsities `--at-sparsity` takes, a few a line, and what the letters behind them mean."""
+    """The sparsities that `--at-sparsity` takes, a few per line, and what the letters after them mean."""
     marked = [f"{info.sparsity:.4f}{_MARKS[info.weights]}" for info in rounds]
     lines = [" ".join(marked[start : start + _PER_LINE]).rstrip() for start in range(0, len(marked), _PER_LINE)]
     origins = {info.weights for info in rounds}

@@ -1,8 +1,8 @@
-"""Where output goes: results to stdout, talk and progress to stderr.
+"""Where output goes: results to stdout, messages and progress to stderr.
 
 A result is printed in one of three ways. With --json: one JSON document. On a terminal: a table for people. Into a
-pipe: exactly the path that was written, so that `B=$(opentrans prune ...)` works; a command that writes nothing prints
-its table there too.
+pipe: exactly the path that was written, so that `B=$(opentrans prune ...)` works. A command that writes nothing prints
+its table into a pipe too.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ Advance = Callable[[str], None]
 LINE_EVERY = 60.0
 """Seconds between two lines of progress where no bar can be shown."""
 
-_UNBROKEN = 400  # columns; a row about a tensor of FC-CLIP takes two hundred
+_UNBROKEN = 400  # columns; a row about a tensor of FC-CLIP needs two hundred
 
 
 def stderr_console() -> Console:
-    """A console for talk."""
+    """A console for messages."""
     return _console(sys.stderr)
 
 
 def _console(stream: TextIO) -> Console:
-    """A console on `stream`; into a pipe or file it is wide enough that no name or digest is broken."""
+    """A console on `stream`; for a pipe or file it is so wide that no name or digest is broken."""
     from rich.console import Console
 
     return Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBROKEN)
 
 
 def plain_table(title: str, *columns: str, header: bool = True) -> Table:
-    """A table without frame lines; a column name that starts with ">" is set to the right."""
+    """A table without frame lines; a column whose name starts with ">" is aligned right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -58,7 +58,7 @@ def plain_table(title: str, *columns: str, header: bool = True) -> Table:
 
 
 def speaks() -> bool:
-    """Whether this process talks: of several that torchrun started, the first alone does."""
+    """Whether this process prints messages; of several started by torchrun only the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -79,26 +79,26 @@ def emit(
 
 
 class ConsoleReporter:
-    """Talk and progress of a step on stderr."""
+    """Messages and progress of a step on stderr."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet or not speaks()
-        self._bars: Bars | None = None  # while one is shown: a bar inside a bar stands below it
+        self._bars: Bars | None = None  # set while a bar is shown: a bar inside another bar is shown below it
 
     def say(self, text: str) -> None:
-        """One line; nothing with --quiet."""
+        """Print one line; nothing with --quiet."""
         if self.quiet:
             return
-        if self._bars is not None:  # above the bars, which would be torn else
+        if self._bars is not None:  # above the bars, which would be broken otherwise
             self._bars.console.print(text, markup=False, soft_wrap=True)
         else:
             typer.echo(text, err=True)
 
     @contextmanager
     def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
-        """A live bar on a terminal, else a line about every minute and one when it is done.
+        """A live bar on a terminal, else a line about every minute and one at the end.
 
-        done: units that an interrupted run has done already.
+        done: units that an interrupted run has already done.
         """
         if self.quiet:
             yield lambda status: None
@@ -132,7 +132,7 @@ class ConsoleReporter:
 
 
 class _ProgressLines:
-    """Progress where no bar can be shown, in the log of a batch job: a line now and then."""
+    """Progress where no bar can be shown, as in the log of a batch job: a line from time to time."""
 
     def __init__(self, title: str, total: int, done: int, say: Callable[[str], None]) -> None:
         self._title, self._total, self._first, self._say = title, total, done, say
@@ -140,7 +140,7 @@ class _ProgressLines:
         self._started = self._told = time.monotonic()
 
     def advance(self, status: str) -> None:
-        """One more unit."""
+        """Count one more unit."""
         self._done, self._status = self._done + 1, status
         now = time.monotonic()
         if now - self._told >= LINE_EVERY and self._done < self._total:
@@ -150,7 +150,7 @@ class _ProgressLines:
             self._say(f"{self._title}: {self._done} of {self._total}, {', '.join(filter(None, (status, left)))}")
 
     def finish(self) -> None:
-        """The last line."""
+        """Print the last line."""
         self._say(f"{self._title}: {self._total} done{', ' + self._status if self._status else ''}")
 
 

@@ -20,12 +20,12 @@ from rich.text import Text
 _BAR = 24  # columns
 _TIME = len("10:00:00")
 _GAPS = 4
-_REFRESHES = 4  # a second; each takes the main thread's interpreter for a few milliseconds
-_SPEED_OF = 3600.0  # seconds the remaining time is reckoned from; of steps that take minutes there must be two in it
+_REFRESHES = 4  # per second; each one holds up the main thread for a few milliseconds
+_SPEED_OF = 3600.0  # seconds used to estimate the remaining time; must contain two steps, which may take minutes
 
 
 class Bars(Progress):
-    """Bars below each other, each with its status beside it, or on the lines below where the terminal is too narrow."""
+    """Bars below each other, each with its status beside it, or below it if the terminal is too narrow."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(
@@ -40,7 +40,7 @@ class Bars(Progress):
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Each bar, and the status that has no room beside it."""
+        """Each bar, and below it the status if there is no room beside it."""
         for task in self.tasks:
             yield self.make_tasks_table([task])
             if not _fits(task, self.console):
@@ -48,14 +48,14 @@ class Bars(Progress):
 
 
 class _Beside(ProgressColumn):
-    """The status, where there is room for it."""
+    """The status beside a bar, if there is room for it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         super().__init__()
 
     def render(self, task: Task) -> Text:
-        """The status or nothing."""
+        """The status, or an empty text."""
         return Text(str(task.fields["status"]) if _fits(task, self._console) else "", no_wrap=True)
 
 

@@ -12,5 +12,5 @@ def provenance_command(source: BundleChoice, talk: Talk) -> None:
     from opentrans_cli.steps.provenance.provenance import provenance
 
     result = provenance(source.bundle, reporter=talk.reporter)
-    # Past the console's markup and line width: this is a program.
+    # Print without the console's markup and line width, since this is a program.
     talk.emit(result.to_json(), lambda console: console.file.write(result.script))

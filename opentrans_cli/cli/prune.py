@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PruneRequest(Options):
-    """What is asked for beside the options of the result."""
+    """What is asked for besides the options that decide the result."""
 
     out: Path | None = option(None, also=("-o",), help="new bundle", unset="SOURCE-sPERCENT, here")
     recipe: str | None = option(

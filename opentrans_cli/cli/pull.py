@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PullRequest(Options):
-    """What is brought, and where it goes."""
+    """What is downloaded, and where it goes."""
 
     repo: str = option(help="org/name or org/name@REVISION: a tag, a branch or a commit", argument=True)
     out: Path | None = option(None, also=("-o",), help="new bundle", unset="in the cache, whose path is printed")

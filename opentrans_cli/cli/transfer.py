@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransferRequest(Options):
-    """From where to where."""
+    """What is transferred, and where it goes."""
 
     bundle: str = option(help=BUNDLE, kind="source", argument=True)
     out: Path | None = option(None, also=("-o",), help="new bundle, folder or file; needed unless --dry-run")

@@ -43,8 +43,8 @@ _FREEZING_TITLES = {
 class DemoSize:
     """How long the demo trains; both sizes run the same pipeline."""
 
-    images: int  # distilled on
-    score_images: int  # looked at in each round to choose weights
+    images: int  # for distillation
+    score_images: int  # used in each round to choose weights
     steps_per_round: int
     final_steps: int
     batch_size: int
@@ -77,7 +77,7 @@ QUICK = DemoSize(
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo measured; everything it made lies in the folder `path`."""
+    """What the demo measured; everything it made is in the folder `path`."""
 
     path: Path
     rows: tuple[dict[str, Any], ...]  # one per tower
@@ -105,10 +105,10 @@ def demo(
     force: bool = False,
     reporter: Reporter = SILENT,
 ) -> DemoResult:
-    """Prune, analyze, transfer, fine-tune and evaluate the tiny CLIP four times over, and compare.
+    """Prune, analyze, transfer, fine-tune and evaluate the tiny CLIP as four towers, and compare them.
 
-    Every tower is fine-tuned for the same steps with no layer frozen; the subnet also with half of its layers frozen
-    in three ways. Bundles, pictures and report.json are left in the new folder `out`.
+    Every tower is fine-tuned for the same number of steps with no layer frozen. The subnet is also fine-tuned with half
+    of its layers frozen, chosen in three ways. Bundles, pictures and report.json go into the new folder `out`.
     """
     started = time.perf_counter()
     where = resolve_device(device)
@@ -135,7 +135,7 @@ def demo(
 
 
 def _foreign(out: Path) -> list[str]:
-    """What is in a folder that no demo left there: bundles, logs and states begin with the name of their tower."""
+    """Files in a folder that no demo made; the demo's bundles, logs and states begin with the name of a tower."""
     pictures = {"overview.png", "density.png", "alpha.png", "report.json"}
     names = {path.name for path in out.iterdir()} - pictures
     return [name for name in names if not name.removeprefix(".").startswith(tuple(TOWERS))]
@@ -177,7 +177,7 @@ class _Demo:
         prune(**vars(chosen), out=self.out / name, device=self.device, force=True, reporter=self.reporter)
 
     def _finetune(self, tower: str, freeze: str) -> str:
-        """Fine-tune and score once per tower and freezing; returns the key of the figures."""
+        """Fine-tune and score, once for each tower and choice of frozen layers; returns the key of the figures."""
         key = f"{tower}-{freeze}"
         if key not in self._finetuned:
             self.reporter.say(f"\nfine-tuning {tower}, frozen: {freeze}")

@@ -1,4 +1,4 @@
-"""The pictures a person looks at after the demo."""
+"""The pictures of the demo for people to look at."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""provenance: the recorded steps of a bundle, and a script that goes through them again."""
+"""provenance: the recorded steps of a bundle, and a script that repeats them."""

@@ -1,7 +1,7 @@
-"""The command that repeats a recorded step, as shell text in which nothing recorded can be more than an argument.
+"""The command that repeats a recorded step, as shell text in which recorded values can only be arguments.
 
-It is made of the recorded options, not of a recorded command line, which would hold the paths of one machine and
-`--force`, and of which a stranger could write any. What an option is on a command line, its one statement says.
+It is made from the recorded options. A recorded command line would hold the paths of one machine and `--force`, and a
+stranger could write anything into it. How an option looks on a command line follows from its one definition.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Flags = Mapping[str, tuple[Field[Any], Statement]]
 
 
 def _flags(options: type, *names: str) -> Flags:
-    """The options of a dataclass, or those of them that are recorded."""
+    """The options of a dataclass, or only the recorded ones."""
     return {field.name: (field, said) for field, said in stated(options) if not names or field.name in names}
 
 
@@ -66,10 +66,10 @@ MEASURES = ("analyze", "eval")
 
 @dataclass(frozen=True)
 class Variable:
-    """A shell variable at the top of a script: what may lie elsewhere by now."""
+    """A shell variable at the top of a script, for a file or source that may have moved."""
 
     name: str  # "IMAGES"
-    value: str  # as it was recorded; empty: the user has to say it
+    value: str  # as it was recorded; empty: the user has to fill it in
     note: str  # what it must be
 
 
@@ -83,7 +83,7 @@ class Inputs:
         return iter(self._found.values())
 
     def word(self, option: str, value: str, note: str) -> str:
-        """The variable of `option` as a shell word; `option` is a key of our own tables."""
+        """The variable of `option` as a shell word; `option` is a key of the tables of this module."""
         key = (option, value, note)
         if key not in self._found:
             others = sum(1 for known, _, _ in self._found if known == option)
@@ -93,7 +93,7 @@ class Inputs:
 
 
 def command_of(step: Step, *, source: str, out: str | None, inputs: Inputs, base: str) -> str:
-    """The command line of `step`, an option a line.
+    """The command line of `step`, one option per line.
 
     source, out: shell words for what it reads and the bundle it writes, None if it writes into `source`. base: the
     bundle's base as it was recorded. Raises OptionError, with the reason, for a step that cannot be repeated.
@@ -109,7 +109,7 @@ def command_of(step: Step, *, source: str, out: str | None, inputs: Inputs, base
         words.append(f"--seed={step.seed}")
     if out is not None:
         words.append(f"--out={out}")
-    # After "--" no argument is taken for an option, whatever it begins with.
+    # After "--" no argument is read as an option, whatever it begins with.
     return " \\\n    ".join([f"{_program(step)} {step.verb}", *words, f"-- {source}"])
 
 
@@ -125,7 +125,7 @@ def _program(step: Step) -> str:
 
 
 def _words(option: str, value: Any, *, step: Step, inputs: Inputs, base: str) -> list[str]:
-    """What one option puts on the command line, each a shell word."""
+    """The shell words that one option adds to the command line."""
     if option in RUN:
         return []
     if option in FIXED:
@@ -169,7 +169,7 @@ def quoted(option: str, value: Any) -> str:
 
 
 def text(option: str, value: Any) -> str:
-    """Text or number of an option as text; OptionError for other values, and for characters that cannot be seen."""
+    """Text or number of an option as text. Raises OptionError for other values and for invisible characters."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise OptionError(f"neither text nor a number: '{option}'; the record is damaged")
     shown = str(value)

@@ -1,7 +1,7 @@
-"""provenance: the chain of steps that made a bundle, and a shell script that goes through it again.
+"""provenance: the chain of steps that made a bundle, and a shell script that repeats it.
 
-A manifest may be anybody's: verbs and options are looked up in a closed table (`command_line.py`), values reach the
-shell in quotes alone, and what cannot be repeated makes the script end before it does anything.
+A manifest may come from anybody. So verbs and options are looked up in a closed table (`command_line.py`), values reach
+the shell only in quotes, and if a step cannot be repeated the script ends before it does anything.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class ChainStep:
     number: int  # from 1
     verb: str
     parent: str | None  # digest of the bundle it started from
-    digest: str  # of the bundle it left
-    options: dict[str, Any]  # as they were recorded
+    digest: str  # digest of the bundle it made
+    options: dict[str, Any]  # options as they were recorded
     seed: int | None
     versions: dict[str, str]
     data: str | None  # fingerprint
@@ -94,22 +94,22 @@ class ChainStep:
 
     @property
     def measures(self) -> bool:
-        """Whether it left the tensors as they were."""
+        """Whether the step leaves the tensors unchanged."""
         return self.verb in MEASURES
 
     @property
     def blocks(self) -> bool:
-        """Whether no script can lead past it."""
+        """Whether a script cannot continue after this step."""
         return self.problem is not None and not (self.measures and self.parent == self.digest)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a bundle came to be."""
+    """How a bundle was made."""
 
     path: Path
     digest: str
-    source: str  # of the base, as it was given
+    source: str  # source of the base, as it was given
     base_digest: str
     steps: tuple[ChainStep, ...]  # oldest first
     script: str  # POSIX shell
@@ -130,7 +130,7 @@ class Provenance:
 
 
 def provenance(source: Path | str, *, reporter: Reporter = SILENT) -> Provenance:
-    """The history of a bundle, from its manifest alone.
+    """The history of a bundle, read only from its manifest.
 
     `source` may be hf://org/name[@revision], which is pulled into the cache first. Raises BundleError or HubError.
     """
@@ -144,7 +144,7 @@ def provenance(source: Path | str, *, reporter: Reporter = SILENT) -> Provenance
 
 def _chain(bundle: Bundle, inputs: Inputs) -> Iterator[ChainStep]:
     steps = bundle.manifest.steps
-    # A step names the bundle it started from, so the next one says what it left.
+    # A step names the bundle it started from, so the next step gives the digest of the bundle it made.
     digests = [*(step.parent or "" for step in steps[1:]), bundle.digest]
     current = None
     for number, (step, digest) in enumerate(zip(steps, digests, strict=False), start=1):
@@ -193,7 +193,7 @@ def _command(bundle: Bundle, step: Step, current: str | None, target: str, input
 
 
 def _published(bundle: Bundle, step: Step, current: str) -> str:
-    """Masks alone were taken from `current`: what is left of its files must be the same."""
+    """The published bundle has only the masks of `current`; the files that remain must be the same."""
     if step.options != {"mask_only": True}:
         raise OptionError("what it published is not known to this version of opentrans; upgrade opentrans")
     files = [entry for entry in bundle.manifest.files if entry.name in _IDENTITY]
@@ -201,7 +201,7 @@ def _published(bundle: Bundle, step: Step, current: str) -> str:
 
 
 def _script(bundle: Bundle, steps: tuple[ChainStep, ...], inputs: tuple[Variable, ...]) -> str:
-    """The shell script; whatever is foreign in it stands in quotes, or in a comment of one line."""
+    """The shell script; all recorded text in it is in quotes or in a comment of one line."""
     script = _HEAD.format(digest=bundle.digest, notes="\n".join(_notes(bundle, steps)))
     if not _can_be_repeated(steps):
         return script + "".join(_refusals([step for step in steps if step.blocks]))
