@@ -25,7 +25,7 @@ _REPORT = "Report"
 
 @dataclass(frozen=True)
 class AnalyzeRequest(Options):
-    """Where the report goes and how it is shown, besides the options that decide the result."""
+    """What is asked for besides the options in `AnalyzeOptions`."""
 
     source: str = option(help=SOURCE, kind="source", argument=True)
     freeze_list: Path | None = option(

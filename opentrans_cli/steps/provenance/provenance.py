@@ -193,7 +193,7 @@ def _command(bundle: Bundle, step: Step, current: str | None, target: str, input
 
 
 def _published(bundle: Bundle, step: Step, current: str) -> str:
-    """The published bundle has only the masks of `current`; the files that remain must be the same."""
+    """Shell lines which check that the files left of `current`, after only its masks were published, are the same."""
     if step.options != {"mask_only": True}:
         raise OptionError("what it published is not known to this version of opentrans; upgrade opentrans")
     files = [entry for entry in bundle.manifest.files if entry.name in _IDENTITY]

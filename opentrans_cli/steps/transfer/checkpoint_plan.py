@@ -47,7 +47,7 @@ class CheckpointPlan:
         return tuple(layer for layer in missing if layer not in self.allowed)
 
     def place(self, name: str) -> Place | None:
-        """The place of a tensor of the tower; None if its shape or type there is known to be another one."""
+        """The place of a tensor of the tower; None if it has none, or is known to have another shape or type there."""
         entry = next((entry for entry in self.tensors if entry.name == name), None)
         if entry is None:  # a bundle that holds only masks knows only its layers
             return self.found.place(name)
