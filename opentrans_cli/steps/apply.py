@@ -1,11 +1,11 @@
-"""apply: a subnet on anybody's model, held through anybody's training loop.
+"""apply: put a subnet on any model and hold its masks in any training loop.
 
     subnet = apply("my-bundle", model)   # the removed weights are zero
     subnet.hold(optimizer)                # and zero again after every step
     ...                                   # training
     subnet.bake()                         # checked a last time; hooks are gone
 
-Nothing of it has to be saved: the masks are those of the bundle, and checkpoints are plain ones with zeros in them.
+None of this has to be saved: the masks are in the bundle, and checkpoints are ordinary ones that have zeros.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _NEXT = "pass the model that holds the bundle's kind of CLIP tower, or say where
 class Attached:
     """Where the subnet is in the model."""
 
-    keys: str  # the key table that names it so
-    prefix: str  # of its tensors
-    layers: tuple[str, ...]  # as the bundle calls them
+    keys: str  # the key table that fits the names of its tensors
+    prefix: str  # of the names of its tensors
+    layers: tuple[str, ...]  # by their names in the bundle
     sparsity: float  # removed / prunable, exact
     left_out: tuple[str, ...]  # with weights="subnet": tensors of the tower that the model has no place for
 
 
 class Subnet:
-    """Masks on a model; made by `apply`. As a context manager it bakes at the end, and after an error detaches."""
+    """Masks on a model; made by `apply`. As a context manager it bakes at the end, or detaches after an error."""
 
     def __init__(self, where: Attached, held: Iterable[Held]) -> None:
         self.where = where
@@ -62,9 +62,9 @@ class Subnet:
     def hold(self, *optimizers: Any, check_every: int = 0) -> Subnet:
         """Set the removed weights to zero after every step of the optimizers; returns itself.
 
-        Optimizers of torch, and wrappers that keep one as `.optimizer` (mmengine's, accelerate's). With `check_every` N
-        every N-th step is preceded by a check. Raises MaskError if a removed weight is not zero now, or later by those
-        checks, OptionError for something that has no steps to follow.
+        Takes optimizers of torch, and wrappers that have one as `.optimizer` (mmengine's, accelerate's). With
+        `check_every` N there is a check before every N-th step. Raises MaskError if a removed weight is not zero now or
+        at such a check, OptionError for an object that is no optimizer.
         """
         self.check()
         for given in optimizers:
@@ -78,7 +78,7 @@ class Subnet:
         return self
 
     def apply(self) -> None:
-        """Set the removed weights to zero now, as after loading a checkpoint that has others."""
+        """Set the removed weights to zero now, for example after loading a checkpoint with other values."""
         fill(self._held)
 
     def check(self) -> None:
@@ -91,15 +91,15 @@ class Subnet:
             )
 
     def detach(self) -> None:
-        """Let the optimizers go; the weights stay as they are, and `hold` may be called again."""
+        """Remove the hooks from the optimizers; the weights stay as they are, and `hold` may be called again."""
         for _, hooks in self._hooks.values():
             for hook in hooks:
                 hook.remove()
         self._hooks.clear()
 
     def bake(self) -> None:
-        """The end of training: check, write zeros without sign, detach. Raises MaskError as `check` does, before that
-        anything changes.
+        """End the training: check, write zeros without sign, detach. Raises MaskError as `check` does, before anything
+        changes.
         """
         self.check()
         self.apply()
@@ -142,11 +142,11 @@ def apply(
     keys: str | None = None,
     under: str | None = None,
 ) -> Subnet:
-    """Find the bundle's tower in `model`, whatever library named it, and set the removed weights to zero.
+    """Find the bundle's tower in `model`, with any library's names, and set the removed weights to zero.
 
     bundle: opened, a folder, or hf://org/name[@revision]. weights: "keep" the model's values of kept weights, or take
-    those of the "subnet" and all other tensors of the tower with them; `base` is where the bundle's base lies now, for
-    masks alone. at_sparsity: an earlier round of the bundle. keys, under: the key table and the prefix, where several
+    those of the "subnet" and all other tensors of its tower; `base` is where the bundle's base is now, if it has masks
+    only. at_sparsity: an earlier round of the bundle. keys, under: the key table and the prefix, if several
     towers fit. Raises TransferError if the tower is not there or a layer has no place, before anything is changed;
     OptionError, BundleError, HubError or SourceError for what cannot be read.
     """
@@ -175,7 +175,7 @@ attach = apply
 
 
 def _innermost(given: Any) -> Any:
-    """The optimizer of torch inside wrappers."""
+    """The torch optimizer inside any wrappers."""
     optimizer = given
     while not isinstance(optimizer, torch.optim.Optimizer) or hasattr(optimizer, "optimizer"):
         if not hasattr(optimizer, "optimizer"):
@@ -202,7 +202,7 @@ def _layers(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
 
 
 def _coupled(bundle: Bundle, model: nn.Module, found: Found) -> Iterator[Held]:
-    """What whole channels leave without effect beside them; a model without such a tensor has nothing to hold."""
+    """Parameters coupled with removed channels; for a tensor that the model does not have, nothing is held."""
     pattern = pattern_for(bundle.manifest.pattern, bundle.manifest.base.model_cfg)
     for name, mask in pattern.coupled(bundle.masks()).items():
         for place, part in _parts(found, name, torch.from_numpy(mask)):
@@ -219,7 +219,7 @@ def _held(name: str, model: nn.Module, found: Found, place: Place, mask: Tensor)
 
 
 def _parts(found: Found, name: str, tensor: Tensor) -> Iterator[tuple[Place, Tensor]]:
-    """Where the tensor `name` of the tower, or each part of it, goes; nothing if the model has no place for it."""
+    """The place of the tensor `name` of the tower, or of each of its parts; none if the model has no place for it."""
     places = found.places(name, tuple(tensor.shape))
     if places:
         yield from zip(places, tensor.chunk(len(places)) if len(places) > 1 else (tensor,), strict=True)
@@ -227,7 +227,7 @@ def _parts(found: Found, name: str, tensor: Tensor) -> Iterator[tuple[Place, Ten
 
 @torch.no_grad()
 def _copy(values: Mapping[str, Tensor], model: nn.Module, found: Found) -> Iterator[str]:
-    """Give the tensors of a tower to the model, and name those that have no place of the same shape."""
+    """Copy the tensors of a tower into the model, and yield the names of those without a place of the same shape."""
     there = dict(_tensors(model))
     for name, value in values.items():
         parts = tuple(_parts(found, name, value))

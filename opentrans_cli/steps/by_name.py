@@ -1,6 +1,6 @@
-"""Options by name: `prune("tiny", sparsity=0.5)`, without an object of options that has to be found and imported.
+"""Options by name: `prune("tiny", sparsity=0.5)`, without importing a class of options.
 
-Every verb is called alike: `verb(source, *, out=..., device="auto", force=False, reporter=None, **options)`.
+Every verb is called in the same way: `verb(source, *, out=..., device="auto", force=False, reporter=None, **options)`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ V = TypeVar("V", bound=Callable[..., Any])
 
 
 def takes(*kinds: type[Any]) -> Callable[[V], V]:
-    """Says of a verb that its `**options` are the fields of the dataclasses `kinds`, which `help()` then lists."""
+    """Declares that the `**options` of a verb are the fields of the dataclasses `kinds`; `help()` then lists them."""
 
     def mark(verb: V) -> V:
         own = signature(verb)
@@ -39,10 +39,10 @@ def _parameter(field: Field[Any]) -> Parameter:
 
 
 def by_name(verb: str, given: Mapping[str, Any], *kinds: type[Any]) -> list[Any]:
-    """One object of each dataclass in `kinds`, made of `given`: the name of a field -> its value.
+    """One object of each dataclass in `kinds`, made of `given`, which maps names of fields to values.
 
-    Text becomes a path, and a list a tuple, where the field wants that. Raises OptionError for a name that is no field,
-    with the nearest that is one, and for a value of another type than the field's; ranges are the dataclasses' matter.
+    Text becomes a path, and a list a tuple, if the field has that type. Raises OptionError for a name that is no field,
+    with the most similar field, and for a value of the wrong type; the dataclasses check ranges themselves.
     """
     hints = [get_type_hints(kind) for kind in kinds]
     wanted = {name: hint for named in hints for name, hint in named.items()}
@@ -58,7 +58,7 @@ def by_name(verb: str, given: Mapping[str, Any], *kinds: type[Any]) -> list[Any]
 
 
 def check_names(verb: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises OptionError for a name that is not `known`, with the nearest that is."""
+    """Raises OptionError for a name that is not in `known`, with the most similar known name."""
     known = list(known)
     for name in given:
         if name not in known:
@@ -68,7 +68,7 @@ def check_names(verb: str, given: Iterable[str], known: Iterable[str]) -> None:
 
 
 def on_processor(verb: str, device: str) -> None:
-    """Refuse a device of a verb that needs none: all verbs are called alike, and none ignores what is asked."""
+    """Refuse a device for a verb that needs none: all verbs take the argument, and none may ignore it."""
     if device not in ("auto", "cpu"):
         raise OptionError(f"{verb} computes on the processor: device '{device}'; leave it out")
 
@@ -77,11 +77,11 @@ _UNFIT = object()
 
 
 def _fitted(wanted: Any, value: Any) -> Any:
-    """`value` as the type `wanted` has it, or _UNFIT."""
+    """`value` converted to the type `wanted`, or _UNFIT."""
     origin, inner = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
         return next((found for kind in inner if (found := _fitted(kind, value)) is not _UNFIT), _UNFIT)
-    if origin is Literal:  # the dataclass says which there are
+    if origin is Literal:  # the dataclass checks which values are allowed
         return value if isinstance(value, str) else _UNFIT
     if origin is tuple and isinstance(value, list | tuple):
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
@@ -89,7 +89,7 @@ def _fitted(wanted: Any, value: Any) -> Any:
         return items if len(kinds) == len(value) and not any(item is _UNFIT for item in items) else _UNFIT
     if origin is not None or isinstance(value, bool):
         return value if wanted is bool else _UNFIT
-    if wanted is int and isinstance(value, Integral):  # numpy's numbers as well
+    if wanted is int and isinstance(value, Integral):  # numpy's integers are accepted as well
         return int(value)
     if wanted is float and isinstance(value, Real):
         return float(value)

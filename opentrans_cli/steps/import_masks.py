@@ -1,4 +1,4 @@
-"""import: what another program pruned becomes a bundle, with its masks and its values."""
+"""import: make a bundle, with masks and values, from a checkpoint that another program pruned."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _NAME_BASE = "name the CLIP it was pruned from with --base, for example --base R
 class ImportResult:
     """What `import` made."""
 
-    path: Path | None  # of the bundle; None in the report inside it
-    format: str  # of the file, see checkpoints/pruned.py
-    keys: str  # the key table by which the file names the tower
-    prefix: str  # of its keys
+    path: Path | None  # of the bundle; None in the report inside the bundle
+    format: str  # kind of the file, see checkpoints/pruned.py
+    keys: str  # the key table that fits the file's names
+    prefix: str  # prefix of its keys
     sparsity: float  # removed / prunable, exact
     kept: int
     total: int
-    layers: int  # in the bundle
+    layers: int  # number of layers in the bundle
     from_base: tuple[str, ...]  # tensors of the tower that the file lacks, or has in another shape
-    unused_masks: tuple[str, ...]  # masked tensors of the file that are no layer of the tower
+    unused_masks: tuple[str, ...]  # tensors with a mask in the file that are no layer of the tower
     mask_only: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class ImportResult:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read of the file, by names inside the tower."""
+    """What was read from the file, by names inside the tower."""
 
     masks: dict[str, np.ndarray]  # by layer
     tower: dict[str, np.ndarray]
@@ -82,10 +82,11 @@ def import_masks(
     """Read the checkpoint `source`, which another program pruned, and write masks and values as a new bundle at `out`.
 
     base: the CLIP it was pruned from, any source but a bundle; it gives the architecture, and the tensors that the
-    file lacks. None: the file is a whole CLIP itself. format, keys, under: kind of file, key table and prefix, else
-    found by content. Layers are those that are pruned by default, those with a mask in the file, and those that match
-    the globs `include`; a file without masks is pruned where it is zero. With `mask_only` no values are written.
-    Raises OptionError, SourceError, TransferError, BundleError, or MaskError for a file that prunes nothing.
+    file lacks. None: the file is a whole CLIP. format, keys, under: kind of file, key table and prefix; they are found
+    from the content if not given. Layers are those that are pruned by default, those with a mask in the file, and those
+    that match the globs `include`; without masks in the file, its zeros are the removed weights. With `mask_only` no
+    values are written. Raises OptionError, SourceError, TransferError, BundleError, or MaskError for a file that prunes
+    nothing.
     """
     if dtype not in DTYPES:
         raise OptionError(f"unknown dtype: '{dtype}'; choose one of {', '.join(DTYPES)}")
@@ -123,7 +124,7 @@ def import_masks(
 
 
 def _base(foreign: PrunedCheckpoint, base: str | None, reporter: Reporter) -> Tower:
-    """The tower that was pruned, or one of its architecture."""
+    """The tower that was pruned, or one with the same architecture."""
     if base is not None:
         tower = load_tower(base, reporter)
         if tower.bundle is not None:
@@ -140,7 +141,7 @@ def _base(foreign: PrunedCheckpoint, base: str | None, reporter: Reporter) -> To
 def _places(
     foreign: PrunedCheckpoint, tower: Tower, *, keys: str | None, under: str | None, include: tuple[str, ...]
 ) -> tuple[Found, tuple[str, ...]]:
-    """Where the tower is in the file, and the layers that get a mask, in module order."""
+    """The place of the tower in the file, and the layers that get a mask, in module order."""
     possible = tower_candidates(tower.shapes)
     chosen = choose_layers(possible, include=include)
     found = find_tower_layers(
@@ -188,7 +189,7 @@ def _read(foreign: PrunedCheckpoint, tower: Tower, found: Found, layers: tuple[s
 def _tensor(
     foreign: PrunedCheckpoint, found: Found, name: str, places: tuple[Place, ...], own: NDArray[Any]
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-    """Values, in the type of the base's tensor `own`, and mask of the tensor `name`; None for what the file lacks."""
+    """Values and mask of the tensor `name`, the values with the dtype of the base's tensor `own`; None if missing."""
     values, masks = [], []
     for place in places:
         rows = found.rows(place)
@@ -244,7 +245,7 @@ def _list(names: tuple[str, ...]) -> str:
 def _written(
     contents: BundleContents, out: Path, foreign: PrunedCheckpoint, found: Found, read: _Read, *, force: bool
 ) -> ImportResult:
-    """Write the bundle with the report in it, where its own path would change its bytes."""
+    """Write the bundle with the report in it, without the bundle's path, which would change its bytes."""
     masks = read.masks
     result = ImportResult(
         path=None,

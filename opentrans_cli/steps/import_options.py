@@ -9,7 +9,7 @@ from opentrans_cli.option import Options, option
 
 @dataclass(frozen=True)
 class ImportOptions(Options):
-    """How the file of another program is read, and what is stored of it; recorded in the bundle."""
+    """How the file of another program is read, and what is stored from it; recorded in the bundle."""
 
     file: str = option(
         help="pruned checkpoint of any kind, which its content tells",

@@ -24,18 +24,18 @@ from opentrans_cli.training.device import resolve_device
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A source in memory. Layers have open_clip's names inside the image tower: "layer1.0.conv1"."""
+    """A source in memory. Layers have open_clip's names in the image tower: "layer1.0.conv1"."""
 
-    source: str  # as it was named
+    source: str  # as it was given
     image_encoder: nn.Module  # eval mode, float32: images (B, 3, H, W) -> embeddings (B, embed_dim), not normalised
-    masks: Mapping[str, Tensor]  # by layer: bool, of the weight's shape, on the CPU; True = kept
-    preprocess: Preprocess  # called with a PIL image gives what the encoder takes, float32 (3, size, size)
+    masks: Mapping[str, Tensor]  # by layer: bool, with the weight's shape, on the CPU; True = kept
+    preprocess: Preprocess  # from a PIL image to the input of the encoder, float32 (3, size, size)
     embed_dim: int
     bundle: Bundle | None  # manifest, digest and files; None if the source is no bundle
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """By layer the weights as the encoder has them, dense: float32, removed ones exactly zero, no copies."""
+        """The weights of the encoder by layer, dense: float32, removed weights exactly zero, not copied."""
         return layer_weights(self.image_encoder, self.masks)
 
     @property
@@ -55,8 +55,8 @@ def load(
     """Load a bundle, or any CLIP.
 
     source: a bundle folder, "tiny" (embedded), open_clip's NAME[:TAG], NAME:FILE, a checkpoint file, or
-    hf://org/name[@revision]. device: auto, cpu, cuda or mps, where the encoder goes. at_sparsity: an earlier round of a
-    bundle. base: where the base of a bundle of masks alone lies now. Raises SourceError, BundleError, HubError or
+    hf://org/name[@revision]. device: auto, cpu, cuda or mps, for the encoder. at_sparsity: an earlier round of a
+    bundle. base: where the base of a bundle with masks only is now. Raises SourceError, BundleError, HubError or
     OptionError.
     """
     where = resolve_device(device)

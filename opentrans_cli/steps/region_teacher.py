@@ -1,4 +1,4 @@
-"""Embeddings of labelled regions by a frozen copy of the dense tower: the teacher of two losses."""
+"""Embeddings of labelled regions from a frozen copy of the dense tower, the teacher in two losses."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ MOST_REGIONS = 200
 MOST_KEPT = 2**18
 """Region embeddings kept in memory: 1 GiB at 1024 dimensions."""
 
-_CHUNK = 64  # pictures the teacher sees at once
+_CHUNK = 64  # number of pictures in one call of the teacher
 
 EmbedNames = Callable[[Sequence[str]], Tensor]
 """C names -> text embeddings (C, D), float32, rows of length 1."""
 
 
 def raw_names(clip: LoadedClip) -> EmbedNames:
-    """Text embeddings of bare class names, without a template: what the paper's affinities are made of."""
+    """Text embeddings of bare class names, without a template, as the paper uses them for its affinities."""
     return partial(text_embeddings, clip.model, clip.tokenizer, templates=("{}",))
 
 
 class RegionTeacher:
-    """Embeddings of regions by a frozen copy of `visual` as it is now, on its device; computed once, then kept.
+    """Embeddings of regions from a frozen copy of `visual` as it is now, on its device; computed once, then kept.
 
-    An image's regions go through the tower together and without those of others, so that what comes out is a function
-    of the image alone, in whatever order a run, or a resumed one, visits them.
+    The regions of one image go through the tower together, without those of other images. The result thus depends only
+    on the image and not on the order in which a run, or a resumed run, reads the images.
     """
 
     def __init__(self, visual: nn.Module, loader: TrainingData, *, limit: int = MOST_KEPT) -> None:
-        """`limit`: regions kept; beyond it the images that were not used for longest are forgotten."""
+        """`limit`: number of regions kept; above it the images that were used least recently are dropped."""
         self._visual = copy.deepcopy(visual).eval().requires_grad_(False)
         self._device = next(visual.parameters()).device
         self._loader, self._limit, self._kept = loader, limit, 0
         self._images: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
         samples = loader.samples
         seen = [index for index, name in enumerate(samples.vocabulary.names) if name not in samples.unseen]
-        self._seen = np.array(seen, dtype=np.int64)  # place in the seen vocabulary -> id in the data set
+        self._seen = np.array(seen, dtype=np.int64)  # class index in the seen vocabulary -> id in the data set
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         """Of sample `index`: its seen classes, int64 (R,), ascending, and float32 (R, D), rows of length 1; on the CPU.
@@ -76,7 +76,7 @@ class RegionTeacher:
         present = np.unique(sample.label_map)
         present = present[np.isin(present, self._seen) & (present != self._loader.samples.ignore_index)]
         pictures = region_pictures(sample.image, sample.label_map, present, size=preprocess.size, resize=resize_image)
-        # Targets stay exact under the caller's autocast: they are computed once and used in every step.
+        # Targets keep full precision under the caller's autocast: they are computed once and used in every step.
         with torch.autocast(self._device.type, enabled=False):
             parts = [
                 F.normalize(self._visual(preprocess.normalise(part.to(self._device))), dim=1).cpu()

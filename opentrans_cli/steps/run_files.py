@@ -1,4 +1,4 @@
-"""What a run leaves beside the bundle it is going to write: its state and towers of rounds in hidden files, its log."""
+"""Files that a run writes next to its bundle: its state and the towers of rounds in hidden files, and its log."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from opentrans_cli.reporter import Reporter
 
 def state_path(out: Path) -> Path:
     """The state file that belongs to the target `out`."""
-    target = Path(os.path.abspath(out))  # "." has no name of its own
+    target = Path(os.path.abspath(out))  # "." has no file name
     return target.with_name(f".{target.name}.resume.safetensors")
 
 
 def round_path(out: Path, number: int) -> Path:
-    """The tower of the target `out` after round `number`, from 1, until the bundle has it."""
+    """The file with the tower of the target `out` after round `number`, from 1, until the bundle contains it."""
     state = state_path(out)
     return state.with_name(f"{state.stem}.round-{number:03d}.safetensors")
 
 
 def log_beside(out: Path) -> Path:
-    """The log of JSON lines that belongs to the target `out`, where no other was named."""
+    """The log of JSON lines that belongs to the target `out`, if no other was named."""
     target = Path(os.path.abspath(out))
     return target.with_name(f"{target.name}.log.jsonl")
 
 
 def check_places(out: Path, places: Mapping[str, Path | None]) -> None:
-    """Raise OptionError if one of `places`, by the flags that name them, is in the way of the bundle or its state."""
+    """Raise OptionError if one of `places`, by the flag that sets it, conflicts with the bundle or its state."""
     target, state = Path(os.path.abspath(out)), state_path(out)
     for flag, place in places.items():
         there = None if place is None else Path(os.path.abspath(place))
@@ -41,9 +41,9 @@ def check_places(out: Path, places: Mapping[str, Path | None]) -> None:
 
 
 def state_to_resume(out: Path, *, resume: bool, reporter: Reporter) -> Path | None:
-    """The state to go on from: None if `resume` is off, or, said aloud, if there is no state.
+    """The state to go on from; None if `resume` is off, or, with a message, if there is no state.
 
-    What killed runs left half written beside `out` is removed, for it takes the room of what is written next.
+    Incomplete files that killed runs left next to `out` are removed, because they use disk space that is needed.
     """
     _sweep(out)
     state = state_path(out)

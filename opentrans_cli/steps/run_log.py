@@ -1,9 +1,9 @@
-"""The log of a run of `prune` or `finetune`: one JSON line per event, always, and event files for TensorBoard where
-they are wanted.
+"""The log of a run of `prune` or `finetune`: always one JSON line per event, and event files for TensorBoard if they
+are asked for.
 
 The lines are `run_log_line` of `artifacts.schema.json`. Every line has `event` and `step`, the steps taken so far. They
-are written by hand, since a handler of `logging` loses what a full disk refuses and cannot cut a file back to the step
-a run goes on from; event files are written by torch's own writer.
+are written without `logging`, whose handlers lose lines when the disk is full and cannot cut a file back to the step
+from which a run goes on; event files are written by torch's own writer.
 """
 
 from __future__ import annotations
@@ -41,20 +41,23 @@ error       the run ended with an error
 end         all steps are taken: the cost receipt of finetune, and measured seconds
 """
 
-_FIRST, _LAST = ("start", "round", "freeze"), ("stop", "error")  # before the first step, and all there is without one
-_SAID_ONCE = ("round", "freeze")  # a run that goes on from a later state does not say them twice
+_FIRST, _LAST = (
+    ("start", "round", "freeze"),
+    ("stop", "error"),
+)  # events before the first step, and those of a run without a step
+_SAID_ONCE = ("round", "freeze")  # a run that goes on from a later state does not log them twice
 _BEGINNING = b'{"event": "start"'
-_STEPS = 20  # last ones the speed is that of
-_FLUSH_SECONDS = 10  # of event files
+_STEPS = 20  # the speed is measured over this number of last steps
+_FLUSH_SECONDS = 10  # between two writes of event files
 
 
 def log_path(out: Path, named: Path | None) -> Path:
-    """Where the log goes: `--log`, else beside the bundle."""
+    """The path of the log: `--log`, or else next to the bundle."""
     return named or log_beside(out)
 
 
 def check_log(out: Path, named: Path | None, *, tensorboard: Path | None = None) -> None:
-    """OptionError if something else is where the log goes, or event files cannot be had."""
+    """Raises OptionError if another file is in the place of the log, or event files cannot be written."""
     path = log_path(out, named)
     if path.is_dir():
         raise OptionError(f"a folder is where the log goes: --log {path}; name a file")
@@ -68,16 +71,16 @@ def check_log(out: Path, named: Path | None, *, tensorboard: Path | None = None)
             found = file.read(len(_BEGINNING))
     except OSError as error:
         raise _unwritable(path, error) from error
-    if found and not _BEGINNING.startswith(found):  # a kill may have left half of it
+    if found and not _BEGINNING.startswith(found):  # a killed run may have written only half of it
         raise OptionError(f"another file is where the log goes: --log {path}; choose another, or move it away")
 
 
 class RunLog:
-    """Writes the log of one run; use it in a `with` statement, so that the reason of an early end is in it.
+    """Writes the log of one run; use it in a `with` statement, so that it contains the reason of an early end.
 
-    Nothing is on the disk before the first step or score: a run that is refused leaves nothing behind, and the log of
-    the run it was to go on with stays. The log of another run at the same place is replaced. Once the log cannot be
-    written, the disk being full, that is said and training goes on; the lines follow when there is room again.
+    Nothing is written before the first step or score: a refused run leaves no files, and the log of the run that
+    it should continue stays. The log of another run at the same path is replaced. If the log cannot be written because
+    the disk is full, a message says so and training goes on; the lines are written once there is space.
     """
 
     def __init__(
@@ -88,17 +91,17 @@ class RunLog:
         tensorboard: Path | None = None,
         reporter: Reporter = SILENT,
     ) -> None:
-        """path: None writes nothing: of several processes all but the first. resumed_at: the step of the state the run
-        goes on from; what the log says of later ones is cut off, since they are taken again.
+        """path: None writes nothing, as in all processes but the first. resumed_at: the step of the state where the
+        run goes on; the lines of later steps are removed from the log, as these steps are repeated.
         """
         self.path, self._reporter = path, reporter
         self._resumed_at, self._step = resumed_at, resumed_at or 0
         self._seconds: deque[float] = deque(maxlen=_STEPS)
         self._last: StepFigures | None = None
         self._miou: float | None = None
-        self._said: dict[str, dict[str, Any]] = {}  # by event the last line of those that are said once
+        self._said: dict[str, dict[str, Any]] = {}  # by event the last line, for events that are logged once
         self._tensorboard = tensorboard
-        self._early: list[dict[str, Any]] = []  # what there is to say before the first step
+        self._early: list[dict[str, Any]] = []  # lines that wait for the first step
         self._lines: _LineFile | None = None
         self._events: _EventFiles | None = None
 
@@ -123,19 +126,19 @@ class RunLog:
         return cls(log_path(out, named), resumed_at=resumed_at, tensorboard=tensorboard, reporter=reporter)
 
     def start(self, *, options: Mapping[str, Any], data: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """A process begins; the values are JSON, or paths."""
+        """Log that a process begins; the values are JSON, or paths."""
         self._write("start", time=_now(), options=options, data=data, environment=environment)
 
     def round(self, *, step: int, number: int, sparsity: float, kept: int) -> None:
-        """After `step` steps round `number`, from 1, removed weights: `sparsity` of all, `kept` are left."""
+        """Log that round `number`, from 1, removed weights after `step` steps: `sparsity` of all; `kept` are left."""
         self._write("round", step=step, number=number, sparsity=sparsity, kept=kept)
 
     def freeze(self, *, step: int, layers: tuple[str, ...], by: str, origin: str) -> None:
-        """After `step` steps `layers` were chosen, by whom ("analyze", "options", ...), and why in words."""
+        """Log that `layers` were chosen after `step` steps, by what ("analyze", "options", ...), and why in words."""
         self._write("freeze", step=step, layers=list(layers), by=by, origin=origin)
 
     def step(self, figures: StepFigures, *, details: Mapping[str, float] | None = None) -> None:
-        """A step was taken. details: what the loss says of it beside its terms."""
+        """Log a step. details: figures of the loss in addition to its terms."""
         self._step, self._last = figures.step, figures
         self._seconds.append(figures.seconds)
         entry = {**asdict(figures), "details": details} if details else asdict(figures)
@@ -147,7 +150,7 @@ class RunLog:
             self._events.add(figures.step, scalars)
 
     def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
-        """The segmentor was scored after `step` steps; figures: fractions by name, "miou" among them."""
+        """Log the scores of the segmentor after `step` steps; figures: fractions by name, with "miou"."""
         self._miou = figures.get("miou", self._miou)
         self._write("evaluation", step=step, **figures)
         if self._events is not None:
@@ -160,18 +163,18 @@ class RunLog:
         seconds_per_step: float,
         timing: Mapping[str, Any] | None = None,
     ) -> None:
-        """All steps are taken. cost: the receipt. seconds_per_step: measured, median. timing: beside full training."""
+        """Log the end. cost: the receipt. seconds_per_step: measured, median. timing: against full training."""
         self._write("end", time=_now(), cost=cost, seconds_per_step=seconds_per_step, timing=timing)
 
     @property
     def steps_per_second(self) -> float:
-        """Of the last 20 steps, by their median; 0 before the first."""
+        """Speed by the median of the last 20 steps; 0 before the first step."""
         seconds = median(self._seconds) if self._seconds else 0.0
         return 1 / seconds if seconds else 0.0
 
     def status(self) -> str:
-        """For a progress bar, as in "3.21 steps/s, loss 1.23 (classes 0.61, mask 0.32, dice 0.30), mIoU 34.5"; empty
-        before all.
+        """Text for a progress bar, such as "3.21 steps/s, loss 1.23 (classes 0.61, mask 0.32, dice 0.30), mIoU 34.5";
+        empty before the first step.
         """
         parts = []
         if self._last is not None:
@@ -250,35 +253,35 @@ class RunLog:
 
 
 class _LineFile:
-    """JSON lines at `path`, each in the system's hands when `append` returns: killing the process loses none.
+    """JSON lines at `path`. Each is passed to the system before `append` returns, so a killed process loses none.
 
-    A line that cannot be written (a full disk) waits for the next one, and `failed` is called once; half a line never
-    stays in the file.
+    A line that cannot be written (a full disk) waits for the next one, and `failed` is called once; the file never
+    keeps half a line.
     """
 
     def __init__(
         self, path: Path, *, keep: Callable[[dict[str, Any]], bool], failed: Callable[[OSError], None]
     ) -> None:
-        """Of what is at `path` only whole lines stay for which `keep` is true. Raises OSError."""
+        """In the file at `path` only whole lines for which `keep` is true stay. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            target = Path(os.path.realpath(path))  # a link stays one
+            target = Path(os.path.realpath(path))  # a link stays a link
             write_file(target, _lines_kept(target, keep))
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         self._failed: Callable[[OSError], None] | None = failed
         self.waiting: list[bytes] = []
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """One line; infinity and NaN become null, paths text."""
+        """Write one line; infinity and NaN become null, and paths become text."""
         self._write([json.dumps(_plain(entry), allow_nan=False).encode() + b"\n"])
 
     def close(self) -> None:
-        """Try once more with what waits, and close the file."""
+        """Try once more to write the waiting lines, and close the file."""
         self._write([])
         os.close(self._descriptor)
 
     def _write(self, lines: list[bytes]) -> None:
-        # Emptied first: an interruption after the lines were written must not write them again.
+        # The list is emptied first, so that an interruption after writing does not write the lines again.
         lines, self.waiting = self.waiting + lines, []
         before = os.fstat(self._descriptor).st_size
         try:
@@ -300,7 +303,7 @@ def _lines_kept(path: Path, keep: Callable[[dict[str, Any]], bool]) -> Iterator[
             try:
                 entry = json.loads(line)
             except ValueError:
-                continue  # torn by a kill
+                continue  # cut off when a process was killed
             if isinstance(entry, dict) and keep(entry):
                 yield line.rstrip(b"\n") + b"\n"
 
@@ -316,10 +319,10 @@ def _plain(value: Any) -> Any:
 
 
 class _EventFiles:
-    """Scalars by step in the folder `folder`. Once they cannot be written, `failed` is called and no more are."""
+    """Scalars by step in the folder `folder`. After the first failed write `failed` is called and writing stops."""
 
     def __init__(self, folder: Path, *, first_step: int, failed: Callable[[OSError], None]) -> None:
-        """first_step: TensorBoard forgets what earlier files of the folder say of this step and later ones.
+        """first_step: TensorBoard drops the values of this step and later ones in older files of the folder.
 
         Raises OptionError if the package is missing or the folder cannot be written to.
         """
@@ -333,13 +336,13 @@ class _EventFiles:
             raise _no_event_files(folder, error) from error
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:
-        """The finite ones of `scalars` as of `step`."""
+        """Write the finite values of `scalars` for `step`."""
         for name, value in scalars.items():
             if math.isfinite(value):
                 self._try("add_scalar", name, value, step)
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write the values that are still waiting."""
         self._try("close")
         self._writer = None
 
@@ -353,7 +356,7 @@ class _EventFiles:
 
 
 def _check_event_files(folder: Path) -> None:
-    """OptionError if event files cannot be had: a file in the way, or no package `tensorboard`."""
+    """Raises OptionError if event files cannot be written: a file is in the way, or `tensorboard` is missing."""
     from importlib.util import find_spec
 
     if folder.exists() and not folder.is_dir():

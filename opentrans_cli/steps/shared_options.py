@@ -27,14 +27,14 @@ FREEZE = {
 
 @dataclass(frozen=True)
 class Machine(Options):
-    """What a command computes on."""
+    """The device on which a command computes."""
 
     device: str = option("auto", help="device to compute on: auto (CUDA, then MPS, then CPU), cpu, cuda or mps")
 
 
 @dataclass(frozen=True)
 class DataChoice(Options):
-    """Which data set, beside its options."""
+    """The choice of the data set, apart from its options."""
 
     dataset: str | None = option(
         None,
@@ -48,7 +48,7 @@ class DataChoice(Options):
 
 @dataclass(frozen=True)
 class BaseChoice(Options):
-    """Where the dense CLIP of a bundle lies."""
+    """Where the dense CLIP of a bundle is."""
 
     base: str | None = option(
         None,
@@ -59,14 +59,14 @@ class BaseChoice(Options):
 
 @dataclass(frozen=True)
 class BundleChoice(Options):
-    """What a command reads that takes bundles alone."""
+    """The source of a command that takes only bundles."""
 
     bundle: str = option(help=BUNDLE, kind="source", argument=True)
 
 
 @dataclass(frozen=True)
 class RoundChoice(Options):
-    """Which round of a bundle."""
+    """The choice of a round of a bundle."""
 
     at_sparsity: float | None = option(
         None,
@@ -100,7 +100,7 @@ class CheckpointChoice(Options):
 
 @dataclass(frozen=True)
 class WordChoice(Options):
-    """The words of a segmentor."""
+    """The class names of a segmentor."""
 
     words: str | None = option(None, also=("-w",), help='your own words, with commas: "red star, grass, sky"')
     vocabulary: Path | None = option(
@@ -111,7 +111,7 @@ class WordChoice(Options):
     )
 
     def chosen(self, what: str) -> str | Path:
-        """The words or their file. Raises OptionError, which names `what`, unless exactly one is given."""
+        """The class names or their file. Raises OptionError, which names `what`, unless exactly one is given."""
         if (self.words is None) == (self.vocabulary is None):
             raise OptionError(f'{what} needs words: --words "cat, dog, sky" or --vocabulary FILE; give exactly one')
         return self.vocabulary or self.words or ""

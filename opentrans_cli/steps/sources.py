@@ -1,6 +1,6 @@
 """A source for the steps: either a CLIP or a bundle, with the tensors of its image tower and its masks.
 
-Steps that only look at weights do without torch: it is loaded when a tower is built.
+Steps that only read weights do not need torch, which is imported when a tower is built.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ AnyClip = ImageTower | LoadedClip
 
 Clip = TypeVar("Clip", ImageTower, LoadedClip, "ImageTower | LoadedClip")
 
-# The tower of an earlier round: every sparsity a pruning run passed through, from one bundle.
+# The tower of an earlier round: one bundle can give every sparsity of its pruning run.
 
 
 def tower_at_sparsity(
     bundle: Bundle, sparsity: float | None, *, base: str | None = None, reporter: Reporter = SILENT
 ) -> Tower:
-    """The tower `bundle` had at `sparsity`, to within 0.0005; None: as it is.
+    """The tower that `bundle` had at `sparsity`, to within 0.0005; None: the tower as it is.
 
-    Its `bundle` is that of this round: masks, sparsity and tensors, with the digest of the one it was read from.
-    Values come from the bundle, or from the base (its own source, or `base` where that has moved) if nothing was
-    trained. Raises OptionError, naming the sparsities there are, if there is no such round or only its masks.
+    Its `bundle` has the masks, sparsity and tensors of this round, and the digest of the bundle that was read. Values
+    come from the bundle, or from the base (its own source, or `base` if that has moved) if nothing was trained. Raises
+    OptionError, which lists the sparsities, if there is no such round or only its masks are there.
     """
     if sparsity is None:
         return bundle_tower(bundle, base=base, reporter=reporter)
@@ -61,9 +61,9 @@ def took_base(tower: Tower) -> bool:
 
 
 def tower_at(bundle: Bundle, info: RoundInfo, *, target: float | None = None, base: AnyClip | None = None) -> Tower:
-    """The tower after the round `info`; `base` as `base_of_rounds` gives it.
+    """The tower after the round `info`; `base` is what `base_of_rounds` returns.
 
-    target: the sparsity asked for, that of the round if left out. Raises OptionError if only its masks are there.
+    target: the sparsity asked for, by default that of the round. Raises OptionError if only its masks are there.
     """
     if not info.has_weights:
         raise OptionError(
@@ -77,7 +77,7 @@ def tower_at(bundle: Bundle, info: RoundInfo, *, target: float | None = None, ba
 def base_of_rounds(
     bundle: Bundle, rounds: tuple[RoundInfo, ...], base: str | None, reporter: Reporter
 ) -> AnyClip | None:
-    """The base, or the source `base` where that has moved, if the values of one of `rounds` come from there.
+    """The base, or the source `base` if that has moved; None if no round of `rounds` takes its values from there.
 
     Raises SourceError.
     """
@@ -89,22 +89,22 @@ class Tower:
     """The image tower of a source."""
 
     base: Base  # the CLIP it comes from
-    state: Tensors = field(repr=False)  # its tensors, float32, one a layer: packed projections are taken apart
+    state: Tensors = field(repr=False)  # its tensors, float32, one for each layer: packed projections are split
     masks: dict[str, Mask]  # by prunable layer, True = kept; all True for a CLIP
     bundle: Bundle | None = None  # None if the source is a CLIP
-    built: nn.Module | None = field(default=None, repr=False)  # where it exists already
-    # What was read for it of a CLIP, if it was; a text tower in it is as it was, the image tower may be `built`.
+    built: nn.Module | None = field(default=None, repr=False)  # the module, if it exists already
+    # The CLIP that was read for it, if any; its text tower is unchanged, its image tower may be `built`.
     clip: AnyClip | None = field(default=None, repr=False)
 
     @cached_property
     def visual(self) -> nn.Module:
-        """The tower as a module, eval mode, on the CPU at first; a copy of `state`, which stays as it is."""
+        """The tower as a module, in eval mode, at first on the CPU; a copy of `state`, which does not change."""
         if self.built is not None:
             return self.built
         return build_visual(self.base.model_cfg, tensors(join_packed(self.state)))
 
     def tensors(self) -> Tensors:
-        """Its tensors as they are now, one a layer: those of the module where it was built, which may be trained."""
+        """Its tensors as they are now, one for each layer: those of the module if it was built, perhaps trained."""
         return split_packed(arrays(self.visual.state_dict())) if "visual" in vars(self) else self.state
 
     @property
@@ -114,7 +114,7 @@ class Tower:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How the tower wants its images."""
+        """The preprocessing of images that the tower needs."""
         return preprocess_of(self.base)
 
 
@@ -138,8 +138,8 @@ def is_bundle(source: str) -> bool:
 def load_tower(source: str, reporter: Reporter, *, base: str | None = None, at_sparsity: float | None = None) -> Tower:
     """Load the tower of a bundle, here or on the Hub, or of a CLIP.
 
-    base: where the base of a bundle of masks alone lies now, if it has moved. at_sparsity: an earlier round of a
-    bundle. Raises SourceError, BundleError, HubError, or OptionError where there is no such round.
+    base: where the base of a bundle with masks only is, if it has moved. at_sparsity: an earlier round of a
+    bundle. Raises SourceError, BundleError, HubError, or OptionError if there is no such round.
     """
     place = local_source(source, reporter)
     if is_bundle(place):
@@ -152,7 +152,7 @@ def load_tower(source: str, reporter: Reporter, *, base: str | None = None, at_s
 
 
 def _read(source: str, reporter: Reporter) -> AnyClip:
-    """The image tower of a CLIP, without building it where that can be."""
+    """Read the image tower of a CLIP, without building it if possible."""
     tower = read_tower(source)
     if tower is None:
         return _loaded(source, reporter)
@@ -166,7 +166,7 @@ _SHARED: ContextVar[dict[str, LoadedClip] | None] = ContextVar("_SHARED", defaul
 
 @contextmanager
 def shared_clips() -> Iterator[None]:
-    """For a run of several steps: inside of it every CLIP is loaded once, and whoever asks gets a copy of it."""
+    """For a run of several steps: within this context every CLIP is loaded once, and each caller gets a copy of it."""
     token = _SHARED.set({})
     try:
         yield
@@ -187,7 +187,7 @@ def _loaded(source: str, reporter: Reporter) -> LoadedClip:
 
 
 def _whole(clip: AnyClip) -> Tensors:
-    """The tensors of the image tower by open_clip's names, packed projections whole."""
+    """The tensors of the image tower by open_clip's names; packed projections are not split."""
     return arrays(clip.model.visual.state_dict()) if isinstance(clip, LoadedClip) else join_packed(clip.state)
 
 
@@ -198,7 +198,7 @@ def clip_tower(clip: AnyClip) -> Tower:
 
 
 def dense_tower(base: Base, state: Tensors, built: nn.Module | None = None) -> Tower:
-    """A tower with nothing pruned, of tensors by their names in it. Raises SourceError if no layer can be pruned."""
+    """A tower with nothing pruned, from tensors by their names. Raises SourceError if no layer can be pruned."""
     shapes = {name: array.shape for name, array in state.items()}
     found = {layer.name: layer for layer in tower_candidates(shapes)}
     layers = prunable(found.values(), base.architecture if built is None else type(built).__name__)
@@ -209,7 +209,7 @@ def dense_tower(base: Base, state: Tensors, built: nn.Module | None = None) -> T
 def bundle_tower(bundle: Bundle, *, base: str | None = None, reporter: Reporter = SILENT) -> Tower:
     """The tower of a bundle, dense, with exact zeros where it is pruned.
 
-    One of masks alone gets the values of its base, or of the source `base` where that has moved. Raises SourceError or
+    With masks only, the values are those of its base, or of the source `base` if that moved. Raises SourceError or
     BundleError if its tensors are not those of its architecture.
     """
     clip = None if bundle.has(WEIGHTS) else _base_for(bundle, base, reporter)
@@ -223,9 +223,9 @@ def bundle_tower(bundle: Bundle, *, base: str | None = None, reporter: Reporter 
 
 
 def with_layers(tower: Tower, layers: Iterable[str]) -> Tower:
-    """`tower` with masks for exactly these layers: those it has, and all True where it has none.
+    """`tower` with masks for exactly these layers: its own masks, and all True for layers without one.
 
-    Raises OptionError if that would forget what a bundle has pruned.
+    Raises OptionError if that would drop a layer that a bundle has pruned.
     """
     layers = tuple(layers)
     forgotten = [layer for layer, mask in tower.masks.items() if layer not in layers and not mask.all()]
@@ -238,10 +238,10 @@ def with_layers(tower: Tower, layers: Iterable[str]) -> Tower:
 def load_text_clip(
     base: Base, override: str | None, reporter: Reporter, *, loaded: AnyClip | None = None
 ) -> LoadedClip:
-    """The CLIP whose text tower goes with `base`: its own source, or `override` where that has moved.
+    """The CLIP whose text tower belongs to `base`, from its own source, or from `override` if that has moved.
 
-    loaded: what was read for a tower of this base, taken if it is from there and whole. Raises SourceError if the
-    visual tower of what is found is not the one the bundle was cut from.
+    loaded: the CLIP read for a tower of this base, used if it has the same source and is complete. Raises SourceError
+    if the visual tower that is found is not the one from which the bundle was pruned.
     """
     source = override or base.source
     reporter.say(f"text tower: {source}")
@@ -251,9 +251,9 @@ def load_text_clip(
 
 
 def base_tower(bundle: Bundle, override: str | None, reporter: Reporter) -> dict[str, np.ndarray]:
-    """The dense tower `bundle` was cut from, a tensor a layer: from its own source, or `override` where that has moved.
+    """The dense tower of `bundle`'s base, one tensor for each layer, from its own source or `override` if that moved.
 
-    Raises SourceError if it cannot be loaded or is another one.
+    Raises SourceError if it cannot be loaded or is a different tower.
     """
     return _state(_base_for(bundle, override, reporter))
 
@@ -280,7 +280,7 @@ def _same(base: Base, clip: Clip, source: str) -> Clip:
 
 
 def base_record(clip: AnyClip) -> Base:
-    """What a bundle says about the CLIP it was cut from."""
+    """The record in a bundle of the CLIP from which it was pruned."""
     p = clip.preprocess
     return Base(
         source=clip.source,

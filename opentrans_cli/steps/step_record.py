@@ -1,4 +1,4 @@
-"""What every step writes down about itself: versions, options, and the tower as arrays."""
+"""What every step records about itself: versions, options, and the tower as arrays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALONE = {"device": "cpu", "threads": 1, "processes": 1}
 
 
 def versions() -> dict[str, str]:
-    """Versions that decide the numbers: ours, Python's and torch's."""
+    """Versions that affect the results: ours, Python's and torch's."""
     return {
         "opentrans": __version__,
         "python": platform.python_version(),
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def _torch_version() -> str:
-    """As torch says it, read from its file: importing torch takes longer than most of our commands."""
+    """The version of torch, read from its file, because importing torch takes longer than most of our commands."""
     spec = find_spec("torch")
     text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8") if spec and spec.origin else ""
     found = re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE)
@@ -44,7 +44,7 @@ def _torch_version() -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Where a measurement was made."""
+    """The machine and software of a measurement."""
     import torch
 
     return {
@@ -57,14 +57,14 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def machine(device: torch.device, *, processes: int = 1) -> dict[str, Any]:
-    """How a step that trains was run, recorded with its options: another order of sums gives other last digits."""
+    """How a step that trains was run, recorded with its options: another order of sums changes the last digits."""
     import torch
 
     return {"device": device.type, "threads": torch.get_num_threads(), "processes": processes}
 
 
 def data_record(data: DatasetOptions) -> dict[str, Any]:
-    """What was said about a data set, as JSON values; paths as they were given."""
+    """The options of a data set as JSON values; paths as they were given."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(data).items()}
 
 
@@ -85,7 +85,7 @@ def step_record(
     parent: str | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Step:
-    """A step of a bundle's history; holds nothing that changes from run to run."""
+    """A step of a bundle's history; it contains nothing that changes from run to run."""
     return Step(verb, dict(options), seed, versions(), data, parent, dict(metrics or {}))
 
 

@@ -1,4 +1,4 @@
-"""Training batches: crops of a data set with only the seen classes labelled, as a function of the step."""
+"""Training batches: crops of a data set where only seen classes are labelled, decided by the number of the step."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def seen_ids(samples: SegDataset) -> list[int]:
 class TrainingData:
     """The seen part of a data set: its vocabulary, and batches in which unseen classes are ignored.
 
-    Unseen classes are left out of the classifier as well: as classes that are never right they would be pushed away.
-    What a step sees does not depend on the number of processes, nor on the workers that make its crops ahead.
+    Unseen classes are not in the classifier either: training would only ever lower their scores.
+    The batch of a step depends neither on the number of processes nor on the workers that make its crops ahead.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TrainingData:
         world: World | None = None,
         workers: int = 0,
     ) -> None:
-        """Raises OptionError if no class is seen, the data set is empty or an option makes no sense."""
+        """Raises OptionError if no class is seen, the data set is empty or an option is invalid."""
         processes = 1 if world is None else world.size
         options.check_shares(processes)
         seen = seen_ids(samples)
@@ -77,22 +77,22 @@ class TrainingData:
         prepare = partial(serve, self._source, kept)
         self._workers: Workers[Crop] = Workers(workers, prepare=prepare)
         self._ahead: Iterator[list[Crop]] = iter(())
-        self._next = -1  # the step that `_ahead` gives next
+        self._next = -1  # the step whose crops `_ahead` gives next
 
     @property
     def view_count(self) -> int:
-        """How many different crops there are; 0 if new ones are made for ever."""
+        """The number of different crops; 0 if there are always new ones."""
         return self.options.views * len(self.samples)
 
     @property
     def content_fingerprint(self) -> str:
-        """What crops are made of: images, label maps, seen classes and the side of a crop."""
+        """Fingerprint of the content of crops: images, label maps, seen classes and the side of a crop."""
         text = f"{self.samples.fingerprint} {self.crop} {self.seen_vocabulary.names}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal batches: what crops are made of, how they are cut, and their order."""
+        """Fingerprint that is equal for equal batches: the content of crops, how they are cut, and their order."""
         o = self.options
         order = f"{o.batch_size} {o.seed} {o.views}"
         text = f"{self.content_fingerprint} {order} {tuple(map(float, o.scale))} {o.scale_of} {bool(o.flip)}"
@@ -101,8 +101,8 @@ class TrainingData:
     def batch(self, step: int) -> TrainingBatch:
         """This process's share of step `step` (from 0).
 
-        With workers the crops of the next steps are begun as well, so steps are best asked for in their order; a jump
-        drops what was begun. Raises DataError for a damaged file, and if a worker is killed.
+        With workers the crops of the next steps are started as well, so it is fastest to ask for steps in order;
+        another order drops the started crops. Raises DataError for a damaged file, and if a worker is killed.
         """
         numbers, rows = self._chosen(step)
         if self._workers.count == 0:
@@ -117,7 +117,7 @@ class TrainingData:
         self._workers.close()
 
     def _chosen(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Numbers and rows of this process's share of a step."""
+        """Sample numbers and rows of this process's share of a step."""
         size, seed, views = self.options.batch_size, self.options.seed, self.options.views
         count = len(self.samples) * max(1, views)
         order = batch_indices(step, count=count, batch_size=size, seed=seed)
@@ -138,7 +138,7 @@ class TrainingData:
         try:
             crops = next(self._ahead)
         except BaseException:
-            self._next = -1  # a generator that raised gives nothing any more
+            self._next = -1  # a generator that has raised an error gives no more values
             raise
         self._next = step + 1 if step + 1 < self.options.steps else -1
         return crops
@@ -154,7 +154,7 @@ class TrainingData:
 
 
 def _source(samples: SegDataset, options: CropOptions, crop: int, seen: list[int]) -> CropSource:
-    # Ids of the data set -> ids of the seen vocabulary; everything else is ignored.
+    # From ids in the data set to class indices of the seen vocabulary; all other ids are ignored.
     ids = np.full(
         max(len(samples.vocabulary), samples.ignore_index + 1), IGNORED, dtype=np.min_scalar_type(-len(seen) - 1)
     )
