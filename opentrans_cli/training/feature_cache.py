@@ -1,14 +1,14 @@
 """Features of a frozen prefix on disk: each crop goes through the prefix once in the life of the folder.
 
-What is stored of a crop is a function of the crop alone, computed by itself in float32, so that it does not depend on
-which batch it came in, how many processes there are, or where a run was interrupted. Three files:
+The features of a crop are a function of the crop alone: they are computed one crop at a time in float32, and so do not
+depend on its batch, the number of processes, or interruptions of a run. There are three files:
 
     features.bin   entry by entry, each the tensors of `clip.prefix.outputs` one after the other, float32, channels last
-    index.bin      8 bytes an entry: whether it is there, and its CRC32
+    index.bin      8 bytes per entry: whether it exists, and its CRC32
     cache.json     what the features depend on, written first
 
-Plain reads and writes at offsets: with a memory map, a full disk would kill the process instead of raising an error.
-Several processes may share the folder: an entry's bytes come before its line in the index, and two that write the same
+Files are read and written at offsets: with a memory map, a full disk would kill the process instead of raising an error.
+Several processes may share the folder: an entry is written before its index line, and two processes that write the same
 entry write the same bytes.
 """
 
@@ -42,16 +42,16 @@ FEATURES, INDEX, IDENTITY = "features.bin", "index.bin", "cache.json"
 _ENTRY = struct.Struct("<II")  # _THERE, CRC32; zeros where the file has never been written
 _THERE = 1
 _FLOAT = np.dtype("<f4")
-_SHAPING = (nn.Conv2d, nn.AvgPool2d)  # strides and dilations decide the features without being tensors
+_SHAPING = (nn.Conv2d, nn.AvgPool2d)  # strides and dilations affect the features but are not tensors
 
 
 class FeatureCache:
     """The features of `rows` crops of `crop` x `crop` pixels after the block `end` of the tower `backbone`.
 
-    backbone: on `device`, its prefix frozen; it is looked at only here, and may be wrapped or sharded afterwards.
-    identity: what the pixels of a row depend on, as JSON values; with the prefix's tensors it decides whether a folder
-    is this one's. A folder with equal ones is gone on with. Raises OptionError if the folder belongs to other features
-    or other things, or if the disk has not the space that all rows need, TrainingError if it cannot be written.
+    backbone: on `device`, its prefix frozen; it is read only here, and may be wrapped or sharded afterwards.
+    identity: what the pixels of a row depend on, as JSON values. A folder is used again if its identity and prefix
+    tensors are equal. Raises OptionError if the folder holds other features or other files, or if the disk lacks the
+    space for all rows, TrainingError if it cannot be written.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class FeatureCache:
 
     @property
     def needed_bytes(self) -> int:
-        """What all rows take on the disk."""
+        """Disk space for all rows, in bytes."""
         return self.rows * (self.entry_bytes + _ENTRY.size)
 
     @property
     def computed(self) -> int:
-        """Rows that are filled, by whichever process."""
+        """Number of rows that are filled, by any process."""
         with self._disk_errors_explained():
             stored = os.pread(self._index, self.rows * _ENTRY.size, 0)
         return sum(there == _THERE for there, _ in _ENTRY.iter_unpack(stored[: len(stored) // 8 * 8]))
@@ -90,7 +90,7 @@ class FeatureCache:
     def features(self, images: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the prefix for a batch, each (B, C, h, w), float32, on the device, channels last.
 
-        images: normalised (B, 3, crop, crop); rows: int (B,), 0 to `rows` - 1. Images are only looked at where the row
+        images: normalised (B, 3, crop, crop); rows: int (B,), 0 to `rows` - 1. An image is used only if its row
         is not filled yet. Raises TrainingError if the disk fails, for example because it is full.
         """
         entries = [self._entry(images[place : place + 1], row) for place, row in enumerate(rows.tolist())]
@@ -104,7 +104,7 @@ class FeatureCache:
         return tuple(found)
 
     def close(self) -> None:
-        """Let go of the files; what is in them stays."""
+        """Close the files; their content stays."""
         for descriptor in (self._features, self._index):
             os.close(descriptor)
 
@@ -133,7 +133,7 @@ class FeatureCache:
         return entry
 
     def _read(self, row: int) -> bytes | None:
-        """The bytes of a row; None if it is not there, or torn: then it is computed again."""
+        """Return the bytes of a row; None if it is missing or damaged, so that it is computed again."""
         line = os.pread(self._index, _ENTRY.size, row * _ENTRY.size)
         if len(line) < _ENTRY.size or _ENTRY.unpack(line)[0] != _THERE:
             return None
@@ -143,12 +143,12 @@ class FeatureCache:
 
     @torch.no_grad()
     def _compute(self, image: Tensor) -> tuple[Tensor, ...]:
-        # In float32 whatever the training's precision is.
+        # Features are float32 whatever the precision of the training is.
         with torch.autocast(self._device.type, enabled=False):
             return outputs(self._backbone, image.to(self._device, torch.float32), self._end)
 
     def _facts(self) -> dict[str, Any]:
-        """What the features depend on beside the pixels."""
+        """Return what the features depend on besides the pixels."""
         inside = set(blocks_until(self._backbone, self._end))
         shaping = [
             f"{name}: {part.extra_repr()}"
@@ -161,12 +161,12 @@ class FeatureCache:
             "shaping": hashlib.sha256("\n".join(shaping).encode()).hexdigest(),
             "shapes": [list(shape) for shape in self._shapes],
             "dtype": "float32",
-            "device": self._device.type,  # the same convolution ends in other bits on another kind
+            "device": self._device.type,  # on another kind of device the same convolution gives other bits
         }
 
     def _open(self, facts: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder):  # processes of one run come here together
+        with locked(self.folder):  # all processes of a run reach this at the same time
             self._claim(facts)
             self._check_space()
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
@@ -175,7 +175,7 @@ class FeatureCache:
 
     def _claim(self, facts: dict[str, Any]) -> None:
         path = self.folder / IDENTITY
-        facts = json.loads(json_bytes(facts))  # tuples are lists in the file
+        facts = json.loads(json_bytes(facts))  # JSON stores tuples as lists
         if not path.exists():
             if any(not name.startswith(".") for name in os.listdir(self.folder)):
                 raise OptionError(f"not a cache of features: {str(self.folder)!r} has other files; name a new folder")
@@ -216,8 +216,8 @@ class FeatureCache:
 def _prefix_alone(backbone: nn.Module, end: str) -> nn.Module:
     """A copy of the tower that shares the prefix's tensors and has no others.
 
-    Whatever later happens to the tower's modules (they may be sharded, or be giving features instead of computing
-    them), each process can go on computing by itself, and no weight is held twice.
+    The tower's modules may later be sharded, or replaced by cached features: each process can still compute features by
+    itself, and no weight is stored twice.
     """
     inside = {id(backbone.get_submodule(name)) for name in modules_until(backbone, end)}
     shared: dict[int, Any] = {}
@@ -229,13 +229,13 @@ def _prefix_alone(backbone: nn.Module, end: str) -> nn.Module:
 
 def _write_all(descriptor: int, content: bytes, offset: int) -> None:
     left = memoryview(content)
-    while left:  # a disk that fills up takes a part and refuses the next
+    while left:  # a disk that becomes full writes a part and refuses the rest
         written = os.pwrite(descriptor, left, offset)
         left, offset = left[written:], offset + written
 
 
 def _allocated(path: Path) -> int:
-    """Bytes the file takes on the disk: it has holes where rows are missing."""
+    """Bytes the file uses on the disk, which may be fewer than its length: missing rows are holes."""
     try:
         found = path.stat()
     except FileNotFoundError:

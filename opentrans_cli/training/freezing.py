@@ -1,8 +1,8 @@
-"""Freezing layers: parameters and running statistics, and the proof that neither has moved.
+"""Freezing layers: parameters and running statistics, and a hash that proves that neither has changed.
 
 OpenTrans (arXiv 2404.07448, Sec. 3.3) freezes the layers with the heaviest spectral tails. There the
-BatchNorm behind a frozen convolution kept learning; here it is frozen with it, because statistics that drift
-change the layer's output too.
+BatchNorm behind a frozen convolution is still trained; here it is frozen too, because changing statistics also
+change the layer's output.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _hold_statistics(frozen: nn.Module) -> None:
 
 
 def _stay_in_eval(batchnorm: nn.Module, _inputs: Any) -> None:
-    # Whoever calls train() on the whole model reaches this module too, so the mode is set where it is used.
+    # A call of train() on the whole model reaches this module too, so the mode is set where it is used.
     batchnorm.eval()
 
 
@@ -75,10 +75,10 @@ def _check_packed(module: nn.Module, names: Collection[str]) -> None:
 
 
 def state_hash(module: nn.Module, names: Iterable[str]) -> str:
-    """SHA-256, hexadecimal, over parameters and buffers of what `freeze_modules` takes as `names`, in any order.
+    """SHA-256, hexadecimal, of parameters and buffers of the submodules `names` (as in `freeze_modules`), in any order.
 
-    Name, dtype, shape and values of each count, whether sharded or not; all processes must ask together where they
-    are. Raises TrainingError for a name that `module` does not have.
+    It covers name, dtype, shape and values of each tensor. All processes must call it together if tensors are sharded,
+    which does not change the hash. Raises TrainingError for a name that `module` does not have.
     """
     digest = hashlib.sha256()
     for name in sorted(set(names)):

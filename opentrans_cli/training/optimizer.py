@@ -1,4 +1,4 @@
-"""Optimizers over what is not frozen: what decays, what learns slower, and gradients of limited length."""
+"""Optimizers for parameters that are not frozen: weight decay, learning rates by group, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentrans_cli.training.settings import TrainSettings
 # Learning rates as functions of the step alone, so that a resumed run needs no memory of them.
 
 
-_POWER = 0.9  # of "poly", as DeepLab has it
+_POWER = 0.9  # exponent of "poly", as in DeepLab
 
 
 def rate_at(settings: TrainSettings, step: int) -> float:
@@ -41,11 +41,11 @@ def _after_warmup(settings: TrainSettings, step: int) -> float:
 def build_optimizer(
     trained: Mapping[str, nn.Parameter], settings: TrainSettings, *, embeddings: frozenset[str] = frozenset()
 ) -> torch.optim.Optimizer:
-    """The settings' optimizer over `trained` (by name); `embeddings` are those that do not decay beside the vectors.
+    """Build the optimizer of `trained` (by name); like vectors, the parameters named in `embeddings` do not decay.
 
     Tensors of one dimension or none (norms, biases, scalars) and embeddings do not decay, as in Mask2Former's
-    configuration, unless the settings say `decay_all`. The backbone, by the prefix of its names, learns slower. Each
-    group carries `factor`, its learning rate / `settings.lr`.
+    configuration, unless the settings say `decay_all`. The backbone, found by the prefix of its names, has a lower learning
+    rate. Each group has `factor`, its learning rate / `settings.lr`.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
@@ -65,7 +65,7 @@ def build_optimizer(
 
 
 def embeddings(module: nn.Module) -> frozenset[str]:
-    """Names of the embeddings inside `module`: tables of nn.Embedding, and parameters that are called so."""
+    """Names of the embeddings inside `module`: tables of nn.Embedding, and parameters named as embeddings."""
     tables = {
         f"{name}.weight".removeprefix(".") for name, part in module.named_modules() if isinstance(part, nn.Embedding)
     }
@@ -80,17 +80,17 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The gradients there are."""
+    """All gradients that exist."""
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def total_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The L2 norm of all of them together, 0-d; of the whole ones, in every process, if they are sharded."""
+    """The L2 norm of all gradients together, 0-d; if they are sharded, of the whole ones, in every process."""
     return whole(torch.nn.utils.get_total_norm(gradients))
 
 
 def clip_gradients(gradients: list[Tensor], norm: float, *, limit: float, scale: float) -> None:
-    """Divide the gradients by `scale`, and then make their norm, `norm` after that, `limit` at most; 0: no limit."""
+    """Divide the gradients by `scale`, then clip them to the norm `limit`; `norm` is theirs after the division; 0: no limit."""
     factor = (min(1.0, limit / (norm + 1e-6)) if limit else 1.0) / scale
     if factor != 1:
         torch._foreach_mul_(gradients, factor)

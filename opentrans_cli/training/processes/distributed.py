@@ -1,7 +1,7 @@
 """The processes that work on one run: a world of one, or as many as torchrun started (accelerate, gloo or nccl).
 
-Every process runs the same program on its share of each batch. The first, rank 0, alone writes files and talks. All of
-them must reach every `total`, `agree`, `barrier`, `gathered` and training step.
+Every process runs the same program on its share of each batch. Only the first, rank 0, writes files and prints. All
+processes must reach every `total`, `agree`, `barrier`, `gathered` and training step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Wrapped(NamedTuple):
 
 
 class World:
-    """One process alone; use it in a `with` statement, so that an error on one rank is told once and ends all."""
+    """One process alone; use it in a `with` statement, so that an error on one rank is reported once and ends all."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -54,19 +54,20 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which writes files and talks."""
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     def wrap(
         self, module: nn.Module, *, sync_batchnorm: bool = True, shard: bool = False, accumulate: int = 1
     ) -> nn.Module:
-        """What to call in training in place of `module`, on the world's device; its gradients are means over processes.
+        """Return what to call in training in place of `module`; its gradients are means over processes.
 
-        `module` keeps its names, and its values become those of rank 0. Its dropouts draw for the whole batch, whatever
-        the number of processes and of the `accumulate` parts of a step (see `part`). In train mode its BatchNorms see
-        all processes' batches; without `sync_batchnorm` each process's own: then running statistics differ, and those
-        of rank 0 count (see `gathered`). With `shard` the module itself is what to call, and its parameters become
-        others, DTensors (see sharding.Shards): make the optimizer afterwards. All processes must take part.
+        `module` moves to the world's device and keeps its names; its values become those of rank 0. Its dropout works
+        on the whole batch, whatever the number of processes and of the `accumulate` parts of a step (see `part`). In
+        train mode its BatchNorms use the batches of all processes; without `sync_batchnorm` each process uses its own.
+        Then running statistics differ, and those of rank 0 are kept (see `gathered`). With `shard` the result is the
+        module itself, and DTensors replace its parameters (see sharding.Shards): make the optimizer afterwards. All
+        processes must take part.
 
         Raises OptionError for a BatchNorm that cannot see all batches, and for dropout that cannot be shared.
         """
@@ -74,8 +75,8 @@ class World:
         return module
 
     def unwrap(self, module: nn.Module) -> None:
-        """Make `module`, which `wrap` was given, an ordinary one again: with its own parameters, if it was sharded, and
-        the running statistics of rank 0. All processes must take part: not for clearing up after an error of one.
+        """Undo `wrap` for `module`: it gets its own parameters back, if it was sharded, and the running statistics of
+        rank 0. All processes must take part, so do not use it to clean up after an error in one process.
         """
         for wrapped in [wrapped for wrapped in self._wrapped if wrapped.module is module]:
             self._wrapped.remove(wrapped)
@@ -83,9 +84,9 @@ class World:
 
     @contextmanager
     def part(self, number: int) -> Iterator[None]:
-        """Around the forward and backward pass of part `number`, from 0, of the `accumulate` that `wrap` was told.
+        """Enclose the forward and backward pass of part `number` (from 0) of the `accumulate` parts given to `wrap`.
 
-        Dropouts drop what the part's rows have, and processes wait for each other's gradients at the last part only.
+        Dropout uses the random numbers of this part's rows, and processes exchange gradients at the last part only.
         """
         for wrapped in self._wrapped:
             wrapped.rows.part = number
@@ -93,17 +94,17 @@ class World:
 
     @contextmanager
     def gathered(self, module: nn.Module) -> Iterator[None]:
-        """Inside, `module`, which `wrap` was given, is whole and the same in every process, and in eval mode a forward
-        pass asks no other: processes may look at different numbers of images. Only look: with sharded parameters, what
-        is written is lost. All processes must enter.
+        """Inside, the wrapped `module` is whole and the same in every process, and in eval mode a forward pass needs no
+        other process, so processes may evaluate different numbers of images. Only read: with sharded parameters, what is
+        written is lost. All processes must enter.
         """
         yield
 
     def share(self, rows: NDArray[np.int64], *, accumulate: int = 1) -> NDArray[np.int64]:
-        """This process's rows of a step: of each of its `accumulate` parts a piece, in the order of ranks, all equally
-        long. So a part has the same rows, in all processes together, whatever their number.
+        """Return this process's rows of a step: an equal piece of each of the `accumulate` parts, in the order of ranks.
+        So a part has the same rows, over all processes together, whatever the number of processes.
 
-        Raises OptionError if they do not divide: the mean of unequal parts' means is not the mean of all.
+        Raises OptionError if the rows cannot be divided equally, as the mean of unequal parts' means is not the mean of all.
         """
         if len(rows) % (self.size * accumulate):
             parts = "" if accumulate == 1 else f" x {accumulate} parts"
@@ -117,14 +118,14 @@ class World:
         """Sum `tensor`, of any device and any dtype but bool, over the processes, in place, the same bits in each."""
 
     def agree(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rank 0's `tensors`; the others give tensors of the same names, shapes and dtypes, on any device."""
+        """Return rank 0's `tensors`; the others pass tensors of the same names, shapes and dtypes, on any device."""
         return dict(tensors)
 
     def barrier(self) -> None:
-        """Return when every process is here."""
+        """Wait until every process has reached this call."""
 
     def close(self) -> None:
-        """Let go of what was wrapped. The connections stay for the next world of this process."""
+        """Release what was wrapped. The connections stay open for the next world of this process."""
         self._wrapped.clear()
 
     def _share_dropout(self, module: nn.Module, accumulate: int) -> BatchRows:
@@ -143,7 +144,7 @@ class _ManyProcesses(World):
     """The processes of `accelerator`, joined by torch.distributed."""
 
     def __init__(self, accelerator: Accelerator) -> None:
-        # accelerate numbers the CPU, and "cpu:0" is not equal to the "cpu" of every tensor there.
+        # accelerate calls the CPU "cpu:0", which is not equal to the "cpu" of tensors there.
         super().__init__(accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu"))
         self.rank, self.size = accelerator.process_index, accelerator.num_processes
         self._accelerator = accelerator
@@ -160,7 +161,7 @@ class _ManyProcesses(World):
             shards = Shards(module, init_device_mesh(self.device.type, (self.size,)))
             self._wrapped.append(_Wrapped(module, module, rows, shards))
             return module
-        # Gradients of 1 x 1 convolutions in channels_last differ from the weights in strides that address nothing.
+        # Gradients of 1 x 1 convolutions in channels_last differ from the weights in strides that have no effect.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         called: nn.Module = self._accelerator.prepare_model(module)
         self._wrapped.append(_Wrapped(module, called, rows))
@@ -204,7 +205,7 @@ class _ManyProcesses(World):
     def total(self, tensor: Tensor) -> None:
         if tensor.dtype is torch.bool:
             raise ValueError("a sum of bools is no bool; give integers")
-        # nccl moves only what is on its device. One process sums and tells: then no two can differ in a bit.
+        # nccl moves only tensors on its device. One process sums and sends the result, so that all have the same bits.
         summed = tensor.detach().to(self.device, copy=True, memory_format=torch.contiguous_format)
         dist.reduce(summed, dst=0)
         dist.broadcast(summed, src=0)
@@ -215,7 +216,7 @@ class _ManyProcesses(World):
         return {name: self._of_main(tensor) for name, tensor in tensors.items()}
 
     def _of_main(self, tensor: Tensor) -> Tensor:
-        dtype = torch.uint8 if tensor.dtype is torch.bool else tensor.dtype  # gloo knows no bool
+        dtype = torch.uint8 if tensor.dtype is torch.bool else tensor.dtype  # gloo does not support bool
         sent = tensor.detach().to(self.device, dtype, copy=True, memory_format=torch.contiguous_format)
         dist.broadcast(sent, src=0)
         return sent.to(tensor.device, tensor.dtype)
@@ -236,13 +237,13 @@ class _ManyProcesses(World):
 
 
 def _own_buffers(module: nn.Module) -> list[Tensor]:
-    """Running statistics that processes keep of their own batches alone."""
+    """Running statistics that each process keeps for its own batches only."""
     parts = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
     return [buffer for part in parts if not isinstance(part, GlobalBatchNorm2d) for buffer in part.buffers()]
 
 
 def open_world(device: str) -> World:
-    """The processes torchrun started, by its environment variables; without them this one alone.
+    """Open the world of the processes torchrun started, by its environment variables; without them, of this one alone.
 
     `device`: auto, cpu, cuda or mps; under torchrun one GPU each, or the CPU for all. All processes must open their
     worlds equally often. Raises OptionError for a device this machine lacks, has too few of, or that works alone, for
@@ -273,7 +274,7 @@ def _check_device(name: str) -> str:
 
 
 def _accelerator(kind: str) -> Accelerator:
-    # Otherwise accelerate picks a number itself, with a warning; torchrun has set one where processes share a machine.
+    # Otherwise accelerate chooses a number, with a warning; torchrun has set one if processes share a machine.
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     try:
         from accelerate import Accelerator

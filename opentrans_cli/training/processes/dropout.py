@@ -1,12 +1,12 @@
-"""Dropout that drops the same of an image whatever the number of processes, and of parts a step is taken in, which that
-of no library does.
+"""Dropout that drops the same values of an image whatever the number of processes and of parts of a step. No library
+offers this.
 
-Whoever trains seeds torch's generators before every part of a step, alike in all parts and processes, and says which
-part it is (`World.part`). Every dropout then draws a seed for each row of the whole batch, in the order of calls, and
-uses its own rows' only: nothing has to be sent, and no mask of the whole batch is ever held.
+The training loop seeds torch's generators before every part of a step, with the same seed in all parts and processes,
+and sets the number of the part (`World.part`). Every dropout then generates a seed for each row of the whole batch, in
+the order of calls, and uses only those of its own rows: no communication is needed, and nothing is stored for the whole
+batch.
 
-The rows of a step, B of them, lie as `World.share` gives them out: part after part, in each the processes in the order
-of ranks.
+The B rows of a step are ordered as in `World.share`: part after part, and in each part by rank.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from opentrans_cli.errors import OptionError
 
-_DRAWN_ANEW = 2  # leading dimensions of the shape in which channels, not values, are dropped: (B, C)
+_DRAWN_ANEW = 2  # number of leading dimensions if channels, not values, are dropped: (B, C)
 
 
 @dataclass
 class BatchRows:
-    """Which rows of the whole batch are here now. Whoever trains sets `part` before the forward pass of each part."""
+    """The rows of the whole batch that are here now. The training loop sets `part` before each part's forward pass."""
 
     rank: int
     size: int  # processes
@@ -33,8 +33,8 @@ class BatchRows:
     def kept(self, shape: torch.Size, probability: float, device: torch.device) -> Tensor:
         """Bool `shape` (b, ...) on `device`, True with 1 - `probability`; b is the rows of one part in one process.
 
-        Row i is that of the whole batch's row (part * size + rank) * b + i. Takes size * accumulate * b numbers from
-        torch's generator of the CPU, so all processes must ask in the same order.
+        Row i is row (part * size + rank) * b + i of the whole batch. It takes size * accumulate * b numbers from
+        torch's CPU generator, so all processes must call it in the same order.
         """
         rows = shape[0]
         seeds = torch.randint(2**63 - 1, (self.accumulate, self.size, rows))[self.part, self.rank].tolist()
@@ -62,11 +62,11 @@ class _Shared(nn.modules.dropout._DropoutNd):
 
 
 class SharedDropout(_Shared):
-    """nn.Dropout with draws of the whole batch; `inplace` is not heeded."""
+    """nn.Dropout with random numbers for the whole batch; `inplace` is ignored."""
 
 
 class SharedDropout2d(_Shared):
-    """nn.Dropout2d, whole channels of (B, C, H, W), with draws of the whole batch; `inplace` is not heeded."""
+    """nn.Dropout2d, for channels of (B, C, H, W), with random numbers for the whole batch; `inplace` is ignored."""
 
     def _drawn(self, shape: torch.Size) -> torch.Size:
         return torch.Size((*shape[:_DRAWN_ANEW], *[1] * (len(shape) - _DRAWN_ANEW)))
@@ -75,13 +75,13 @@ class SharedDropout2d(_Shared):
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: SharedDropout, nn.Dropout2d: SharedDropout2d}
 _PLAIN = {shared: plain for plain, shared in _CLASSES.items()}
 
-# What modules call the share that they drop by a function, or by drawing themselves, in torch, transformers and timm.
+# Attribute names for the dropout probability in modules of torch, transformers and timm that use no dropout module.
 _SHARES = ("p", "prob", "drop_prob", "dropout", "attention_dropout", "activation_dropout", "layerdrop", "attn_drop")
 
 
 def share_dropout(module: nn.Module, *, rank: int, size: int, accumulate: int = 1) -> BatchRows:
-    """Make every nn.Dropout and nn.Dropout2d inside `module` one whose draws are the whole batch's, in place; hooks and
-    names stay. Returns what they look at: set its `part` before the forward pass of each part.
+    """Make every nn.Dropout and nn.Dropout2d in `module` use random numbers for the whole batch, in place; hooks and names
+    stay. Returns the rows they use: set `part` of it before the forward pass of each part.
 
     With several processes, raises OptionError naming the first module that drops in another way, before changing
     anything.
@@ -92,7 +92,7 @@ def share_dropout(module: nn.Module, *, rank: int, size: int, accumulate: int = 
     rows = BatchRows(rank, size, accumulate)
     for part in module.modules():
         if type(part) in _CLASSES:
-            # A new module in its place would lose its hooks, and whoever holds the old one would hold a dead one.
+            # A new module in its place would lose the hooks, and references to the old module would no longer work.
             part.__class__ = _CLASSES[type(part)]
         if isinstance(part, _Shared):
             part.rows = rows
@@ -111,7 +111,7 @@ def _require_known(name: str, part: nn.Module) -> None:
     if type(part) in _CLASSES or isinstance(part, _Shared):
         return
     shares = {share: getattr(part, share, None) for share in _SHARES}
-    # timm gives the share of an inner nn.Dropout to a function of torch.
+    # timm passes the probability of an inner nn.Dropout to a function of torch.
     shares["attn_drop"] = getattr(shares["attn_drop"], "p", None)
     if "Drop" not in type(part).__name__:
         del shares["p"], shares["prob"]  # of anything
