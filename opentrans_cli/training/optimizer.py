@@ -90,7 +90,7 @@ def total_norm(gradients: Iterable[Tensor]) -> Tensor:
 
 
 def clip_gradients(gradients: list[Tensor], norm: float, *, limit: float, scale: float) -> None:
-    """Divide the gradients by `scale`, then clip them to the norm `limit`; `norm` is theirs after the division; 0: no limit."""
+    """Divide the gradients by `scale`, then clip them from norm `norm` (after the division) to `limit`; 0: no limit."""
     factor = (min(1.0, limit / (norm + 1e-6)) if limit else 1.0) / scale
     if factor != 1:
         torch._foreach_mul_(gradients, factor)

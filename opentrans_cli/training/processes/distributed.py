@@ -101,7 +101,7 @@ class World:
         yield
 
     def share(self, rows: NDArray[np.int64], *, accumulate: int = 1) -> NDArray[np.int64]:
-        """Return this process's rows of a step: an equal piece of each of the `accumulate` parts, in the order of ranks.
+        """Return this process's rows of a step: an equal piece of each of the `accumulate` parts, ordered by rank.
         So a part has the same rows, over all processes together, whatever the number of processes.
 
         Raises OptionError if the rows cannot be divided equally, as the mean of unequal parts' means is not the mean of all.

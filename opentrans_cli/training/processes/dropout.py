@@ -80,8 +80,8 @@ _SHARES = ("p", "prob", "drop_prob", "dropout", "attention_dropout", "activation
 
 
 def share_dropout(module: nn.Module, *, rank: int, size: int, accumulate: int = 1) -> BatchRows:
-    """Make every nn.Dropout and nn.Dropout2d in `module` use random numbers for the whole batch, in place; hooks and names
-    stay. Returns the rows they use: set `part` of it before the forward pass of each part.
+    """Make every nn.Dropout and nn.Dropout2d in `module` use random numbers for the whole batch, in place; hooks and
+    names stay. Returns the rows they use: set `part` of it before the forward pass of each part.
 
     With several processes, raises OptionError naming the first module that drops in another way, before changing
     anything.
