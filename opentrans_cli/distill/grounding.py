@@ -1,4 +1,4 @@
-"""Grounding: the words of a caption find the queries of their own image, and queries the words, among those of others.
+"""Grounding: a contrastive loss that matches the words of a caption with the queries of its own image.
 
 After Han et al. (ICCV 2023) and OVR-CNN (Zareian et al. 2021, arXiv 2011.10678, Sec. 3.2). Shapes: N images with
 captions, K queries and M words at most in one, D embedding.
@@ -17,9 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 def grounding_loss(queries: Sequence[Tensor], words: Sequence[Tensor], scale: Tensor) -> Tensor:
     """Contrastive cross-entropy, summed over N images, 0-d; of one image alone, or none, it is zero.
 
-    For query q and word w, s = `scale` q.w. How well a caption fits an image is the mean over its words of s averaged
-    over the queries with the softmax of s as weights; likewise with queries and words exchanged. In both ways each
-    image is to prefer its own caption, and each caption its own image: the mean of these four cross-entropies counts.
+    For query q and word w, s = `scale` q.w. For every word, s is averaged over the queries with the softmax of s as
+    weights; the mean over the words says how well a caption fits an image. A second figure exchanges queries and words.
+    With both, each image should prefer its own caption, and each caption its own image: the loss is the mean of these
+    four cross-entropies.
     `queries` and `words`: by image (K_i, D) and (M_i, D), rows of length 1, at least one each; `scale`: (1,) or 0-d.
     """
     if not queries:
@@ -37,7 +38,7 @@ def grounding_loss(queries: Sequence[Tensor], words: Sequence[Tensor], scale: Te
 
 
 def _filled(lengths: Sequence[int], *, like: Tensor) -> Tensor:
-    """Which places of padded sequences hold something, bool (N, longest)."""
+    """Which positions of padded sequences are not padding, bool (N, longest)."""
     return torch.arange(like.shape[1], device=like.device) < torch.tensor(lengths, device=like.device)[:, None]
 
 

@@ -1,8 +1,8 @@
-"""Label-free image distillation: the subnet's image embeddings are pulled back to the dense tower's.
+"""Label-free image distillation: the subnet's image embeddings are trained to match the dense tower's.
 
 The loss is the first term of the paper's distillation loss (OpenTrans, Sec. 3.2: distance of visual embeddings), on
 whole images and crops instead of labelled regions, so that pruning needs neither labels nor a segmentation framework.
-Teacher and student embeddings are pooled and L2-normalised; the teacher's are computed once, the inputs being fixed.
+Teacher and student embeddings are pooled and L2-normalised; the teacher's are computed once, because the inputs are fixed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Regions of labelled images: their pictures for the teacher, their embeddings from the student.
+"""Regions of labelled images: their pictures for the teacher, and their embeddings from the student.
 
 A region is all pixels of one class in one image. Shapes: B images of H x W pixels, R regions of all of them, h x w
 feature cells, D embedding. Regions are two int64 (R,) tensors, `image_of` and `class_of`.
@@ -27,10 +27,10 @@ Resize = Callable[[NDArray[np.uint8], tuple[int, int]], NDArray[np.uint8]]
 def region_picture(
     image: NDArray[np.uint8], region: NDArray[np.bool_], *, size: int, resize: Resize
 ) -> NDArray[np.uint8]:
-    """What the teacher sees of `region` (H, W) in `image` (H, W, 3): uint8 (size, size, 3).
+    """The teacher's input for `region` (H, W) of `image` (H, W, 3): uint8 (size, size, 3).
 
-    Pixels outside are grey, the region's bounding box is cut out and resized without keeping its proportions: a tower
-    takes squares, and padding would show it more grey (OpenTrans, arXiv 2404.07448, Sec. 3.2, as published).
+    Pixels outside are grey. The region's bounding box is cut out and resized without keeping its aspect ratio: a tower
+    takes squares, and padding would add more grey (OpenTrans, arXiv 2404.07448, Sec. 3.2, as published).
     ValueError for an empty region.
     """
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
@@ -69,11 +69,11 @@ def find_regions(label_maps: Tensor, *, grid: tuple[int, int], ignored: int) -> 
 
 
 def pool_regions(embedding: Tensor, label_maps: Tensor, *, image_of: Tensor, class_of: Tensor) -> Tensor:
-    """Mean embedding (R, D) of each region: cells of `embedding` (B, D, h, w) weighted by the area it has of them.
+    """Mean embedding (R, D) of each region: cells of `embedding` (B, D, h, w) weighted by their area inside the region.
 
-    Cells are taken at their own length, as CLIP's attention pool takes its values: with every cell inside the region
-    equally attended, this is what the pool would give. `label_maps` is (B, H, W), `image_of` ascending; all on one
-    device. The memory for masks is that of the regions of one image.
+    Cells are not normalised, as the values of CLIP's attention pool are not: the result is that of the pool with equal
+    attention to every cell inside the region. `label_maps` is (B, H, W), `image_of` ascending; all on one
+    device. Memory is needed for the areas of the regions of one image at a time.
     """
     height, width = embedding.shape[2:]
     pooled = [embedding.new_zeros(0, embedding.shape[1])]

@@ -1,5 +1,5 @@
-"""Text-guided distillation, the paper's loss: the student's region embeddings are pulled to the dense tower's, and
-their affinities with all regions of the image to those of the class names.
+"""Text-guided distillation, the paper's loss: the student's region embeddings are trained to match the dense
+tower's, and their affinities with all regions of the image to match those of the class names.
 
 OpenTrans (arXiv 2404.07448), Sec. 3.2 and Table 5, in the squared form of the published training run. Shapes: R regions
 of a batch, D embedding; visual and text embeddings have rows of length 1.
@@ -33,8 +33,8 @@ def text_guided_loss(
 
         E1_i = |v_i - c_i|^2        E2_ij = (scale^2 t_i.t_j - v_i.c_j)^2
 
-    The loss is the mean over all E1 and all E2 of the batch together, so images weigh by the square of their regions.
-    "vision-guided" puts v_i.v_j in place of the text's affinity, "vanilla" leaves E2 out. `student`, `teacher` and
+    The loss is the mean over all E1 and all E2 of the batch together, so images count by the square of their number of
+    regions. "vision-guided" uses v_i.v_j in place of the text's affinity; "vanilla" leaves E2 out. `student`, `teacher` and
     `text` are (R, D) on one device, `image_of` int64 (R,). Without regions: zero, with zero gradients.
     """
     visual = (student - teacher).square().sum(1)
@@ -51,11 +51,11 @@ def text_guided_loss(
 
 
 class RegionHeads(nn.Module):
-    """The learned parts of the loss: a projection for each layer that is taught, and the scale of the text, first 1.
+    """The learned parts of the loss: a projection for each distilled layer, and the scale of the text, initially 1.
 
-    One projection between equal spaces starts as the identity: our segmentors of pixels embed in CLIP's own space, so a
-    random one would first have to unlearn itself, and the tower would meanwhile be pulled by noise. Those of the layers
-    of a decoder start at random, as published.
+    A single projection between equal spaces starts as the identity: our pixel segmentors embed in CLIP's own space, so a
+    random projection would first train the tower towards noise. The projections of a decoder's layers start at random,
+    as published.
     """
 
     def __init__(self, layers: int, width: int, dimension: int) -> None:
@@ -64,7 +64,7 @@ class RegionHeads(nn.Module):
         if layers == 1:
             nn.init.eye_(self.projections[0].weight)  # type: ignore[arg-type]
             nn.init.zeros_(self.projections[0].bias)  # type: ignore[arg-type]
-        # One number in a row, since parameters that are shared out among processes need a dimension.
+        # One number in one dimension, because sharded parameters need a dimension.
         self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, states: Sequence[Tensor]) -> tuple[Tensor, ...]:

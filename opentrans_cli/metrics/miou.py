@@ -23,7 +23,7 @@ def mean_iou(confusion: ConfusionMatrix, classes: Sequence[int] | None = None) -
 
     `classes` are ids in [0, num_classes), by default all. A subset chooses which classes are averaged; a
     pixel predicted as one of them still counts against it when its true class lies outside the subset.
-    Predictions on ignored pixels count nowhere; a class that is predicted but never labelled has IoU None
+    Predictions on ignored pixels are not counted; a class that is predicted but never labelled has IoU None
     and does not lower the mean.
     """
     correct = confusion.counts.diagonal().tolist()

@@ -32,13 +32,13 @@ class WeightSpectrum:
     """The spectrum of one layer."""
 
     eigenvalues: Eigenvalues
-    spread: float  # how unequal they are, against a Gaussian matrix of the shape, in its standard deviations
-    excess: float  # how far the largest one is beyond those of such a matrix, in the unit of their fluctuation
+    spread: float  # how unequal they are, compared with a Gaussian matrix of this shape, in its standard deviations
+    excess: float  # distance of the largest one beyond those of such a matrix, in the unit of their fluctuation
     scale: float  # root mean square of the weight
 
 
 def eigenvalues(weight: NDArray[Any]) -> Eigenvalues:
-    """Eigenvalues of a layer's weight: those of `spectrum`, which says more."""
+    """Eigenvalues of a layer's weight, as `spectrum` returns them with more figures."""
     return spectrum(weight).eigenvalues
 
 
@@ -47,7 +47,7 @@ def spectrum(weight: NDArray[Any]) -> WeightSpectrum:
 
     `weight` is a convolution (O, I, kh, kw) with N <= kh * kw * min(O, I), or a linear map (O, I) with N <=
     min(O, I); any float dtype. Eigenvalues of at most 1e-5 are dropped; if none is larger, all
-    are kept. `spread` and `excess` are taken before any is dropped.
+    are kept. `spread` and `excess` are computed before any is dropped.
     Raises SpectrumError for another number of dimensions, an empty weight, NaN, infinity or values whose
     squares overflow float64.
     """
@@ -130,13 +130,13 @@ def _grams(weight: NDArray[Any]) -> NDArray[np.float64]:
     grams = np.empty((len(matrices), matrices.shape[1], matrices.shape[1]))
     with np.errstate(over="ignore", invalid="ignore"):
         for matrix, gram in zip(matrices, grams, strict=True):
-            # One at a time numpy sees that the product is symmetric, and computes half of it.
+            # For single matrices numpy detects that the product is symmetric, and computes half of it.
             np.matmul(matrix, matrix.T, out=gram)
     return grams
 
 
 def _eigenvalues(grams: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of all matrices, (K * n,). By numpy's LAPACK, a quarter faster than torch's on the processors that were tried."""
+    """Eigenvalues of all matrices, (K * n,). numpy's LAPACK was a quarter faster than torch's on the tested processors."""
     try:
         return np.asarray(np.linalg.eigvalsh(grams), dtype=np.float64).reshape(-1)
     except np.linalg.LinAlgError as error:

@@ -1,4 +1,4 @@
-"""Spectra of the layers of a source, several at a time, each weight read once and dropped."""
+"""Spectra of the layers of a source, several at a time; each weight is read once and then released."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def measure(
 ) -> tuple[LayerAlpha, ...]:
     """Spectra of the layers `names` and their fits, in their order; nothing is decided yet.
 
-    others: further estimators by name, whose alphas are kept beside. Raises SpectrumError, naming the layer.
+    others: further estimators by name, whose alphas are stored too. Raises SpectrumError, naming the layer.
 
     Peak memory beyond the spectra: a layer's weight and Gram matrices in float64 for every thread.
     """
@@ -66,16 +66,16 @@ def _measure(name: str, read: Read, fit: Estimator, others: Mapping[str, Estimat
         stable_rank=stable_rank(values),
         log_norm=log_norm(values),
     )
-    # A spectrum too poor for one estimator is too poor for all.
+    # A spectrum that is not fit for one estimator is not fit for any.
     usable = layer.verdict not in PROBLEMS
     return replace(layer, others={rule: other(values).alpha if usable else math.inf for rule, other in others.items()})
 
 
 def in_threads(work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """Results of `work`, in the order of `items`: as many at a time as numpy has threads, each on one of them.
+    """Results of `work`, in the order of `items`; as many run at a time as numpy has threads, each on one thread.
 
-    A layer is too small for LAPACK to make good use of several threads, and every layer stands alone. On one thread
-    each, figures do not depend on how many there are.
+    A layer is too small for LAPACK to use several threads well, and layers are independent. With one thread per layer,
+    figures do not depend on the number of threads.
     """
     from threadpoolctl import ThreadpoolController
 

@@ -1,6 +1,6 @@
 """Power-law fits of the tail of a spectrum: p(x) ~ x**-alpha for x >= xmin.
 
-alpha is the maximum-likelihood (Hill) exponent, the fit is judged by the Kolmogorov-Smirnov distance
+alpha is the maximum-likelihood (Hill) exponent; the fit is judged by the Kolmogorov-Smirnov distance
 (OpenTrans, arXiv 2404.07448, Sec. 3.3; Clauset, Shalizi, Newman 2009). Letters in names: T tail starts, N
 eigenvalues.
 """
@@ -26,14 +26,14 @@ RANDOM_SPREAD = 4.0
 # In the unit of Tracy and Widom: no Gaussian layer of 49 kernel positions in 1,500 has more than 6.3.
 RANDOM_EXCESS = 8.0
 
-# Eigenvalues closer than this (relative) are one value: a float32 orthogonal matrix has such a spectrum.
+# Eigenvalues closer than this (relative) count as equal: a float32 orthogonal matrix has such a spectrum.
 _SAME = 1e-5
 
 # The range in which Martin & Mahoney count a layer as well trained; the paper calls alpha < 2 over-trained.
 _OVER_TRAINED_BELOW = 2.0
 _LIGHT_ABOVE = 6.0
 
-# KS distances this close are equal: rounding must not choose between tails, nor differ between processors.
+# KS distances this close count as equal, so that rounding, which differs between processors, chooses no tail.
 TIE = 1e-12
 
 # Bounds the (T, N) work matrix of a scan to 32 MiB of float64.
@@ -99,12 +99,12 @@ def fit_tail(eigenvalues: Eigenvalues, start: int) -> PowerLawFit:
 
 
 def has_no_fit(eigenvalues: Eigenvalues) -> bool:
-    """Whether no tail of ascending eigenvalues (N,), N >= 1, has an exponent: one, all equal or all zero."""
+    """Whether no tail of ascending eigenvalues (N,), N >= 1, has an exponent: just one, all equal or all zero."""
     return _unfittable(eigenvalues) is not None
 
 
 def spectrum_problem(eigenvalues: Eigenvalues) -> str | None:
-    """Why a fit of ascending eigenvalues (N,), N >= 1, says nothing: a verdict, or None if it does.
+    """Why a fit of ascending eigenvalues (N,), N >= 1, has no meaning, as a verdict; None if it has one.
 
     "zero matrix": all are zero. "degenerate spectrum": all are equal up to float32 rounding. "too few
     eigenvalues": fewer than MIN_EIGENVALUES. "below threshold": none is above 1e-5, so that all were kept
@@ -139,16 +139,16 @@ def no_fit(eigenvalues: Eigenvalues) -> PowerLawFit:
 
 
 def verdict(eigenvalues: Eigenvalues, fit: PowerLawFit, spread: float | None = None, excess: float = -math.inf) -> str:
-    """What a fit says about its layer, in words.
+    """Describe what a fit means for its layer, in words.
 
     A problem comes first, see `spectrum_problem`; also "degenerate spectrum" where the chosen tail is one
     repeated value, and "no tail in window" where no tail could be tried. No rule freezes a layer with such a
     verdict, whatever its alpha, see `report.PROBLEMS`.
     "random-like": `spread` (`WeightSpectrum.spread`) says that the eigenvalues differ no more than those of a
     Gaussian matrix, and `excess` (`WeightSpectrum.excess`) that none is beyond its edge, so the tail is not heavy
-    whatever alpha is: the bulk of a random matrix alone gets an alpha between 2 and 6. It informs only. The
+    whatever alpha is: the bulk of a random matrix alone gets an alpha between 2 and 6. This verdict is only information: the
     layer keeps its alpha in the selection, as in the paper.
-    Else by alpha: "very heavy-tailed" below 2, which the paper counts as over-trained, "heavy-tailed" up to
+    Otherwise alpha decides: "very heavy-tailed" below 2, which the paper counts as over-trained, "heavy-tailed" up to
     6, "light-tailed" above (Martin & Mahoney).
     """
     problem = spectrum_problem(eigenvalues)

@@ -1,6 +1,6 @@
-"""The alpha report: one record a layer, from the spectrum to the decision, in memory, as tensors and as JSON.
+"""The alpha report: one record per layer, from the spectrum to the decision, in memory, as tensors and as JSON.
 
-Without torch, so that reports can be read and compared in the time of numpy's import.
+This module does not import torch, so that reports can be read and compared quickly.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ PROBLEMS = ("zero matrix", "too few eigenvalues", "degenerate spectrum", "below 
 RANDOM_LIKE = "random-like"
 """Verdict of layers whose eigenvalues could be those of random weights; it informs only."""
 
-_PUBLISHED_WINDOW = "log"  # of reports that do not say
+_PUBLISHED_WINDOW = "log"  # of reports that do not state it
 _FIT = ("alpha", "xmin", "ks_distance", "tail_size", "standard_error")
 
 
 @dataclass(frozen=True)
 class PowerLawFit:
-    """One fitted tail, p(x) ~ x**-alpha. A spectrum without a fit has alpha = inf, the lightest tail there is."""
+    """One fitted tail, p(x) ~ x**-alpha. A spectrum without a fit has alpha = inf, the lightest possible tail."""
 
     alpha: float  # exponent, > 1; smaller = heavier tail = better trained
     xmin: float  # where the tail starts, in units of the eigenvalues
     ks_distance: float  # largest gap between empirical and fitted CDF, in [0, 1]
-    tail_size: int  # eigenvalues at or above xmin; few: alpha hangs on each of them; 0: not fitted
+    tail_size: int  # eigenvalues at or above xmin; if few, alpha depends on each of them; 0: not fitted
     standard_error: float  # of alpha, (alpha - 1) / sqrt(tail_size)
 
 
 @dataclass(frozen=True)
 class Stability:
-    """How firm the decision about one layer is, frozen or trained alike; None where it was not asked for."""
+    """Stability of the decision about one layer, frozen or trained; None where it was not requested."""
 
     stable: bool  # agreement of at least 0.9, and every other estimator decides the same
     by_rule: Mapping[str, bool] = field(default_factory=dict)  # other estimator -> same decision
@@ -54,11 +54,11 @@ class Stability:
 
     @property
     def null_median(self) -> float | None:
-        """The middle one of `null`."""
+        """Median of `null`."""
         return None if self.null is None else self.null[len(self.null) // 2]
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields of the layer's entry in the report."""
+        """The stability fields of the layer's entry in the report."""
         entry: dict[str, Any] = {"stable": self.stable, "same_decision_by": dict(self.by_rule)}
         if self.interval is not None:
             entry |= {"interval": [finite(end) for end in self.interval], "agreement": self.agreement}
@@ -70,12 +70,12 @@ class Stability:
 
 @dataclass(frozen=True)
 class LayerAlpha:
-    """What is known of one layer and what was decided. Of a report that is read, what it does not hold is left out."""
+    """The figures of one layer and the decision about it. Fields that a stored report does not contain are left out."""
 
     name: str
     fit: PowerLawFit  # of the tail, by the report's estimator
     verdict: str  # in words, see `power_law.verdict`
-    frozen: bool = False  # what fine-tuning is to do with the layer
+    frozen: bool = False  # whether fine-tuning freezes the layer
     stability: Stability | None = None  # of that decision
     eigenvalues: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), compare=False)  # (n,), ascending
     shape: tuple[int, ...] = field(default=(), compare=False)  # of the weight, (O, I, kh, kw) or (O, I)
@@ -86,12 +86,12 @@ class LayerAlpha:
 
     @property
     def alpha(self) -> float:
-        """Exponent as rules compare it: inf where the verdict says that it means nothing."""
+        """Exponent as rules compare it: inf where the verdict says that it has no meaning."""
         return self.fit.alpha if self.verdict not in PROBLEMS else math.inf
 
     @property
     def decision(self) -> str:
-        """What fine-tuning is to do with the layer: "frozen" or "trained"."""
+        """The decision for fine-tuning: "frozen" or "trained"."""
         return "frozen" if self.frozen else "trained"
 
     @property
@@ -101,7 +101,7 @@ class LayerAlpha:
 
     @property
     def unstable(self) -> bool:
-        """Whether the decision would be the other one under another estimator, or in resamples."""
+        """Whether another estimator, or resamples, would give the other decision."""
         return self.stability is not None and not self.stability.stable
 
     def to_json(self) -> dict[str, Any]:
@@ -129,13 +129,13 @@ class AlphaReport:
     estimator: str  # by which tails were found
     window: str  # of xmin_peak: log (as published) or linear
     layers: tuple[LayerAlpha, ...]
-    selection: Mapping[str, Any] | None = None  # as `Selection.to_json`; None: a report that does not say
+    selection: Mapping[str, Any] | None = None  # as `Selection.to_json`; None: the report does not state it
 
     @classmethod
     def chosen(
         cls, estimator: str, window: str, layers: Sequence[LayerAlpha], frozen: Sequence[str], selection: Selection
     ) -> AlphaReport:
-        """The report of `layers` of which those named in `frozen` were chosen by `selection`."""
+        """The report of `layers`, where `selection` chose to freeze those named in `frozen`."""
         names = set(frozen)
         decided = tuple(replace(layer, frozen=layer.name in names) for layer in layers)
         return cls(estimator, window, decided, selection.to_json())
@@ -152,7 +152,7 @@ class AlphaReport:
 
     @property
     def median(self) -> float:
-        """Of all layers; inf counts as the largest value."""
+        """Median alpha of all layers; inf counts as the largest value."""
         return median_alpha(self.alphas)
 
     @property
@@ -161,7 +161,7 @@ class AlphaReport:
         return tuple(layer.name for layer in self.layers if layer.frozen)
 
     def tensors(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays and metadata of `alpha.safetensors`, see docs/bundle-format.md; of a measured report alone."""
+        """Arrays and metadata of `alpha.safetensors` (see docs/bundle-format.md); only for a measured report."""
         stability = [layer.stability for layer in self.layers if layer.stability is not None]
         arrays: dict[str, NDArray[Any]] = {
             name: np.array([getattr(layer.fit, name) for layer in self.layers], np.float64)
@@ -189,7 +189,7 @@ class AlphaReport:
 
 
 def bundle_report(bundle: Bundle) -> AlphaReport | None:
-    """The report in a bundle; None before `analyze`, or if it does not say its layers, as the format allows.
+    """The report in a bundle; None before `analyze`, or if it does not name its layers, as the format allows.
 
     Raises BundleError when it is damaged.
     """
@@ -238,7 +238,7 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]
 
 
 def _fit(values: Mapping[str, Any]) -> PowerLawFit:
-    """What a report says of a fit; what it lacks is infinite, and so is an exponent that is no number."""
+    """The fit in a report; missing values are infinite, and so is an exponent that is not a number."""
     numbers: dict[str, Any] = {name: math.inf if values.get(name) is None else values[name] for name in _FIT}
     return PowerLawFit(**{**numbers, "alpha": numbers["alpha"] if math.isfinite(numbers["alpha"]) else math.inf})
 
@@ -286,7 +286,7 @@ class AlphaComparison:
 
 
 def compare_alphas(a: AlphaReport, b: AlphaReport) -> AlphaComparison:
-    """Layers are matched by their whole names."""
+    """Compare two reports; layers are matched by their whole names."""
     in_a, in_b = ({layer.name: layer for layer in report.layers} for report in (a, b))
     return AlphaComparison(
         a=a,

@@ -22,22 +22,22 @@ _ROUNDING = 1e-9
 class Selection:
     """One way to choose the layers to freeze: a mode, and at most one of `ratio`, `threshold`, `top` and `listed`.
 
-    heavy: small alphas. light: large ones, the paper's ablation alpha*. random: as many as heavy, drawn by `seed`, the
-    same on every platform and for every order of layers. none: no layer.
+    heavy: small alphas. light: large ones, the paper's ablation alpha*. random: as many as heavy, chosen by `seed`,
+    the same on every platform and for every order of layers. none: no layer.
 
     By default the median decides, as in the official code: heavy freezes alpha < median, light alpha > median, and the
     median layer is trained either way.
     """
 
     mode: FreezeMode = "heavy"
-    ratio: float | None = None  # in [0, 1]: the floor(ratio * n) first by alpha, n counting every layer
-    threshold: float | None = None  # above 1: every alpha strictly beyond it
-    top: int | None = None  # at least 0: of those beyond the median, so many that cost the most to train
+    ratio: float | None = None  # in [0, 1]: the first floor(ratio * n) layers by alpha, where n counts every layer
+    threshold: float | None = None  # above 1: every layer whose alpha is strictly beyond it
+    top: int | None = None  # at least 0: this number of layers beyond the median, those that cost the most to train
     listed: tuple[str, ...] | None = None  # these layers, whatever their alphas and the mode
     seed: int = 0
 
     def check(self) -> None:
-        """Raises OptionError for a rule that is unknown, out of range, or contradicts another one."""
+        """Raise OptionError for a rule that is unknown, out of range, or contradicts another one."""
         if self.mode not in get_args(FreezeMode):
             raise OptionError(f"unknown freeze mode: '{self.mode}'; choose one of {', '.join(get_args(FreezeMode))}")
         given = [name for name in ("ratio", "threshold", "top") if getattr(self, name) is not None]
@@ -67,7 +67,7 @@ class Selection:
         return "median" if self.top is None else "top"
 
     def choose(self, alphas: Mapping[str, float], costs: Mapping[str, int] | None = None) -> tuple[str, ...]:
-        """Names of the layers to freeze, in the order of `alphas` (layer -> exponent, inf = it says nothing).
+        """Names of the layers to freeze, in the order of `alphas` (layer -> exponent, inf = it has no meaning).
 
         A layer with alpha = inf counts in the median as the largest and is frozen by no rule but a list, so fewer than
         asked for may be returned. Equal alphas or costs: earlier layers first.
@@ -112,7 +112,7 @@ class Selection:
 
 
 def in_words(selection: Mapping[str, Any] | None) -> str:
-    """A stored choice, as `Selection.to_json` gives it, in words: "heavy, ratio 0.1"; None: the report does not say."""
+    """A stored choice, as `Selection.to_json` gives it, in words: "heavy, ratio 0.1"; None: the report does not state it."""
     if selection is None:
         return "rule not recorded"
     mode, rule, number = (selection.get(key) for key in ("freeze", "rule", "number"))

@@ -1,4 +1,4 @@
-"""How firm the decision about a layer is: under resampling, under other estimators, and beside random weights."""
+"""Stability of the decision about a layer: under resampling, with other estimators, and compared with random weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opentrans_cli.spectral.report import LayerAlpha, Stability
 NULL_SAMPLES = 5
 """Random matrices for each layer: their alphas hardly differ, for a spectrum averages over its eigenvalues."""
 
-# One resample in ten may decide otherwise.
+# One resample in ten may give the other decision.
 _AGREEMENT = 0.9
 
 Alphas = NDArray[np.float64]
@@ -42,7 +42,7 @@ def judge(
 ) -> tuple[LayerAlpha, ...]:
     """`layers` with their stability: by the other estimators always, by `resamples` and random weights if asked.
 
-    choose: the selection, asked again for every resample of all layers together and for every other estimator.
+    choose: the selection, repeated for every resample of all layers together and for every other estimator.
     """
 
     def resample(layer: LayerAlpha) -> Alphas:
@@ -82,7 +82,7 @@ def _with_bar(
 
 
 def _seed(purpose: str, layer: str, seed: int) -> int:
-    """A seed of the layer's own: leaving another layer out must not change this one's figures."""
+    """A separate seed for each layer, so that leaving out another layer does not change its figures."""
     digest = hashlib.sha256(f"{purpose}:{seed}:{layer}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -95,7 +95,7 @@ def decision_stability(
 ) -> dict[str, Stability]:
     """Compare every layer's decision with those under resampling and under other estimators, in the order of `alphas`.
 
-    A layer whose alpha says nothing has alpha = inf in all three. `resampled` holds alphas (B,) by layer: entry b of
+    A layer whose alpha has no meaning has alpha = inf in all three arguments. `resampled` holds alphas (B,) by layer: entry b of
     all layers together is one selection, because a layer's decision depends on the others through the median.
     `other_rules` maps the name of an estimator to its alphas by layer.
     Raises ValueError if the layers or the numbers of resamples differ.
@@ -119,16 +119,16 @@ def decision_stability(
 
 
 def bootstrap_alphas(eigenvalues: Eigenvalues, fit: Estimator, *, resamples: int, seed: int) -> Alphas:
-    """alpha of `resamples` spectra drawn from one with replacement and fitted anew, float64 (B,); Efron's bootstrap.
+    """alpha of `resamples` new fits to spectra sampled from one with replacement, float64 (B,); Efron's bootstrap.
 
-    `eigenvalues` is (N,), N >= 1. The start of the tail is chosen anew every time, so its
-    choice is part of what is measured. inf where a resample has no fit. Samples depend on `seed` and N
-    alone (PCG64), not on threads, platform or other layers; give every layer a seed of its own.
+    `eigenvalues` is (N,), N >= 1. The start of the tail is chosen again every time, so the figures include the
+    effect of this choice. alpha is inf where a resample has no fit. Samples depend only on `seed` and N (PCG64),
+    not on threads, platform or other layers; give every layer its own seed.
 
-    What it says: how much alpha hangs on single eigenvalues and on the choice of xmin. What it does not: the
-    eigenvalues of one matrix repel each other and are not independent, so the spread over new matrices of
-    the same kind is mostly smaller, and no level of confidence about the network follows. Nor does it see
-    that a power law may not hold at all; see `verdict`.
+    The result shows how much alpha depends on single eigenvalues and on the choice of xmin. It is not a confidence
+    level about the network: the eigenvalues of one matrix repel each other and are not independent, so the spread
+    over new matrices of the same kind is mostly smaller. It also does not show whether a power law holds at all;
+    see `verdict`.
     """
     total, generator = len(eigenvalues), np.random.Generator(np.random.PCG64(seed))
     alphas = []
@@ -154,12 +154,12 @@ def interval(alphas: Alphas, level: float = 0.95) -> tuple[float, float]:
 
 
 def null_alphas(shape: Sequence[int], scale: float, fit: Estimator, *, samples: int, seed: int) -> Alphas:
-    """The control, what a layer gets that has learned nothing: alpha of `samples` weights of independent Gaussian
-    entries, float64 (samples,); inf where there is no fit.
+    """The control, a layer that has learned nothing: alpha of `samples` weights of independent Gaussian entries,
+    float64 (samples,); inf where there is no fit.
 
     `shape` is that of a weight, (O, I) or (O, I, kh, kw); `scale` its root mean square, which matters because
-    the threshold of eigenvalues is absolute. An alpha of the layer inside the range of these says nothing
-    about training. The samples depend on `seed` and `shape` alone (PCG64).
+    the threshold of eigenvalues is absolute. If the layer's alpha is inside their range, it gives no
+    information about training. The samples depend only on `seed` and `shape` (PCG64).
     Raises SpectrumError for a shape that has no spectrum.
     """
     generator = np.random.Generator(np.random.PCG64(seed))

@@ -17,10 +17,10 @@ from opentrans_cli.spectral.power_law import TIE, Floats, Indices, fit_all_tails
 # Below this many (tail, eigenvalue) pairs the plain scan is as fast.
 _PLAIN = 2**13
 
-# How many eigenvalues of each tail the bounds look at, one pass after the other.
+# How many eigenvalues of each tail the bounds use, pass by pass.
 _SAMPLES = (12, 64, 384)
 
-# Bounds the work matrix of the last pass to 1 MiB of float64, and so what is computed in vain.
+# Limits the work matrix of the last pass to 1 MiB of float64, and so the computations that are not needed.
 _CHUNK_ELEMENTS = 2**17
 
 
@@ -68,7 +68,7 @@ class _Search:
         return int((self.distance_T <= self.best + TIE).argmax())
 
     def _alive(self, tails_T: Indices) -> Indices:
-        """Those of `tails_T` whose bound does not exclude that they are the best one or tied with it."""
+        """Return those of `tails_T` that may, by their bounds, still be the best one or tied with it."""
         return tails_T[self.bound_T[tails_T] <= self.best + 2 * TIE]
 
     def _raise_bounds(self, tails_T: Indices, samples: int) -> None:

@@ -32,7 +32,7 @@ def estimator(name: str, *, window: Window = "log") -> Estimator:
     """The estimator called `name`; `window` is where `xmin_peak` looks for the start of the tail.
 
     log: between log10(0.95 * peak) and 1.5 * peak, as in the released code. linear: between 0.95 * peak and
-    1.5 * peak, the rule that was meant.
+    1.5 * peak, the intended rule.
     Raises OptionError for an unknown name or window, and for "linear" with another estimator.
     """
     fit: Estimator = ESTIMATORS.load(name)

@@ -11,10 +11,10 @@ from opentrans_cli.spectral.tail_search import best_start
 
 
 def fit_xmin_ks(eigenvalues: Eigenvalues) -> PowerLawFit:
-    """Fit the tail, of all that start at index 0..N-2, whose KS distance is smallest; the longest one on ties.
+    """Fit the tail with the smallest KS distance of all that start at index 0..N-2; the longest one on ties.
 
-    `eigenvalues` is float64 (N,), ascending, N >= 1. One eigenvalue, all equal or all zero: the fit has
-    alpha = inf.
+    `eigenvalues` is float64 (N,), ascending, N >= 1. For one eigenvalue, or if all are equal or
+    zero, the fit has alpha = inf.
     """
     if has_no_fit(eigenvalues):
         return no_fit(eigenvalues)

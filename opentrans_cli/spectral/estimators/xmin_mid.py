@@ -10,8 +10,8 @@ from opentrans_cli.spectral.report import PowerLawFit
 def fit_xmin_mid(eigenvalues: Eigenvalues) -> PowerLawFit:
     """Fit the tail that starts at index floor(N / 2); nothing is searched, so alpha changes smoothly.
 
-    `eigenvalues` is float64 (N,), ascending, N >= 1. Up to two eigenvalues, all equal or all zero: the fit
-    has alpha = inf. It has too where the upper half is one repeated value or starts at zero.
+    `eigenvalues` is float64 (N,), ascending, N >= 1. The fit has alpha = inf for up to two eigenvalues, or
+    if all are equal or zero, or if the upper half is one repeated value or starts at zero.
     """
     total = len(eigenvalues)
     # Of two eigenvalues the upper half is one, and one value has no exponent.

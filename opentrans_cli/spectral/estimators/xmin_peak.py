@@ -22,9 +22,9 @@ def fit_xmin_peak(eigenvalues: Eigenvalues, *, window: Window = "log") -> PowerL
     the left edge of the fullest bin, the first one on ties. Tails start at index 0..N-2, at values of at
     most 1.5 * peak. Window "log": at least log10(0.95 * peak), a logarithm compared with a plain value. It
     is kept so that exponents equal those of the released code. It binds only for large peaks: below peak =
-    1.05 it is negative and every small start is tried. Window "linear": at least 0.95 * peak, as was meant.
-    One eigenvalue, all equal or all zero, or no start inside the window: the fit has alpha = inf and an
-    empty tail.
+    1.05 it is negative and every small start is tried. Window "linear": at least 0.95 * peak, as intended.
+    For one eigenvalue, if all are equal or zero, or if no start is inside the window, the fit has alpha = inf
+    and an empty tail.
     """
     if has_no_fit(eigenvalues):
         return no_fit(eigenvalues)
