@@ -2,7 +2,8 @@
 
 The loss is the first term of the paper's distillation loss (OpenTrans, Sec. 3.2: distance of visual embeddings), on
 whole images and crops instead of labelled regions, so that pruning needs neither labels nor a segmentation framework.
-Teacher and student embeddings are pooled and L2-normalised; the teacher's are computed once, because the inputs are fixed.
+Teacher and student embeddings are pooled and L2-normalised; the teacher's are computed once, because the inputs are
+fixed.
 """
 
 from __future__ import annotations

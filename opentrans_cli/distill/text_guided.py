@@ -34,8 +34,8 @@ def text_guided_loss(
         E1_i = |v_i - c_i|^2        E2_ij = (scale^2 t_i.t_j - v_i.c_j)^2
 
     The loss is the mean over all E1 and all E2 of the batch together, so images count by the square of their number of
-    regions. "vision-guided" uses v_i.v_j in place of the text's affinity; "vanilla" leaves E2 out. `student`, `teacher` and
-    `text` are (R, D) on one device, `image_of` int64 (R,). Without regions: zero, with zero gradients.
+    regions. "vision-guided" uses v_i.v_j in place of the text's affinity; "vanilla" leaves E2 out. `student`, `teacher`
+    and `text` are (R, D) on one device, `image_of` int64 (R,). Without regions: zero, with zero gradients.
     """
     visual = (student - teacher).square().sum(1)
     if mode == "vanilla":
@@ -53,9 +53,9 @@ def text_guided_loss(
 class RegionHeads(nn.Module):
     """The learned parts of the loss: a projection for each distilled layer, and the scale of the text, initially 1.
 
-    A single projection between equal spaces starts as the identity: our pixel segmentors embed in CLIP's own space, so a
-    random projection would first train the tower towards noise. The projections of a decoder's layers start at random,
-    as published.
+    A single projection between equal spaces starts as the identity: our pixel segmentors embed in CLIP's own space, so
+    a random projection would first train the tower towards noise. The projections of a decoder's layers start at
+    random, as published.
     """
 
     def __init__(self, layers: int, width: int, dimension: int) -> None:

@@ -136,7 +136,7 @@ def _grams(weight: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _eigenvalues(grams: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Eigenvalues of all matrices, (K * n,). numpy's LAPACK was a quarter faster than torch's on the tested processors."""
+    """Eigenvalues of all matrices, (K * n,). numpy's LAPACK was a quarter faster than torch's in our tests."""
     try:
         return np.asarray(np.linalg.eigvalsh(grams), dtype=np.float64).reshape(-1)
     except np.linalg.LinAlgError as error:

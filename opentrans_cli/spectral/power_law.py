@@ -146,8 +146,8 @@ def verdict(eigenvalues: Eigenvalues, fit: PowerLawFit, spread: float | None = N
     verdict, whatever its alpha, see `report.PROBLEMS`.
     "random-like": `spread` (`WeightSpectrum.spread`) says that the eigenvalues differ no more than those of a
     Gaussian matrix, and `excess` (`WeightSpectrum.excess`) that none is beyond its edge, so the tail is not heavy
-    whatever alpha is: the bulk of a random matrix alone gets an alpha between 2 and 6. This verdict is only information: the
-    layer keeps its alpha in the selection, as in the paper.
+    whatever alpha is: the bulk of a random matrix alone gets an alpha between 2 and 6. This verdict is only
+    information: the layer keeps its alpha in the selection, as in the paper.
     Otherwise alpha decides: "very heavy-tailed" below 2, which the paper counts as over-trained, "heavy-tailed" up to
     6, "light-tailed" above (Martin & Mahoney).
     """

@@ -112,7 +112,7 @@ class Selection:
 
 
 def in_words(selection: Mapping[str, Any] | None) -> str:
-    """A stored choice, as `Selection.to_json` gives it, in words: "heavy, ratio 0.1"; None: the report does not state it."""
+    """A stored choice, as `Selection.to_json` gives it, in words: "heavy, ratio 0.1"; None: not in the report."""
     if selection is None:
         return "rule not recorded"
     mode, rule, number = (selection.get(key) for key in ("freeze", "rule", "number"))

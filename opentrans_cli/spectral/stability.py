@@ -1,4 +1,4 @@
-"""Stability of the decision about a layer: under resampling, with other estimators, and compared with random weights."""
+"""Stability of the decision about a layer: under resampling, with other estimators, and against random weights."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def decision_stability(
 ) -> dict[str, Stability]:
     """Compare every layer's decision with those under resampling and under other estimators, in the order of `alphas`.
 
-    A layer whose alpha has no meaning has alpha = inf in all three arguments. `resampled` holds alphas (B,) by layer: entry b of
-    all layers together is one selection, because a layer's decision depends on the others through the median.
-    `other_rules` maps the name of an estimator to its alphas by layer.
+    A layer whose alpha has no meaning has alpha = inf in all three arguments. `resampled` holds alphas (B,) by layer:
+    entry b of all layers together is one selection, because a layer's decision depends on the others through the
+    median. `other_rules` maps the name of an estimator to its alphas by layer.
     Raises ValueError if the layers or the numbers of resamples differ.
     """
     if set(resampled) != set(alphas) or any(set(others) != set(alphas) for others in other_rules.values()):

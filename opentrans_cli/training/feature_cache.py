@@ -7,9 +7,9 @@ depend on its batch, the number of processes, or interruptions of a run. There a
     index.bin      8 bytes per entry: whether it exists, and its CRC32
     cache.json     what the features depend on, written first
 
-Files are read and written at offsets: with a memory map, a full disk would kill the process instead of raising an error.
-Several processes may share the folder: an entry is written before its index line, and two processes that write the same
-entry write the same bytes.
+Files are read and written at offsets: with a memory map, a full disk would kill the process instead of raising an
+error. Several processes may share the folder: an entry is written before its index line, and two processes that write
+the same entry write the same bytes.
 """
 
 from __future__ import annotations

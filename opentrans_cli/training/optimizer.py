@@ -44,8 +44,8 @@ def build_optimizer(
     """Build the optimizer of `trained` (by name); like vectors, the parameters named in `embeddings` do not decay.
 
     Tensors of one dimension or none (norms, biases, scalars) and embeddings do not decay, as in Mask2Former's
-    configuration, unless the settings say `decay_all`. The backbone, found by the prefix of its names, has a lower learning
-    rate. Each group has `factor`, its learning rate / `settings.lr`.
+    configuration, unless the settings say `decay_all`. The backbone, found by the prefix of its names, has a lower
+    learning rate. Each group has `factor`, its learning rate / `settings.lr`.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trained.items():

@@ -44,7 +44,7 @@ class Columns:
         )
 
     def times(self, images: int) -> Columns:
-        """Return the MACs of `count` images."""
+        """Return the MACs of `images` images."""
         return Columns(self.forward * images, self.input_gradient * images, self.weight_gradient * images)
 
     def to_json(self) -> dict[str, int]:

@@ -95,8 +95,8 @@ class World:
     @contextmanager
     def gathered(self, module: nn.Module) -> Iterator[None]:
         """Inside, the wrapped `module` is whole and the same in every process, and in eval mode a forward pass needs no
-        other process, so processes may evaluate different numbers of images. Only read: with sharded parameters, what is
-        written is lost. All processes must enter.
+        other process, so processes may evaluate different numbers of images. Only read: with sharded parameters, what
+        is written is lost. All processes must enter.
         """
         yield
 
@@ -104,7 +104,8 @@ class World:
         """Return this process's rows of a step: an equal piece of each of the `accumulate` parts, ordered by rank.
         So a part has the same rows, over all processes together, whatever the number of processes.
 
-        Raises OptionError if the rows cannot be divided equally, as the mean of unequal parts' means is not the mean of all.
+        Raises OptionError if the rows cannot be divided equally, as the mean of unequal parts' means is not the mean of
+        all.
         """
         if len(rows) % (self.size * accumulate):
             parts = "" if accumulate == 1 else f" x {accumulate} parts"
