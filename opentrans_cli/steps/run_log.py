@@ -41,10 +41,8 @@ error       the run ended with an error
 end         all steps are taken: the cost receipt of finetune, and measured seconds
 """
 
-_FIRST, _LAST = (
-    ("start", "round", "freeze"),
-    ("stop", "error"),
-)  # events before the first step, and those of a run without a step
+# Events before the first step, and those that a run without a step has.
+_FIRST, _LAST = ("start", "round", "freeze"), ("stop", "error")
 _SAID_ONCE = ("round", "freeze")  # a run that goes on from a later state does not log them twice
 _BEGINNING = b'{"event": "start"'
 _STEPS = 20  # the speed is measured over this number of last steps
@@ -130,7 +128,7 @@ class RunLog:
         self._write("start", time=_now(), options=options, data=data, environment=environment)
 
     def round(self, *, step: int, number: int, sparsity: float, kept: int) -> None:
-        """Log that round `number`, from 1, removed weights after `step` steps: `sparsity` of all; `kept` are left."""
+        """Log that round `number`, from 1, removed weights after `step` steps; `sparsity` and `kept` are those after it."""
         self._write("round", step=step, number=number, sparsity=sparsity, kept=kept)
 
     def freeze(self, *, step: int, layers: tuple[str, ...], by: str, origin: str) -> None:

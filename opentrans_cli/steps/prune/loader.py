@@ -134,9 +134,7 @@ def open_loader(
         size=preprocess.size,
         limit=options.image_limit,
         seed=options.seed,
-        workers=0
-        if options.images == EMBEDDED
-        else workers,  # making a scene takes less time than sending it between processes
+        workers=0 if options.images == EMBEDDED else workers,  # making scenes is faster than sending them
         skip_bad=options.skip_bad,
         reporter=reporter,
     )

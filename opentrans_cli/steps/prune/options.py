@@ -163,9 +163,8 @@ class PruneOptions(Options):
         if self.mask_only and self.keep_rounds == "weights":
             raise OptionError("--mask-only stores no values: --keep-rounds weights; use --keep-rounds masks")
         self._check_label_maps()
-        rounds = math.log1p(-self.sparsity) / math.log1p(
-            -self.rate
-        )  # computed without making the rounds, which may be billions
+        # The number is computed without making the rounds, which may be billions.
+        rounds = math.log1p(-self.sparsity) / math.log1p(-self.rate)
         if self.schedule == "rounds" and rounds > MAX_ROUNDS:
             raise OptionError(f"too many rounds: {rounds + 0.5:.0f}, at most {MAX_ROUNDS} fit; raise --rate")
 

@@ -197,7 +197,7 @@ class PruneRun(Cuts):
     def tensors(self) -> dict[str, Tensor]:
         """What the state holds in addition to tower and optimizer: the rounds, and the report's columns (float64).
 
-        NaN stands for a figure that a step did not have; a finite loss never has NaN among its figures.
+        NaN stands for a figure that a step did not have, because a figure of a finite loss is never NaN.
         """
         columns = sorted({name for entry in self.steps for name in entry})
         table = {
