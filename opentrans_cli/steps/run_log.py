@@ -128,7 +128,7 @@ class RunLog:
         self._write("start", time=_now(), options=options, data=data, environment=environment)
 
     def round(self, *, step: int, number: int, sparsity: float, kept: int) -> None:
-        """Log that round `number`, from 1, removed weights after `step` steps; `sparsity` and `kept` are those after it."""
+        """Log that round `number`, from 1, removed weights after `step` steps; `sparsity`, `kept`: after the round."""
         self._write("round", step=step, number=number, sparsity=sparsity, kept=kept)
 
     def freeze(self, *, step: int, layers: tuple[str, ...], by: str, origin: str) -> None:
