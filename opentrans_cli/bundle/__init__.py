@@ -1,4 +1,4 @@
 """The bundle: a folder of safetensors files and one manifest that every command reads and writes.
 
-Knows no model.
+This package does not depend on any model.
 """

@@ -1,7 +1,7 @@
-"""Two subnets side by side: which weights both keep, and how far the values of those differ.
+"""Compare two subnets: which weights both keep, and how much the values of these weights differ.
 
-Masks are compared with what chance gives: two independent random masks that keep a and b of n weights have a * b / n in
-common on average, so their Jaccard index is far from zero unless both are sparse.
+The overlap of masks is compared with chance: two independent random masks that keep a and b of n weights have a * b / n
+in common on average, so their Jaccard index is far from zero unless both are sparse.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Overlap:
     kept_b: int
     both: int  # weights that both keep
     both_by_chance: float  # mean over independent random masks with these counts in every layer
-    max_difference: float | None = None  # largest |value in A - value in B| of those; None: values were not compared
-    differing: int | None = None  # how many of those have another value
+    max_difference: float | None = None  # largest |value in A - value in B| of these; None: values were not compared
+    differing: int | None = None  # how many of these have different values
 
     @property
     def jaccard(self) -> float:
@@ -38,12 +38,12 @@ class Overlap:
 
     @property
     def jaccard_by_chance(self) -> float:
-        """The same of random masks, from their mean overlap."""
+        """The Jaccard index of random masks, from their mean overlap."""
         return _jaccard(self.both_by_chance, self.kept_a, self.kept_b)
 
     @property
     def share_differing(self) -> float | None:
-        """Of the weights that both keep, those with another value, in [0, 1]; None: values were not compared."""
+        """The share of weights kept by both that differ in value, in [0, 1]; None: values were not compared."""
         return None if self.differing is None else self.differing / max(self.both, 1)
 
 
@@ -63,14 +63,14 @@ class Comparison:
 
     @property
     def nested(self) -> str | None:
-        """Of the compared layers: "equal" masks, "a_in_b" or "b_in_a" if one contains the other, or None."""
+        """How the masks are nested: "equal", "a_in_b" or "b_in_a" if one contains the other, or None."""
         a_in_b = all(layer.both == layer.kept_a for layer in self.layers.values())
         b_in_a = all(layer.both == layer.kept_b for layer in self.layers.values())
         return "equal" if a_in_b and b_in_a else "a_in_b" if a_in_b else "b_in_a" if b_in_a else None
 
 
 def compare_subnets(a: Bundle, b: Bundle) -> Comparison:
-    """Masks, and values where both bundles have weights, one layer in memory at a time.
+    """Compare masks, and values if both bundles have weights, with one layer in memory at a time.
 
     Raises BundleError when a file is damaged or disagrees with its manifest.
     """
@@ -105,7 +105,7 @@ def _difference(layer: str, masks: tuple[Mask, Mask], both: Mask, weights: list[
     for mask, reader in zip(masks, weights, strict=True):
         values = reader.read(weight_name(layer))
         check_finite(weight_name(layer), values, origin=str(Path(reader.path).parent))
-        # Values are stored in mask order, so a place among the kept ones says which of them are shared.
+        # Values are stored in mask order, so the positions among the kept weights tell which values are shared.
         shared.append(values[both[mask]].astype(np.float64))
     gaps = np.abs(shared[0] - shared[1])
     return float(gaps.max(initial=0.0)), int(np.count_nonzero(gaps))

@@ -1,4 +1,4 @@
-"""What a new bundle is to hold, the laws it must obey, and how it becomes files."""
+"""The contents of a new bundle, the rules they must follow, and how they are written to files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class BundleContents:
     steps: tuple[Step, ...]  # oldest first, the one that made these contents last
     dtype: str = "float32"  # of the kept values, one of DTYPES; other tensors stay as they are
     rounds: Mapping[str, NDArray[np.uint8]] | None = None  # by layer: when a weight was pruned, 0 = kept
-    # By round, from 1: the dense tower an earlier round left, zero where pruned by then; read once each.
+    # By round, from 1: the dense tower after an earlier round, zero where pruned by then; each is read once.
     round_weights: Mapping[int, Tensors] = field(default_factory=dict)
     head: Tensors | None = None  # tensors of a segmentor beyond the tower
     segmentor: SegmentorRecord | None = None
@@ -64,7 +64,7 @@ class TensorFile(NamedTuple):
 def encode_files(contents: BundleContents) -> tuple[TensorFile, ...]:
     """The tensor files of a new bundle, in memory.
 
-    Raises MaskError or BundleError, naming layer or tensor, when a law of the format is broken.
+    Raises MaskError or BundleError, naming layer or tensor, if a rule of the format is broken.
     """
     if contents.dtype not in DTYPES:
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}, not {contents.dtype}")
@@ -84,7 +84,7 @@ def encode_files(contents: BundleContents) -> tuple[TensorFile, ...]:
 
 
 def check_report(name: str, data: bytes) -> None:
-    """BundleError unless `name` is allowed for a report or README and `data` is what the name says."""
+    """Raises BundleError unless `name` is allowed for a report or README and `data` has the format of the name."""
     if not FILE_NAME.fullmatch(name) or name.endswith(".safetensors"):
         raise BundleError(f"not a name for a report: {name!r}; use reports/<lower-case name>.json, .png or README.md")
     if name.endswith(".json"):

@@ -1,4 +1,4 @@
-"""What lies in a bundle's folder: where each declared file is, and what must not be there."""
+"""The content of a bundle's folder: where each declared file is, and what must not be there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from opentrans_cli.files.tensorfile import read_bytes
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 32 << 20  # bytes
-_MAX_FOLDERS = 32  # levels below a bundle, of which it has one itself; a repository it lies in may have more
+_MAX_FOLDERS = 32  # levels below a bundle; it needs one itself, and a repository around it may have more
 
-# Tensor and pickle files that nobody declared are refused: another program might load them.
+# Tensor and pickle files that the manifest does not declare are refused: another program might load them.
 _REFUSED = {".safetensors", ".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so"}
 _HARMLESS = {".DS_Store", ".gitattributes"}
 
@@ -34,7 +34,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def manifest_bytes(folder: Path) -> bytes:
-    """The text of `manifest.json`. Raises BundleError with the next move when `folder` is no bundle."""
+    """The bytes of `manifest.json`. Raises BundleError, saying what to do next, if `folder` is not a bundle."""
     path = folder / MANIFEST
     try:
         there = folder.exists()
@@ -59,7 +59,7 @@ def file_path(folder: Path, entry: FileEntry) -> Path:
     """Where the content of `entry` is: its own name, or the pending name when `add_file` was killed before
     its last rename.
 
-    Raises BundleError if a link leads there from outside the folder, whoever put it there since the bundle was opened.
+    Raises BundleError if a link leads out of the folder, even if it was put there after the bundle was opened.
     """
     pending = pending_path(folder, entry)
     path = pending if pending.is_file() else folder / entry.name
@@ -78,8 +78,8 @@ def pending_path(folder: Path, entry: FileEntry) -> Path:
 
 
 def check_bundle_folder(folder: Path, manifest: Manifest) -> None:
-    """BundleError unless every declared file is there with its size, no link leaves, and nothing dangerous is
-    beside.
+    """Raises BundleError unless every declared file is there with its size, no link leads out of the folder, and there
+    are no dangerous files.
     """
     for entry in manifest.files:
         _check_file(file_path(folder, entry), entry)
@@ -99,7 +99,7 @@ def check_replaceable(target: Path, *, force: bool) -> None:
 
 
 def _foreign(target: Path) -> Iterator[str]:
-    """What is in a folder that is no part of a bundle."""
+    """The content of a folder that is not part of a bundle."""
     ours = _is_ours(target)
     for path in _walk(target):
         name = path.relative_to(target).as_posix()
@@ -109,7 +109,7 @@ def _foreign(target: Path) -> Iterator[str]:
 
 
 def _is_ours(target: Path) -> bool:
-    """Whether manifest.json is one of ours, damaged or not."""
+    """Whether manifest.json belongs to a bundle, damaged or not."""
     try:
         document = parse_json(manifest_bytes(target), MANIFEST)
     except BundleError:
@@ -121,11 +121,11 @@ def _walk(folder: Path) -> list[Path]:
     """Everything below `folder`, links not followed, in a fixed order."""
     found: list[Path] = []
     waiting = [folder]
-    while waiting:  # not by recursion: folders can be nested deeper than python calls
+    while waiting:  # no recursion: folders can be nested deeper than Python calls
         place = waiting.pop()
         if len(place.parts) > len(folder.parts) + _MAX_FOLDERS:
             raise BundleError(f"folders are nested too deeply: {str(folder)!r}; remove what is no part of the bundle")
-        with suppress(OSError), os.scandir(place) as entries:  # what may not be listed cannot be loaded either
+        with suppress(OSError), os.scandir(place) as entries:  # a folder that cannot be listed cannot be loaded either
             for entry in entries:
                 found.append(place / entry.name)
                 if entry.is_dir(follow_symlinks=False):
@@ -134,7 +134,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _resolved(path: Path) -> Path:
-    """`path` without links; BundleError if they lead in a circle."""
+    """`path` with its links resolved. Raises BundleError if they lead in a circle."""
     try:
         return path.resolve()
     except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""How masks, values and rounds lie in a bundle's tensor files: how they are checked, stored and read back.
+"""How masks, values and rounds are stored in a bundle's tensor files, checked and read back.
 
 mask.safetensors     <layer>          uint8 (ceil(total / 8),)  packed mask
 weights.safetensors  <layer>.weight   dtype (kept,)             kept values in mask order
@@ -64,9 +64,7 @@ def expected_headers(manifest: Manifest, file: str) -> dict[str, TensorHeader]:
 
 
 def check_headers(manifest: Manifest, file: str, found: Mapping[str, TensorHeader]) -> None:
-    """BundleError unless the headers of `file` are those the manifest's layers ask for; costs no tensor
-    memory.
-    """
+    """Raises BundleError unless the headers of `file` are as the manifest's layers require; reads no tensors."""
     if file == ROUND_WEIGHTS:
         _check_snapshot_headers(manifest, found)
         return
@@ -88,7 +86,7 @@ def check_headers(manifest: Manifest, file: str, found: Mapping[str, TensorHeade
 
 
 def _check_snapshot_headers(manifest: Manifest, found: Mapping[str, TensorHeader]) -> None:
-    """Names, dtypes and the bounds of the counts; the exact ones follow from `rounds.safetensors`."""
+    """Check names, dtypes and limits of the counts; the exact counts follow from `rounds.safetensors`."""
     layers = {weight_name(layer.name): layer for layer in manifest.layers}
     for name, header in found.items():
         match = SNAPSHOT.fullmatch(name)
@@ -106,7 +104,7 @@ def _check_snapshot_headers(manifest: Manifest, found: Mapping[str, TensorHeader
 def decode_mask(layer: LayerEntry, bits: NDArray[np.uint8]) -> Mask:
     """The mask of one layer, bool of its shape.
 
-    BundleError when padding is set or the count is not the manifest's.
+    Raises BundleError if a padding bit is set or the count differs from the manifest's.
     """
     mask = unpack_mask(bits, layer.shape)
     kept = int(np.count_nonzero(mask))
@@ -134,16 +132,16 @@ def decode_tower(masks: Mapping[str, Mask], stored: Tensors, *, origin: str) -> 
 
 
 def check_finite(name: str, array: NDArray[Any], *, origin: str | None = None) -> None:
-    """BundleError when a floating tensor holds NaN or infinite values."""
+    """Raises BundleError if a floating-point tensor holds NaN or infinite values."""
     where = "" if origin is None else f" in {origin!r}"
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         raise BundleError(f"tensor holds NaN or infinite values: {name!r}{where}; train or export it again")
 
 
 def check_rounds(layer: str, rounds: NDArray[np.uint8], mask: Mask) -> None:
-    """MaskError unless round 0 marks exactly the kept weights.
+    """Raises MaskError unless round 0 marks exactly the kept weights.
 
-    Nested masks follow: round r keeps 0 and all above r.
+    So the masks are nested: after round r, weights marked 0 or more than r are kept.
     """
     if rounds.dtype != np.uint8 or rounds.shape != mask.shape or not np.array_equal(rounds == 0, mask):
         raise MaskError(f"rounds and mask disagree: layer {layer!r}; round 0 must mark exactly the kept weights")
@@ -175,7 +173,7 @@ def stored_dtypes(names: Mapping[str, Any], masks: Mapping[str, Mask], dtype: st
 def stored_hashes(tower: Tensors, masks: Mapping[str, Mask], dtype: str) -> dict[str, str]:
     """By tensor, SHA-256 in hexadecimal of its bytes as `weights.safetensors` holds them; arguments as `encode_tower`.
 
-    `tower` may be a part of one, with the masks of that part.
+    `tower` may be a part of a tower, with the masks of that part.
     """
     stored = encode_tower(tower, masks, dtype)
     rounded = stored_dtypes(stored, masks, dtype) or {}
@@ -218,7 +216,7 @@ def _encode_layer(tower: Tensors, layer: str, mask: Mask, dtype: str) -> NDArray
             f"mask and weight differ in shape: layer {layer!r}, {mask.shape} and {weight.shape}; use its mask"
         )
     values = kept_values(weight, mask)
-    # Comparing and counting bools is the fast way; NaN counts as well, zeros of either sign do not.
+    # Comparing and counting bools is fast; NaN is counted as well, and 0.0 and -0.0 are not.
     if np.count_nonzero(weight != 0) != np.count_nonzero(values):
         check_finite(name, weight)
         raise MaskError(f"pruned weights are not zero: layer {layer!r}; apply the mask again before writing")
@@ -226,7 +224,7 @@ def _encode_layer(tower: Tensors, layer: str, mask: Mask, dtype: str) -> NDArray
 
 
 def _rounded(name: str, values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """`values` in the dtype numpy can hold, every one finite in the dtype they are stored in."""
+    """`values` in a dtype of numpy; all of them must be finite in the dtype in which they are stored."""
     with np.errstate(over="ignore", under="ignore"):
         stored = values.astype(np.float16 if dtype == "float16" else np.float32, copy=False)
     fits = np.abs(stored) < _BFLOAT16_END if dtype == "bfloat16" else np.isfinite(stored)

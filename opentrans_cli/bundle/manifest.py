@@ -1,4 +1,4 @@
-"""What `manifest.json` says: the base, the pattern, every layer and file, and the steps that made the bundle.
+"""The content of `manifest.json`: the base, the pattern, all layers and files, and the steps that made the bundle.
 
 The dataclasses are the format of version 1; `artifacts.schema.json` states the same for other programs.
 """
@@ -26,7 +26,7 @@ FILE_NAME = re.compile(
 )
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-# Verbs, patterns, frameworks: looked up in closed tables, never imported.
+# Names of verbs, patterns and frameworks are looked up in fixed tables and never imported.
 PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_.:-]*")
 MAX_NAME = 200  # characters
 
@@ -129,7 +129,7 @@ class SegmentorRecord(Record):
 
     def check(self) -> None:
         _check_pattern(PLAIN_NAME, self.framework, "segmentor.framework")
-        # No classes at all: fresh from `transfer`, the head has not been trained yet.
+        # There are no classes directly after `transfer`, when the head has not been trained yet.
         require(all(self.classes), "segmentor.classes", "has a class without a name")
         names = {synonyms[0] for synonyms in self.classes}
         for name in self.seen:
@@ -195,7 +195,7 @@ class Manifest(Record):
     def from_json(cls, document: object, where: str = "manifest.json") -> Manifest:
         """The manifest in a parsed `manifest.json`.
 
-        Raises BundleError; a newer version asks for an upgrade.
+        Raises BundleError if it is wrong; for a newer version the message asks the user to upgrade.
         """
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise BundleError(f'not the manifest of a bundle: {where} has no "format": "{FORMAT}"; pass a bundle')

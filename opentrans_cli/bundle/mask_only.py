@@ -1,4 +1,4 @@
-"""A bundle without values: which weights are kept, and what was measured. It can be shared where weights cannot."""
+"""A bundle without values: its masks and measurements. It can be shared where weights cannot."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from opentrans_cli.version import __version__
 EIGENVALUES = "eigenvalues."
 """Start of the names of whole spectra in `alpha.safetensors`, beside its columns."""
 
-_LOG = "reports/prune.json"  # step by step; as large as the training was long
+_LOG = "reports/prune.json"  # has an entry for every step, so a long training makes it large
 
 
 def write_mask_only(bundle: Bundle, folder: Path) -> Bundle:
     """Writes the masks of `bundle` into the empty `folder`, with its exponents and the figures of its reports.
 
-    Left behind: weights, rounds, segmentor, whole spectra, pictures and the log of pruning. The history gains a step
+    Left out: weights, rounds, segmentor, whole spectra, pictures and the log of pruning. The history gains a step
     that names `bundle` as its parent; the same bundle gives the same bytes. Raises BundleError for a damaged bundle.
     """
     manifest, alpha = bundle.manifest, bundle.alpha()
@@ -41,7 +41,7 @@ def write_mask_only(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def is_mask_only(bundle: Bundle) -> bool:
-    """Whether the bundle holds nothing that `write_mask_only` would leave behind."""
+    """Whether the bundle holds nothing that `write_mask_only` would leave out."""
     others = [file.name for file in bundle.manifest.files if file.name not in (layout.MASK, layout.ALPHA)]
     return all(map(_is_figures, others)) and bundle.manifest.segmentor is None
 

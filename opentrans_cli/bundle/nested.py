@@ -22,17 +22,17 @@ Rounds = Mapping[str, NDArray[np.uint8]]
 
 
 def masks_after(rounds: Rounds, number: int) -> dict[str, Mask]:
-    """By layer: the weights (bool, True = kept) that round `number`, from 1, left."""
+    """By layer: the mask (bool, True = kept) after round `number`, which counts from 1."""
     return {layer: (numbers == 0) | (numbers > number) for layer, numbers in rounds.items()}
 
 
 def rounds_until(rounds: Rounds, number: int) -> dict[str, NDArray[np.uint8]]:
-    """What `rounds.safetensors` would hold had the run ended with round `number`."""
+    """The content of `rounds.safetensors` if the run had ended with round `number`."""
     return {layer: np.where(numbers > number, np.uint8(0), numbers) for layer, numbers in rounds.items()}
 
 
 def kept_after(rounds: Rounds, last: int) -> dict[str, list[int]]:
-    """By layer: how many weights each of the rounds 1 to `last` left."""
+    """By layer: how many weights are kept after each of the rounds 1 to `last`."""
     kept = {}
     for layer, numbers in rounds.items():
         by_round = np.bincount(numbers.reshape(-1), minlength=last + 1)
@@ -58,10 +58,10 @@ def encode_snapshots(
 ) -> dict[str, NDArray[Any]]:
     """The tensors of `round_weights.safetensors`.
 
-    towers: by round, the dense tower it left, zero where pruned by then. Each is asked for once, so the mapping may
-    make them on demand. Rounds after which no weight was removed are left out: the last tower has their masks.
+    towers: by round, the dense tower after it, zero where pruned by then. Each is read once, so the mapping may make
+    them on demand. Rounds after which no weight was removed are left out: the last tower has their masks.
     last: the encoded tower of the last round.
-    Raises MaskError or BundleError, naming round and tensor, when a law of the format is broken.
+    Raises MaskError or BundleError, naming round and tensor, if a rule of the format is broken.
     """
     end = last_round(rounds)
     stored: dict[str, NDArray[Any]] = {}
@@ -126,5 +126,5 @@ def _check_same_names(number: int, tower: Tensors, last: Tensors) -> None:
 
 
 def _identical(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    # Bytes, because zeros of both signs compare equal.
+    # Bytes are compared, because 0.0 and -0.0 are equal as numbers.
     return one.shape == other.shape and one.tobytes() == other.tobytes()

@@ -1,4 +1,4 @@
-"""The sparsities a bundle's run passed through, and a bundle as it was after one of them."""
+"""The sparsities that a pruning run reached in its rounds, and the bundle as it was after one of them."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _NO_TRAINING = ("analyze", "transfer", "eval", "push", "pull")
 
 @dataclass(frozen=True)
 class RoundInfo:
-    """One sparsity that can be taken out of a bundle."""
+    """One round of a bundle, with the sparsity that it reached."""
 
     round: int  # from 1
     sparsity: float  # removed / total, exact
     kept: int
     total: int
-    weights: str | None  # where its kept values are: "bundle", "base", or None: it has masks alone
-    last: bool  # the bundle as it is
+    weights: str | None  # where its kept values are: "bundle", "base", or None if it has only masks
+    last: bool  # True for the bundle as it is
 
     @property
     def has_weights(self) -> bool:
-        """Whether the whole tower can be had, not only its masks."""
+        """Whether the whole tower is available, not only its masks."""
         return self.weights is not None
 
 
 def available(bundle: Bundle) -> tuple[RoundInfo, ...]:
     """The rounds whose masks a bundle has, in order, the last included.
 
-    From the manifest and a header where the prune step records its counts; else from `rounds.safetensors`.
+    They come from the manifest and a header if the prune step records its counts, else from `rounds.safetensors`.
     """
     manifest = bundle.manifest
     counts = [sum(kept.values()) for kept in _counts(bundle)]
@@ -60,7 +60,7 @@ def available(bundle: Bundle) -> tuple[RoundInfo, ...]:
     for number, kept in enumerate(counts, start=1):
         last = number == len(counts)
         if kept == manifest.kept and not last:
-            continue  # a round that removed nothing more is the last one as far as sparsity goes
+            continue  # this round has the same sparsity as the last one
         inside = bundle.has(layout.WEIGHTS) if last else number in saved
         sparsity = 1 - kept / manifest.total
         found.append(RoundInfo(number, sparsity, kept, manifest.total, "bundle" if inside else origin, last))
@@ -68,7 +68,7 @@ def available(bundle: Bundle) -> tuple[RoundInfo, ...]:
 
 
 def find_round(bundle: Bundle, sparsity: float) -> RoundInfo:
-    """The round nearest to `sparsity`; OptionError with those there are if none is within 0.0005."""
+    """The round nearest to `sparsity`. Raises OptionError, listing the rounds, if none is within 0.0005."""
     rounds = available(bundle)
     nearest = min(rounds, key=lambda info: abs(info.sparsity - sparsity))
     if abs(nearest.sparsity - sparsity) <= NEAR:
@@ -83,21 +83,21 @@ def find_round(bundle: Bundle, sparsity: float) -> RoundInfo:
 
 
 def untrained(steps: tuple[Step, ...]) -> bool:
-    """Whether pruning was all that happened to the weights, so that kept ones are still the base's."""
+    """Whether the weights were only pruned and never trained, so that the kept ones equal those of the base."""
     prunes = [step for step in steps if step.verb == "prune"]
     others = [step for step in steps if step.verb not in ("prune", *_NO_TRAINING)]
     return bool(prunes) and not others and not any(_distilled(step) for step in prunes)
 
 
 def _distilled(step: Step) -> bool:
-    # Images without distillation only measure weights; a step that says neither may have trained.
+    # Without distillation, images are only used to measure weights; a step that records neither may have trained.
     return step.options.get("distill") != "none" and step.options.get("images", "unknown") is not None
 
 
 def subnet_bytes(bundle: Bundle, info: RoundInfo) -> int:
-    """Bytes of the tensors in a bundle of that round alone: packed mask, kept values, and the rest of the tower.
+    """Bytes of the tensors in a bundle of only this round: packed mask, kept values, and the rest of the tower.
 
-    What no round changes (headers, manifest, reports) is left out. From the manifest and a header.
+    Headers, manifest and reports are not counted. Only the manifest and a header are read.
     """
     manifest = bundle.manifest
     masks = sum((layer.total + 7) // 8 for layer in manifest.layers)
@@ -110,7 +110,7 @@ def subnet_bytes(bundle: Bundle, info: RoundInfo) -> int:
 
 
 def at_round(bundle: Bundle, info: RoundInfo, *, target: float | None = None, base: Tensors | None = None) -> Bundle:
-    """The bundle as it would be had its run ended with the round `info`, read from the same files.
+    """The bundle as if its run had ended with the round `info`, read from the same files.
 
     target: the sparsity asked for, that of the round if left out. base: the dense tower it was cut from, a tensor a
     layer, where the values are to come from there; the caller has checked its digest. Raises BundleError when
@@ -137,15 +137,15 @@ def at_round(bundle: Bundle, info: RoundInfo, *, target: float | None = None, ba
 
 
 def with_base(bundle: Bundle, base: Tensors) -> Bundle:
-    """A bundle of masks alone with the values of `base`, the dense tower it was cut from, a tensor a layer."""
+    """A mask-only bundle with the values of `base`, the dense tower it was pruned from, one tensor per layer."""
     return BundleAtRound(bundle.path, bundle.manifest, parent=bundle, number=None, base=base)
 
 
 @dataclass(frozen=True)
 class BundleAtRound(Bundle):
-    """A view of `parent` after an earlier round, or of the last with its values taken from the base.
+    """A view of `parent` after an earlier round, or after the last round with values from the base.
 
-    Digest and files are the parent's: it says what was read.
+    Digest and files are those of the parent, since these files are read.
     """
 
     parent: Bundle
@@ -153,7 +153,7 @@ class BundleAtRound(Bundle):
     base: Tensors | None
 
     def has(self, name: str) -> bool:
-        """Whether the file is there; weights also if they come from the base."""
+        """Whether the file exists; weights also count if they come from the base."""
         return self.parent.has(name) or (name == layout.WEIGHTS and self.base is not None)
 
     def tensors(self, name: str) -> OpenTensors:
@@ -201,7 +201,7 @@ def _counts(bundle: Bundle) -> list[dict[str, int]]:
 
 
 def recorded_counts(manifest: Manifest) -> list[dict[str, int]] | None:
-    """What the last prune step says of its rounds, up to the one the bundle holds; None if it does not fit it."""
+    """The rounds recorded by the last prune step, up to the bundle's own; None if they do not fit the bundle."""
     own = {layer.name: layer.kept for layer in manifest.layers}
     step = next((step for step in reversed(manifest.steps) if step.verb == "prune"), None)
     metric = step.metrics.get(KEPT_BY_ROUND) if step else None

@@ -1,4 +1,4 @@
-"""`artifacts.schema.json`, the public contract of manifests and reports, executed; which part of it a file follows."""
+"""Check manifests and reports against `artifacts.schema.json`, the public definition of their formats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS = {
     r"reports/eval-.+\.json": "eval_report",
     r"reports/curve-.+\.json": "curve_report",
 }
-MAX_REPORT = 256 << 20  # bytes of a JSON report; the log of a million steps has a third of that
+MAX_REPORT = 256 << 20  # bytes of a JSON report; the log of a million steps takes a third of this
 PNG = b"\x89PNG\r\n\x1a\n"  # begins every picture
 
 
@@ -38,12 +38,12 @@ def load_schema() -> dict[str, Any]:
 
 
 def kinds() -> tuple[str, ...]:
-    """Documents the contract describes: "manifest", "eval_report", ..."""
+    """The kinds of documents that the schema defines: "manifest", "eval_report", ..."""
     return tuple(name for name, rule in load_schema()["$defs"].items() if "title" in rule)
 
 
 def check_document(document: object, kind: str) -> None:
-    """BundleError naming the first wrong place unless `document` follows the contract for `kind`, one of
+    """Raises BundleError, naming the first wrong place, unless `document` follows the schema for `kind`, one of
     `kinds()`.
     """
     from jsonschema import Draft202012Validator
@@ -60,12 +60,12 @@ def check_document(document: object, kind: str) -> None:
 
 
 def report_kind(name: str) -> str | None:
-    """The definition of `artifacts.schema.json` that a report of this name follows; None for a name of its own."""
+    """The definition of `artifacts.schema.json` that a report of this name follows; None for other names."""
     return next((kind for pattern, kind in _KINDS.items() if re.fullmatch(pattern, name)), None)
 
 
 def check_report_file(name: str, path: Path) -> None:
-    """BundleError unless the report `name` at `path` is what its name says, and follows its definition."""
+    """Raises BundleError unless the report `name` at `path` has the format of its name and follows its definition."""
     if not name.endswith(".json"):
         with path.open("rb") as file:
             if file.read(len(PNG)) != PNG:
@@ -81,7 +81,7 @@ def check_report_file(name: str, path: Path) -> None:
 
 
 def read_report(path: Path) -> Any:
-    """The JSON in a report. Raises BundleError if it is none, or larger than any report."""
+    """The JSON in a report. Raises BundleError if it is not JSON or too large."""
     if path.stat().st_size > MAX_REPORT:
         raise BundleError(f"report is too large: {str(path)!r}, at most {MAX_REPORT} bytes; remove it from the bundle")
     return parse_json(read_bytes(path), repr(str(path)))

@@ -1,4 +1,4 @@
-"""Bundles on disk: write one whole, open one lazily, add a measurement to one."""
+"""Bundles on disk: write a complete bundle, open one lazily, or add a measurement to one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from opentrans_cli.files.tensorfile import OpenTensors, open_tensors, read_bytes
 
 __all__ = ["Bundle", "BundleContents", "add_file", "add_files", "open_bundle", "write_bundle"]
 
-# What a bundle *is*; measuring it adds other files and does not change it.
+# These files identify a bundle; a measurement adds other files and does not change the bundle.
 _IDENTITY = (layout.MASK, layout.WEIGHTS, layout.ROUNDS, layout.ROUND_WEIGHTS, layout.HEAD)
 
 
@@ -42,7 +42,7 @@ _IDENTITY = (layout.MASK, layout.WEIGHTS, layout.ROUNDS, layout.ROUND_WEIGHTS, l
 class Bundle:
     """A bundle whose manifest was read and whose files were found; tensors are read, and the files hashed, on demand.
 
-    Pass the object on rather than its path: a file is opened and hashed once, by the first who reads of it.
+    Pass the object on rather than its path: each file is opened and hashed only once, when it is first read.
 
     Every method that returns tensors raises BundleError when the file is damaged or disagrees with the
     manifest.
@@ -70,7 +70,7 @@ class Bundle:
         return self.manifest.file(name) is not None
 
     def file_path(self, name: str) -> Path:
-        """Where the content of the file `name` lies now; BundleError if the bundle does not have it."""
+        """Where the content of the file `name` is now. Raises BundleError if the bundle does not have it."""
         return file_path(self.path, self._entry(name))
 
     def masks(self) -> dict[str, Mask]:
@@ -90,7 +90,7 @@ class Bundle:
     def rounds(self) -> dict[str, NDArray[np.uint8]] | None:
         """By layer, uint8 in the weight's shape: round in which a weight was pruned, 0 = kept.
 
-        None if not recorded. Raises MaskError where they are not those of the masks.
+        None if not recorded. Raises MaskError if they do not fit the masks.
         """
         if not self.has(layout.ROUNDS):
             return None
@@ -100,13 +100,13 @@ class Bundle:
         return rounds
 
     def saved_rounds(self) -> tuple[int, ...]:
-        """The earlier rounds whose towers are stored, in order; from a file's header alone."""
+        """The earlier rounds whose towers are stored, in order; only a file's header is read."""
         if not self.has(layout.ROUND_WEIGHTS):
             return ()
         return saved_rounds(self.tensor_headers(layout.ROUND_WEIGHTS))
 
     def round_tower(self, number: int) -> dict[str, NDArray[Any]]:
-        """The dense tower that the earlier round `number` left, as `tower` gives the last one.
+        """The dense tower after the earlier round `number`, in the same form as `tower`.
 
         Raises BundleError if it was not stored.
         """
@@ -146,7 +146,7 @@ class Bundle:
         return entry
 
     def tensors(self, name: str) -> OpenTensors:
-        """The tensor file `name`, opened, compared with the manifest and hashed once as long as nobody writes into it.
+        """The tensor file `name`, opened and checked against the manifest; it is hashed again only if it changes.
 
         Raises BundleError when it is not there, has other tensors than the manifest says, or another hash.
         """
@@ -157,13 +157,13 @@ class Bundle:
         return found
 
     def tensor_headers(self, name: str) -> dict[str, TensorHeader]:
-        """dtype and shape of every tensor of the file `name`, which is not hashed for that. Raises as `tensors`."""
+        """dtype and shape of every tensor of the file `name`, without hashing it. Raises errors as `tensors` does."""
         return self._open(name).head.headers()
 
     def _open(self, name: str) -> OpenTensors:
         if name not in self._opened:
             found = open_tensors(self.file_path(name))
-            # Before anything large is read: wrong shapes are refused.
+            # Wrong shapes are refused before anything large is read.
             layout.check_headers(self.manifest, name, found.head.headers())
             self._opened[name] = found
         return self._opened[name]
@@ -192,11 +192,11 @@ def open_bundle(path: Path | str) -> Bundle:
 
 
 def write_bundle(path: Path | str, contents: BundleContents, *, force: bool = False) -> Bundle:
-    """Writes a new bundle whole or not at all; the same contents give the same bytes.
+    """Writes a new bundle completely or not at all; the same contents give the same bytes.
 
     An existing `path` is refused; with `force` a bundle or an empty folder there is replaced in one step,
     other content never. Raises MaskError when a weight outside the mask is not zero or shapes differ,
-    BundleError for values that are not finite, an existing target, or a disk that refuses.
+    BundleError for values that are not finite, an existing target, or if writing fails.
     """
     files = encode_files(contents)
     target = Path(path)
@@ -218,8 +218,7 @@ def add_files(bundle: Bundle, files: Mapping[str, bytes | tuple[Tensors, Mapping
     digest stays.
 
     files: "alpha.safetensors" with (arrays, metadata), or "README.md" / "reports/<name>.json|png" with bytes.
-    Raises BundleError when a name or content is not allowed, the bundle became another one, or the disk
-    refuses.
+    Raises BundleError if a name or content is not allowed, the bundle was replaced by another one, or writing fails.
     """
     contents = [_content(name, data) for name, data in files.items()]
     entries = [
@@ -257,8 +256,8 @@ def _content(name: str, data: bytes | tuple[Tensors, Mapping[str, Any]]) -> byte
 
 
 def _switch(folder: Path, manifest: Manifest, new: Iterable[tuple[FileEntry, bytes]]) -> None:
-    """New content under its pending name, then the manifest, then the final name: the manifest alone decides
-    old or new.
+    """Write new content under its pending name, then the manifest, then rename the content. Only the manifest decides
+    whether the old or the new content is valid.
     """
     places = {}
     for entry, content in new:
@@ -273,7 +272,7 @@ def _switch(folder: Path, manifest: Manifest, new: Iterable[tuple[FileEntry, byt
 
 
 def _settle(bundle: Bundle) -> None:
-    """Finishes or clears what a killed `add_file` left."""
+    """Completes or removes what a killed `add_file` left."""
     for entry in bundle.manifest.files:
         pending = pending_path(bundle.path, entry)
         if pending.is_file():

@@ -36,8 +36,8 @@ MAX_VALUES = 1 << 20  # in one document: an empty list takes three bytes of text
 MAX_RECORDS = 1 << 14  # in one list of layers, files or steps
 _LONGEST = 300  # characters for a place or a problem in a message
 
-# Controls, halves of surrogate pairs, line ends that terminals do not know, and marks that turn the direction of
-# what follows: with them a text would not read as it is printed. Joiners stay, since some scripts need them.
+# Control characters, halves of surrogate pairs, unusual line ends, and marks that change the text direction: with them
+# a text would not be shown as it is. Joiners are allowed, since some scripts need them.
 _UNCLEAN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
