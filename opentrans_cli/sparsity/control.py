@@ -1,6 +1,6 @@
-"""The random control of a pruning run: as many weights kept in every layer and round, but chosen by chance.
+"""The random control of a pruning run: the same number of weights kept in every layer and round, but chosen at random.
 
-What a mask is worth is what it gains over its control.
+The value of a mask is its gain over its control.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def random_scores(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, N
 
 
 def _uniform(name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Scores in [0, 1) drawn by a name."""
+    """Random scores in [0, 1) that depend on a name."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
     # Raw bits, because numpy promises stable streams for bit generators but not for the distributions on top.
     bits = np.random.Philox(key=key).random_raw(math.prod(shape))
@@ -46,7 +46,7 @@ def random_control_masks(
         _check_counts(layer, math.prod(shape), [counts.get(layer) for counts in counts_per_round])
     rounds: list[dict[str, Mask]] = [{} for _ in counts_per_round]
     for layer, shape in shapes.items():
-        # A name of its own, else the control of random pruning with the same seed would be its mirror image.
+        # A different name, since otherwise the control of random pruning with the same seed would be its mirror image.
         name = f"twin of {layer}"
         order = random_scores({name: shape}, seed)[name].reshape(-1).argsort(kind="stable")
         for masks, counts in zip(rounds, counts_per_round, strict=True):

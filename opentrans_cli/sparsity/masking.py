@@ -1,10 +1,10 @@
 """Putting masks on a module and keeping them there.
 
 Masks are bool arrays or tensors by layer (True = kept), in the shape of the layer's `weight`; layers are whole dotted
-names. A parameter is looked up anew each time, so that a module may move, be cast, load, or be spread over processes
-(FSDP2), where each looks after its own share. torch.nn.utils.prune would add parameters and change names in a state.
-A weight is set to zero by its bits: anding them is a plain stream of memory, four times as fast as masked_fill on a
-CPU, and unlike multiplying it makes a zero of NaN too.
+names. A parameter is looked up again each time, so that a module may be moved, cast, loaded, or sharded (FSDP2), where
+each process handles its own part. torch.nn.utils.prune would add parameters and change names in a state.
+A weight is set to zero by a bitwise AND, which is four times as fast as masked_fill on a CPU and, unlike
+multiplication, also turns NaN into zero.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Held:
     """Some rows of one parameter, and which of their entries a mask removes."""
 
     def __init__(self, layer: str, owner: nn.Module, name: str, pruned: Tensor, rows: slice | None = None) -> None:
-        self.layer = layer  # as the bundle calls it
+        self.layer = layer  # its name in the bundle
         self._owner, self._name, self._rows = owner, name, rows
         self._kept = (~pruned).to(torch.int8).neg_()  # all bits set where kept, none where removed
         self._share: tuple[object, object, Tensor] | None = None  # of `_kept`, on a mesh, with placements
 
     @property
     def parameter(self) -> Tensor:
-        """The whole parameter, or buffer, as it is now."""
+        """The whole current parameter or buffer."""
         tensor: Tensor = getattr(self._owner, self._name)
         return tensor
 
@@ -43,7 +43,7 @@ class Held:
         """The weight, a view of the parameter, and integers of its width, on the same device in the same layout: all
         bits set where it is kept, none where it is removed.
 
-        Of a sharded parameter (DTensor), this process's share, which may be empty; it has other rows too.
+        For a sharded parameter (DTensor), this process's part, which may be empty and may include other rows.
         """
         weight = self.parameter.detach()
         kind = _BITS[weight.element_size()]
@@ -57,14 +57,14 @@ class Held:
 
     def _shares(self, weight: Any, kind: torch.dtype) -> tuple[Tensor, Tensor]:
         """`both` of a DTensor."""
-        # Loading takes half a second, and where there is a DTensor it is loaded.
+        # Loading takes half a second; if there is a DTensor, it has been loaded already.
         from torch.distributed.tensor import distribute_tensor
 
         where = (weight.device_mesh, weight.placements)
         if self._share is None or self._share[:2] != where or self._share[2].dtype is not kind:
             whole = torch.full(weight.shape, -1, dtype=kind, device=weight.device)
             whole[slice(None) if self._rows is None else self._rows] = self._kept.to(weight.device, kind)
-            # No source rank: everybody has the whole mask and takes a part, without a word to the others.
+            # No source rank: every process has the whole mask and takes its part without communication.
             placed: Any = distribute_tensor(whole, *where, src_data_rank=None)
             self._share = (*where, placed.to_local())
         return weight.to_local(), self._share[2]
@@ -72,7 +72,7 @@ class Held:
 
 @torch.no_grad()
 def fill(held: Iterable[Held]) -> None:
-    """Set what is removed to zero; also where it is NaN."""
+    """Set the removed weights to zero, also those that are NaN."""
     for one in held:
         weight, kept = one.both()
         weight.view(kept.dtype).bitwise_and_(kept)
@@ -86,7 +86,7 @@ def first_regrown(held: Iterable[Held]) -> str | None:
     for one in held:
         weight, kept = one.both()
         flags.append(((weight != 0) & (kept == 0)).any())
-    # One transfer for all: asking layer by layer would wait for the accelerator as often.
+    # One transfer for all layers: one per layer would wait for the accelerator each time.
     found = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []
     return next((one.layer for one, regrown in zip(held, found, strict=True) if regrown), None)
 
@@ -94,8 +94,8 @@ def first_regrown(held: Iterable[Held]) -> str | None:
 def apply_masks(module: nn.Module, masks: Masks, coupled: Masks | None = None) -> None:
     """Set the removed weights of `module` to zero, in place; kept weights do not change.
 
-    `coupled` are masks of tensors that are no layer's weight, by full tensor name (see patterns/base.py). Raises
-    MaskError naming the layer or tensor that is missing or has another shape; then nothing has been changed.
+    `coupled` are masks of coupled parameters, which are no layer's weight, by full tensor name (see patterns/base.py).
+    Raises MaskError naming the layer or tensor that is missing or has another shape; then nothing has been changed.
     """
     hold(module, masks, coupled)()
 
@@ -119,7 +119,7 @@ def hold(module: nn.Module, masks: Masks, coupled: Masks | None = None) -> Calla
 
 
 def _held(module: nn.Module, masks: Masks) -> list[Held]:
-    """What every mask removes."""
+    """Return what every mask removes."""
     held = []
     for layer, mask in masks.items():
         try:
@@ -131,7 +131,7 @@ def _held(module: nn.Module, masks: Masks) -> list[Held]:
 
 
 def _removed(module: nn.Module, name: str, parameter: str, rows: slice | None, mask: Any) -> Held:
-    """What `mask` removes of `rows` of a parameter; `name` is what messages call it."""
+    """Return what `mask` removes from `rows` of a parameter; `name` is its name in messages."""
     try:
         shape = module.get_parameter(parameter).shape
     except AttributeError:

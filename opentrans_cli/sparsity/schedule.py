@@ -16,7 +16,7 @@ def schedule(name: str, target: float, *, start: float = 0.0, rate: float = 0.1,
     rounds: every round removes the share `rate` of what a dense tower would have left (OpenTrans, Alg. 1).
     one-shot: a single round.
     linear, cubic: `rounds` rounds, s_k = target + (start - target) (1 - k / rounds)^1 or ^3; cubic is gradual pruning
-    as of Zhu & Gupta 2017, Eq. 1: fast at first, while there is much that is not needed.
+    as in Zhu & Gupta 2017, Eq. 1: fast at first, while many weights are not needed.
 
     Raises OptionError for an unknown name, a target outside [0, 1), a start outside [0, target], a rate outside
     (0, 1), or fewer than one round.

@@ -1,9 +1,8 @@
 """Exact selection of the lowest scores over many layers, without a copy of them.
 
-The bits of a float, read as a whole number, order as the float does. So the score of a given rank is found digit by
-digit, 16 bits at a time: a histogram of the leading digits tells in which of them the rank falls, a histogram of the
-next digits inside that one narrows it, until all bits are known. Nothing is sorted and the scores are only ever read
-in parts.
+The bits of floats, read as integers, have the same order as the floats. So the score of a given rank is found digit by
+digit, 16 bits at a time: a histogram of the leading digits shows which of them contains the rank, a histogram of the
+next digits inside it narrows it further, until all bits are known. Nothing is sorted, and scores are read in parts.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ Scores = Mapping[str, NDArray[np.floating[Any]]]
 Mask = NDArray[np.bool_]
 
 _DIGIT = 16  # bits; a histogram of 65,536 counts fits the caches
-_PART = 1 << 18  # entries at a time, few enough that what is derived from them stays in the caches
+_PART = 1 << 18  # entries at a time, few enough that values derived from them stay in the caches
 _INTEGER: dict[Any, Any] = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
 
 
 def prunable_total(masks: Mapping[str, Mask]) -> int:
-    """Number of weights the masks speak about, kept or not."""
+    """Number of weights the masks cover, kept or not."""
     return sum(mask.size for mask in masks.values())
 
 
@@ -37,9 +36,9 @@ def sparsity_of(masks: Mapping[str, Mask]) -> float:
 
 
 class Computed(Mapping[str, Any]):
-    """Scores by layer that are computed each time they are asked for, so that they need not all exist at once.
+    """Scores by layer that are computed each time they are needed, so that they need not all exist at once.
 
-    `score` must return equal values whenever it is asked for the same layer, which happens a few times.
+    `score` is called a few times for the same layer and must return equal values each time.
     """
 
     def __init__(self, layers: Iterable[str], score: Callable[[str], Any]) -> None:
@@ -63,8 +62,8 @@ class Pool:
 
     `scores` are floats by layer, any shapes: float64 is compared as it is, everything narrower as float32. `inside`
     are the masks of the previous round, which are not changed. Among equal scores (-0.0 equals 0.0) the later layer
-    goes first, and within a layer the later flat index: what a larger count removes contains what a smaller one does.
-    Beside the masks it holds the scores of one layer at most, where they are computed when asked for.
+    is removed first, and within a layer the later flat index: a larger count removes all that a smaller one does.
+    Besides the masks it holds the scores of at most one layer, if they are computed when needed.
     Raises MaskError for NaN scores or masks in `inside` that do not match, naming the layer.
     """
 
@@ -74,16 +73,16 @@ class Pool:
         self._scores = scores
         self._dtypes: dict[str, np.dtype[Any]] = {}
         shapes = {layer: self._look(layer) for layer in scores}
-        # Only now, because masks allocated between scores that come and go would scatter over the heap.
+        # Masks are allocated only now: between temporary scores they would be scattered over the heap.
         for layer, shape in shapes.items():
             self.masks[layer] = previous_mask(layer, shape, inside)
             self.kept[layer] = int(np.count_nonzero(self.masks[layer]))
 
-    # What reads scores reads those of one layer and returns, because a variable would hold them while the next layer's
-    # are computed.
+    # Functions that read scores handle one layer and return: a variable would keep them while the next layer's are
+    # computed.
 
     def _look(self, layer: str) -> tuple[int, ...]:
-        """Check a layer's scores and note how they are compared; their shape."""
+        """Check a layer's scores and record how they are compared; return their shape."""
         score = self._scores[layer]
         check_numbers(layer, score)
         self._dtypes[layer] = np.dtype(np.float64 if score.dtype == np.float64 else np.float32)
@@ -133,7 +132,7 @@ class Pool:
             self.kept[layer] = int(np.count_nonzero(self.masks[layer]))
 
     def _threshold(self, layers: tuple[str, ...], dtype: np.dtype[Any], rank: int) -> tuple[float, int, int]:
-        """The score of a rank (1 = lowest) among the kept ones, the rank among its equals, and how many they are."""
+        """The score of a rank (1 = lowest) among the kept ones, the rank among equal scores, and their number."""
         key, equal = None, 0
         for shift in reversed(range(0, 8 * dtype.itemsize, _DIGIT)):
             histogram = np.zeros(1 << _DIGIT, np.int64)
@@ -169,7 +168,7 @@ class Pool:
             mask &= score > level if equals else score >= level
 
     def _cut_last(self, layer: str, dtype: np.dtype[Any], level: float, count: int) -> int:
-        """Remove the last `count` of a layer's kept entries at `level`, or as many as there are; how many they were."""
+        """Remove the last `count` of a layer's kept entries at `level`, or all if there are fewer; return their number."""
         left = count
         for score, mask in reversed(list(self._parts(layer, None))):
             if left == 0:
@@ -189,7 +188,7 @@ class Pool:
 
 def check_numbers(layer: str, score: NDArray[Any]) -> None:
     """Raise MaskError naming the layer if a score is NaN."""
-    # The maximum passes NaN on, and takes half the time of looking at every entry.
+    # The maximum is NaN if any entry is, and takes half the time of checking every entry.
     if score.size and np.isnan(score.max()):
         raise MaskError(f"importance is NaN: {layer}; check the weights it was computed from")
 
@@ -212,11 +211,11 @@ def previous_mask(layer: str, shape: tuple[int, ...], inside: Mapping[str, Mask]
 
 
 def _keys(score: NDArray[Any]) -> NDArray[Any]:
-    """Whole numbers that order as the scores do, int32 for float32 and int64 for float64; (n,) -> (n,)."""
+    """Integers in the same order as the scores, int32 for float32 and int64 for float64; (n,) -> (n,)."""
     keys = score.view(_INTEGER[score.dtype])
     if not len(keys) or keys.min() >= 0:
         return keys
-    # Floats are sign and magnitude, so those below zero have to count downwards; -0.0 falls on 0.
+    # Floats are sign and magnitude, so negative ones must be reversed; -0.0 becomes 0.
     signs = keys >> 8 * keys.itemsize - 1
     return ((keys & np.iinfo(keys.dtype).max) ^ signs) - signs
 

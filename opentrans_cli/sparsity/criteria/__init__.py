@@ -1,4 +1,4 @@
-"""Criteria: each offers a constant `NAME = Criterion(...)` (see base.py): a tower -> scores, lowest go first."""
+"""Criteria: each offers a constant `NAME = Criterion(...)` (see base.py): a tower -> scores, lowest first."""
 
 from __future__ import annotations
 

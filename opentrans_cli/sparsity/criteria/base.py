@@ -1,4 +1,4 @@
-"""What a criterion is, and what it may look at. Shapes: B images, P positions, D embedding."""
+"""The interface of a criterion, and the data it may use. Shapes: B images, P positions, D embedding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-# Strings, because criteria that look at weights alone do without torch.
+# Strings, because criteria that use only weights do not need torch.
 Readout: TypeAlias = "Callable[[Tensor], Tensor]"
 """Normalised images (B, 3, S, S) -> unit vectors (B, P, D) of the tower; the function whose change is to be small."""
 
@@ -27,46 +27,46 @@ Weights = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Evidence:
-    """The tower as it is when a round begins, and images to look at it with.
+    """The tower at the start of a round, and images to evaluate it with.
 
     `batches` gives the same batches whenever it is called; with several processes, this process's share of them, and
     `total` adds up over the processes, in place.
     """
 
-    visual: Any  # the module; None where no image is looked at and it need not be built
+    visual: Any  # the module; None if no image is used, so that it need not be built
     layers: tuple[str, ...]
     readout: Readout = lambda images: images
     batches: Callable[[], Iterator[Batch]] | None = None
     seed: int = 0  # of the round; a batch's random numbers follow from it and the batch's number
-    probes: int = 1  # random probes an image
+    probes: int = 1  # random probes per image
     total: Callable[[Tensor], None] = lambda tensor: None
-    state: Weights | None = None  # the tensors of the tower, where they are at hand
+    state: Weights | None = None  # the tensors of the tower, if they are available
 
     @property
     def weights(self) -> Weights:
-        """The tensors of the tower, one a layer."""
+        """The weights of the tower, one per layer."""
         return split_packed(arrays(self.visual.state_dict())) if self.state is None else self.state
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """How important every weight is; the least important go first.
+    """How important every weight is; the least important are removed first.
 
-    `score` returns one array a layer, or one tensor on the tower's device: float, in the weight's shape, at least 0,
-    larger = more important; comparable across layers. Weights that were pruned before may have any score. It leaves the
-    tower as it was, without gradients.
+    `score` returns one array per layer, or one tensor on the tower's device: float, in the weight's shape, at least 0,
+    larger = more important; comparable across layers. Weights that were pruned before may have any score. It does not
+    change the tower and leaves no gradients.
     """
 
     name: str
-    needs_images: bool  # else it looks at `Evidence.weights` alone
+    needs_images: bool  # otherwise it uses only `Evidence.weights`
     score: Callable[[Evidence], Mapping[str, Any]]
 
 
 @contextmanager
 def evaluating(visual: nn.Module) -> Iterator[None]:
-    """The tower in eval mode, and afterwards every module of it in the mode it had.
+    """Put the tower in eval mode, and restore the mode of every module afterwards.
 
-    BatchNorm must use its running statistics: a batch's own would couple the images of a batch.
+    BatchNorm must use its running statistics: the batch's own statistics would couple the images of a batch.
     """
     modes = [(module, module.training) for module in visual.modules()]
     visual.eval()
@@ -79,7 +79,7 @@ def evaluating(visual: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def scoring(evidence: Evidence) -> Iterator[None]:
-    """The tower in eval mode with gradients of the layers' weights alone; afterwards as it was, its gradients gone."""
+    """Put the tower in eval mode with gradients for the layers' weights only; restore it afterwards, without gradients."""
     import torch
 
     visual = evidence.visual
@@ -87,7 +87,7 @@ def scoring(evidence: Evidence) -> Iterator[None]:
     wanted = {locate(visual, layer)[0] for layer in evidence.layers}
     visual.zero_grad(set_to_none=True)
     try:
-        # A frozen layer would score zero and go first; a gradient nobody reads would cost time.
+        # A frozen layer would score zero and be removed first; a gradient that is not used would cost time.
         for name, parameter in visual.named_parameters():
             parameter.requires_grad_(name in wanted)
         with evaluating(visual), torch.enable_grad():
@@ -99,7 +99,7 @@ def scoring(evidence: Evidence) -> Iterator[None]:
 
 
 def weight_and_gradient(visual: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
-    """A layer's weight and gradient, of one shape; zeros where nothing has flowed back."""
+    """A layer's weight and gradient, of one shape; the gradient is zero where backward gave none."""
     import torch
 
     weight, gradient = layer_weight(visual, layer), layer_gradient(visual, layer)
@@ -118,7 +118,7 @@ def empty_sums(evidence: Evidence) -> dict[str, Tensor]:
 
 
 def sum_dtype(tensor: Tensor) -> torch.dtype:
-    """float64 where the tensor's device has it."""
+    """float64 if the tensor's device supports it."""
     import torch
 
     return torch.float32 if tensor.device.type == "mps" else torch.float64

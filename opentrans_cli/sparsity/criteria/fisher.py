@@ -1,11 +1,11 @@
 """Label-free sensitivity of the embedding: w^2 E[(d(r.e)/dw)^2], e the tower's unit output, r a random probe.
 
 Setting weight w to zero moves the output e of an image by about -w de/dw; the squared length of that, averaged over
-images, is the score. For r drawn from N(0, I), E_r[(d(r.e)/dw)^2] = |de/dw|^2, so one backward pass gives every
-weight's share. Probes are independent between images, so the cross terms of a batch's gradient vanish in expectation
-and the squared gradient of a whole batch is an unbiased estimate of the sum over its images: no per-image gradients.
-A second-order view of pruning (optimal brain damage, LeCun et al. 1989) whose function is the frozen CLIP's own
-embedding instead of a task's loss. Rescaling an output channel before an eval-mode BatchNorm changes no score, so
+images, is the score. For r drawn from N(0, I), E_r[(d(r.e)/dw)^2] = |de/dw|^2, so one backward pass gives an
+estimate for every weight. Probes are independent between images, so the cross terms of a batch's gradient vanish in
+expectation and the squared gradient of a whole batch is an unbiased estimate of the sum over its images: no per-image
+gradients. A second-order view of pruning (optimal brain damage, LeCun et al. 1989) whose function is the frozen CLIP's
+own embedding instead of a task's loss. Rescaling an output channel before an eval-mode BatchNorm changes no score, so
 folding BatchNorm into the weights would change none either.
 """
 
@@ -21,7 +21,7 @@ from opentrans_cli.sparsity.criteria.base import Criterion, Evidence, empty_sums
 def fisher_scores(evidence: Evidence) -> dict[str, Tensor]:
     """w^2 times the mean over images and probes of the squared gradient of r.e; float32.
 
-    Costs `probes` backward passes over the batches. The relative error of a weight's score falls with one over the
+    It costs `probes` backward passes over the batches. The relative error of a weight's score falls with one over the
     root of the number of batches times probes, since a batch is one sample of the gradient.
     """
     assert evidence.batches is not None
@@ -47,7 +47,7 @@ def fisher_scores(evidence: Evidence) -> dict[str, Tensor]:
 
 
 def _probe(embedding: Tensor, name: tuple[int, ...]) -> Tensor:
-    """N(0, 1) numbers in the shape of `embedding`, a function of `name` alone: drawn on the CPU for every device."""
+    """N(0, 1) numbers in the shape of `embedding`, a function of `name` alone: made on the CPU for every device."""
     seed = 0
     for part in name:
         seed = (seed * 1_000_003 + part) % 2**63

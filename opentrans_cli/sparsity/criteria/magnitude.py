@@ -1,8 +1,8 @@
 """|w|: the criterion of the paper (OpenTrans, arXiv 2404.07448, Alg. 1; L1 in its code), plain or folded; no images.
 
 Folded, the BatchNorm behind a layer is multiplied into it: in eval mode it scales output channel c by
-gamma_c / sqrt(var_c + eps), which might as well stand in the weights. Plain magnitude compares channels that are scaled
-up afterwards with channels that are scaled down.
+gamma_c / sqrt(var_c + eps), which could as well be part of the weights. Plain magnitude compares channels that are
+scaled up afterwards with channels that are scaled down.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from opentrans_cli.clip.layers import batchnorm_beside
 from opentrans_cli.sparsity.criteria.base import Criterion, Evidence, Weights
 from opentrans_cli.sparsity.selection import Computed
 
-_EPSILON = 1e-5  # of every BatchNorm in a CLIP's tower
+_EPSILON = 1e-5  # the eps of every BatchNorm in a CLIP tower
 
 
 def magnitude_scores(evidence: Evidence) -> Mapping[str, NDArray[Any]]:
-    """The absolute value of every weight; same shapes and dtypes; taken when asked for, to save a copy."""
+    """The absolute value of every weight; same shapes and dtypes; computed when needed, to save a copy."""
     weights = evidence.weights
     return Computed(evidence.layers, lambda layer: np.abs(weights[f"{layer}.weight"]))
 

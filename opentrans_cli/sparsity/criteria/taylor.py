@@ -20,7 +20,7 @@ _TEMPERATURE = 0.07  # Radford et al. 2021, Sec. 2.5
 def taylor_scores(evidence: Evidence) -> dict[str, Tensor]:
     """|w times the gradient of the mean loss over all batches|; float32.
 
-    A batch of one image is passed over. Raises OptionError if all are.
+    A batch of one image is skipped. Raises OptionError if all are.
     """
     assert evidence.batches is not None
     sums = empty_sums(evidence)
@@ -28,7 +28,7 @@ def taylor_scores(evidence: Evidence) -> dict[str, Tensor]:
     with scoring(evidence):
         for _, batch in evidence.batches():
             if len(batch) < 2:
-                continue  # its loss is 0: there is nothing to tell it from
+                continue  # its loss is 0: there is no other image to compare with
             embedding = evidence.readout(batch)
             logits = torch.einsum("bpd,cpd->pbc", embedding, embedding.detach()) / _TEMPERATURE
             target = torch.arange(len(batch), device=batch.device).expand(len(logits), -1)

@@ -1,6 +1,7 @@
 """|w| times the norm of the input it multiplies (Wanda, Sun et al. 2024), over images instead of text.
 
-The paper compares weights within one output; here scores are compared as the pattern says (`layerwise` is nearest).
+The paper compares weights within one output; here the pattern decides which scores are compared (`layerwise` is the
+closest).
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from opentrans_cli.sparsity.criteria.base import Criterion, Evidence, evaluating
 def wanda_scores(evidence: Evidence) -> dict[str, Tensor]:
     """|w| times the root of the mean square, over images and positions, of its input channel; float32.
 
-    Raises OptionError for a layer whose input cannot be seen (an attention pool's projections).
+    Raises OptionError for a layer whose input cannot be recorded (an attention pool's projections).
     """
     assert evidence.batches is not None
     weights = layer_weights(evidence.visual, evidence.layers)
-    # All are there from the start: a process without batches must still take part in every sum.
+    # All sums exist from the start: a process without batches must still take part in every sum.
     squares = {layer: _empty_squares(evidence.visual, layer) for layer in weights}
     counts = {layer: torch.zeros((), dtype=torch.float64) for layer in weights}
 
     def see(layer: str, inputs: Tensor) -> None:
-        # Convolutions are given (B, C, H, W), linear layers (..., C): also (B, H, W, C), so the weight must decide.
+        # Inputs are (B, C, H, W) for convolutions and (..., C) for linear layers, also (B, H, W, C): the weight
+        # decides.
         channel = 1 if weights[layer].ndim == 4 else inputs.ndim - 1
         others = [axis for axis in range(inputs.ndim) if axis != channel]
         norms = torch.linalg.vector_norm(inputs, dim=others, dtype=squares[layer].dtype)
@@ -70,7 +72,7 @@ def _by_weight(norm: Tensor, weight: Tensor) -> Tensor:
 
 @contextmanager
 def _watching(evidence: Evidence, see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call `see` with every layer's input; the tower in eval mode meanwhile."""
+    """Call `see` with every layer's input; inside, the tower is in eval mode."""
     visual = evidence.visual
     with ExitStack() as stack:
         stack.enter_context(evaluating(visual))
@@ -90,7 +92,7 @@ def _plain_hook(layer: str, _leaf: str, see: Callable[[str, Tensor], None]) -> C
 
 
 def _attention_hook(layer: str, leaf: str, see: Callable[[str, Tensor], None]) -> Callable[..., None]:
-    """torch's attention calls no submodule, so the inputs of its parts are taken, or computed, where it is entered."""
+    """torch's attention calls no submodule, so this hook on it takes, or computes, the inputs of its parts."""
 
     def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
@@ -101,14 +103,14 @@ def _attention_hook(layer: str, leaf: str, see: Callable[[str, Tensor], None]) -
 
 
 def _attended(module: nn.MultiheadAttention, inputs: list[Tensor], mask: Tensor | None) -> Tensor:
-    """What `out_proj` gets: heads put together again, (B, L, E)."""
+    """The input of `out_proj`: all heads joined, (B, L, E)."""
     batched = [x if module.batch_first else x.transpose(0, 1) for x in inputs]
     weights = module.in_proj_weight.chunk(3)
     biases = module.in_proj_bias.chunk(3) if module.in_proj_bias is not None else (None, None, None)
     parts = [F.linear(x, w, b) for x, w, b in zip(batched, weights, biases, strict=True)]
     query, key, value = (part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in parts)
     if mask is not None and mask.dtype is torch.bool:
-        mask = ~mask  # True forbids here and allows in scaled_dot_product_attention
+        mask = ~mask  # True forbids attention here and allows it in scaled_dot_product_attention
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 

@@ -1,6 +1,6 @@
-"""What a pattern is: which weights may go together, and how scores of weights become masks of that form.
+"""The interface of a pattern: which weights are removed together, and how scores of weights become masks of that form.
 
-Masks and scores are by layer; arrays in the shape of the layer's weight; of a mask True = kept.
+Masks and scores are arrays by layer, in the shape of the layer's weight; in a mask True = kept.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ class Pattern(Protocol):
     sparsity: float | None  # the only sparsity the pattern has; None: any
 
     def problem(self, layer: str, shape: tuple[int, ...]) -> str | None:
-        """Why a layer with a weight of this shape cannot take the pattern; None if it can."""
+        """Why a layer with a weight of this shape does not fit the pattern; None if it fits."""
 
     def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        """The layers the pattern prunes where `chosen` would be by default; most return them as they are."""
+        """The layers the pattern prunes instead of the default `chosen`; most patterns return `chosen` unchanged."""
 
     def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        """Rising sparsities as the pattern can have them: in its own steps, each once, the last in any case."""
+        """Rising sparsities in the steps that the pattern allows, each once; the last one is always included."""
 
     def masks(self, scores: Scores, sparsity: float, *, inside: Mapping[str, Mask] | None = None) -> dict[str, Mask]:
         """Masks of the lowest scores, of `sparsity` = removed / all weights, in [0, 1).
 
-        How near the sparsity comes is the pattern's law. `inside` are the masks of the previous round: what they
-        removed stays removed and counts. Equal scores are ordered by layer and flat index, so that the masks are a
-        function of the scores. Raises OptionError for a sparsity out of range or below that of `inside`, MaskError
-        for NaN scores or masks in `inside` that do not match.
+        The pattern defines how close the result comes to this sparsity. `inside` are the masks of the previous round:
+        what they removed stays removed and counts. Equal scores are ordered by layer and flat index, so that the masks
+        are a function of the scores. Raises OptionError for a sparsity out of range or below that of `inside`,
+        MaskError for NaN scores or masks in `inside` that do not match.
         """
 
     def coupled(self, masks: Mapping[str, Mask]) -> dict[str, Mask]:
-        """Masks, by full tensor name, of tensors beside the layers (BatchNorm, biases) that the removed weights
-        leave without effect and that are held at zero with them; {} for most patterns.
+        """Masks, by full tensor name, of coupled parameters (BatchNorm, biases): the removed weights leave them without
+        effect, so they are held at zero too; {} for most patterns.
         """
 
 
 class SingleWeights:
-    """What patterns have in common that fit every layer and remove weights one by one."""
+    """Common base of patterns that fit every layer and remove single weights."""
 
     sparsity: float | None = None
 
     def problem(self, layer: str, shape: tuple[int, ...]) -> str | None:
-        """None: every layer will do."""
+        """Return None: every layer fits."""
         return None
 
     def layers(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        """The layers as they are."""
+        """Return the layers unchanged."""
         return chosen
 
     def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        """The sparsities as they are."""
+        """Return the sparsities unchanged."""
         return sparsities
 
     def coupled(self, masks: Mapping[str, Mask]) -> dict[str, Mask]:
-        """Nothing: single weights leave no tensor beside them without effect."""
+        """Return {}: removing single weights leaves no other parameter without effect."""
         return {}
 
 

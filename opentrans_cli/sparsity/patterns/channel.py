@@ -1,7 +1,7 @@
-"""Whole output channels, with their BatchNorm and what reads them, so that a narrower dense tower remains.
+"""Whole output channels, with their BatchNorm and the weights that read them, so that a narrower dense tower remains.
 
-Which channels belong together is the table of clip/channels.py. All groups keep the same share, that of one of the
-widths open_clip can build; which channels of a group are kept is decided by scores inside the group alone.
+The table in clip/channels.py says which channels belong together. All groups keep the same fraction, that of one of the
+widths open_clip can build; only scores inside a group decide which of its channels are kept.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Channel:
         return self.order
 
     def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        """Those of the widths nearest to the given ones, each once."""
+        """The sparsities of the widths nearest to the given ones, each once."""
         return distinct_steps(self.sparsity_at(self._nearest(sparsity)) for sparsity in sparsities)
 
     def _nearest(self, sparsity: float) -> int:
@@ -69,7 +69,7 @@ class Channel:
         `scores` has exactly the pattern's layers. A channel, or a unit of channels such as a head, scores the mean
         over all its weights, those of the layers that read it included; the highest are kept, and of equal ones the
         first. Masks of growing sparsity are therefore nested, and the sparsity they achieve is a step of the family
-        (for RN50 32 of them). What `inside` removed scores nothing and stays removed.
+        (for RN50 32 of them). Channels that `inside` removed do not count and stay removed.
         Raises OptionError for a sparsity out of range or nearest to a width above that of `inside`, MaskError for
         NaN scores, missing layers, or masks in `inside` that do not remove whole channels.
         """
@@ -92,8 +92,8 @@ class Channel:
     def coupled(self, masks: Mapping[str, Mask]) -> dict[str, Mask]:
         """Masks of the BatchNorm weights and biases, biases, and embedding columns of the removed channels.
 
-        With them at zero a removed channel is zero wherever the tower has it, as if it were not there. Running
-        statistics are not held: they no longer matter. Raises MaskError for other masks.
+        With these at zero, a removed channel is zero everywhere in the tower, as if it did not exist. Running
+        statistics are not held, because they have no effect then. Raises MaskError for other masks.
         """
         _, kept = kept_channels(self.groups, masks)
         layers = {f"{layer}.weight" for layer in self.order}

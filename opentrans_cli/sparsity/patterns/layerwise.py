@@ -1,4 +1,4 @@
-"""The same share of every layer, any weight in it may go: one threshold by layer."""
+"""The same fraction of every layer is removed, from any of its weights: one threshold per layer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from opentrans_cli.sparsity.selection import Mask, Pool, Scores
 class Layerwise(SingleWeights):
     """round(sparsity * total) weights removed in all, from every layer in proportion to its size.
 
-    Counts are whole, so the shares are rounded: see `shares`. A layer that lost more than its share already is left
-    alone, and the others make up for it. Inside a layer the lowest scores go, among equal ones the later flat index;
-    masks of growing sparsity are nested.
+    Counts are integers, so the shares are rounded: see `shares`. A layer that has already lost more than its share is
+    not changed, and the others lose less. Inside a layer the lowest scores are removed first, among equal ones the
+    later flat index; masks of growing sparsity are nested.
     """
 
     name = "layerwise"
@@ -39,18 +39,18 @@ def layerwise(text: str, model_cfg: Mapping[str, Any]) -> Layerwise:
 
 
 def shares(sizes: Sequence[int], removed: Sequence[int], count: int) -> list[int]:
-    """How many weights of each layer are removed when `count` are in all: proportional, whole, summing to `count`.
+    """The number of weights removed from each layer if `count` are removed in all: proportional integers.
 
     Webster's divisor method: the k-th weight of a layer of n is due at the level (k - 1/2) / n, and the first `count`
-    that are due go (of two at the same level the later layer's). No layer's count ever falls as `count` grows, which
-    rounding by largest remainder does not promise and nested masks need. Each layer has at least `removed` and at
-    most its size; sum(removed) <= count <= sum(sizes).
+    that are due are removed (of two at the same level the later layer's). No layer's count falls as `count` grows.
+    Nested masks need this, and rounding by largest remainder does not guarantee it. Each layer has at least `removed`
+    and at most its size; sum(removed) <= count <= sum(sizes).
     """
     counts, behind = list(removed), list(range(len(sizes)))
     while True:
         left = count - sum(removed) + sum(removed[layer] for layer in behind)
         due = _first_due([sizes[layer] for layer in behind], left)
-        # Layers ahead of their share lower the level of the others, which may put more of them ahead.
+        # Layers above their share lower the level of the others, which may put more layers above their share.
         still = [layer for layer, share in zip(behind, due, strict=True) if share >= removed[layer]]
         if still == behind:
             break
@@ -65,7 +65,7 @@ def _first_due(sizes: Sequence[int], count: int) -> list[int]:
     total = sum(sizes)
     if not total:
         return [0] * len(sizes)
-    # All that is due up to this level, which is low enough that it is never too many, and leaves one a layer at most.
+    # All weights due up to this level: it is so low that they are never too many, and at most one per layer is left.
     level = max(0, 2 * count - len(sizes))
     counts = [(level * size + total) // (2 * total) for size in sizes]
     queue = [_next_due(i, counts[i], size) for i, size in enumerate(sizes) if counts[i] < size]

@@ -24,9 +24,9 @@ _ROUNDING = 1e-9
 class NOfM(SingleWeights):
     """`kept` of every `group` consecutive inputs kept, exactly, for every output channel and kernel position.
 
-    Inputs are dimension 1 of a weight (O, I, kh, kw) or (O, I). Below its one sparsity 1 - N/M, in the rounds on the
-    way there, a group keeps M - floor(M * sparsity), so that the masks are nested: of 2:4, 3 of 4 from 0.25 on. The
-    lowest scores of a group go, as a stable sort orders them, and among equal ones the later input.
+    Inputs are dimension 1 of a weight (O, I, kh, kw) or (O, I). In the rounds before its final
+    sparsity 1 - N/M, a group keeps M - floor(M * sparsity), so that the masks are nested: for 2:4, 3 of 4 from 0.25 on.
+    The lowest scores of a group are removed first, as a stable sort orders them, and among equal ones the later input.
     """
 
     def __init__(self, kept: int, group: int) -> None:
@@ -41,7 +41,7 @@ class NOfM(SingleWeights):
         return None
 
     def rounds(self, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        """One for every number of weights a group keeps on the way, so 3:4 and 2:4 for 2:4 in any number of rounds."""
+        """One sparsity for every number of weights that a group keeps: 3:4 and 2:4 for 2:4, in any number of rounds."""
         return distinct_steps(1 - self._kept_at(sparsity) / self._group for sparsity in sparsities)
 
     def masks(self, scores: Scores, sparsity: float, *, inside: Mapping[str, Mask] | None = None) -> dict[str, Mask]:
@@ -65,7 +65,7 @@ class NOfM(SingleWeights):
         return masks
 
     def _kept_at(self, sparsity: float) -> int:
-        """How many of a group are kept at a sparsity."""
+        """How many weights of a group are kept at a sparsity."""
         check_sparsity(sparsity)
         final = 1 - self._kept / self._group
         if sparsity > final + _ROUNDING:
@@ -75,7 +75,7 @@ class NOfM(SingleWeights):
         return max(self._kept, self._group - math.floor(self._group * sparsity + _ROUNDING))
 
     def _cut(self, score: NDArray[Any], mask: Mask, kept: int) -> bool:
-        """Cut every group of `mask` to `kept` in place; False, and nothing cut, if one has fewer already."""
+        """Reduce every group of `mask` to `kept` in place; return False, without a change, if a group has fewer already."""
         split = (score.shape[0], score.shape[1] // self._group, self._group, math.prod(score.shape[2:]))
         groups: Any = np.moveaxis(mask.reshape(split), 2, 0)  # views of the mask
         left = groups.sum(0, dtype=np.int8)
@@ -100,9 +100,9 @@ def n_m(text: str, model_cfg: Mapping[str, Any]) -> NOfM:
 
 
 def _ranks(scores: NDArray[Any], masks: Sequence[Mask]) -> list[NDArray[np.int8]]:
-    """How many kept members of its group go before each, of the masks' shape; one array per place in a group.
+    """For each weight, how many kept weights of its group are removed before it; one array per position in a group.
 
-    Counting pairs, because sorting millions of rows of four takes several times as long.
+    It counts pairs, because sorting millions of rows of four takes several times as long.
     """
     ranks = [np.zeros(mask.shape, np.int8) for mask in masks]
     for later in range(len(scores)):

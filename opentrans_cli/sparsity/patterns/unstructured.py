@@ -1,4 +1,4 @@
-"""One global threshold over all layers, any weight may go (OpenTrans, arXiv 2404.07448, Alg. 1)."""
+"""One global threshold over all layers; any weight may be removed (OpenTrans, arXiv 2404.07448, Alg. 1)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Unstructured(SingleWeights):
     """Exactly round(sparsity * total) weights removed, the lowest scores of all layers first.
 
     total counts the weights of all layers, and round is Python's, so 0.5 goes to the even number (as in
-    torch.nn.utils.prune). Among equal scores the later layer goes first, and within a layer the later flat index;
-    masks of growing sparsity are therefore nested. Scores may be computed as they are asked for (`Computed`), five
-    times each at most (seven where one is float64).
+    torch.nn.utils.prune). Among equal scores the later layer is removed first, and within a layer the later flat index;
+    masks of growing sparsity are therefore nested. Scores may be computed when needed (`Computed`), at most five times
+    each (seven if one is float64).
     """
 
     name = "unstructured"
