@@ -168,7 +168,7 @@ class Pool:
             mask &= score > level if equals else score >= level
 
     def _cut_last(self, layer: str, dtype: np.dtype[Any], level: float, count: int) -> int:
-        """Remove the last `count` of a layer's kept entries at `level`, or all if there are fewer; return their number."""
+        """Remove the last `count` of a layer's kept entries at `level`, or all if fewer; return their number."""
         left = count
         for score, mask in reversed(list(self._parts(layer, None))):
             if left == 0:

@@ -75,7 +75,7 @@ class NOfM(SingleWeights):
         return max(self._kept, self._group - math.floor(self._group * sparsity + _ROUNDING))
 
     def _cut(self, score: NDArray[Any], mask: Mask, kept: int) -> bool:
-        """Reduce every group of `mask` to `kept` in place; return False, without a change, if a group has fewer already."""
+        """Reduce every group of `mask` to `kept` in place; return False, unchanged, if a group has fewer already."""
         split = (score.shape[0], score.shape[1] // self._group, self._group, math.prod(score.shape[2:]))
         groups: Any = np.moveaxis(mask.reshape(split), 2, 0)  # views of the mask
         left = groups.sum(0, dtype=np.int8)
