@@ -28,7 +28,7 @@ from opentrans_cli.training.costs.attention import Product, multi_head_attention
 class LayerCost:
     """Dense MACs of one layer for the inputs that were counted."""
 
-    name: str  # the layer's name, or that of the module that multiplied two activations
+    name: str  # name of the layer, or of the module that multiplied two activations
     forward: int
     input_gradient: int  # `forward`, or 0 if no gradient flows below; of attention up to twice `forward`
     weight_gradient: int  # `forward`, or 0 if frozen
