@@ -76,7 +76,7 @@ class Outcome:
     lr: float
     grad_norm: float  # before clipping; infinite if float16 overflowed, in which case the step changed nothing
     late: bool  # the time limit of rank 0 has passed
-    told: bool  # a process was told to stop
+    told: bool  # a process got a signal to stop
 
     @property
     def stop(self) -> bool:

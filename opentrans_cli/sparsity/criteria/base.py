@@ -79,7 +79,7 @@ def evaluating(visual: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def scoring(evidence: Evidence) -> Iterator[None]:
-    """Put the tower in eval mode with gradients for the layers' weights only, until the block ends; leave no gradients."""
+    """Put the tower in eval mode with gradients for the layers' weights only inside; leave no gradients."""
     import torch
 
     visual = evidence.visual
