@@ -46,8 +46,7 @@ def unpack_mask(bits: NDArray[np.uint8], shape: Sequence[int]) -> Mask:
 
 
 def kept_values(weight: NDArray[Any], mask: Mask) -> NDArray[Any]:
-    """The kept values of `weight` in C order, 1-D, bit for bit: the mask decides, so a kept 0.0 or -0.0
-    stays.
+    """The kept values of `weight` in C order, 1-D, bit for bit; a kept 0.0 or -0.0 stays, as only the mask decides.
 
     Raises MaskError when the shapes differ.
     """

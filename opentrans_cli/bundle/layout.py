@@ -187,7 +187,7 @@ def stored_hashes(tower: Tensors, masks: Mapping[str, Mask], dtype: str) -> dict
 def masked_base(base: Tensors, masks: Mapping[str, Mask], dtype: str) -> dict[str, NDArray[Any]]:
     """The dense tower that a bundle with these masks and this dtype would hold if nothing had been trained.
 
-    `base` is the dense tower the masks were made for, a tensor a layer. Raises BundleError when it lacks a layer.
+    `base` is the dense tower of the masks, one tensor per layer. Raises BundleError when a layer is missing in it.
     """
     tower = {
         name: array.astype(np.float32, copy=False) if np.issubdtype(array.dtype, np.floating) else array

@@ -87,7 +87,7 @@ def encode_snapshots(
 def decode_snapshot(
     number: int, stored: Tensors, *, last: Tensors, rounds: Rounds, origin: str
 ) -> dict[str, NDArray[Any]]:
-    """The dense tower that round `number` left: floating tensors as float32, exact zeros where pruned by then.
+    """The dense tower after round `number`: floating-point tensors as float32, exact zeros where pruned by then.
 
     stored, last: the tensors of `round_weights.safetensors` and of `weights.safetensors` as they are read.
     Raises BundleError when counts differ, a tensor has no counterpart, or a value is NaN or infinite.

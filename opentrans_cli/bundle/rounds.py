@@ -112,9 +112,9 @@ def subnet_bytes(bundle: Bundle, info: RoundInfo) -> int:
 def at_round(bundle: Bundle, info: RoundInfo, *, target: float | None = None, base: Tensors | None = None) -> Bundle:
     """The bundle as if its run had ended with the round `info`, read from the same files.
 
-    target: the sparsity asked for, that of the round if left out. base: the dense tower it was cut from, a tensor a
-    layer, where the values are to come from there; the caller has checked its digest. Raises BundleError when
-    manifest and rounds disagree.
+    target: the requested sparsity; by default that of the round. base: the dense tower that was pruned, one tensor per
+    layer, if the values come from it; the caller has checked its digest. Raises BundleError when manifest and rounds
+    disagree.
     """
     if info.last:
         return bundle if base is None else with_base(bundle, base)

@@ -56,8 +56,8 @@ def convolutions(visual: nn.Module) -> tuple[str, ...]:
 def candidates(visual: nn.Module) -> tuple[Candidate, ...]:
     """Every convolution, linear layer and packed attention part of a module, in module order.
 
-    By default all are pruned but the input layer (the first convolution) and the output head (an attention pool, a
-    timm tower's `head`): OpenTrans, arXiv 2404.07448, Sec. 3.2, carried over to towers of other kinds.
+    By default all are pruned except the input layer (the first convolution) and the output head (an attention pool, a
+    timm tower's `head`), as in OpenTrans, arXiv 2404.07448, Sec. 3.2; here this also applies to other kinds of towers.
     """
     return _judged((name, tuple(layer_weight(visual, name).shape)) for name in _layer_names(visual))
 

@@ -111,7 +111,7 @@ class LoadedClip(ClipRecord):
 class ImageTower(ClipRecord):
     """The image tower of a CLIP as stored in its file: no model is built, and torch is not loaded."""
 
-    state: Mapping[str, NDArray[Any]]  # float32, by names inside the tower, in module order, one tensor a layer
+    state: Mapping[str, NDArray[Any]]  # float32, by names inside the tower, in module order, one per layer
 
 
 def is_local(source: str) -> bool:
