@@ -15,9 +15,7 @@ class TrainSettings:
     """Options of one run, by the names of their flags."""
 
     steps: int  # optimizer steps
-    batch_size: int = (
-        8  # images per step, over all processes; the loop does not use it, since `batch_of` makes the batches
-    )
+    batch_size: int = 8  # images per step, over all processes; not used in the loop, `batch_of` makes the batches
     accumulate: int = 1  # equal parts of a process's share, one after the other; their gradients add up
     optimizer: OptimizerName = "adamw"
     lr: float = 1e-3  # largest learning rate, of everything outside the backbone

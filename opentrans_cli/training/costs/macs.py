@@ -72,9 +72,7 @@ def forward_macs(model: nn.Module) -> Iterator[dict[str, int]]:
     imports its compiler. Raises TrainingError for a product without a formula.
     """
     fast, found = torch.backends.mha.get_fastpath_enabled(), dict[str, int]()
-    torch.backends.mha.set_fastpath_enabled(
-        False
-    )  # on the fast path attention is one call that does not show its products
+    torch.backends.mha.set_fastpath_enabled(False)  # on it attention is one call without visible products
     try:
         with _recording(model, dict([*model.named_parameters(), *model.named_buffers()])) as recorder:
             yield found
