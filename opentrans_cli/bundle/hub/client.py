@@ -75,7 +75,7 @@ def offline() -> bool:
 
 
 def client() -> HfApi:
-    """The client for the endpoint of now; the token is that of HF_TOKEN, or of `hf auth login`."""
+    """The client for the current endpoint; the token comes from HF_TOKEN or `hf auth login`."""
     from huggingface_hub import HfApi
 
     # The token is left to the client, which looks it up when it asks, so that it lies in no object of ours.
@@ -125,8 +125,8 @@ def retrying(
 ) -> T:
     """The result of `call`, tried again after server errors, refused and dropped connections; else its exception.
 
-    For what the client itself does not retry: create, commit, tag, and questions. A call may have been obeyed although
-    its answer was lost, so `call` must bear to be repeated.
+    For requests that the client itself does not retry: create, commit, tag, and queries. A call may have succeeded
+    although its answer was lost, so repeating `call` must be safe.
     """
     pause = FIRST_WAIT
     for attempt in range(1, attempts + 1):
@@ -167,7 +167,7 @@ def _is_transport(error: BaseException) -> bool:
 
 
 def _translate(error: Exception, what: str) -> HubError | None:
-    """The error to tell, None for what is not the Hub's matter."""
+    """The error to raise instead; None if the Hub is not the cause."""
     from huggingface_hub import errors as hub
 
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):

@@ -1,4 +1,4 @@
-"""A bundle from the Hub, complete and checked, or nothing.
+"""Download a bundle from the Hub, complete and checked, or not at all.
 
 Beside the target stands a hidden folder until the bundle is whole: files that are arriving, named after the sha256 that
 is expected of them, and the bundle as far as it is known to be right. A download that was killed goes on from there.

@@ -1,4 +1,4 @@
-"""A repo of the Hub at one commit: its files byte by byte, and its bundle looked at where it lies, without a tensor."""
+"""A repo of the Hub at one commit: reads its files, and inspects its bundle without downloading tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POINTER = 200  # bytes; the stand-in of a Git LFS file is smaller
 
 @dataclass(frozen=True)
 class RemoteRepo:
-    """Every method raises HubError; what the network does meanwhile is tried again."""
+    """A repo at one commit. Every method raises HubError; after network errors requests are tried again."""
 
     ref: HubRef
     commit: str

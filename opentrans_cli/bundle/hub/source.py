@@ -206,6 +206,6 @@ def _read(folder: Path) -> dict[str, str]:
     try:
         known = json.loads((folder / _REVISIONS).read_bytes())
     except (OSError, ValueError):
-        return {}  # damaged is as good as lost: the Hub is asked again
+        return {}  # a damaged file is treated as missing: the Hub is asked again
     items = known.items() if isinstance(known, dict) else ()
     return {name: commit for name, commit in items if isinstance(commit, str) and COMMIT.fullmatch(commit)}

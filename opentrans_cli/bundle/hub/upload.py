@@ -1,7 +1,7 @@
-"""A bundle to the Hub: one commit that nobody else's can come between, and a tag that names it for ever.
+"""Upload a bundle to the Hub: one commit, which no other commit can interrupt, and a permanent tag for it.
 
-By the client's `create_commit` and `create_tag`. Around them stands what they do not do: files of others stay, the same
-content makes no second version, and a commit whose answer was lost is found out.
+The client's `create_commit` and `create_tag` are used. This module adds what they do not do: files of others stay, the
+same content makes no second version, and a commit whose answer was lost is detected.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TRIES = 5  # to find a free number when others tag as well
 
 @dataclass(frozen=True)
 class Outgoing:
-    """What a repo is to hold."""
+    """The content that a repo is to have."""
 
     repo: str  # "org/name"
     files: Mapping[str, Path]  # manifest.json, what it declares, and files of open_clip: name there -> file here
