@@ -136,7 +136,9 @@ def unfilled() -> Iterator[None]:
             if func is torch.randn:
                 return torch.empty(*args, **kwargs, device="meta")
             tensor = args[0] if args else kwargs.get("tensor")
-            if name in _FILL | _SCALE and isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            # A product with another tensor may have another shape, so only scaling by a number is left out.
+            by_number = name in _SCALE and not any(isinstance(other, torch.Tensor) for other in args[1:])
+            if (name in _FILL or by_number) and isinstance(tensor, torch.Tensor) and tensor.is_meta:
                 return tensor
             return func(*args, **kwargs)
 
