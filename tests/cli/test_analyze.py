@@ -131,7 +131,8 @@ def test_spectra_without_an_alpha_are_null_with_a_verdict(run_cli: Any, tmp_path
         assert document["median_alpha"] is None and document["frozen"] == 0
     table = run_cli("analyze", tmp_path / "edge.safetensors", "--bootstrap", 3, "--null")
     assert table.exit_code == 0 and "degenerate spectrum" in table.stdout and "nan" not in table.stdout
-    assert "no median alpha, for most layers have no fit" in table.stdout and "inf" not in table.stdout
+    said = " ".join(table.stdout.split())  # lines are wrapped, where depends on how long the folder's name is
+    assert "no median alpha, for most layers have no fit" in said and "inf" not in said
 
 
 def test_the_mended_window_gives_other_alphas_where_the_unit_of_the_weights_is_large(

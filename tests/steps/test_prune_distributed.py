@@ -54,7 +54,7 @@ def worker(folder: Path) -> None:
     try:
         step.prune("tiny", images="nowhere", out=folder / "failed", device="cpu")
     except DataError as error:
-        failure = [getattr(error, "told", False), str(error)]
+        failure = [getattr(error, "reported", False), str(error)]
     towers = [plan.tower for plan in (plans[0], plans[5])]  # of the two runs as they ended
     found = {
         "result": [result.sparsity, result.distillation_loss, result.path.name],

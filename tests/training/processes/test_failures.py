@@ -50,7 +50,7 @@ def test_a_process_that_lost_its_connection_leaves_no_word(store):
 def test_rank_0_tells_its_error_and_the_others_tell_only_what_differs(store):
     first, same, other = (OptionError(text) for text in ("no such file: a", "no such file: a", "no such file: b"))
     settle(first, rank=0)
-    assert not getattr(first, "told", False)
+    assert not getattr(first, "reported", False)
     assert settle(same, rank=1).reported
     assert not settle(other, rank=2).reported
 
