@@ -1,17 +1,16 @@
-"""finetune in two processes, as torchrun starts them: one bundle, and the weights of one process."""
+"""finetune in two processes: one bundle, and the weights of one process."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from forked import in_two
 
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.datasets.options import DatasetOptions
@@ -72,9 +71,9 @@ def worker(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, torchrun: Callable[..., None]) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
     """Segmentors, and what one process makes of them in `one`, two in `two`."""
-    work = tmp_path_factory.mktemp("torchrun")
+    work = tmp_path_factory.mktemp("processes")
     # Scores of a queryless classifier start even, and the first matching of masks is a draw: one layer, few queries.
     decoder = {"queries": 6, "encoder_layers": 1, "decoder_layers": 1}
     transfer(tiny_bundle, to="deeplabv3", out=work / "pixels")
@@ -83,7 +82,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, torchrun: 
     (work / "two").mkdir()
     for name in RUNS:
         train(work / "one", name)
-    torchrun(__file__, work / "two", timeout=600)
+    in_two(worker, work / "two")
     return work
 
 
@@ -123,10 +122,3 @@ def test_the_receipt_and_the_choice_do_not_depend_on_the_number_of_processes(nam
 def test_the_first_process_alone_writes_the_log(name: str, work: Path) -> None:
     lines = [json.loads(line) for line in (work / "two" / f"{name}.log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "step"] == [1, 2, 3, 4]
-
-
-if __name__ == "__main__":
-    import torch
-
-    torch.set_num_threads(1)
-    worker(Path(sys.argv[1]))

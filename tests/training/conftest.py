@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import in_two
 from torch import Tensor, nn
 
 from opentrans_cli.clip.architecture import build_clip
@@ -137,45 +133,6 @@ def batch() -> Callable[[int], tuple[Tensor, Tensor]]:
 
 
 @pytest.fixture(scope="session")
-def in_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[], Any]], list[Any]]:
-    """Calls a function of a test file in two fresh processes that torch can join, and gives their results by rank.
-
-    Results pass through JSON.
-    """
-
-    def run(function: Callable[[], Any]) -> list[Any]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        folder = tmp_path_factory.mktemp("processes")
-        shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        # Otherwise gloo asks for the address of this machine's name, which need not have one.
-        shared |= {"GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0", "OMP_NUM_THREADS": "1"}
-        children = []
-        for rank in range(2):
-            command = [sys.executable, "-c", CHILD, function.__code__.co_filename, function.__name__]
-            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            with (folder / f"{rank}.log").open("wb") as log:
-                children.append(subprocess.Popen([*command, folder / f"{rank}.json"], env=environment, stderr=log))
-        try:
-            codes = [child.wait(timeout=600) for child in children]
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
-        logs = "\n".join((folder / f"{rank}.log").read_text() for rank in range(2))
-        assert codes == [0, 0], logs
-        return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-
-    return run
-
-
-CHILD = """
-import importlib.util, json, pathlib, sys
-spec = importlib.util.spec_from_file_location("law", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-sys.modules["law"] = module
-spec.loader.exec_module(module)
-result = getattr(module, sys.argv[2])()
-pathlib.Path(sys.argv[3]).write_text(json.dumps(result))
-"""
+def in_processes() -> Callable[[Callable[[], Any]], list[Any]]:
+    """Calls a function of a test file in two processes that torch can join, and gives their results by rank."""
+    return in_two
