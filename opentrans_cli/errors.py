@@ -82,9 +82,18 @@ def flag(option: str) -> str:
 
 
 def unknown(noun: str, value: object, known: Iterable[str]) -> str:
-    """The message about a name that is not in `known`: it lists the known names and suggests a similar one."""
+    """The message about a name that is not in `known`: it lists the known names and suggests the nearest one."""
+    names = list(known)
+    return f"unknown {noun}: '{value}'; choose one of {', '.join(names)}{did_you_mean(value, names)}"
+
+
+def did_you_mean(value: object, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not in `known`: "; did you mean NAME?", or "" if none is near.
+
+    Upper and lower case count as equal. A glob has no nearest name.
+    """
     from difflib import get_close_matches
 
-    names = list(known)
-    near = get_close_matches(str(value), names, n=1)
-    return f"unknown {noun}: '{value}'; choose one of {', '.join(names)}{f'; did you mean {near[0]}?' if near else ''}"
+    names = {name.casefold(): name for name in known}
+    near = [] if set("*?[") & set(str(value)) else get_close_matches(str(value).casefold(), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.checkpoints.reader import Checkpoint, StoredTensor, open_checkpoint
 from opentrans_cli.checkpoints.rules import NameRule
-from opentrans_cli.errors import MaskError, OptionError, SourceError
+from opentrans_cli.errors import MaskError, OptionError, SourceError, unknown
 from opentrans_cli.files.slots import FLOATS, decoded
 
 OPENTRANS, TORCH_PRUNE, TORCH_AO, NNCF = "opentrans", "torch-prune", "torch-ao", "nncf"
@@ -156,7 +156,7 @@ def open_pruned(path: Path, format: str | None = None) -> PrunedCheckpoint:
     Raises OptionError for an unknown format, SourceError if the file cannot be read or has another format.
     """
     if format is not None and format not in FORMATS:
-        raise OptionError(f"unknown format: '{format}'; choose one of {', '.join(FORMATS)}")
+        raise OptionError(unknown("format", format, FORMATS))
     file = open_checkpoint(path)
     masks = {COMPRESSED: dict(_compressed(file))}
     masks |= {name: dict(_masked(file.tensors, name)) for name in (*_MASKS, NNCF)}

@@ -45,7 +45,12 @@ class AnalyzeRequest(Options):
 def analyze_command(
     options: AnalyzeOptions, asked: AnalyzeRequest, costs: CostChoice, base: BaseChoice, write: Force, talk: Talk
 ) -> None:
-    """Fit the spectrum of every layer and decide which are well trained (small alpha) and so frozen by finetune."""
+    """Fit the spectrum of every layer and decide which are well trained (small alpha) and so frozen by finetune.
+
+    opentrans analyze subnet
+    opentrans analyze subnet --against base --bootstrap 200 --null
+    opentrans analyze RN50-quickgelu:openai --plot tower.png
+    """
     from opentrans_cli.steps.analyze.analyze import analyze
 
     result = analyze(**vars(options), **vars(asked), **vars(costs), **vars(base), **vars(write), reporter=talk.reporter)

@@ -82,7 +82,8 @@ COMMANDS: dict[str, tuple[Any, str]] = {
 """By name the function of a command, which says its options, and its heading in `opentrans --help`."""
 
 for name, (function, panel) in COMMANDS.items():
-    app.command(name, rich_help_panel=panel)(function)
+    examples = [example.replace("[", r"\[") for example in function.examples]  # rich reads [a] as markup
+    app.command(name, rich_help_panel=panel, epilog="\n".join(["Examples:", *examples]))(function)
 
 
 def _version(value: bool) -> None:
@@ -94,7 +95,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options before the command."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_t
 
 import typer
 
+from opentrans_cli.cli.config import ConfigChoice, Offered, read_config
 from opentrans_cli.cli.output import ConsoleReporter, Show, emit
 from opentrans_cli.errors import OptionError
 from opentrans_cli.option import Options, Statement, option, shown, stated
@@ -55,14 +56,26 @@ class Resume(Options):
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of `function`, which takes dataclasses of options; every field is an argument or option.
 
-    A parameter of the class `Typed[T]` offers the options of `T` and gets those that were typed.
+    A parameter of the class `Typed[T]` offers the options of `T` and gets those that were typed, here or in the file of
+    `--config`. Lines of the docstring that begin with `opentrans` are examples, which stand at the end of `--help`.
     """
     hints = {name: hint for name, hint in get_type_hints(function).items() if name != "return"}
     groups: dict[str, type] = {name: get_args(hint)[0] if get_args(hint) else hint for name, hint in hints.items()}
     types = {group: get_type_hints(group) for group in groups.values()}
     offered = {field.name: (field, said, types[group][field.name]) for group in types for field, said in stated(group)}
+    ((file, about_file),) = stated(ConfigChoice)
+    lines = [line.strip() for line in (function.__doc__ or "").splitlines()]
+
+    def fill(ctx: typer.Context, value: Path | None) -> Path | None:
+        """Take the values of the file for options that are not typed; click asks `default_map` for these."""
+        if value is not None and not ctx.resilient_parsing:
+            root: Any = ctx.find_root().command
+            kinds = {name: _offered(said, hint) for name, (_, said, hint) in offered.items()}
+            ctx.default_map = read_config(value, str(ctx.info_name), root.list_commands(ctx), kinds)
+        return value
 
     def run(ctx: typer.Context, **values: Any) -> None:
+        values.pop(file.name)
         given = {name: _read(*offered[name], value) for name, value in values.items()}
         typed = {name for name in given if _is_typed(ctx, name)}
         made: dict[str, Any] = {}
@@ -76,10 +89,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     parameters = [context, *(_parameter(*each) for each in offered.values())]
+    parameters.append(_parameter(file, about_file, Path | None, callback=fill, is_eager=True))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__name__, run.__doc__ = function.__name__, function.__doc__
-    run.groups = tuple(groups.values())  # type: ignore[attr-defined]
+    run.__name__, run.__doc__ = function.__name__, lines[0]
+    run.groups = (*groups.values(), ConfigChoice)  # type: ignore[attr-defined]
+    run.examples = tuple(line for line in lines if line.startswith("opentrans "))  # type: ignore[attr-defined]
     return run
 
 
@@ -88,11 +103,17 @@ def _is_typed(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _parameter(field: Field[Any], said: Statement, hint: Any) -> inspect.Parameter:
+def _offered(said: Statement, hint: Any) -> Offered:
+    """What the file of `--config` may say about an option."""
+    core = _core(hint)
+    return Offered(said, switch=core is bool, several=get_origin(core) in (tuple, dict))
+
+
+def _parameter(field: Field[Any], said: Statement, hint: Any, **more: Any) -> inspect.Parameter:
     """The parameter from which typer makes an argument or option."""
     text = said.described()
     settings: dict[str, Any] = {"help": f"{text[:1].upper()}{text[1:]}."}
-    settings |= {"rich_help_panel": said.panel, "metavar": said.metavar}
+    settings |= {"rich_help_panel": said.panel, "metavar": said.metavar, **more}
     default, names = field.default, tuple(said.choices)
     if names:
         settings["autocompletion"] = lambda incomplete: [name for name in names if name.startswith(incomplete)]

@@ -29,7 +29,11 @@ class DemoRequest(Options):
 
 @command
 def demo_command(asked: DemoRequest, write: Force, talk: Talk) -> None:
-    """Run the whole pipeline on the embedded tiny CLIP and its scenes, and compare what pruning and freezing do."""
+    """Run the whole pipeline on the embedded tiny CLIP and its scenes, and compare what pruning and freezing do.
+
+    opentrans demo
+    opentrans demo --out try --sparsity 0.8
+    """
     from opentrans_cli.steps.demo.demo import FULL, QUICK, demo
 
     result = demo(

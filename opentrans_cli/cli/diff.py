@@ -43,7 +43,11 @@ class DiffRequest(Options):
 
 @command
 def diff_command(asked: DiffRequest, talk: Talk) -> None:
-    """Compare two subnets or two alpha reports: weights both keep, values, alphas, decisions."""
+    """Compare two subnets or two alpha reports: weights both keep, values, alphas, decisions.
+
+    opentrans diff subnet twin
+    opentrans diff subnet hf://org/name@v1 --json
+    """
     from opentrans_cli.steps.look.diff import diff
 
     result = diff(asked.a, asked.b, reporter=talk.reporter)

@@ -44,7 +44,12 @@ def eval_command(
     write: Force,
     talk: Talk,
 ) -> None:
-    """Score a segmentor: mIoU over all, seen and unseen classes, parameters, MACs, measured time."""
+    """Score a segmentor: mIoU over all, seen and unseen classes, parameters, MACs, measured time.
+
+    opentrans eval trained
+    opentrans eval trained --images photos --labels maps --classes names.txt
+    opentrans eval --framework fcclip --checkpoint fcclip.pth --dataset shapes
+    """
     if (asked.source is None) == (published.checkpoint is None):
         raise OptionError("eval scores one segmentor: a source, or --checkpoint FILE; give exactly one of the two")
     common: dict[str, Any] = {

@@ -45,7 +45,12 @@ def finetune_command(
     write: Force,
     talk: Talk,
 ) -> None:
-    """Train the segmentor with the well-trained (heavy-tailed) layers frozen and pruned weights held at zero."""
+    """Train the segmentor with the well-trained (heavy-tailed) layers frozen and pruned weights held at zero.
+
+    opentrans finetune subnet --out trained
+    opentrans finetune subnet --images img --labels maps --classes c.txt -o new
+    opentrans finetune --estimate --recipe han --accounting paper
+    """
     recipe = given.get("recipe")
     options = finetune_options(recipe, {name: value for name, value in given.items() if name != "recipe"})
     if asked.show_recipe:

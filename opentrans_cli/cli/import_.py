@@ -26,7 +26,11 @@ class ImportRequest(Options):
 
 @command
 def import_command(options: ImportOptions, target: ImportRequest, write: Force, talk: Talk) -> None:
-    """Make a bundle of a checkpoint that another program pruned: the paper's own files, torch.nn.utils.prune, ..."""
+    """Make a bundle of a checkpoint that another program pruned: the paper's own files, torch.nn.utils.prune, ...
+
+    opentrans import seg_backbone_imp21.pth --base RN50-quickgelu:openai -o subnet
+    opentrans import pruned-clip.safetensors --out subnet
+    """
     from opentrans_cli.steps.import_masks import import_masks
 
     given = vars(options) | vars(target) | vars(write)

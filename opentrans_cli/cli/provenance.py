@@ -8,7 +8,10 @@ from opentrans_cli.steps.shared_options import BundleChoice
 
 @command
 def provenance_command(source: BundleChoice, talk: Talk) -> None:
-    """How a bundle came to be, as a shell script that makes it again and compares the digests."""
+    """How a bundle came to be, as a shell script that makes it again and compares the digests.
+
+    opentrans provenance subnet > reproduce.sh
+    """
     from opentrans_cli.steps.provenance.provenance import provenance
 
     result = provenance(source.bundle, reporter=talk.reporter)

@@ -42,7 +42,12 @@ def prune_command(
     write: Force,
     talk: Talk,
 ) -> None:
-    """Remove the least important weights of a CLIP image encoder and write the subnet as a bundle."""
+    """Remove the least important weights of a CLIP image encoder and write the subnet as a bundle.
+
+    opentrans prune tiny --sparsity 0.9 --images shapes --out subnet
+    opentrans prune RN50-quickgelu:openai -s 0.9 --images photos --out subnet
+    opentrans prune RN50-quickgelu:openai --pattern 2:4 --dry-run
+    """
     if asked.dry_run:
         from opentrans_cli.steps.prune.plan import plan
 

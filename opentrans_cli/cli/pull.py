@@ -27,7 +27,11 @@ class PullRequest(Options):
 
 @command
 def pull_command(asked: PullRequest, write: Force, talk: Talk) -> None:
-    """Bring a bundle from the Hugging Face Hub, every byte checked before it appears; a killed pull goes on."""
+    """Bring a bundle from the Hugging Face Hub, every byte checked before it appears; a killed pull goes on.
+
+    opentrans pull org/name
+    opentrans pull org/name@v1 --out subnet
+    """
     from opentrans_cli.steps.hub.pull import pull
 
     result = pull(asked.repo, out=asked.out, base=asked.base, **vars(write), reporter=talk.reporter)

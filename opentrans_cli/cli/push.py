@@ -34,7 +34,11 @@ class PushRequest(Options):
 
 @command
 def push_command(source: BundleChoice, asked: PushRequest, base: BaseChoice, talk: Talk) -> None:
-    """Publish a bundle on the Hugging Face Hub: one commit, a model card, and a tag to pin it by."""
+    """Publish a bundle on the Hugging Face Hub: one commit, a model card, and a tag to pin it by.
+
+    opentrans push subnet org/name --license apache-2.0 --dry-run
+    opentrans push subnet org/name@v1 --dense
+    """
     from opentrans_cli.steps.hub.push import push
 
     result = push(source.bundle, **vars(asked), **vars(base), reporter=talk.reporter)

@@ -52,7 +52,11 @@ def segment_command(
     write: Force,
     talk: Talk,
 ) -> None:
-    """Label every pixel of your images with one of your words: label map and overlay with legend."""
+    """Label every pixel of your images with one of your words: label map and overlay with legend.
+
+    opentrans segment trained photo.jpg --words "dog, sofa, floor" --out pictures
+    opentrans segment tiny docs/scene.png -w "red star, grass, sky" -o pictures
+    """
     words = choice.chosen("segment")
     if published.checkpoint is None and not asked.source_and_images:
         raise OptionError("segment needs a segmentor: no source is named; name one, or give --checkpoint FILE")

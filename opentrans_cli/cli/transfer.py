@@ -43,7 +43,12 @@ def transfer_command(
     write: Force,
     talk: Talk,
 ) -> None:
-    """Put the subnet into a framework, a checkpoint, or a folder open_clip loads, with a receipt of every key."""
+    """Put the subnet into a framework, a checkpoint, or a folder open_clip loads, with a receipt of every key.
+
+    opentrans transfer subnet --to fcclip --out fresh
+    opentrans transfer subnet --checkpoint fcclip.pth --out fcclip-subnet.pth
+    opentrans transfer subnet --to onnx --words "dog, sofa, floor" --out dog.onnx
+    """
     if (asked.out is None) != asked.dry_run:
         raise OptionError("transfer needs either a place to write or none: --out and --dry-run; give exactly one")
     if options.to == "onnx":

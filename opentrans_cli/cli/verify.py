@@ -31,7 +31,11 @@ class VerifyRequest(Options):
 
 @command
 def verify_command(source: BundleChoice, asked: VerifyRequest, talk: Talk) -> None:
-    """Check a bundle completely: hashes, masks, counts, values, history. Exit code 1 if anything is wrong."""
+    """Check a bundle completely: hashes, masks, counts, values, history. Exit code 1 if anything is wrong.
+
+    opentrans verify subnet
+    opentrans verify trained --parent subnet
+    """
     from opentrans_cli.steps.look.verify import verify
 
     result = verify(source.bundle, parents=asked.parents, reporter=talk.reporter)

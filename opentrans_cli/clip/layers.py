@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.errors import OptionError, SourceError
+from opentrans_cli.errors import OptionError, SourceError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -119,7 +119,8 @@ def choose_layers(
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
             if not any(fnmatchcase(candidate.name, pattern) for candidate in found):
-                raise OptionError(f"no layer is called so: {option} {pattern}; list them with --dry-run")
+                near = did_you_mean(pattern, [candidate.name for candidate in found])
+                raise OptionError(f"no layer is called so: {option} {pattern}; list them with --dry-run{near}")
     chosen = tuple(
         candidate.name
         for candidate in found

@@ -57,6 +57,11 @@ def open_clip_config(name: str) -> dict[str, Any] | None:
     return config
 
 
+def open_clip_architectures() -> tuple[str, ...]:
+    """The names of all architectures that open_clip has a configuration of, in the order of the alphabet."""
+    return tuple(sorted(path.stem for path in (_folder() / "model_configs").glob("*.json")))
+
+
 def _folder() -> Path:
     spec = find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:

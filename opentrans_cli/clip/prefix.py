@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from opentrans_cli.clip.features import STAGES, require_resnet
-from opentrans_cli.errors import SourceError
+from opentrans_cli.errors import SourceError, did_you_mean
 
 STEM = "stem"
 """The block of the three first convolutions."""
@@ -31,7 +31,9 @@ def blocks_until(visual: nn.Module, end: str) -> tuple[str, ...]:
     """The first ones of `blocks`, up to and including `end`. Raises SourceError for a block the tower does not have."""
     found = blocks(visual)
     if end not in found:
-        raise SourceError(f"no such block in this tower: '{end}'; choose one of {', '.join(found)}")
+        raise SourceError(
+            f"no such block in this tower: '{end}'; choose one of {', '.join(found)}{did_you_mean(end, found)}"
+        )
     return found[: found.index(end) + 1]
 
 

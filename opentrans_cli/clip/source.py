@@ -35,9 +35,9 @@ from opentrans_cli.clip.architecture import (
 )
 from opentrans_cli.clip.key_tables import find_tower
 from opentrans_cli.clip.layers import split_packed
-from opentrans_cli.clip.open_clip import open_clip_config, open_clip_module, quiet_open_clip
+from opentrans_cli.clip.open_clip import open_clip_architectures, open_clip_config, open_clip_module, quiet_open_clip
 from opentrans_cli.clip.preprocess import Preprocess
-from opentrans_cli.errors import SourceError
+from opentrans_cli.errors import SourceError, did_you_mean
 from opentrans_cli.files.slots import FLOATS, decoded
 
 if TYPE_CHECKING:
@@ -290,7 +290,8 @@ def named_config(name: str) -> dict[str, Any]:
     """open_clip's configuration of an architecture, without weights. Raises SourceError for an unknown name."""
     config = open_clip_config(name)
     if config is None:
-        raise SourceError(f"open_clip has no architecture: '{name}'; {_OTHER_SOURCES}")
+        near = did_you_mean(name, open_clip_architectures())
+        raise SourceError(f"open_clip has no architecture: '{name}'; {_OTHER_SOURCES}{near}")
     return config
 
 
@@ -301,6 +302,7 @@ def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
         known = ", ".join(tags[:6]) or "none"
         raise SourceError(
             f"open_clip has no weights '{tag}' for {name} (known: {known}); choose a tag, or {_OTHER_SOURCES}"
+            f"{did_you_mean(tag, tags)}"
         )
     try:
         _check_reachable(table.get_pretrained_cfg(name, tag).get("hf_hub", ""))

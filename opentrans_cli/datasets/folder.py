@@ -19,7 +19,7 @@ from opentrans_cli.datasets.images import (
 from opentrans_cli.datasets.options import SMALLEST_SIZE, DatasetOptions
 from opentrans_cli.datasets.textfile import read_entries
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.errors import DataError, OptionError, did_you_mean
 
 LARGEST_DEFAULT_CROP = 512
 """The crop of the paper's experiments."""
@@ -160,5 +160,7 @@ def _spelled_as_in(vocabulary: Vocabulary, names: tuple[str, ...]) -> tuple[str,
     wanted = {name.strip().casefold(): name for name in names}
     unknown = wanted.keys() - {name.casefold() for name in vocabulary.names}
     if unknown:
-        raise DataError(f"held-out class is not in the class list: '{wanted[min(unknown)]}'; correct --hold-out")
+        name = wanted[min(unknown)]
+        near = did_you_mean(name, vocabulary.names)
+        raise DataError(f"held-out class is not in the class list: '{name}'; correct --hold-out{near}")
     return tuple(dict.fromkeys(name for name in vocabulary.names if name.casefold() in wanted))

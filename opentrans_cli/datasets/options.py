@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, unknown
 from opentrans_cli.option import Options, option, seed, shown
 
 SMALLEST_SIZE = 32
@@ -44,8 +44,8 @@ class DatasetOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split not in ("train", "val"):
-            raise OptionError(f"no such split: {self.split}; use train or val")
+        if self.split not in get_args(Split):
+            raise OptionError(unknown("split", self.split, get_args(Split)))
         if self.size is not None and self.size < SMALLEST_SIZE:
             raise OptionError(f"too small to see anything: size {self.size}; use {SMALLEST_SIZE} or more")
 

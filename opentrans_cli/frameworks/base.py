@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, did_you_mean
 from opentrans_cli.frameworks.keys import KeyMatch, map_keys
 
 BACKBONE = "backbone."
@@ -162,7 +162,7 @@ def parse_options(options_type: type[Any], given: Mapping[str, Any], *, framewor
     for name in given:
         if name not in known:
             choice = f"choose from {', '.join(known)}" if known else "it takes none"
-            raise OptionError(f"{framework} has no option: '{name}'; {choice}")
+            raise OptionError(f"{framework} has no option: '{name}'; {choice}{did_you_mean(name, known)}")
     return options_type(**{name: _value(types[name], value, f"{framework} {name}") for name, value in given.items()})
 
 

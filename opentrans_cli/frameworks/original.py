@@ -21,7 +21,7 @@ from opentrans_cli.clip.architecture import infer_tower, meta_visual
 from opentrans_cli.clip.preprocess import OPENAI_MEAN, OPENAI_STD, Preprocess
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import text_part
-from opentrans_cli.errors import TransferError
+from opentrans_cli.errors import TransferError, did_you_mean
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import Framework
 from opentrans_cli.frameworks.keys import Renaming, to_ours
@@ -120,8 +120,11 @@ def load_original(framework: str, tensors: Mapping[str, Tensor]) -> Original:
         return _load_deeplab(tensors)
     lineages = LINEAGES.get(framework)
     if lineages is None:
-        known = ", ".join((*LINEAGES, _DEEPLAB))
-        raise TransferError(f"no checkpoints of this framework are known: '{framework}'; choose one of {known}")
+        known = (*LINEAGES, _DEEPLAB)
+        raise TransferError(
+            f"no checkpoints of this framework are known: '{framework}'; choose one of {', '.join(known)}"
+            f"{did_you_mean(framework, known)}"
+        )
     renamed = {name: _renamed(tensors, rules) for name, rules in lineages.items()}
     lineage = min(renamed, key=lambda name: len(renamed[name].unknown))
     best = renamed[lineage]

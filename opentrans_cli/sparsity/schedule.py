@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, unknown
 
 SCHEDULES = ("rounds", "one-shot", "linear", "cubic")
 
@@ -23,7 +23,7 @@ def schedule(name: str, target: float, *, start: float = 0.0, rate: float = 0.1,
     """
     check_sparsity(target)
     if name not in SCHEDULES:
-        raise OptionError(f"unknown schedule: '{name}'; choose one of {', '.join(SCHEDULES)}")
+        raise OptionError(unknown("schedule", name, SCHEDULES))
     if rounds < 1:
         raise OptionError(f"rounds out of range: {rounds}; choose at least 1")
     if not 0 <= start <= target:

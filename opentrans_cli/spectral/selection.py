@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, unknown
 
 FreezeMode = Literal["heavy", "light", "random", "none"]
 Rule = Literal["median", "ratio", "threshold", "top", "list", "none"]
@@ -39,7 +39,7 @@ class Selection:
     def check(self) -> None:
         """Raise OptionError for a rule that is unknown, out of range, or contradicts another one."""
         if self.mode not in get_args(FreezeMode):
-            raise OptionError(f"unknown freeze mode: '{self.mode}'; choose one of {', '.join(get_args(FreezeMode))}")
+            raise OptionError(unknown("freeze mode", self.mode, get_args(FreezeMode)))
         given = [name for name in ("ratio", "threshold", "top") if getattr(self, name) is not None]
         given += ["list"] * (self.listed is not None)
         if len(given) > 1:

@@ -25,7 +25,7 @@ from opentrans_cli.bundle.rounds import at_round, find_round
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.key_tables import Found, Place, find_tower_layers, laid_out
 from opentrans_cli.clip.layers import tensors
-from opentrans_cli.errors import MaskError, OptionError, TransferError
+from opentrans_cli.errors import MaskError, OptionError, TransferError, unknown
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.sparsity.masking import Held, fill, first_regrown
 from opentrans_cli.sparsity.patterns.base import pattern_for
@@ -152,7 +152,7 @@ def apply(
     """
     reporter = reporter or LOGGED
     if weights not in (KEEP, SUBNET):
-        raise OptionError(f"unknown weights: '{weights}'; choose keep or subnet")
+        raise OptionError(unknown("weights", weights, (KEEP, SUBNET)))
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(local_bundle(bundle, reporter))
     values: Mapping[str, Tensor] = {}
     if weights == SUBNET:

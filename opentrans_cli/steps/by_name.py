@@ -9,13 +9,12 @@ import os
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
-from difflib import get_close_matches
 from inspect import Parameter, signature
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, did_you_mean
 
 V = TypeVar("V", bound=Callable[..., Any])
 
@@ -62,9 +61,8 @@ def check_names(verb: str, given: Iterable[str], known: Iterable[str]) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            move = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise OptionError(f"{verb} has no such option: {name}; {move}")
+            move = did_you_mean(name, known) or f"; it has {', '.join(known)}"
+            raise OptionError(f"{verb} has no such option: {name}{move}")
 
 
 def on_processor(verb: str, device: str) -> None:

@@ -18,7 +18,7 @@ from opentrans_cli.bundle.store import write_bundle
 from opentrans_cli.checkpoints.pruned import ZEROS, PrunedCheckpoint, masked, open_pruned
 from opentrans_cli.clip.key_tables import Found, Place, find_tower_layers, laid_out
 from opentrans_cli.clip.layers import choose_layers, tower_candidates
-from opentrans_cli.errors import MaskError, OptionError, SourceError
+from opentrans_cli.errors import MaskError, OptionError, SourceError, unknown
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.reporter import LOGGED, Reporter
@@ -89,7 +89,7 @@ def import_masks(
     nothing.
     """
     if dtype not in DTYPES:
-        raise OptionError(f"unknown dtype: '{dtype}'; choose one of {', '.join(DTYPES)}")
+        raise OptionError(unknown("dtype", dtype, DTYPES))
     reporter, out = reporter or LOGGED, Path(out)
     check_replaceable(out, force=force)
     prepare_parent(out)

@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 
 from opentrans_cli.cli.app import COMMANDS, app
 from opentrans_cli.cli.command import Force, Resume, Talk
+from opentrans_cli.cli.config import ConfigChoice
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.option import Statement, shown, stated
 from opentrans_cli.steps.shared_options import BaseChoice, DataChoice, Machine, RoundChoice
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
-SHARED = (Machine, Resume, Force, Talk, BaseChoice, RoundChoice)
+SHARED = (Machine, Resume, Force, Talk, ConfigChoice, BaseChoice, RoundChoice)
 DATA = (DataChoice, DatasetOptions)
 _BLOCK = r"<!-- options: {} -->\n(.*?)<!-- end of options -->"
 

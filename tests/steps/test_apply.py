@@ -344,7 +344,7 @@ def test_what_cannot_be_applied_is_told_and_changes_nothing(tiny_bundle: Path, m
     reshaped.tower.layer1[0].conv1 = nn.Conv2d(3, 4, 1)
     cases: tuple[tuple[nn.Module, dict[str, Any], type[Exception], str], ...] = (
         (nn.Linear(2, 2), {}, TransferError, "the tower is not there in the model: .*; pass the model that holds"),
-        (model, {"weights": "half"}, OptionError, "unknown weights: 'half'; choose keep or subnet"),
+        (model, {"weights": "half"}, OptionError, "unknown weights: 'half'; choose one of keep, subnet"),
         (model, {"at_sparsity": 0.3}, OptionError, "no round has this sparsity"),
         (model, {"keys": "flax"}, OptionError, "unknown key table"),
         (model, {"under": "elsewhere."}, TransferError, "the tower is not there in the model"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from opentrans_cli.checkpoints.rules import NameRule, Place
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, unknown
 
 
 @dataclass(frozen=True)
@@ -89,5 +89,5 @@ def find_table(name: str) -> KeyTable:
     """The table `name`, or the one it is another word for; OptionError naming the known ones if there is none."""
     found = next((table for table in TABLES if table.name == ALIASES.get(name, name)), None)
     if found is None:
-        raise OptionError(f"unknown key table: '{name}'; choose one of {', '.join(table_names())}")
+        raise OptionError(unknown("key table", name, table_names()))
     return found

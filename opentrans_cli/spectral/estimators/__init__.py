@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from opentrans_cli.catalog import Catalog
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, unknown
 
 if TYPE_CHECKING:
     from opentrans_cli.spectral.esd import Eigenvalues
@@ -37,7 +37,7 @@ def estimator(name: str, *, window: Window = "log") -> Estimator:
     """
     fit: Estimator = ESTIMATORS.load(name)
     if window not in get_args(Window):
-        raise OptionError(f"unknown window: '{window}'; choose one of {', '.join(get_args(Window))}")
+        raise OptionError(unknown("window", window, get_args(Window)))
     if window == "log":
         return fit
     if name != "xmin_peak":

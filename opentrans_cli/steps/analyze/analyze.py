@@ -12,7 +12,7 @@ from opentrans_cli.bundle.hub.source import is_cached
 from opentrans_cli.bundle.layout import ALPHA
 from opentrans_cli.bundle.store import add_file
 from opentrans_cli.clip.layers import candidates
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, did_you_mean
 from opentrans_cli.files.records import finite
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.spectral.estimators import ESTIMATORS, Estimator, estimator
@@ -135,7 +135,8 @@ def read_freeze_list(path: Path, layers: Sequence[str]) -> tuple[str, ...]:
     names = [name for line in lines if (name := line.partition("#")[0].strip())]
     for name in names:
         if name not in layers:
-            raise OptionError(f"no analyzed layer is called so: '{name}' in {path}; see the names in the report")
+            near = did_you_mean(name, layers)
+            raise OptionError(f"no analyzed layer is called so: '{name}' in {path}; see the names in the report{near}")
     return tuple(layer for layer in layers if layer in names)
 
 
@@ -145,6 +146,7 @@ def _matching(patterns: Sequence[str], layers: Sequence[str]) -> tuple[str, ...]
         if not any(fnmatchcase(layer, pattern) for layer in layers):
             raise OptionError(
                 f"no analyzed layer is called so: --freeze-layer {pattern}; analyze without it to see the names"
+                f"{did_you_mean(pattern, layers)}"
             )
     return tuple(layer for layer in layers if any(fnmatchcase(layer, pattern) for pattern in patterns))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.bundle.layout import ALPHA
-from opentrans_cli.errors import BundleError, OptionError
+from opentrans_cli.errors import BundleError, OptionError, did_you_mean
 from opentrans_cli.files.atomic import staged_folder, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, check_folder_target, other_than, prepare_parent
@@ -58,7 +58,8 @@ class Outputs:
         """Raises OptionError for a pattern of `esd` that matches none of the layers `names`."""
         for pattern in self.esd:
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise OptionError(f"no analyzed layer is called so: --esd {pattern}; see the names in the report")
+                near = did_you_mean(pattern, names)
+                raise OptionError(f"no analyzed layer is called so: --esd {pattern}; see the names in the report{near}")
 
     def write(self, result: AnalyzeResult) -> None:
         """Write what was asked for; each output is written completely or not at all."""

@@ -20,7 +20,7 @@ from opentrans_cli.clip.file_layers import EMBEDDING, WeightLayer, file_contents
 from opentrans_cli.clip.key_tables import OUTPUT_HEAD
 from opentrans_cli.clip.layers import PARTS, tower_candidates
 from opentrans_cli.clip.source import is_local
-from opentrans_cli.errors import OptionError, SourceError
+from opentrans_cli.errors import OptionError, SourceError, did_you_mean
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.sources import AnyClip, Tower, clip_tower, load_tower
 
@@ -81,7 +81,10 @@ class SpectrumSource:
         for pattern in patterns:
             matches = [layer for layer in self.layers if fnmatchcase(layer.name, pattern)]
             if not matches:
-                raise OptionError(f"no layer is called so: {option} {pattern}; analyze without it to see the names")
+                near = did_you_mean(pattern, [layer.name for layer in self.layers])
+                raise OptionError(
+                    f"no layer is called so: {option} {pattern}; analyze without it to see the names{near}"
+                )
             yield matches
 
     def left_out(self, chosen: Iterable[str]) -> tuple[LeftOut, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from opentrans_cli.datasets.options import DatasetOptions
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, unknown
 from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.estimate.paper import PaperEstimate, paper_estimate
@@ -101,7 +101,7 @@ def estimate(
     BundleError, SourceError or DataError.
     """
     if accounting not in get_args(Accounting):
-        raise OptionError(f"unknown accounting: '{accounting}'; choose exact or paper")
+        raise OptionError(unknown("accounting", accounting, get_args(Accounting)))
     check_run(options, FinetuneControls())
     classes = classes_of(dataset, data, options.crop)
     if bundle is None:

@@ -21,7 +21,7 @@ from torch import nn
 from opentrans_cli.clip.key_tables import OUTPUT_HEAD
 from opentrans_cli.clip.layers import batchnorm_of, candidates, convolutions, layer_weight, locate, whole_projections
 from opentrans_cli.clip.prefix import block_of, blocks, modules_until
-from opentrans_cli.errors import OptionError, flag
+from opentrans_cli.errors import OptionError, did_you_mean, flag
 from opentrans_cli.files.records import finite
 from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import SILENT, Reporter
@@ -77,7 +77,10 @@ def check_choice(built: BuiltSegmentor, options: FinetuneOptions) -> None:
     if options.prefix_end is not None:
         found = blocks(built.tower.visual)
         if options.prefix_end not in found:
-            raise OptionError(f"no such block: --prefix-end {options.prefix_end}; choose one of {', '.join(found)}")
+            near = did_you_mean(options.prefix_end, found)
+            raise OptionError(
+                f"no such block: --prefix-end {options.prefix_end}; choose one of {', '.join(found)}{near}"
+            )
     elif options.freeze_prefix:
         blocks(built.tower.visual)
         if options.resolved_freeze == "none" and not built.framework.frozen_trunk:

@@ -17,7 +17,7 @@ from opentrans_cli.datasets.options import CropOptions
 from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.distill.regions import find_regions, pool_regions
 from opentrans_cli.distill.text_guided import Mode, RegionHeads, text_guided_loss
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, unknown
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.steps.region_teacher import MOST_REGIONS, EmbedNames, RegionTeacher
 from opentrans_cli.steps.segmentors.built import build_segmentor
@@ -41,7 +41,7 @@ class RegionSettings:
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
-            raise OptionError(f"no such distillation loss: '{self.mode}'; choose one of {', '.join(get_args(Mode))}")
+            raise OptionError(unknown("distillation loss", self.mode, get_args(Mode)))
         if FRAMEWORKS.load(self.framework).masks:
             pixels = [name for name in FRAMEWORKS.names() if not FRAMEWORKS.load(name).masks]
             raise OptionError(

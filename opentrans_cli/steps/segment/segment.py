@@ -14,7 +14,7 @@ import numpy as np
 
 from opentrans_cli.datasets.images import list_images, read_image, write_label_map
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.errors import DataError, OptionError, unknown
 from opentrans_cli.files.atomic import staged_folder, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, check_folder_target, prepare_parent
@@ -57,7 +57,7 @@ class SegmentOptions:
         if self.checkpoint is not None and self.framework is None:
             raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
         if self.task not in get_args(Task):
-            raise OptionError(f"unknown task: '{self.task}'; choose one of {', '.join(get_args(Task))}")
+            raise OptionError(unknown("task", self.task, get_args(Task)))
         if self.task != "semantic" and self.out is None:
             raise OptionError(f"only a folder can hold segments: --task {self.task}; add --out")
 

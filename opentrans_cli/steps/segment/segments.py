@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from opentrans_cli.datasets.images import resize_label_map, write_label_map
-from opentrans_cli.errors import DataError
+from opentrans_cli.errors import DataError, did_you_mean
 from opentrans_cli.frameworks.mask_inference import instances, panoptic
 from opentrans_cli.steps.segmentors.predictor import Queries
 
@@ -74,7 +74,10 @@ def things_of(names: Sequence[str], stuff: Sequence[str]) -> tuple[bool, ...]:
     """By class, whether it consists of objects; `stuff` names those that do not. Raises DataError for other words."""
     unknown = sorted({word.casefold() for word in stuff} - {name.casefold() for name in names})
     if unknown:
-        raise DataError(f"not a class of the vocabulary: --stuff {unknown[0]}; use the words you ask for")
+        raise DataError(
+            f"not a class of the vocabulary: --stuff {unknown[0]}; use the words you ask for"
+            f"{did_you_mean(unknown[0], names)}"
+        )
     known = {word.casefold() for word in stuff}
     return tuple(name.casefold() not in known for name in names)
 

@@ -23,7 +23,7 @@ from opentrans_cli.checkpoints.edit import (
     copy_patches,
 )
 from opentrans_cli.checkpoints.reader import Checkpoint, open_checkpoint
-from opentrans_cli.errors import BundleError, OptionError, TransferError
+from opentrans_cli.errors import BundleError, OptionError, TransferError, unknown
 from opentrans_cli.files.atomic import Written, sync_folder, temporary_beside, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, prepare_parent
@@ -105,7 +105,7 @@ def transfer_checkpoint(
     bytes must be the same as before. Raises OptionError, BundleError, SourceError, HubError or TransferError.
     """
     if what not in (MASK, WEIGHTS):
-        raise OptionError(f"unknown part of a subnet: --what {what}; choose {MASK} or {WEIGHTS}")
+        raise OptionError(unknown("part of a subnet", what, (MASK, WEIGHTS)))
     if out is not None:
         _check_out(out, checkpoint, force=force)
     parent = open_bundle(local_bundle(bundle, reporter))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from opentrans_cli.checkpoints.edit import Edits
 from opentrans_cli.checkpoints.reader import Checkpoint
 from opentrans_cli.clip.key_tables import Found, Place, find_layers
-from opentrans_cli.errors import OptionError, TransferError
+from opentrans_cli.errors import OptionError, TransferError, did_you_mean
 from opentrans_cli.files.slots import FLOATS, encoded
 from opentrans_cli.steps.transfer.subnet import SubnetArrays
 
@@ -87,7 +87,8 @@ def plan_checkpoint(
     patterns = tuple(allow_missing)
     for pattern in patterns:
         if not any(fnmatchcase(layer, pattern) for layer in layers):
-            raise OptionError(f"no layer is called so: --allow-missing {pattern}; list them with --dry-run")
+            near = did_you_mean(pattern, layers)
+            raise OptionError(f"no layer is called so: --allow-missing {pattern}; list them with --dry-run{near}")
     found = find_layers(layers, checkpoint.shapes, to=to, under=under)
     tensors = tuple(
         _planned(name, shape, found, checkpoint, what, name.removesuffix(".weight") if name in subnet.weights else None)

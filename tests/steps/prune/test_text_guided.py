@@ -331,7 +331,7 @@ def test_frameworks_of_masks_are_refused_by_name(framework: str) -> None:
 
 
 def test_settings_that_make_no_sense_are_refused(distil: Distil) -> None:
-    with pytest.raises(OptionError, match="no such distillation loss: 'text'; choose one of text-guided"):
+    with pytest.raises(OptionError, match="unknown distillation loss: 'text'; choose one of text-guided"):
         RegionSettings(batch_size=2, seed=0, mode="text")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="out of range: --crop 16"):
         distil(crop=16)

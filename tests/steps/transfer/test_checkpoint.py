@@ -291,7 +291,7 @@ def test_formats_that_are_not_written_or_read_are_named(tiny_bundle, tmp_path):
     assert torch.equal(torch.load(tmp_path / "kept.pth")["phase"], torch.zeros(2, dtype=torch.complex64))
     with pytest.raises(TransferError, match=r"unknown kind of checkpoint: --out with '\.onnx'"):
         transfer_checkpoint(tiny_bundle, tmp_path / "in.safetensors", out=tmp_path / "out.onnx")
-    with pytest.raises(OptionError, match="unknown part of a subnet: --what head"):
+    with pytest.raises(OptionError, match="unknown part of a subnet: 'head'; choose one of mask, weights"):
         transfer_checkpoint(tiny_bundle, tmp_path / "in.safetensors", what="head", out=None)
     assert not out.exists() and not list(tmp_path.glob(".*"))
 
