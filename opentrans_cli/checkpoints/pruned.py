@@ -8,7 +8,7 @@ nncf                 `M.weight` and its mask: `M.pre_ops.N.op._mask`, or since N
                      `__nncf_hooks.post_hooks.PARTS:OF:M:weight__0.0.binary_mask`
 compressed-tensors   the bitmasks of compressed-tensors up to 0.14 (sparse-bitmask, sparse-24-bitmask):
                      `M.compressed`, `M.bitmask`, `M.shape` (and `M.row_offsets`) for `M.weight`; bits along the
-                     last axis, the lowest first
+                     last axis, the lowest first; their values may be quantised as in `quantised.py`
 zeros                a plain checkpoint: weights that are 0.0 or -0.0 were pruned (a mask times a negative weight
                      gives -0.0)
 """
@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.checkpoints.reader import Checkpoint, StoredTensor, open_checkpoint
+from opentrans_cli.checkpoints.quantised import Quantised, find_quantised, quantised_as, read_quantised, scaled
+from opentrans_cli.checkpoints.reader import SCALES, Checkpoint, StoredTensor, open_checkpoint
 from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.errors import MaskError, OptionError, SourceError, unknown
-from opentrans_cli.files.slots import FLOATS, decoded
 
 OPENTRANS, TORCH_PRUNE, TORCH_AO, NNCF = "opentrans", "torch-prune", "torch-ao", "nncf"
 COMPRESSED, ZEROS = "compressed-tensors", "zeros"
@@ -61,6 +61,7 @@ class PrunedTensor:
     mask: str | None = None  # name of its mask, one number per weight, or of its bits if packed
     packed: bool = False  # the file holds only the kept values, one after the other
     problem: str | None = None  # why it cannot be a weight, see StoredTensor
+    quantised: Quantised | None = None  # how its values are computed, if the file has them in another form
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class PrunedCheckpoint:
             return None
         if tensor.packed:
             return _rows(self._bits(name, tensor), rows)
-        mask = self._numbers(tensor.mask, rows)
+        mask = self.file.numbers(tensor.mask, rows)
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise MaskError(f"mask is not made of 0 and 1: '{tensor.mask}' in {self.path}; export it again")
         return mask != 0
@@ -109,9 +110,11 @@ class PrunedCheckpoint:
         tensor = self.tensors[name]
         if tensor.values is None:
             return None
+        if not tensor.packed and tensor.quantised is not None:
+            return _rows(read_quantised(self.file, tensor.quantised), rows)
         if not tensor.packed:
-            return self._numbers(tensor.values, rows)
-        kept, bits = self._numbers(tensor.values).reshape(-1), self._bits(name, tensor)
+            return self.file.numbers(tensor.values, rows)
+        kept, bits = self.file.numbers(tensor.values).reshape(-1), self._bits(name, tensor)
         if np.count_nonzero(bits) != kept.size:
             raise SourceError(
                 f"bitmask and values disagree: '{name}' in {self.path}, {np.count_nonzero(bits)} bits and {kept.size} "
@@ -119,7 +122,7 @@ class PrunedCheckpoint:
             )
         values = np.zeros(tensor.shape, kept.dtype)
         values[bits] = kept
-        return _rows(values, rows)
+        return _rows(values if tensor.quantised is None else scaled(self.file, tensor.quantised, values), rows)
 
     def weight(self, name: str, rows: slice | None = None) -> NDArray[Any]:
         """A tensor, or some rows, as float32 or float64, with zeros where it is pruned; the mask if there is no more.
@@ -130,12 +133,6 @@ class PrunedCheckpoint:
         weight = mask if values is None else values if mask is None else masked(values, mask)
         assert weight is not None
         return weight if np.issubdtype(weight.dtype, np.floating) else weight.astype(np.float32)
-
-    def _numbers(self, key: str, rows: slice | None = None) -> NDArray[Any]:
-        dtype = self.file.tensors[key].dtype
-        if dtype in FLOATS or hasattr(np, dtype):
-            return decoded(self.file.array(key, rows), dtype)
-        return self.file.read(key, rows).float().numpy()  # a type that only torch has, such as float8
 
     def _bits(self, name: str, tensor: PrunedTensor) -> NDArray[np.bool_]:
         assert tensor.mask is not None
@@ -166,9 +163,15 @@ def open_pruned(path: Path, format: str | None = None) -> PrunedCheckpoint:
     found = masks.get(TORCH_PRUNE if chosen == OPENTRANS else chosen, {})
     if chosen != ZEROS and not found:
         raise SourceError(f"no mask by the names of {chosen}: {path}; leave --format out")
-    taken = {key for tensor in found.values() for key in (tensor.values, tensor.mask)}
+    quantised, taken_too = find_quantised(file)
+    found |= {
+        name: PrunedTensor(weight.shape, weight.codes, quantised=weight)
+        for name, weight in quantised.items()
+        if name not in found
+    }
+    taken = {key for tensor in found.values() for key in (tensor.values, tensor.mask)} | taken_too
     if chosen == COMPRESSED:
-        taken |= {name.removesuffix("weight") + part for name in found for part in _PACKED}
+        taken |= {name.removesuffix("weight") + part for name in found for part in (*_PACKED, *SCALES)}
     taken |= found.keys()
     plain = {key: PrunedTensor(t.shape, key, problem=t.problem) for key, t in file.tensors.items() if key not in taken}
     place = {key: number for number, key in enumerate(file.tensors)}
@@ -225,12 +228,13 @@ def _compressed(file: Checkpoint) -> Iterator[tuple[str, PrunedTensor]]:
                 f"bitmask and shape disagree: '{module}' in {file.path}, {bits} and {shape}; "
                 "download or export it again"
             )
+        quantised = quantised_as(file, module, keys["compressed"], shape)
         problem = tensors[keys["compressed"]].problem
-        if problem is not None:
+        if problem is not None and quantised is None:
             raise SourceError(
                 f"compressed weight is {problem}: '{module}' in {file.path}; export it without quantisation"
             )
-        yield f"{module}.weight", PrunedTensor(shape, keys["compressed"], key, packed=True)
+        yield f"{module}.weight", PrunedTensor(shape, keys["compressed"], key, packed=True, quantised=quantised)
 
 
 def _shape(file: Checkpoint, key: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.checkpoints.file_kind import AGAIN, OLD_TORCH, SAFETENSORS, SHARDS, TORCH, file_kind
@@ -34,12 +35,15 @@ from opentrans_cli.errors import BundleError, SourceError
 from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.header import item_bytes
 from opentrans_cli.files.regular import open_regular
-from opentrans_cli.files.slots import FLOATS, Slot, read_slot, safetensors_slots
+from opentrans_cli.files.slots import FLOATS, Slot, decoded, read_slot, safetensors_slots
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NOT_FLOATING = "not floating point"
+SCALES = ("weight_scale", "weight_scale_inv")
+"""Last parts of the names of scales, which say that the weight beside them is quantised; see `quantised.py`."""
+
 _FLOATS = (*FLOATS, "float8_e4m3fn", "float8_e5m2")
 _WHOLE = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 _MAX_INDEX = 32 << 20  # bytes; the largest published ones have 0.2 MB
@@ -129,6 +133,13 @@ class Checkpoint:
         except OSError as error:
             raise _unreadable(tensor.source, error) from error
 
+    def numbers(self, name: str, rows: slice | None = None) -> NDArray[Any]:
+        """The same as `array`, but floats as float32 or float64, whatever type they are stored in."""
+        dtype = self.tensors[name].dtype
+        if dtype in FLOATS or hasattr(np, dtype):
+            return decoded(self.array(name, rows), dtype)
+        return self.read(name, rows).float().numpy()  # a type that only torch has, such as float8
+
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         """The same as `array`, but as a torch tensor on the CPU in its own type."""
         import torch
@@ -138,11 +149,21 @@ class Checkpoint:
         tensor = torch.from_numpy(array)
         return tensor if tensor.dtype == dtype else tensor.view(dtype)
 
+    def check_plain(self) -> None:
+        """Raises SourceError if a weight is only right together with the scales beside it."""
+        scale = next((name for name in self.tensors if name.rpartition(".")[2] in SCALES), None)
+        if scale is not None:
+            raise SourceError(
+                f"weights are quantised, with scales beside them: '{scale}' in {self.path}; "
+                "save the model in floating point first"
+            )
+
     def finite(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """All tensors, or only `names`. Raises SourceError for NaN and infinite values."""
+        """All tensors, or only `names`. Raises SourceError for NaN and infinite values, and for quantised weights."""
+        self.check_plain()
         tensors = {name: self.read(name) for name in (self.tensors if names is None else names)}
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if tensor.is_floating_point() and not tensor.float().isfinite().all():
                 raise SourceError(
                     f"tensor holds NaN or infinite values: '{name}' in {self.path}; repair or replace the checkpoint"
                 )

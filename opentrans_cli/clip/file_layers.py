@@ -3,8 +3,8 @@
 A floating-point tensor with four dimensions is a convolution, and one with two is a linear layer; the layer's name is
 that of the tensor without `.weight`. The packed projection of an attention is three layers, as in `clip/layers.py`. A
 weight pruned by `torch.nn.utils.prune` (`X.weight_orig` and `X.weight_mask`) is layer X, multiplied by its mask. A
-weight outside the image tower's layers (embedding tables, text tower, decoder heads) is listed with the reason. Tensors
-that cannot be layers are only counted.
+weight outside the image tower's layers (embedding tables, text tower, decoder heads) is listed with the reason, and so
+is a weight that is stored in a form that is not read here. Other tensors that cannot be layers are only counted.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ PROJECTION = "projection without a module"
 COMPUTED = "parametrized, its weight is computed from it"
 BUFFER = "attention mask"
 MASK = "pruning mask"
+CODED = "stored in a form that is not read here"
+CODED_SCALE = "scales of such a weight"
 
 _TABLES = re.compile(
     r"(\w+_)?embeddings?|(abs_)?pos_embed|position_embed|(query|level)_embed|query_feat|relative_position_bias_table"
     r"|rel_pos_[hw]|(cls|class|mask|reg|dist)_token|embed_tokens|tok_embeddings|wte|wpe"
 )
+_CODED = re.compile(r"q?weight|weight_packed|weight_q|W_q|_data|_?qdata")
+"""Last parts of the names that programs give to quantised weights."""
 _COMPUTED = re.compile(r".*\.parametrizations\..+|.*weight_orig|.*\.weight_[gv]")
 
 
@@ -56,6 +60,7 @@ class FileContents:
 
     layers: tuple[WeightLayer, ...]
     counted: Mapping[str, int]  # how many tensors cannot be layers, by reason
+    coded: tuple[str, ...]  # tensors with weights in a form that is not read
     tower: TowerPlace | None
     model_cfg: dict[str, Any] | None  # open_clip's, for a ResNet CLIP; without `text_cfg` if there is no text tower
 
@@ -63,25 +68,33 @@ class FileContents:
 def file_contents(tensors: Mapping[str, PrunedTensor]) -> FileContents:
     """Sort the tensors of a file, by their names before pruning, into layers and others; see the top of this module."""
     tower = find_tower(tensors)
+    coded = tuple(key for key, tensor in tensors.items() if _coded(key, tensor))
+    scaled = {key.rpartition(".")[0] for key in coded}
     counted: Counter[str] = Counter()
     inside: list[WeightLayer] = []
     outside: list[WeightLayer] = []
     for key, tensor in tensors.items():
         problem = tensor.problem or _no_matrix(tensor.shape)
+        if problem is None and key.rpartition(".")[0] in scaled:
+            problem = CODED_SCALE
         if problem is not None:
-            counted[problem] += 1
+            counted[problem] += key not in coded
             continue
         name = None if tower is None else tower.inside(key)
         reason = None if tower is None else tower.reason(key)
         (outside if name is None else inside).extend(_layers(key, name or key, tensor, reason))
     if tower is not None and tower.layout.name != "clip":  # the file's own names may have another order than ours
         inside.sort(key=lambda layer: natural(layer.name))
-    return FileContents(tuple(_distinct([*inside, *outside])), counted, tower, _config(tensors, tower))
+    return FileContents(tuple(_distinct([*inside, *outside])), +counted, coded, tower, _config(tensors, tower))
 
 
 def read_layer(file: PrunedCheckpoint, layer: WeightLayer) -> NDArray[Any]:
     """The weight of a layer, (O, I, kh, kw) or (O, I), floating point, exact zeros where it is pruned."""
     return file.weight(layer.tensor, layer.rows).reshape(layer.shape)
+
+
+def _coded(key: str, tensor: PrunedTensor) -> bool:
+    return tensor.problem is not None and len(tensor.shape) > 1 and _CODED.fullmatch(key.rpartition(".")[2]) is not None
 
 
 def _no_matrix(shape: tuple[int, ...]) -> str | None:

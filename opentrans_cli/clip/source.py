@@ -207,9 +207,10 @@ def _clip_in(path: Path) -> tuple[Checkpoint, dict[str, str], list[str]]:
     """A checkpoint, the tensors of the CLIP in it by open_clip's names, and what has to be said about it.
 
     The prefix of the image tower's names is removed, and tensors outside the CLIP are left out. Raises SourceError if
-    the file cannot be read.
+    the file cannot be read, or holds quantised weights.
     """
     checkpoint = open_checkpoint(path)
+    checkpoint.check_plain()
     tower = find_tower(checkpoint.tensors)
     known = tower is not None and tower.layout.name == "clip"
     below = tower.parent if tower is not None and known else shared_prefix(checkpoint.tensors)

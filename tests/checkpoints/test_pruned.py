@@ -46,6 +46,35 @@ def test_packed_weights_are_those_that_compressed_tensors_packed(name: str) -> N
         assert mask is None or np.array_equal(mask, tensor != 0)
 
 
+def test_quantised_weights_are_those_that_compressed_tensors_gives_back() -> None:
+    """Written and read by compressed-tensors 0.20.1, those called `old_` by 0.17.1; scales are float32."""
+    foreign, dense = open_pruned(GOLDEN / "quantised.safetensors"), load_file(GOLDEN / "dense-quantised.safetensors")
+    left = {"mxfp6.weight_packed", "mxfp6.weight_scale"}
+    assert foreign.tensors.keys() == dense.keys() | left, "a form that is not known stays what it is in the file"
+    for key, tensor in dense.items():
+        near = 2**-7 if key.startswith("nvfp4") else 0  # its own values are rounded to bfloat16
+        assert foreign.shapes[key] == tuple(tensor.shape)
+        np.testing.assert_allclose(foreign.weight(key), tensor, rtol=near, err_msg=key)
+        assert np.array_equal(foreign.weight(key, slice(3, 5)), foreign.weight(key)[3:5])
+
+
+def test_bits_with_values_of_float8_are_times_their_scales(tmp_path: Path) -> None:
+    state = load_file(GOLDEN / "bitmask.safetensors")
+    scale, packed = torch.arange(1.0, 6).unsqueeze(1), "linear.compressed"
+    plain = open_pruned(GOLDEN / "bitmask.safetensors").weight("linear.weight")
+    state |= {packed: state[packed].to(torch.float8_e4m3fn), "linear.weight_scale": scale}
+    save_file(state, tmp_path / "a.safetensors")
+    foreign = open_pruned(tmp_path / "a.safetensors")
+    assert "linear.weight_scale" not in foreign.tensors
+    np.testing.assert_allclose(foreign.weight("linear.weight"), plain * scale.numpy(), rtol=2**-3)
+
+
+def test_scales_that_do_not_fit_leave_a_quantised_weight_unread(tmp_path: Path) -> None:
+    state = {"a.weight": torch.ones(4, 6, dtype=torch.int8), "a.weight_scale": torch.ones(3, 1)}
+    save_file(state, tmp_path / "a.safetensors")
+    assert open_pruned(tmp_path / "a.safetensors").tensors["a.weight"].problem == "not floating point"
+
+
 def test_some_rows_of_a_packed_weight_are_those_rows() -> None:
     foreign, dense = open_pruned(GOLDEN / "bitmask.safetensors"), load_file(GOLDEN / "dense.safetensors")
     rows = slice(1, 3)

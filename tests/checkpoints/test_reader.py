@@ -49,6 +49,17 @@ def same(found: dict[str, Tensor], given: dict[str, Tensor]) -> None:
 # Reading.
 
 
+def test_a_model_of_float8_is_read_but_not_one_whose_weights_need_scales(tmp_path):
+    weight = torch.tensor([[0.5, -448.0]]).to(torch.float8_e4m3fn)
+    save_file({"a.weight": weight}, tmp_path / "a")
+    same(open_checkpoint(tmp_path / "a").finite(), {"a.weight": weight})
+    save_file({"a.weight": weight, "a.weight_scale": torch.ones(1, 1)}, tmp_path / "a")
+    with pytest.raises(
+        SourceError, match=r"quantised, with scales beside them: 'a.weight_scale' in .*; save the model"
+    ):
+        open_checkpoint(tmp_path / "a").finite()
+
+
 def test_every_kind_of_file_gives_each_tensor_as_it_was_saved_whatever_it_is_called(tmp_path, kinds, kind):
     kinds[kind](state(), tmp_path / "checkpoint")
     opened = open_checkpoint(tmp_path / "checkpoint")

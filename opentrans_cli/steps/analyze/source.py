@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.checkpoints.pruned import open_pruned
-from opentrans_cli.clip.file_layers import EMBEDDING, WeightLayer, file_contents, read_layer
+from opentrans_cli.clip.file_layers import CODED, EMBEDDING, WeightLayer, file_contents, read_layer
 from opentrans_cli.clip.key_tables import OUTPUT_HEAD
 from opentrans_cli.clip.layers import PARTS, tower_candidates
 from opentrans_cli.clip.source import is_local
@@ -26,6 +26,9 @@ from opentrans_cli.steps.sources import AnyClip, Tower, clip_tower, load_tower
 
 EXCLUDED = "excluded"
 
+_NO_WEIGHT = "give a checkpoint with convolutions or linear layers"
+_DECODE = "save the model in floating point with the program that made it"
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -33,7 +36,7 @@ class LeftOut:
 
     reason: str
     count: int  # layers, or tensors that cannot be layers
-    names: tuple[str, ...]  # of the layers, which --include can add. Empty: these tensors cannot be layers
+    names: tuple[str, ...]  # of layers, which --include can add, or of weights that are not read; empty: other tensors
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class SpectrumSource:
     source: str  # as the user gave it
     layers: tuple[WeightLayer, ...]  # in module order
     counted: Mapping[str, int]  # tensors of a file that cannot be layers, by reason
+    coded: tuple[str, ...]  # tensors of a file with weights in a form that is not read
     bundle: Bundle | None  # None if the source is no bundle
     model_cfg: dict[str, Any] | None  # open_clip's, for a CLIP or only for its image tower; None: not known
     reader: Callable[[str], NDArray[Any]] = field(repr=False)
@@ -94,7 +98,8 @@ class SpectrumSource:
             if layer.name not in taken:
                 groups.setdefault(layer.skipped or EXCLUDED, []).append(layer.name)
         layers = [LeftOut(reason, len(names), tuple(names)) for reason, names in groups.items()]
-        return (*layers, *(LeftOut(reason, count, ()) for reason, count in sorted(self.counted.items())))
+        coded = [LeftOut(CODED, len(self.coded), self.coded)] if self.coded else []
+        return (*coded, *layers, *(LeftOut(reason, count, ()) for reason, count in sorted(self.counted.items())))
 
 
 def open_spectrum_source(
@@ -123,9 +128,13 @@ def _from_file(source: str, reporter: Reporter) -> SpectrumSource:
     file = open_pruned(Path(source))
     contents = file_contents(file.tensors)
     if not contents.layers:
-        raise SourceError(f"no 2-D or 4-D weight in {source}; give a checkpoint with convolutions or linear layers")
+        why = f"{len(contents.coded)} are {CODED}: '{contents.coded[0]}'; {_DECODE}" if contents.coded else _NO_WEIGHT
+        raise SourceError(f"no 2-D or 4-D weight in {source}; {why}")
     if file.file.note is not None:
         reporter.say(file.file.note)
+    if contents.coded:
+        first, count = contents.coded[0], len(contents.coded)
+        reporter.say(f"{source}: left out, since they are {CODED}: {count} weights such as '{first}'; {_DECODE}")
     if contents.tower is not None and contents.tower.prefix:
         reporter.say(f"image tower of {source}: below '{contents.tower.prefix}', layers are named inside it")
     places = {layer.name: layer for layer in contents.layers}
@@ -133,6 +142,7 @@ def _from_file(source: str, reporter: Reporter) -> SpectrumSource:
         source=source,
         layers=contents.layers,
         counted=contents.counted,
+        coded=contents.coded,
         bundle=None,
         model_cfg=contents.model_cfg,
         reader=lambda name: read_layer(file, places[name]),
@@ -152,6 +162,7 @@ def _from_tower(source: str, tower: Tower) -> SpectrumSource:
         source=source,
         layers=tuple(layers),
         counted={},
+        coded=(),
         bundle=tower.bundle,
         model_cfg=tower.base.model_cfg,
         clip=tower.clip,

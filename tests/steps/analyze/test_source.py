@@ -20,6 +20,7 @@ from opentrans_cli.clip.architecture import build_clip
 from opentrans_cli.clip.layers import convolutions
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import OptionError, SourceError
+from opentrans_cli.reporter import Reporter
 from opentrans_cli.steps.analyze.source import LeftOut, SpectrumSource, open_spectrum_source
 from opentrans_cli.steps.prune.prune import prune
 
@@ -146,6 +147,22 @@ def test_a_file_called_like_a_model_is_a_file_but_tiny_is_the_embedded_one(tmp_p
 def test_a_file_without_a_layer_is_refused(file):
     with pytest.raises(SourceError, match=r"^no 2-D or 4-D weight in .*file\.safetensors; "):
         open_spectrum_source(file({"bias": torch.ones(3), "count": torch.ones(3, 3, dtype=torch.int64)}))
+
+
+def test_weights_that_are_stored_in_another_form_are_named_and_told(file):
+    packed = {"b.qweight": torch.ones(2, 8, dtype=torch.int32), "b.scales": torch.ones(1, 16)}
+    told: list[str] = []
+
+    class Listener(Reporter):
+        def say(self, text: str) -> None:
+            told.append(text)
+
+    source = open_spectrum_source(file(packed | {"a.weight": torch.ones(2, 2)}), reporter=Listener())
+    assert source.chosen() == ("a",)
+    assert LeftOut("stored in a form that is not read here", 1, ("b.qweight",)) in source.left_out(source.chosen())
+    assert "1 weights such as 'b.qweight'; save the model in floating point" in told[0]
+    with pytest.raises(SourceError, match=r"1 are stored in a form that is not read here: 'b.qweight'; save"):
+        open_spectrum_source(file(packed))
 
 
 def test_an_unknown_layer_is_a_key_error(file, tiny_bundle):
