@@ -10,8 +10,8 @@
     ├── SpectrumError         a layer's spectrum cannot be computed
     ├── TransferError         a key or shape has no place in the target framework
     ├── HubError              the Hugging Face Hub cannot be reached, refuses, or sends what was not asked for
-    └── TrainingError         a run that cannot go on (NaN loss, nothing to train, a foreign resume state)
-        └── TrainingStopped   a run that was told to stop has left a state (exit code 75)
+    ├── TrainingError         a run that cannot go on (NaN loss, nothing to train, a foreign resume state)
+    └── RunStopped            a run that ended early and kept what it had done (exit code 75; 1 when the disk is full)
 
 A message is one line, "<what is wrong>: <which thing>; <next move>".
 """
@@ -19,6 +19,7 @@ A message is one line, "<what is wrong>: <which thing>; <next move>".
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class OpentransError(Exception):
@@ -70,10 +71,38 @@ class TrainingError(OpentransError):
     """A training run that cannot go on."""
 
 
-class TrainingStopped(TrainingError):
-    """A run was asked to stop and saved its state: nothing failed, and `--resume` continues it."""
+class RunStopped(OpentransError):
+    """A run ended before its end: it was told to stop, its time is up, or the disk is full."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: batch systems may start the same line again
+
+    def __init__(
+        self,
+        reason: str = "",
+        *,
+        after: str | None = None,
+        state: Path | None = None,
+        written: Path | None = None,
+        full: bool = False,
+    ) -> None:
+        """after: what the file `state` keeps, such as "step 12 of 32"; None: nothing. written: the whole result is
+        there. full: the disk is.
+        """
+        self.reason, self.after, self.state, self.written, self.full = reason, after, state, written, full
+        if full:
+            self.exit_code = OpentransError.exit_code
+        super().__init__(self.told("the same options" if after is None else f"--resume (the state is in {state})"))
+
+    def told(self, command: str) -> str:
+        """What happened, and which command goes on with the run, or starts it again."""
+        room = "free some space and " if self.full else ""
+        if self.written is not None:
+            ended = f"interrupted when everything was written: {self.written}"
+        elif self.after is None:
+            ended = f"interrupted before anything was kept; {room}start again with: {command}"
+        else:
+            ended = f"interrupted after {self.after}; {room}go on with: {command}"
+        return f"{self.reason}; {ended}" if self.reason else ended
 
 
 def flag(option: str) -> str:

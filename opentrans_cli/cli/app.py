@@ -24,22 +24,47 @@ from opentrans_cli.cli import (
     transfer,
     verify,
 )
-from opentrans_cli.errors import OpentransError
+from opentrans_cli.cli.output import tell
+from opentrans_cli.cli.typed import command_line
+from opentrans_cli.errors import OpentransError, RunStopped
 from opentrans_cli.version import __version__
+
+_TYPED = "opentrans.typed"
+_INTERRUPTED = 130  # as after a Ctrl-C that no program handles
 
 
 class _Group(TyperGroup):
-    """Turns known errors into one line on stderr and their exit code; OPENTRANS_TRACEBACK=1 shows the traceback."""
+    """Turns known errors and Ctrl-C into one line on stderr and their exit code; OPENTRANS_TRACEBACK=1 shows the
+    traceback of an error.
+    """
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        typed = tuple(args)
+        ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta[_TYPED] = typed
+        return ctx
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            stopped = error.__cause__ if isinstance(error.__cause__, RunStopped) else None
+            tell(f"opentrans: {_told(stopped, ctx) if stopped else 'interrupted'}")
+            raise typer.Exit(_INTERRUPTED) from None
         except (OpentransError, OSError) as error:
             if isinstance(error, BrokenPipeError) or os.environ.get("OPENTRANS_TRACEBACK"):
                 raise
-            if not getattr(error, "reported", False):
-                typer.echo(f"opentrans: error: {_line(error)}", err=True)
+            if isinstance(error, RunStopped):
+                tell(f"opentrans: {'error: ' if error.full else ''}{_told(error, ctx)}")
+            elif not getattr(error, "reported", False):
+                tell(f"opentrans: error: {_line(error)}", everywhere=True)
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+def _told(stopped: RunStopped, ctx: Any) -> str:
+    """What happened, with the very command that goes on."""
+    again = ("--resume",) if stopped.after and stopped.written is None else ()
+    return stopped.told(command_line(ctx.meta[_TYPED], *again))
 
 
 def _line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 
@@ -34,9 +34,47 @@ LINE_EVERY = 60.0
 _UNBROKEN = 400  # columns; a row about a tensor of FC-CLIP needs two hundred
 
 
+class _Heard:
+    """stderr, where nobody may listen any more: a pipe whose reader is gone, a closed terminal, a full disk.
+
+    Talk that cannot be written must not end a run, least of all one that has still to save its state.
+    """
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        # What waits in the buffer would fail once more when Python ends, and change the exit code.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def tell(text: str, *, everywhere: bool = False) -> None:
+    """Print one line on stderr; of several processes only the first does, unless `everywhere`."""
+    if everywhere or speaks():
+        typer.echo(text, file=cast(TextIO, _Heard()))
+
+
 def stderr_console() -> Console:
     """A console for messages."""
-    return _console(sys.stderr)
+    return _console(cast(TextIO, _Heard()))
 
 
 def _console(stream: TextIO) -> Console:
@@ -92,7 +130,7 @@ class ConsoleReporter:
         if self._bars is not None:  # above the bars, which would be broken otherwise
             self._bars.console.print(text, markup=False, soft_wrap=True)
         else:
-            typer.echo(text, err=True)
+            tell(text)
 
     @contextmanager
     def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Advance]:

@@ -7,6 +7,7 @@ place.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import re
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from opentrans_cli.errors import BundleError
+
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+"""No space on the disk, none for this user, none for a file of this size (`ulimit -f`)."""
 
 
 class Written(NamedTuple):
@@ -56,21 +60,37 @@ def _runs(process: int) -> bool:
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> Written:
     """Writes `chunks` to `path`, replacing what is there; mode 0666 less the umask. Raises OSError."""
     temporary = temporary_beside(path)
-    sha, size = hashlib.sha256(), 0
+    sha, size, rest = hashlib.sha256(), 0, iter(chunks)
     try:
         with open(temporary, "xb") as file:
-            for chunk in chunks:
+            for chunk in rest:
+                size += len(chunk)
                 file.write(chunk)
                 sha.update(chunk)  # hashed while it is written: reading the file again would cost as much once more
-                size += len(chunk)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise _no_room(error, path, needed=size + sum(map(len, rest))) from error
         raise
     sync_folder(path.parent)
     return Written(sha.hexdigest(), size)
+
+
+def _no_room(error: OSError, path: Path, *, needed: int) -> OSError:
+    free = shutil.disk_usage(path.parent).free
+    reason = os.strerror(error.errno or 0)
+    return OSError(error.errno, f"{reason} ({needed:,} bytes needed, {free:,} free)", str(path))
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether `error`, or an error that it came from, says that the disk is full."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno in _FULL):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,16 +1,26 @@
-"""Files that a run writes next to its bundle: its state and the towers of rounds in hidden files, and its log."""
+"""Files that a run writes next to its bundle: its state and the towers of rounds in hidden files, and its log.
+
+The state is what an interrupted run goes on from. All verbs that have one keep it by the same rules: nothing that a run
+has done is lost on Ctrl-C, SIGTERM or a full disk; the same command refuses to start anew where a state is, unless
+`--force` says so; and the state goes in the moment when the result is there.
+"""
 
 from __future__ import annotations
 
 import glob
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from opentrans_cli.errors import OptionError
-from opentrans_cli.files.atomic import left_behind
+from opentrans_cli.errors import OpentransError, OptionError, OutputError, RunStopped
+from opentrans_cli.files.atomic import disk_full, left_behind
+from opentrans_cli.files.tensorfile import read_metadata
 from opentrans_cli.reporter import Reporter
+from opentrans_cli.signals import Terminated, answered, held_back
+
+Finishing = Callable[[], AbstractContextManager[None]]
 
 
 def state_path(out: Path) -> Path:
@@ -40,19 +50,86 @@ def check_places(out: Path, places: Mapping[str, Path | None]) -> None:
             raise OptionError(f"the bundle and its state are to lie there: {flag} {place}; choose another place")
 
 
-def state_to_resume(out: Path, *, resume: bool, reporter: Reporter) -> Path | None:
-    """The state to go on from; None if `resume` is off, or, with a message, if there is no state.
+def check_state(out: Path, *, resume: bool, force: bool) -> None:
+    """Raise OutputError if starting anew would lose what an interrupted run has kept for the target `out`."""
+    state = state_path(out)
+    if state.exists() and not (resume or force):
+        raise OutputError(
+            f"a state of {kept_by(state) or 'an interrupted run'} lies at {state}; go on with --resume, or start "
+            "anew with --force"
+        )
 
-    Incomplete files that killed runs left next to `out` are removed, because they use disk space that is needed.
+
+def state_to_resume(out: Path, *, resume: bool, reporter: Reporter) -> Path | None:
+    """The state to go on from; None if there is none, with a message if it was asked for.
+
+    Without `resume` a state is removed; see `check_state`. So are incomplete files that killed runs left next to `out`,
+    because they use disk space that is needed.
     """
     _sweep(out)
     state = state_path(out)
     if not resume:
+        state.unlink(missing_ok=True)
         return None
     if not state.exists():
         reporter.say(f"nothing to resume at {state}: starting at the beginning")
         return None
     return state
+
+
+def kept_by(state: Path) -> str | None:
+    """What the file of a state keeps, such as "step 12 of 32"; None if there is no such file, or it is damaged."""
+    try:
+        return str(read_metadata(state)["meta"]["after"])
+    except (OpentransError, KeyError, TypeError):
+        return None
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[Finishing]:
+    """Around all that a run with the target `out` does, so that whatever ends it early says what is kept.
+
+    Inside, SIGTERM and SIGHUP end the run as Ctrl-C does. Raises RunStopped after a signal and when the disk is full;
+    after Ctrl-C KeyboardInterrupt, with a RunStopped as its cause. What it yields goes around writing the result and
+    removing the state: no signal comes between the two.
+    """
+    written = False
+
+    @contextmanager
+    def finishing() -> Iterator[None]:
+        nonlocal written
+        with held_back():
+            yield
+            written = True
+
+    try:
+        with answered():
+            yield finishing
+    except (KeyboardInterrupt, OpentransError, OSError) as error:
+        stopped = _stopped(error, out, written=written)
+        if stopped is None or stopped is error:
+            raise
+        if isinstance(error, KeyboardInterrupt) and not isinstance(error, Terminated):
+            raise KeyboardInterrupt(str(stopped)) from stopped
+        raise stopped from error
+
+
+def _stopped(error: BaseException, out: Path, *, written: bool) -> RunStopped | None:
+    """What to tell of a run that `error` ended; None if it is an error like any other."""
+    told, state = error if isinstance(error, RunStopped) else error.__cause__, state_path(out)
+    if isinstance(told, RunStopped):
+        reason, full = told.reason, told.full
+        if told.state == state:
+            return told
+    else:
+        full = disk_full(error)
+        if not (full or isinstance(error, KeyboardInterrupt)):
+            return None
+        plain = isinstance(error, OSError) and error.filename
+        reason = f"{error.strerror}: {error.filename}" if plain else str(error).partition(";")[0]  # without a next move
+    if written:
+        return RunStopped(reason, written=out)
+    return RunStopped(reason, after=kept_by(state), state=state, full=full)
 
 
 def _sweep(out: Path) -> None:

@@ -21,7 +21,7 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
-from opentrans_cli.errors import OptionError, TrainingStopped
+from opentrans_cli.errors import OptionError, RunStopped
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.targets import check_makeable
 from opentrans_cli.reporter import SILENT, Reporter
@@ -191,7 +191,7 @@ class RunLog:
     ) -> None:
         try:
             if error is not None:
-                stopped = isinstance(error, (TrainingStopped, KeyboardInterrupt))
+                stopped = isinstance(error, (RunStopped, KeyboardInterrupt))
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self._write("stop" if stopped else "error", time=_now(), reason=reason)
         finally:

@@ -7,20 +7,19 @@ It works for any model and data set: batches are a function of the step, and the
 from __future__ import annotations
 
 import math
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from torch import nn
 
-from opentrans_cli.errors import OptionError, TrainingStopped
+from opentrans_cli.errors import OpentransError, OptionError, RunStopped
+from opentrans_cli.files.atomic import disk_full
+from opentrans_cli.signals import held_back
 from opentrans_cli.training import state_file
 from opentrans_cli.training.processes.distributed import World
 from opentrans_cli.training.run_state import Beside, RunState, trained_parameters
@@ -106,14 +105,15 @@ def train(
     Freeze before calling: only what requires gradients gets into the optimizer. Torch's generators are seeded for each
     part of each step, and the caller's again afterwards. Raises TrainingError if nothing can be trained, if `state` is
     from another run, or if a loss or gradient is not finite: then the model holds the last good state, and so does
-    `checkpoint`. With a checkpoint the run also ends when the time is up or a signal comes (see `_signals`), in all
-    processes after the same step: TrainingStopped, or KeyboardInterrupt after Ctrl-C; `checkpoint` has the state.
+    `checkpoint`. With a checkpoint the run also ends when the time is up or a signal comes (see `held_back` in
+    signals.py), in all processes after the same step: RunStopped, or KeyboardInterrupt after Ctrl-C; `checkpoint` has
+    the state.
     """
     if settings.max_minutes is not None and checkpoint is None:
         raise OptionError("a run that may be stopped needs a state to go on from: max minutes; say where to keep it")
     device = next(iter(trained_parameters(model).values())).device
     world = world or World(device)
-    with generators_kept(device), _signals(listen=checkpoint is not None) as told:
+    with generators_kept(device), nullcontext(_never) if checkpoint is None else held_back() as told:
         called = world.wrap(
             model, sync_batchnorm=settings.sync_batchnorm, shard=settings.shard, accumulate=settings.accumulate
         )
@@ -127,7 +127,7 @@ def train(
             loop = _Loop(run, called, stepper, hooks or Hooks(), checkpoint, told, rate_may_change=rate_may_change)
             seconds = loop.steps(batch_of, end, fresh=state is None)
             together = True
-        except (NotFiniteError, TrainingStopped):
+        except (NotFiniteError, RunStopped):
             together = True
             raise
         finally:
@@ -178,14 +178,23 @@ class _Loop:
         try:
             if self.hooks.before_step is not None:
                 self.hooks.before_step(run.step)
-            late = time.monotonic() >= self._deadline
-            outcome = self.stepper.take(batch_of(run.step), late=late, told=self._told())
+            late, batch = time.monotonic() >= self._deadline, self._batch(batch_of)
+            outcome = self.stepper.take(batch, late=late, told=self._told)
         except NotFiniteError as error:
             raise self._explained(error) from None
         self._hold()
         if run.average is not None and math.isfinite(outcome.grad_norm):
             run.average.update(run.step - 1)
         return outcome
+
+    def _batch(self, batch_of: Callable[[int], Batch]) -> Batch:
+        try:
+            return batch_of(self.run.step)
+        except (OpentransError, OSError) as error:
+            # A full disk, as of a cache of features, need not be the one where the state goes.
+            if self._checkpoint is not None and self.run.step and self.run.world.size == 1 and disk_full(error):
+                self.run.save(self._checkpoint)
+            raise
 
     def _explained(self, error: NotFiniteError) -> NotFiniteError:
         """Explain what to do about the error; the disk keeps the state before the step, or the last saved one."""
@@ -215,12 +224,9 @@ class _Loop:
         # The state is saved after figures and evaluation, so that a log cut back to the state's step is complete.
         if self._checkpoint is not None and (last or outcome.stop or _due(run.step, settings.save_every)):
             run.save(self._checkpoint)
-        if outcome.stop and run.step < settings.steps:
-            reason = "time is up" if outcome.late else "told to stop"
-            raise TrainingStopped(
-                f"{reason}: step {run.step} of {settings.steps}, the state is in {self._checkpoint}; "
-                "go on with --resume"
-            )
+        if outcome.told or (outcome.late and run.step < settings.steps):
+            reason = "" if outcome.told else "the time is up"
+            raise RunStopped(reason, after=run.after, state=self._checkpoint)
 
     def _evaluate(self, evaluate: Callable[[], Mapping[str, float]]) -> None:
         run = self.run
@@ -235,36 +241,9 @@ class _Loop:
             self.hooks.on_evaluation(run.step, figures)
 
 
+def _never() -> bool:
+    return False
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-@contextmanager
-def _signals(*, listen: bool) -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM, which batch queues send some time before they kill, or a first Ctrl-C has come.
-
-    Inside the block, neither ends the process at once. A second Ctrl-C raises KeyboardInterrupt; the TrainingStopped
-    that follows a first Ctrl-C becomes KeyboardInterrupt too. The old handlers are restored afterwards. Only a main
-    thread can have handlers: elsewhere, and without `listen`, signals end the process as usual.
-    """
-    came: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and number in came:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    if not listen or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(came)
-    except TrainingStopped as stopped:
-        if signal.SIGINT in came:
-            raise KeyboardInterrupt(str(stopped)) from stopped
-        raise
-    finally:
-        for number, handler in before.items():
-            # None: a handler that was not set by Python, and cannot be set again by it.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -133,6 +133,11 @@ class RunState:
         self.scale = LossScale(settings.precision)
         self.step, self.losses = 0, list[float]()
 
+    @property
+    def after(self) -> str:
+        """How far the run is, in words."""
+        return f"step {self.step} of {self.settings.steps}"
+
     def save(self, path: Path) -> None:
         """Write the state; all processes wait until it is written. Raises TrainingError if the disk refuses."""
         averages = {} if self.average is None else self.average.tensors
@@ -143,7 +148,8 @@ class RunState:
             **state_file.with_prefix("beside", {} if self.beside is None else self.beside.tensors()),
             "log.losses": torch.tensor(self.losses, dtype=torch.float64),
         }
-        meta = {**self._compared(), "step": self.step, "scale": self.scale.state(), "notes": self.notes}
+        how_far = {"step": self.step, "after": self.after}
+        meta = {**self._compared(), **how_far, "scale": self.scale.state(), "notes": self.notes}
         state_file.save_state(path, tensors=tensors, meta=meta, write=self.world.is_main)
         self.world.barrier()
 
@@ -204,7 +210,7 @@ def _require_equal(path: Path, part: str, was: Any, now: Any) -> None:
     if was != now:
         raise TrainingError(
             f"state of another run: {path} ({_difference(part, was, now)}); "
-            "resume with the options of the interrupted run, or start again without --resume"
+            "resume with the options of the interrupted run, or start anew with --force and without --resume"
         )
 
 

@@ -59,7 +59,9 @@ def load_meta(path: Path) -> dict[str, Any]:
     with _explained(path):
         header = read_metadata(path)
     if header.get("kind") != _KIND or header.get("version") != _VERSION:
-        raise TrainingError(f"not the state of a run of this version: {path}; start the run again without --resume")
+        raise TrainingError(
+            f"not the state of a run of this version: {path}; start anew with --force and without --resume"
+        )
     return dict(header["meta"])
 
 
@@ -69,7 +71,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except BundleError as error:
         reason = str(error).split(";")[0]
-        raise TrainingError(f"cannot resume: {reason}; start the run again without it") from error
+        raise TrainingError(f"cannot resume: {reason}; start anew with --force and without --resume") from error
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -97,8 +97,9 @@ class Stepper:
         self._rate = rate or (lambda step: run.settings.lr * rate_at(run.settings, step))
         self._statistics = RunningStatistics(run.model)
 
-    def take(self, batch: Batch, *, late: bool = False, told: bool = False) -> Outcome:
-        """Take one step and find out whether it must be the last: `late` counts in rank 0, `told` in any process.
+    def take(self, batch: Batch, *, late: bool = False, told: Callable[[], bool] = lambda: False) -> Outcome:
+        """Take one step and find out whether it must be the last: `late` counts in rank 0, `told`, which is asked when
+        the gradients are there, in any process.
 
         Raises NotFiniteError, and OptionError for a batch without equal parts.
         """
@@ -144,12 +145,12 @@ class Stepper:
         # its own share.
         seed_all(self._run.device, self._run.settings.seed, self._run.step)
 
-    def _outcome(self, sums: dict[str, Tensor], rate: float, *, late: bool, told: bool) -> Outcome:
+    def _outcome(self, sums: dict[str, Tensor], rate: float, *, late: bool, told: Callable[[], bool]) -> Outcome:
         """Sum over the processes with one message, and copy to the host once, whatever the number of terms."""
         run, names = self._run, sorted(sums)
         wide = torch.float32 if run.device.type == "mps" else torch.float64
         numbers = torch.stack([sums[name].to(wide) for name in names])
-        numbers = torch.cat([numbers, numbers.new_tensor([float(late), float(told)])])
+        numbers = torch.cat([numbers, numbers.new_tensor([float(late), float(told())])])
         if run.world.size > 1:
             run.world.total(numbers)
         scaled = optimizers.total_norm(optimizers.gradients(run.trained.values())).to(numbers)

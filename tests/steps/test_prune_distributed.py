@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.errors import DataError, TrainingStopped
+from opentrans_cli.errors import DataError, RunStopped
 from opentrans_cli.steps.look.verify import verify
 from opentrans_cli.steps.prune import prune as step
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
@@ -49,7 +49,7 @@ def worker(folder: Path) -> None:
     for controls in (short, short, short, short, PruneControls()):  # four steps, the last in the second round
         try:
             step.prune(**vars(OPTIONS), out=folder / "resumed", device="cpu", **vars(controls), resume=True)
-        except TrainingStopped:
+        except RunStopped:
             stops += 1
     try:
         step.prune("tiny", images="nowhere", out=folder / "failed", device="cpu")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.schema import check_document, load_schema
-from opentrans_cli.errors import BundleError, DataError, OptionError, TrainingStopped
+from opentrans_cli.errors import BundleError, DataError, OptionError, RunStopped
 from opentrans_cli.steps import run_log
 from opentrans_cli.steps.run_log import EVENTS, RunLog, check_log, log_path
 from opentrans_cli.training.loop import StepFigures
@@ -70,9 +70,9 @@ def whole(tmp_path: Path) -> list[dict[str, Any]]:
         log.step(figures(2, grad_norm=float("inf")))
         log.evaluation(2, {"miou": 0.25, "miou_seen": 0.5})
         log.end(cost=COST, seconds_per_step=0.5)
-    with pytest.raises(TrainingStopped), RunLog(tmp_path / "stopped") as log:
+    with pytest.raises(RunStopped), RunLog(tmp_path / "stopped") as log:
         log.step(figures(1))
-        raise TrainingStopped("time is up:\n state; resume")
+        raise RunStopped("the time\n is up", after="step 1 of 2", state=tmp_path)
     with pytest.raises(DataError), RunLog(tmp_path / "failed") as log:
         log.step(figures(1))
         raise DataError("image cannot be read: a.png; replace it")
@@ -93,7 +93,7 @@ def test_every_event_is_a_line_of_the_contract_with_exactly_its_fields(whole: li
                 check_document({key: value for key, value in line.items() if key != field}, "run_log_line")
 
 
-def test_the_lines_say_what_happened(whole: list[dict[str, Any]]) -> None:
+def test_the_lines_say_what_happened(whole: list[dict[str, Any]], tmp_path: Path) -> None:
     assert [(line["event"], line["step"]) for line in whole] == [
         *(("start", 0), ("round", 0), ("step", 1), ("freeze", 1), ("step", 2), ("evaluation", 2), ("end", 2)),
         *(("step", 1), ("stop", 1), ("step", 1), ("error", 1)),
@@ -104,7 +104,7 @@ def test_the_lines_say_what_happened(whole: list[dict[str, Any]]) -> None:
     assert whole[4]["grad_norm"] is None
     assert whole[6]["cost"] == COST
     assert [line["reason"] for line in whole[8::2]] == [
-        "time is up: state; resume",
+        f"the time is up; interrupted after step 1 of 2; go on with: --resume (the state is in {tmp_path})",
         "image cannot be read: a.png; replace it",
     ]
 

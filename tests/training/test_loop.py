@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
+from opentrans_cli.errors import OptionError, RunStopped, TrainingError
 from opentrans_cli.training.freezing import state_hash
 from opentrans_cli.training.settings import TrainSettings
 from opentrans_cli.training.state_file import load_meta
@@ -235,10 +235,10 @@ def test_when_the_time_is_up_a_state_is_left_from_which_the_run_goes_on(experime
     losses = whole.run().losses
     clock = iter([0.0, 10.0, 59.0, 61.0, 62.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    with pytest.raises(TrainingStopped) as error:
+    with pytest.raises(RunStopped) as error:
         experiment(changed(max_minutes=1.0)).run(checkpoint=state)
     monkeypatch.undo()
-    assert str(error.value) == f"time is up: step 3 of 6, the state is in {state}; go on with --resume"
+    assert (error.value.reason, error.value.after, error.value.state) == ("the time is up", "step 3 of 6", state)
     assert error.value.exit_code == 75
     resumed = experiment(changed(max_minutes=9.0))
     assert resumed.run(state=state, checkpoint=state).losses == losses
@@ -257,13 +257,16 @@ def test_a_limit_of_time_without_a_place_for_the_state_is_refused(experiment):
 @pytest.mark.parametrize(
     ("signals", "kind", "step"),
     [
-        ([signal.SIGTERM], TrainingStopped, 3),
+        ([signal.SIGTERM], RunStopped, 3),
         ([signal.SIGINT], KeyboardInterrupt, 3),
-        ([signal.SIGTERM, signal.SIGTERM], TrainingStopped, 3),
+        ([signal.SIGTERM, signal.SIGTERM], RunStopped, 3),
         ([signal.SIGINT, signal.SIGINT], KeyboardInterrupt, 1),  # at once: the state is the last that was saved
     ],
 )
-def test_signals_end_a_run_after_its_step_and_a_second_ctrl_c_at_once(experiment, batch, tmp_path, signals, kind, step):
+def test_signals_end_a_run_after_its_step_and_a_second_ctrl_c_at_once(
+    experiment, batch, tmp_path, signals, kind, step, monkeypatch
+):
+    monkeypatch.setattr("opentrans_cli.signals._DOUBLED", -1.0)
     state, handlers = tmp_path / "state", [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
     def batches(number):

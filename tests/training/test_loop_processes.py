@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from opentrans_cli.errors import TrainingError, TrainingStopped
+from opentrans_cli.errors import RunStopped, TrainingError
 from opentrans_cli.sparsity.masking import hold
 from opentrans_cli.training.loop import Hooks, train
 from opentrans_cli.training.processes.distributed import World, open_world
@@ -210,7 +210,7 @@ def test_their_one_state_is_that_of_a_process_alone_and_goes_on_in_any_number(bo
 def test_what_one_process_meets_ends_both_with_the_state_kept(both, shard):
     for found in both:
         ended = found["ended"]
-        assert ended[f"time {shard}"] == [TrainingStopped.__name__, "time is up: step 1 of 4"]
+        assert ended[f"time {shard}"] == [RunStopped.__name__, "the time is up"]
         assert ended[f"time {shard} step"] == 1
         assert ended[f"nan {shard}"][1] == "loss is not finite: step 3 of 4"
         assert ended[f"nan {shard} step"] == 2

@@ -23,7 +23,14 @@ from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptio
 from opentrans_cli.steps.finetune.run import FinetuneRun
 from opentrans_cli.steps.finetune.settings import check_cache_place, check_run
 from opentrans_cli.steps.finetune.validator import Validator, check_validation_options, validation_samples
-from opentrans_cli.steps.run_files import check_places, discard_state, state_path, state_to_resume
+from opentrans_cli.steps.run_files import (
+    check_places,
+    check_state,
+    discard_state,
+    resumable,
+    state_path,
+    state_to_resume,
+)
 from opentrans_cli.steps.run_log import RunLog, check_log, log_path
 from opentrans_cli.steps.segmentors.built import segmentor_to_train
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
@@ -73,20 +80,23 @@ def finetune(
     classes take part in training.
 
     dataset: "shapes" (embedded) or "folder", the default if `images` are given. base: where the bundle's base is now.
-    resume: go on with a run that was killed, to the same bundle. Options: the fields of `FinetuneOptions`,
-    `FinetuneControls` and `DatasetOptions`; values of a `recipe` are used for options not given.
+    resume: go on with a run that was interrupted, to the same bundle; without it and without `force` a state is
+    refused. Options: the fields of `FinetuneOptions`, `FinetuneControls` and `DatasetOptions`; values of a `recipe` are
+    used for options not given.
 
     Under torchrun the processes share every batch, and the first one writes. Raises OptionError, BundleError,
-    SourceError, HubError, DataError or TrainingError; TrainingStopped when `max_minutes` are over, with a saved state.
+    SourceError, HubError, DataError, OutputError or TrainingError; RunStopped when `max_minutes` are over, after
+    SIGTERM, or when the disk is full, with a saved state.
     """
     options: FinetuneOptions
     controls: FinetuneControls
     data: DatasetOptions
     options, controls, data = by_name("finetune", with_recipe(given), FinetuneOptions, FinetuneControls, DatasetOptions)
     reporter, out, dataset = reporter or LOGGED, Path(out), dataset_name(dataset, data)
-    with open_world(device) as world:
+    with resumable(out) as finishing, open_world(device) as world:
         _check(options, controls, dataset, world)
         check_replaceable(out, force=force)
+        check_state(out, resume=resume, force=force)
         check_parent(out)
         log_to, events = controls.log, controls.tensorboard
         check_places(out, {"--log": log_to, "--tensorboard": events, "--cache-features": controls.cache_features})
@@ -95,8 +105,8 @@ def finetune(
             check_log(out, log_to, tensorboard=events)
         parent = open_bundle(local_bundle(source, reporter))
         prepare_parent(out)
-        state = state_to_resume(out, resume=resume, reporter=reporter)
         job = _Job(parent, options, controls, dataset, data, base, world=world, reporter=reporter)
+        state = state_to_resume(out, resume=resume, reporter=reporter)
         taken = None if state is None else int(state_file.load_meta(state)["step"])
         writes = world.is_main
         with RunLog.beside(out, log_to, tensorboard=events, resumed_at=taken, writes=writes, reporter=reporter) as log:
@@ -109,8 +119,9 @@ def finetune(
             receipt, loss = run.receipt(), final_loss(trained.losses)
             timing = None if run.timing is None else run.timing.to_json()
             if world.is_main:
-                write_bundle(out, job.contents(receipt, loss), force=force)
-                discard_state(out)
+                with finishing():
+                    write_bundle(out, job.contents(receipt, loss), force=force)
+                    discard_state(out)
             world.barrier()
             log.end(cost=receipt, seconds_per_step=trained.seconds_per_step, timing=timing)
         return FinetuneResult(out, loss, trained.seconds_per_step, receipt, timing, log_path(out, log_to))

@@ -73,7 +73,7 @@ class FinetuneRun:
         """Run all steps that are left.
 
         Raises TrainingError for a loss that is not finite, for the state of another run, and if a frozen layer changed;
-        TrainingStopped when the time is up.
+        RunStopped when the time is up or a signal came.
         """
         if resume_from is not None:
             require_identity(resume_from, self._identity())

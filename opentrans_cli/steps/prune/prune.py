@@ -21,7 +21,7 @@ from opentrans_cli.steps.prune.choice import Choice, RandomChoice, ScoredChoice,
 from opentrans_cli.steps.prune.cuts import Cuts
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions, default_out, prune_options
 from opentrans_cli.steps.prune.plan import PrunePlan, make_prune_plan
-from opentrans_cli.steps.run_files import check_places, state_to_resume
+from opentrans_cli.steps.run_files import Finishing, check_places, check_state, resumable, state_to_resume
 from opentrans_cli.steps.step_record import ALONE, step_record
 
 if TYPE_CHECKING:
@@ -71,24 +71,35 @@ def prune(
 
     source: open_clip's NAME[:TAG], "tiny" (embedded), a bundle, a checkpoint, or hf://org/name[@revision].
     out: a new folder; None names it after source and sparsity, in the working directory.
-    recipe: "paper" or "fast", values of options that are not given. resume: go on with a run that was killed or
-    stopped, from the step of its last state to the same bundle. Options: the fields of `PruneOptions` and
-    `PruneControls`; `sparsity` is removed / prunable weights, in [0, 1).
+    recipe: "paper" or "fast", values of options that are not given. resume: go on with a run that was interrupted, from
+    the step of its last state to the same bundle; without it and without `force` a state is refused. Options: the
+    fields of `PruneOptions` and `PruneControls`; `sparsity` is removed / prunable weights, in [0, 1).
 
     Under torchrun the processes share every batch, and the first writes. Raises OptionError, SourceError, DataError,
-    BundleError, MaskError, HubError or TrainingError; nothing is at `out` then. TrainingStopped when `max_minutes` are
-    over or after SIGTERM, with a state to go on from.
+    BundleError, MaskError, HubError, OutputError or TrainingError; nothing is at `out` then. RunStopped when
+    `max_minutes` are over, after SIGTERM, or when the disk is full, with a state to go on from.
     """
     reporter = reporter or LOGGED
     # Worker processes import the calling script, which must be written for that, so they start only if asked for.
     options, controls = prune_options(source, recipe, {"workers": 0, **given})
     out = Path(out or default_out(options))
-    if options.images is None and os.environ.get("WORLD_SIZE", "1") == "1":
+    with resumable(out) as finishing:
+        if options.images is not None or os.environ.get("WORLD_SIZE", "1") != "1":
+            return _with_images(
+                options,
+                controls,
+                out,
+                device=device,
+                force=force,
+                resume=resume,
+                finishing=finishing,
+                reporter=reporter,
+            )
         if device not in ("auto", "cpu"):
             from opentrans_cli.training.device import resolve_device
 
             resolve_device(device)  # refuses a device that is missing, which nothing else here does
-        _check(controls, out, force=force)
+        _check(controls, out, force=force, resume=resume)
         if controls.log is not None:
             from opentrans_cli.steps.run_log import check_log
 
@@ -98,14 +109,15 @@ def prune(
         cuts = Cuts(plan, _choice(plan, Scorer(options), reporter), options, controls, out=out)
         for number in range(cuts.rounds):
             cuts.cut(number)
-        write_bundle(out, _contents(cuts, plan, None, _recorded(cuts, plan, ALONE), None), force=force)
-        cuts.discard()
+        with finishing():
+            write_bundle(out, _contents(cuts, plan, None, _recorded(cuts, plan, ALONE), None), force=force)
+            cuts.discard()
         return _result(open_bundle(out), cuts, plan, None, None)
-    return _with_images(options, controls, out, device=device, force=force, resume=resume, reporter=reporter)
 
 
-def _check(controls: PruneControls, out: Path, *, force: bool) -> None:
+def _check(controls: PruneControls, out: Path, *, force: bool, resume: bool) -> None:
     check_replaceable(out, force=force)
+    check_state(out, resume=resume, force=force)
     check_parent(out)
     check_places(out, {"--log": controls.log})
 
@@ -133,6 +145,7 @@ def _with_images(
     device: str,
     force: bool,
     resume: bool,
+    finishing: Finishing,
     reporter: Reporter,
 ) -> PruneResult:
     """Prune with images, which needs torch, processes, a training loop and its log."""
@@ -145,13 +158,13 @@ def _with_images(
     from opentrans_cli.training.processes.distributed import open_world
 
     with open_world(device) as world:
-        _check(controls, out, force=force)
+        _check(controls, out, force=force, resume=resume)
         if world.is_main:
             check_log(out, controls.log)
         plan = _planned(options, out, reporter)
         plan.tower.visual.to(world.device)
-        state = state_to_resume(out, resume=resume, reporter=reporter)
         loader = open_loader(options, plan.tower.preprocess, world=world, workers=controls.workers, reporter=reporter)
+        state = state_to_resume(out, resume=resume, reporter=reporter)
         taken = None if state is None else int(state_file.load_meta(state).get("step", 0))
         try:
             distils = loader is not None and options.distill != "none"
@@ -186,8 +199,9 @@ def _with_images(
                 log.start(options=recorded, data=images, environment=environment(world.device))
                 run.finish(state=state)
                 if world.is_main:
-                    write_bundle(out, _contents(run, plan, loader, recorded, data), force=force)
-                    run.discard()
+                    with finishing():
+                        write_bundle(out, _contents(run, plan, loader, recorded, data), force=force)
+                        run.discard()
                 world.barrier()
                 log.end(seconds_per_step=run.seconds_per_step)
         finally:

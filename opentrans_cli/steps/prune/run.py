@@ -100,8 +100,8 @@ class PruneRun(Cuts):
         """Run all rounds, or those that are left after `state`.
 
         Raises TrainingError for a loss that is not finite and for the state of a run with other options or images; of
-        the options only the learning rate may differ, and a message says so. Raises TrainingStopped when the time is
-        up; a later run can then go on from `state_path(out)`.
+        the options only the learning rate may differ, and a message says so. Raises RunStopped when the time is up or a
+        signal came; a later run can then go on from `state_path(out)`.
         """
         if self._snapshots is not None and state is None and self.world.is_main:
             self._snapshots.discard()  # snapshots of an interrupted run that is not resumed have other weights

@@ -12,7 +12,7 @@ import pytest
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.errors import OptionError, TrainingError, TrainingStopped
+from opentrans_cli.errors import OptionError, OutputError, RunStopped, TrainingError
 from opentrans_cli.reporter import Silent
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
 from opentrans_cli.steps.prune.prune import REPORT, prune
@@ -76,10 +76,14 @@ def test_from_any_step_on_the_bytes_are_those_of_an_uninterrupted_run(
     assert lines[-1]["event"] == "end" and lines[-1]["cost"] is None
 
 
-def test_without_resume_the_run_starts_over(
+def test_only_force_starts_anew_where_a_state_is(
     interrupted: Path, whole: Path, distilled: Options, content: Content
 ) -> None:
-    assert content(run(distilled(keep_rounds="masks"), interrupted).path) == content(whole)
+    options = distilled(keep_rounds="masks")
+    with pytest.raises(OutputError, match=r"a state of step 5 of 8 lies at .*; go on with --resume, or .* --force"):
+        run(options, interrupted)
+    assert state_path(interrupted).exists()
+    assert content(run(options, interrupted, force=True).path) == content(whole)
 
 
 def test_out_of_time_it_ends_with_a_state_and_goes_on_step_by_step(
@@ -90,9 +94,10 @@ def test_out_of_time_it_ends_with_a_state_and_goes_on_step_by_step(
     while not out.exists():
         try:
             run(options, out, controls=short, resume=True)
-        except TrainingStopped as error:
+        except RunStopped as error:
             stopped += 1
-            assert f"time is up: step {stopped} of 8, the state is in {state_path(out)}" in str(error)
+            assert (error.reason, error.after) == ("the time is up", f"step {stopped} of 8")
+            assert error.state == state_path(out)
             assert error.exit_code == 75
     assert stopped == 7 and content(out) == content(whole)
 
@@ -131,7 +136,7 @@ def test_snapshots_of_a_run_that_is_not_resumed_are_forgotten(
         run(distilled(keep_rounds="weights", seed=1), tmp_path / "b", reporter=interruption(bar=2, at=7))
     assert list(tmp_path.glob(".b.resume.round-*"))
     options = distilled(keep_rounds="weights", schedule="linear", rounds=2)
-    run(options, tmp_path / "b")
+    run(options, tmp_path / "b", force=True)
     assert content(tmp_path / "b") == content(run(options, tmp_path / "clean").path)
     assert names(tmp_path) == ["b", "b.log.jsonl", "clean", "clean.log.jsonl"]
 
