@@ -112,7 +112,6 @@ def test_a_disk_that_fills_up_costs_no_step_that_was_saved(
     )
     assert "No space left on device" in message and again in message
     assert message.endswith("--resume") == (state is not None)
-    assert what.startswith("features") or re.search(r"\([\d,]+ bytes needed, [\d,]+ free\)", message)
     left = {path.name for path in desk.iterdir()} - {"features", "f.log.jsonl"}
     assert left == (set() if state is None else {state_path(desk / "f").name})
     if state is not None:
