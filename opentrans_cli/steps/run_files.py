@@ -125,8 +125,10 @@ def _stopped(error: BaseException, out: Path, *, written: bool) -> RunStopped | 
         full = disk_full(error)
         if not (full or isinstance(error, KeyboardInterrupt)):
             return None
-        plain = isinstance(error, OSError) and error.filename
-        reason = f"{error.strerror}: {error.filename}" if plain else str(error).partition(";")[0]  # without a next move
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{error.strerror}: {error.filename}"
+        else:
+            reason = str(error).partition(";")[0]  # what is wrong, without the next move
     if written:
         return RunStopped(reason, written=out)
     return RunStopped(reason, after=kept_by(state), state=state, full=full)
