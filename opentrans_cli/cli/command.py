@@ -118,7 +118,7 @@ def _parameter(field: Field[Any], said: Statement, hint: Any, **more: Any) -> in
     if names:
         settings["autocompletion"] = lambda incomplete: [name for name in names if name.startswith(incomplete)]
     if isinstance(default, tuple | dict):
-        settings["show_default"], default = shown(default) if default else False, None
+        settings["show_default"], default = (shown(default) if default else said.unset or False), None
     elif default is None and said.unset is not None:
         settings["show_default"] = said.unset
     kind = _read_as(said, hint)
@@ -163,13 +163,14 @@ def _read(field: Field[Any], said: Statement, hint: Any, value: Any) -> Any:
     if said.kind != "commas":
         return tuple(value)
     parts = tuple(part.strip() for part in value.split(",") if part.strip())
-    if float not in get_args(core):
+    number = next((kind for kind in (int, float) if kind in get_args(core)), None)
+    if number is None:
         return parts
     try:
-        return tuple(map(float, parts))
+        return tuple(map(number, parts))
     except ValueError:
-        name = said.spelled(field.name)
-        raise OptionError(f"not numbers with commas: {name} {value}; such as {name} {shown(field.default)}") from None
+        name, example = said.spelled(field.name), shown(field.default) or "0,255"
+        raise OptionError(f"not numbers with commas: {name} {value}; such as {name} {example}") from None
 
 
 def _pairs(name: str, values: Sequence[str]) -> dict[str, str]:

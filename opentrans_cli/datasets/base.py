@@ -36,6 +36,10 @@ class SegDataset(Protocol):
         """Names of the classes that are never labelled in training; may be empty."""
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of how the data were read, a line each; may be empty."""
+
+    @property
     def default_crop(self) -> int:
         """A sensible side of square training crops, in pixels."""
 

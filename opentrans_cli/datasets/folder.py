@@ -8,7 +8,11 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from opentrans_cli.datasets.base import Sample
+from opentrans_cli.datasets.class_file import LARGEST_ID, UNLABELLED, ClassList, names_meant, read_classes
 from opentrans_cli.datasets.images import (
     IMAGE_SUFFIXES,
     list_images,
@@ -28,27 +32,32 @@ LARGEST_DEFAULT_CROP = 512
 class FolderDataset:
     """Images in one folder, label maps in another, paired by relative path without suffix.
 
-    Label maps hold class indices into `classes` or `ignore`. `split` is a list of stems; without it every
-    image needs a label map and the other way round. `unseen` names classes without labels in training, `limit` is the
-    largest number of pairs, `crop` replaces the default training crop. Names and lists are checked at once (DataError),
-    files when they are read.
+    Label maps hold the ids of `classes`, or one of `ignore` (none given: the ids that the class file calls void, else
+    255, or 65535 where a class has the id 255). A sample's label map holds class indices, and `ignore_index`.
+
+    `split` is a list of stems; without it every image needs a label map and the other way round. `unseen` names classes
+    without labels in training, `limit` is the largest number of pairs, `crop` replaces the default training crop. Names
+    and lists are checked at once (DataError), files when they are read.
     """
 
     def __init__(
         self,
         images: Path,
         labels: Path,
-        classes: Path | Vocabulary,
+        classes: Path | Vocabulary | ClassList,
         *,
-        ignore: int = 255,
+        ignore: tuple[int, ...] = (),
         split: Path | None = None,
         unseen: tuple[str, ...] = (),
         limit: int | None = None,
         crop: int | None = None,
     ) -> None:
-        self.vocabulary = classes if isinstance(classes, Vocabulary) else Vocabulary.from_file(classes)
-        self.ignore_index = ignore
-        self.unseen = _spelled_as_in(self.vocabulary, unseen)
+        self.classes = ClassList.of(classes)
+        self.vocabulary = self.classes.vocabulary
+        self.ignored = ignore or self.classes.default_ignored
+        self.ignore_index = UNLABELLED if len(self.vocabulary) <= UNLABELLED else LARGEST_ID
+        self._indices = _index_table(self.classes, self.ignored, self.ignore_index)
+        self.unseen = _spelled_as_in(self.vocabulary, names_meant(unseen))
         self._crop = crop
         pictures = _by_stem(images, list_images(images), "images")
         maps = _by_stem(labels, list_label_maps(labels), "label maps")
@@ -71,17 +80,30 @@ class FolderDataset:
         if image.shape[:2] != label_map.shape:
             (h, w), (lh, lw) = image.shape[:2], label_map.shape
             raise DataError(f"image is {w}x{h} but its label map {lw}x{lh}: {map_file}; resize the label map (nearest)")
-        foreign = label_map[(label_map != self.ignore_index) & ((label_map < 0) | (label_map >= len(self.vocabulary)))]
-        if foreign.size:
-            raise DataError(
-                f"id {foreign[0]} has no class (ids 0 to {len(self.vocabulary) - 1}): {map_file}; "
-                f"pass --ignore {foreign[0]} or extend the class file"
-            )
-        return Sample(image=image, label_map=label_map, name=name)
+        return Sample(image=image, label_map=self._classes_in(label_map, map_file), name=name)
+
+    def _classes_in(self, ids: NDArray[np.int64], map_file: Path) -> NDArray[np.int64]:
+        """A label map of ids as one of class indices. Raises DataError for an id without a class."""
+        last = len(self._indices) - 1
+        indices = self._indices[np.where((ids < 0) | (ids > last), last, ids)]
+        if (foreign := ids[indices < 0]).size:
+            raise DataError(foreign_ids(foreign, ids.size, self.classes, self.ignored, map_file))
+        return indices
 
     def name(self, index: int) -> str:
         """The stem of sample `index`."""
         return self._pairs[index][0]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How the class file was read, and classes that the ignored ids leave without pixels."""
+        names = dict(zip(self.classes.ids, self.vocabulary.names, strict=True))
+        lost = [
+            f"pixels of id {i} are not labelled (--ignore), so none is '{names[i]}'" for i in self.ignored if i in names
+        ]
+        moved = self.ignored == (LARGEST_ID,) and UNLABELLED in names
+        told = [f"id {UNLABELLED} is '{names[UNLABELLED]}', so unlabelled pixels have {LARGEST_ID}"] if moved else []
+        return (*self.classes.remarks, *lost, *told)
 
     @property
     def default_crop(self) -> int:
@@ -100,7 +122,9 @@ class FolderDataset:
     def fingerprint(self) -> str:
         """SHA-256 over names and sizes of all files, in order, and over the options that change labels."""
         files = [[stem, picture.stat().st_size, map_file.stat().st_size] for stem, picture, map_file in self._pairs]
-        content = [self.vocabulary.classes, self.ignore_index, self.unseen, files]
+        plain = self.classes.ids == tuple(range(len(self.vocabulary))) and len(self.ignored) == 1
+        labels = self.ignored[0] if plain else [self.classes.ids, self.ignored]
+        content = [self.vocabulary.classes, labels, self.unseen, files]
         return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
 
@@ -110,16 +134,47 @@ def open_folder(options: DatasetOptions) -> FolderDataset:
         wanted = {"--images": options.images, "--labels": options.labels, "--classes": options.classes}
         missing = " and ".join(name for name, value in wanted.items() if value is None)
         raise OptionError(f"data set 'folder' is not fully described: {missing} missing; add it")
+    classes = read_classes(options.classes)
     return FolderDataset(
         options.images,
         options.labels,
-        options.classes,
-        ignore=255 if options.ignore is None else options.ignore,
+        classes.in_order() if options.label_ids == "order" else classes,
+        ignore=options.ignore,
         split=options.split_list,
         unseen=options.hold_out,
         limit=options.limit,
         crop=options.size,
     )
+
+
+def _index_table(classes: ClassList, ignored: tuple[int, ...], unlabelled: int) -> NDArray[np.int64]:
+    """Id -> class index, or `unlabelled` for ignored ids, -1 for others; the last entry stands for all higher ids."""
+    table = np.full(max(*classes.ids, *ignored) + 2, -1, np.int64)
+    table[list(classes.ids)] = np.arange(len(classes.ids))
+    table[list(ignored)] = unlabelled
+    return table
+
+
+def foreign_ids(
+    foreign: NDArray[np.int64], pixels: int, classes: ClassList, ignored: tuple[int, ...], map_file: Path
+) -> str:
+    """What is wrong with a label map of so many `pixels`, of which some hold the ids `foreign`, and what to do."""
+    ids = np.unique(foreign).tolist()
+    shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+    what = f"id {shown} has no class" if len(ids) == 1 else f"{len(ids)} ids have no class, {shown}"
+    known = f"classes have ids {classes.ids[0]} to {classes.ids[-1]}"
+    if classes.written and len(classes.ids) <= classes.ids[-1] - classes.ids[0]:
+        known += f", {len(classes.ids)} of them"
+    share = 100 * foreign.size / pixels
+    moves = (
+        [f"pass --ignore {','.join(map(str, sorted({*ignored, *ids})))} if they are not labelled"] if len(ids) < 6 else []
+    )
+    if classes.written and classes.ids != tuple(range(len(classes.ids))):
+        moves.append("--label-ids order if label maps count classes from 0")
+    elif not classes.written and ids == [len(classes.ids)]:
+        moves.append(f"write 1:{classes.vocabulary.names[0]} and so on into the class file if they count from 1")
+    moves.append("add the class to the class file")
+    return f"{what} ({share:.2g} % of the pixels; {known}): {map_file}; {', or '.join(moves)}"
 
 
 def _by_stem(folder: Path, files: list[Path], kind: str) -> dict[str, Path]:

@@ -26,12 +26,28 @@ class DatasetOptions(Options):
     labels: Path | None = option(None, help="folder of label maps (PNG) with the same names", kind="path", panel=_DATA)
     classes: Path | None = option(
         None,
-        help="class file: a class on each line, its name and then its synonyms, with commas",
+        help="class file: a class on each line, its name and then its synonyms, with commas; or id:name, JSON, a table",
         kind="path",
         panel=_DATA,
     )
-    ignore: int | None = option(
-        None, least=0, most=65535, help="id of unlabelled pixels, which are not scored", unset="255", panel=_DATA
+    ignore: tuple[int, ...] = option(
+        (),
+        least=0,
+        most=65535,
+        help="ids of unlabelled pixels, which are not scored, with commas",
+        kind="commas",
+        unset="those that the class file calls void, else 255",
+        panel=_DATA,
+    )
+    label_ids: str = option(
+        "file",
+        help="what label maps hold",
+        choices={
+            "file": "the ids in the class file, if it writes any",
+            "order": "0, 1, ... in the order of the classes",
+        },
+        noun="kind of label ids",
+        panel=_DATA,
     )
     split_list: Path | None = option(
         None, help="text file with the images to use, a stem on each line", kind="path", panel=_DATA

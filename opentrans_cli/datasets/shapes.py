@@ -28,6 +28,7 @@ class ShapesDataset:
     """
 
     ignore_index = 255
+    remarks: tuple[str, ...] = ()
 
     def __init__(
         self, split: Split, *, size: int = 96, count: int | None = None, objects: tuple[int, int] = (1, 4)
@@ -72,7 +73,8 @@ def open_shapes(options: DatasetOptions) -> ShapesDataset:
         "--images": options.images,
         "--labels": options.labels,
         "--classes": options.classes,
-        "--ignore": options.ignore,
+        "--ignore": options.ignore or None,
+        "--label-ids": None if options.label_ids == "file" else options.label_ids,
         "--split-list": options.split_list,
         "--hold-out": options.hold_out or None,
     }

@@ -5,15 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from opentrans_cli.datasets.textfile import read_entries
 from opentrans_cli.errors import DataError
 
-INVALID = "invalid_class_id"
-"""FC-CLIP's class files mark ids without a class by this name."""
-
-_NUMBERED = re.compile(r"(\d+):(.*)")
+_BETWEEN = re.compile("[,;]")
 
 Entry = tuple[str, tuple[str, ...]]  # its place in the file (for messages), and its synonyms
 
@@ -43,39 +38,15 @@ class Vocabulary:
     def from_names(cls, names: Iterable[str]) -> Vocabulary:
         """One class for each "name" or "name,synonym,..."; raises DataError for empty or repeated words."""
         places = [(f"class {index} ('{text}')", text) for index, text in enumerate(names)]
-        entries = [(where, _synonyms(text, where)) for where, text in places]
+        entries = [(where, synonyms_in(text, where)) for where, text in places]
         if not entries:
             raise DataError("no class named: the list of classes is empty; name at least one")
-        return cls(_without_repeats(entries))
+        return cls.from_entries(entries)
 
     @classmethod
-    def from_file(cls, path: Path) -> Vocabulary:
-        """The classes of a text file, one per line with comma-separated synonyms; `#` starts a comment line.
-
-        Lines of the form `id:name,synonym,...` (FC-CLIP's class files) are understood too: ids must ascend,
-        lines named `invalid_class_id` are dropped, and classes are numbered 0, 1, ... in order. Those files
-        are published benchmarks, two of which use a word for two classes (ADE20K-847 has two kinds of "pot"),
-        so repeats are refused only in the plain form. Raises DataError if the file is missing, empty, not
-        UTF-8 or breaks these rules.
-        """
-        lines = read_entries(path, "class file")
-        numbered = [_NUMBERED.fullmatch(text) for _, text in lines]
-        if not any(numbered):
-            return cls(_without_repeats([_entry(path, number, text) for number, text in lines]))
-        entries: list[Entry] = []
-        last = -1
-        for (number, _), match in zip(lines, numbered, strict=True):
-            where = f"{path}, line {number}"
-            if match is None:
-                raise DataError(f"line without an id among lines with ids: {where}; write 'id:name' or drop all ids")
-            if int(match[1]) <= last:
-                raise DataError(f"class ids must ascend: {where} has {match[1]} after {last}; sort the lines by id")
-            last = int(match[1])
-            if match[2].strip() != INVALID:
-                entries.append(_entry(path, number, match[2]))
-        if not entries:
-            raise DataError(f"class file has only {INVALID} lines: {path}; write one class per line")
-        return cls(tuple(_distinct(synonyms) for _, synonyms in entries))
+    def from_entries(cls, entries: Iterable[Entry]) -> Vocabulary:
+        """One class for each entry. Raises DataError, with its place, for a word that occurs twice."""
+        return cls(_without_repeats(list(entries)))
 
     def seen_by(self, names: Iterable[str]) -> tuple[bool, ...]:
         """For each class whether one of its synonyms is among `names` (FC-CLIP's rule for seen classes)."""
@@ -83,19 +54,22 @@ class Vocabulary:
         return tuple(any(word.casefold() in known for word in synonyms) for synonyms in self.classes)
 
 
-def _entry(path: Path, number: int, text: str) -> Entry:
-    where = f"{path}, line {number}"
-    return where, _synonyms(text, where)
+def synonyms_in(text: str, where: str) -> tuple[str, ...]:
+    """The words between the commas and semicolons of a text, without quotes around them.
 
-
-def _synonyms(text: str, where: str) -> tuple[str, ...]:
-    synonyms = tuple(word.strip() for word in text.split(","))
+    `where` is its place in messages. Raises DataError for an empty word.
+    """
+    synonyms = tuple(_unquoted(word.strip()) for word in _BETWEEN.split(text))
     if not all(synonyms):
         raise DataError(f"empty class name: {where}; remove the extra comma or write the missing name")
     return synonyms
 
 
-def _distinct(synonyms: tuple[str, ...]) -> tuple[str, ...]:
+def _unquoted(word: str) -> str:
+    return word[1:-1].strip() if len(word) > 2 and word[0] == word[-1] and word[0] in "\"'" else word
+
+
+def distinct_words(synonyms: tuple[str, ...]) -> tuple[str, ...]:
     """`synonyms` without repeats; the first spelling stays."""
     kept: dict[str, str] = {}
     for word in synonyms:

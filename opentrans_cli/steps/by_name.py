@@ -81,6 +81,8 @@ def _fitted(wanted: Any, value: Any) -> Any:
         return next((found for kind in inner if (found := _fitted(kind, value)) is not _UNFIT), _UNFIT)
     if origin is Literal:  # the dataclass checks which values are allowed
         return value if isinstance(value, str) else _UNFIT
+    if origin is tuple and int in inner and isinstance(value, Integral):  # one id in place of several
+        value = (value,)
     if origin is tuple and isinstance(value, list | tuple):
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         items = tuple(_fitted(kind, item) for kind, item in zip(kinds, value, strict=False))

@@ -101,11 +101,50 @@ def test_an_id_without_a_class_is_refused_unless_ignored(folders: tuple[Path, Pa
     label_map = np.zeros((40, 50), np.uint8)
     label_map[3, 4] = 3
     put(folders[1] / "b.tif", label_map)
-    with pytest.raises(DataError, match=r"id 3 has no class \(ids 0 to 2\): .*b\.tif; pass --ignore 3 or extend"):
+    with pytest.raises(DataError) as caught:
         FolderDataset(*folders, WORDS)[1]
-    ignoring = FolderDataset(*folders, WORDS, ignore=3)
-    assert ignoring.ignore_index == 3
-    assert np.array_equal(ignoring[1].label_map, label_map)
+    assert str(caught.value) == (
+        f"id 3 has no class (0.05 % of the pixels; classes have ids 0 to 2): {folders[1] / 'b.tif'}; pass --ignore 3,255 if "
+        "they are not labelled, or write 1:cat and so on into the class file if they count from 1, or add the class to "
+        "the class file"
+    )
+    ignoring = FolderDataset(*folders, WORDS, ignore=(3, 7))
+    assert np.array_equal(ignoring[1].label_map, np.where(label_map == 3, ignoring.ignore_index, 0))
+
+
+def test_ids_of_the_class_file_become_class_indices(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    cases = {
+        "0:cat\n2:dog\n1:bus\n": [0, 1, 2],  # by id, whatever the order of lines
+        "2:dog\n1:cat\n": ["id 0 has no class", 0, 1],
+        "0: void\n1: cat\n2: dog\n": [255, 0, 1],
+        "0:invalid_class_id\n1:cat\n2:dog\n": ["--label-ids order", 0, 1],  # no guess whether 0 is void or a class
+        '[{"id": 2, "name": "a"}, {"id": 0, "name": "b"}]': [0, "id 1 has no class .* 0 to 2, 2 of them", 1],
+    }
+    for text, wanted in cases.items():
+        dataset = FolderDataset(*folders, written(tmp_path / "classes.txt", text))
+        for index, value in enumerate(wanted):
+            if isinstance(value, str):
+                with pytest.raises(DataError, match=value):
+                    dataset[index]
+            else:
+                assert (dataset[index].label_map == value).all()
+    in_order = DatasetOptions(
+        images=folders[0], labels=folders[1], classes=written(tmp_path / "c.txt", "4:a\n5:b\n9:c\n"), label_ids="order"
+    )
+    assert [int(open_folder(in_order)[index].label_map.max()) for index in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
+
+
+def test_no_class_is_dropped_in_silence_because_its_id_is_255(folders: tuple[Path, Path]) -> None:
+    many = Vocabulary.from_names([f"thing {number}" for number in range(300)])
+    label_map = np.full((40, 50), 255, np.uint16)
+    label_map[0] = 65535
+    put(folders[1] / "b.tif", label_map)
+    dataset = FolderDataset(*folders, many)
+    assert np.unique(dataset[1].label_map).tolist() == [255, dataset.ignore_index]  # type: ignore[arg-type]
+    assert dataset.remarks == ("id 255 is 'thing 255', so unlabelled pixels have 65535",)
+    asked = FolderDataset(*folders, many, ignore=(255, 65535))
+    assert (asked[1].label_map == asked.ignore_index).all()
+    assert asked.remarks == ("pixels of id 255 are not labelled (--ignore), so none is 'thing 255'",)
 
 
 def test_held_out_classes_are_spelled_as_in_the_class_list_and_stay_in_the_truth(folders: tuple[Path, Path]) -> None:
@@ -127,7 +166,7 @@ def test_the_fingerprint_follows_the_data(folders: tuple[Path, Path]) -> None:
     def fingerprint(**options: object) -> str:
         return FolderDataset(*folders, WORDS, **options).fingerprint  # type: ignore[arg-type]
 
-    prints = {fingerprint(), fingerprint(limit=2), fingerprint(ignore=0), fingerprint(unseen=("bus",))}
+    prints = {fingerprint(), fingerprint(limit=2), fingerprint(ignore=(0,)), fingerprint(unseen=("bus",))}
     assert len(prints) == 4
     assert fingerprint() in prints
     with (folders[0] / "b.png").open("ab") as file:
@@ -139,10 +178,10 @@ def test_options_open_a_folder_and_missing_ones_are_named(folders: tuple[Path, P
     images, labels = folders
     classes = written(tmp_path / "classes.txt", "cat\ndog\nbus\n")
     options = DatasetOptions(
-        images=images, labels=labels, classes=classes, ignore=9, size=64, limit=2, hold_out=("dog",)
+        images=images, labels=labels, classes=classes, ignore=(9,), size=64, limit=2, hold_out=("dog",)
     )
     dataset = DATASETS.load("folder")(options)
-    assert (len(dataset), dataset.ignore_index, dataset.default_crop) == (2, 9, 64)
+    assert (len(dataset), dataset.ignored, dataset.default_crop) == (2, (9,), 64)
     assert dataset.unseen == ("dog",)
     with pytest.raises(OptionError, match="not fully described: --images and --classes missing; add it"):
         open_folder(DatasetOptions(labels=labels))
@@ -154,12 +193,12 @@ def test_real_data_sets_are_read(shared: Path, name: str) -> None:
     where = {"msrc_v2": ("images", "annotations"), "camvid": ("images/val", "annotations/val")}[name]
     classes, ignore, count, crop = {"msrc_v2": (23, 255, 58, 192), "camvid": (11, 11, 101, 224)}[name]
     dataset = FolderDataset(
-        root / where[0], root / where[1], root / "classes.txt", ignore=ignore, split=root / "val.txt"
+        root / where[0], root / where[1], root / "classes.txt", ignore=(ignore,), split=root / "val.txt"
     )
     assert (len(dataset), len(dataset.vocabulary), dataset.default_crop) == (count, classes, crop)
     ids = set()
     for index in range(0, count, 5):
         ids |= set(np.unique(dataset[index].label_map).tolist())
-    assert ids <= {*range(classes), ignore}
-    assert ignore in ids
+    assert ids <= {*range(classes), dataset.ignore_index}
+    assert dataset.ignore_index in ids
     assert len(ids) > classes // 2

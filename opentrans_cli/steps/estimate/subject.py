@@ -17,14 +17,14 @@ from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.clip.architecture import meta_visual
 from opentrans_cli.clip.layers import candidates, convolutions
 from opentrans_cli.clip.source import is_local, load_clip, named_config
-from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.class_file import read_classes
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import Reporter
 from opentrans_cli.steps.finetune.options import FinetuneOptions
+from opentrans_cli.steps.samples import open_samples
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor, segmentor_to_train
 from opentrans_cli.steps.segmentors.words import text_class_indices
 from opentrans_cli.steps.sources import Tower, bundle_tower
@@ -62,9 +62,9 @@ def classes_of(dataset: str | None, data: DatasetOptions | None, crop: int | Non
     Raises OptionError or DataError.
     """
     if dataset is None:
-        coco = Vocabulary.from_file(Path(assets.__file__).with_name("coco_panoptic.txt"))
+        coco = read_classes(Path(assets.__file__).with_name("coco_panoptic.txt")).vocabulary
         return Classes(COCO, text_class_indices(coco), COCO_IMAGES, crop or SIZE[0])
-    samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions())
+    samples = open_samples(dataset, data or DatasetOptions())
     seen = tuple(samples.vocabulary.classes[index] for index in seen_ids(samples))
     return Classes(dataset, text_class_indices(Vocabulary(seen)), len(samples), crop or samples.default_crop)
 

@@ -66,7 +66,7 @@ def curve(
         raise OptionError(f"bundles of the Hub stay as they were published: {source}; add --out for report and chart")
     for target in () if out is None else (out, chart_path(out)):
         check_file_target(target, force=force)
-    samples = load_samples(dataset, data)
+    samples = load_samples(dataset, data, reporter)
     where, bundle = resolve_device(device), open_bundle(source)
     rounds = _rounds(bundle, reporter)
     clip = base_of_rounds(bundle, rounds, base, reporter)

@@ -12,7 +12,6 @@ import torch
 
 from opentrans_cli.bundle.hub.source import is_cached
 from opentrans_cli.bundle.store import Bundle, add_file
-from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.options import DatasetOptions, dataset_name
 from opentrans_cli.errors import DataError, OptionError
@@ -22,6 +21,7 @@ from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
+from opentrans_cli.steps.samples import open_samples
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.picture_size import Sides
@@ -98,8 +98,10 @@ def evaluate(
     if out is not None:
         out = Path(out)
         check_file_target(out, force=force)
-    samples = load_samples(dataset, data)
+    samples = load_samples(dataset, data, reporter)
     words = _words(samples, subject)
+    for remark in words.remarks:
+        reporter.say(remark)
     where = resolve_device(device)
     opened = _opened(source, subject, at_sparsity, base, reporter)
     seen = _seen(samples, words, opened, subject)
@@ -156,9 +158,9 @@ def _seen(samples: SegDataset, words: Words, opened: OpenedSegmentor, subject: S
     return seen_classes(samples, opened.built.tower)
 
 
-def load_samples(dataset: str, data: DatasetOptions | None) -> SegDataset:
+def load_samples(dataset: str, data: DatasetOptions, reporter: Reporter) -> SegDataset:
     """The labelled images to score. Raises DataError if there are none."""
-    samples: SegDataset = DATASETS.load(dataset)(data or DatasetOptions(split="val"))
+    samples = open_samples(dataset, data, reporter)
     if len(samples) == 0:
         raise DataError(f"no images to score: {dataset}; check --images and --split-list")
     return samples

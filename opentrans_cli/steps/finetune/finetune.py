@@ -12,8 +12,6 @@ from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
-from opentrans_cli.datasets import DATASETS
-from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.options import DatasetOptions, dataset_name
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_parent, prepare_parent
@@ -32,6 +30,7 @@ from opentrans_cli.steps.run_files import (
     state_to_resume,
 )
 from opentrans_cli.steps.run_log import RunLog, check_log, log_path
+from opentrans_cli.steps.samples import open_samples
 from opentrans_cli.steps.segmentors.built import segmentor_to_train
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.sources import bundle_tower, load_text_clip
@@ -145,7 +144,7 @@ class _Job:
         self.parent, self.options, self.controls = parent, options, controls
         self.world, self.reporter = world, reporter
         self._dataset, self._data = dataset, data
-        self.samples: SegDataset = DATASETS.load(dataset)(data)
+        self.samples = open_samples(dataset, data, reporter)
         tower = bundle_tower(parent, base=base, reporter=reporter)
         self.built = segmentor_to_train(tower, options.framework, seed=options.seed)
         preprocess = self.built.tower.preprocess

@@ -9,12 +9,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.steps.finetune.options import FinetuneControls
+from opentrans_cli.steps.samples import open_samples
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.scoring import group_miou, score_images
@@ -43,8 +43,7 @@ def validation_samples(dataset: str, data: DatasetOptions, controls: FinetuneCon
     check_validation_options(dataset, controls)
     split_list = data.split_list if dataset == "shapes" else controls.eval_split_list
     chosen = replace(data, split="val", split_list=split_list, limit=controls.eval_limit)
-    samples: SegDataset = DATASETS.load(dataset)(chosen)
-    return samples
+    return open_samples(dataset, chosen)
 
 
 class Validator:

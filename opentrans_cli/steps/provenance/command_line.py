@@ -147,7 +147,7 @@ def _words(option: str, value: Any, *, step: Step, inputs: Inputs, base: str) ->
     if said.kind == "pairs":
         return [f"{name}={quoted(option, pair)}" for pair in _pairs(option, value)]
     if said.kind == "commas":
-        return [f"{name}={quoted(option, _joined(option, value))}"] if value else []
+        return [f"{name}={quoted(option, _joined(option, value))}"] if value not in ([], "") else []
     if isinstance(value, bool):
         return [name] if value else [f"--no-{name[2:]}"] if field.default is True else []
     return [f"{name}={quoted(option, each)}" for each in (value if isinstance(value, list) else [value])]
@@ -194,7 +194,8 @@ def _pairs(option: str, value: Any) -> Iterator[str]:
 
 
 def _joined(option: str, value: Any) -> str:
-    names = [text(option, name) for name in value] if isinstance(value, list) else []
+    values = [value] if type(value) is int else value  # an older record may have one id in place of several
+    names = [text(option, name) for name in values] if isinstance(values, list) else []
     if not names or any("," in name for name in names):
         raise OptionError(f"not a list of names without commas: '{option}'; the record is damaged")
     return ",".join(names)

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.distill.image import embed, image_loss
 from opentrans_cli.errors import OptionError
-from opentrans_cli.reporter import Reporter
+from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.prune.loader import ImageLoader
 from opentrans_cli.steps.prune.options import EMBEDDED, PruneOptions
 from opentrans_cli.steps.prune.text_guided import RegionDistillation, RegionSettings
 from opentrans_cli.steps.region_teacher import raw_names
+from opentrans_cli.steps.samples import open_samples
 from opentrans_cli.steps.sources import Tower, load_text_clip
 from opentrans_cli.training.loop import Batch, Loss
 from opentrans_cli.training.processes.distributed import World
@@ -73,14 +73,15 @@ def make_objective(
         raise OptionError(f"text-guided distillation {reason}; use --distill image")
     clip = load_text_clip(tower.base, None, reporter, loaded=tower.clip)
     settings = RegionSettings(batch_size=options.batch_size, seed=options.seed, framework=options.framework)
-    return RegionDistillation(tower, labelled_images(options), settings, text=raw_names(clip), device=world.device)
+    return RegionDistillation(
+        tower, labelled_images(options, reporter), settings, text=raw_names(clip), device=world.device
+    )
 
 
-def labelled_images(options: PruneOptions) -> SegDataset:
+def labelled_images(options: PruneOptions, reporter: Reporter = SILENT) -> SegDataset:
     """The data set of text-guided distillation: the embedded scenes, or a folder of photos with label maps."""
     if options.images == EMBEDDED:
-        samples: SegDataset = DATASETS.load(EMBEDDED)(DatasetOptions(limit=options.image_limit))
-        return samples
+        return open_samples(EMBEDDED, DatasetOptions(limit=options.image_limit))
     assert options.images and options.labels and options.classes  # PruneOptions has checked this
     folder = DatasetOptions(
         images=Path(options.images),
@@ -89,8 +90,7 @@ def labelled_images(options: PruneOptions) -> SegDataset:
         ignore=options.ignore,
         limit=options.image_limit,
     )
-    samples = DATASETS.load("folder")(folder)
-    return samples
+    return open_samples("folder", folder, reporter)
 
 
 class ImageObjective:

@@ -101,8 +101,14 @@ class PruneOptions(Options):
     skip_bad: bool = option(False, help="leave out images that cannot be read, and name them", panel=_ON)
     labels: str | None = option(None, help=f"{_GUIDED}folder of label maps", kind="path", panel=_ON)
     classes: str | None = option(None, help=f"{_GUIDED}class file", kind="path", panel=_ON)
-    ignore: int | None = option(
-        None, least=0, most=65535, help=f"{_GUIDED}id of unlabelled pixels", unset="255", panel=_ON
+    ignore: tuple[int, ...] = option(
+        (),
+        least=0,
+        most=65535,
+        help=f"{_GUIDED}ids of unlabelled pixels, with commas",
+        kind="commas",
+        unset="those that the class file calls void, else 255",
+        panel=_ON,
     )
     # Distillation.
     distill: str = option(
@@ -169,7 +175,7 @@ class PruneOptions(Options):
             raise OptionError(f"too many rounds: {rounds + 0.5:.0f}, at most {MAX_ROUNDS} fit; raise --rate")
 
     def _check_label_maps(self) -> None:
-        given = [name for name in ("labels", "classes", "ignore") if getattr(self, name) is not None]
+        given = [name for name in ("labels", "classes", "ignore") if getattr(self, name) not in (None, ())]
         if self.distill != "text-guided" or self.images == EMBEDDED:
             if given:
                 raise OptionError(f"no use for label maps: --{given[0]}; add --distill text-guided, or leave it out")

@@ -104,6 +104,8 @@ def segment(
     if (source is None) == (options.checkpoint is None):
         raise OptionError("one segmentor looks: a source, or --checkpoint FILE; give exactly one of the two")
     reporter, words = reporter or LOGGED, Words.of(words)
+    for remark in words.remarks:
+        reporter.say(remark)
     files = _files([Path(image) for image in ([images] if isinstance(images, str | Path) else images)])
     _check_targets(options, len(files))
     things = things_of(words.vocabulary.names, options.stuff)

@@ -10,7 +10,7 @@ import torch
 
 from opentrans_cli import assets
 from opentrans_cli.clip.source import LoadedClip
-from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.datasets.class_file import read_classes
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText, Framework
@@ -87,4 +87,4 @@ def open_source(
 def names_of(classes: Path | None) -> tuple[str, ...]:
     """All words of a class file; without a file those of the 133 classes of COCO's panoptic task."""
     path = classes or Path(assets.__file__).with_name("coco_panoptic.txt")
-    return tuple(word for synonyms in Vocabulary.from_file(path).classes for word in synonyms)
+    return tuple(word for synonyms in read_classes(path).vocabulary.classes for word in synonyms)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings, unread_words
+from opentrans_cli.datasets.class_file import file_meant, read_classes
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.datasets.vocabulary_pack import PackedClass, VocabularyPack, is_pack, read_pack
 from opentrans_cli.errors import DataError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import SILENT, Reporter
+
+_NO_COMMA = {";": "';'", "\n": "line ends", "\t": "tabs"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Words:
 
     vocabulary: Vocabulary
     pack: VocabularyPack | None = None
+    remarks: tuple[str, ...] = ()  # what a user should know of how they were read
 
     @classmethod
     def of(cls, words: AnyWords) -> Words:
@@ -30,6 +34,11 @@ class Words:
         if isinstance(words, Path):
             return cls.from_file(words)
         if isinstance(words, str):
+            if (file := file_meant(words)) is not None:
+                found = cls.from_file(file)
+                return replace(found, remarks=(f"words are read from the file {file}", *found.remarks))
+            if separator := next((called for sign, called in _NO_COMMA.items() if sign in words), None):
+                raise DataError(f"words are separated by {separator}: '{words[:60]}'; use commas, or name a class file")
             words = [word.strip() for word in words.split(",") if word.strip()]
         if isinstance(words, Sequence):
             words = Vocabulary.from_names(words)
@@ -39,7 +48,8 @@ class Words:
     def from_file(cls, path: Path) -> Words:
         """A vocabulary pack (`.safetensors`) or a class file. Raises DataError or BundleError."""
         if not is_pack(path):
-            return cls(Vocabulary.from_file(path))
+            listed = read_classes(path)
+            return cls(listed.vocabulary, remarks=listed.remarks)
         pack = read_pack(path)
         return cls(Vocabulary(tuple(_named(packed) for packed in pack.classes)), pack)
 
@@ -99,7 +109,8 @@ def text_class_indices(vocabulary: Vocabulary) -> tuple[int, ...]:
 
 
 AnyWords = str | Sequence[str] | Path | Vocabulary | Words
-"""Words in any form: "red star, sky", a sequence of names, the Path of a class file or vocabulary pack, or made."""
+"""Words in any form: "red star, sky", the name of a file as text, a sequence of names, the Path of a class file or
+vocabulary pack, or made."""
 
 
 def embed_vocabulary(

@@ -95,6 +95,8 @@ def export_onnx(
     """
     require_packages()
     words = Words.of(words)
+    for remark in words.remarks:
+        reporter.say(remark)
     _check_target(out, resolution, force=force)
     opened = open_source(source, framework=framework, at_sparsity=at_sparsity, base=base, reporter=reporter)
     built, text = opened.built, opened.embedded(words, reporter=reporter)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.datasets.class_file import read_classes
 from opentrans_cli.datasets.images import read_label_map
 from opentrans_cli.datasets.options import DatasetOptions
-from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.look.verify import verify
 from opentrans_cli.steps.prune.prune import prune
@@ -28,7 +28,7 @@ def options(folder: Any, **changes: Any) -> DatasetOptions:
 
 def predictions(source: Path | str, folder: Any, out: Path) -> dict[str, np.ndarray]:
     """Label maps by name, as segment writes them."""
-    vocabulary = Vocabulary.from_file(folder.classes)
+    vocabulary = read_classes(folder.classes).vocabulary
     result = segment(str(source), images=[folder.images], out=out, device="cpu", words=vocabulary)
     return {image["name"]: read_label_map(out / image["label_map"]) for image in result.images}
 
