@@ -26,6 +26,7 @@ VOID = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "ignore_label")
 """Names of pixels that belong to no class, as label maps of published data sets have them."""
 
 _YAML = (".yaml", ".yml")
+_LONGEST_NAME = 4096
 _SUFFIXES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".names", ".lst", ".safetensors", *_YAML)
 
 LARGEST_ID = 65535
@@ -153,29 +154,19 @@ def read_classes(path: Path) -> ClassList:
     return _listed(rows, remarks, path)
 
 
-def file_meant(text: str) -> Path | None:
-    """The file that a user named in a place for words, if `text` is the name of one; else None.
+def file_among(words: str) -> str | None:
+    """The name of a file that a user gave in a place for words with commas; None if all are words.
 
-    A name counts as a file's if it ends as class files do, or if it has a suffix or folder and the file is there.
-    Raises DataError for a file among words.
+    A word counts as a file's name if it ends as class files do, or if it has a suffix or folder and the file is there.
     """
-    path, parts = Path(text.strip()), text.split(",")
-    if len(parts) > 1:
-        if file := next((part.strip() for part in parts if _is_class_file(Path(part.strip()))), None):
-            raise DataError(f"a file among words: {file}; name one file alone, or words")
-        return None
-    there = (path.suffix or len(path.parts) > 1) and len(text) < 4096 and path.is_file()
-    return path if there or _is_class_file(path) else None
+    return next((word for part in words.split(",") if _is_file((word := part.strip()))), None)
 
 
-def _is_class_file(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and " " not in path.suffix
-
-
-def names_meant(names: tuple[str, ...]) -> tuple[str, ...]:
-    """`names`, or those of the classes in the class file that a single one names. Raises DataError."""
-    file = file_meant(",".join(names)) if names else None
-    return names if file is None else read_classes(file).vocabulary.names
+def _is_file(word: str) -> bool:
+    path = Path(word)
+    if path.suffix.lower() in _SUFFIXES:
+        return True
+    return bool(path.suffix or len(path.parts) > 1) and len(word) < _LONGEST_NAME and path.is_file()
 
 
 def _listed(rows: list[Row], remarks: list[str], path: Path) -> ClassList:

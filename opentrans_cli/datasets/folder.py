@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.datasets.base import Sample
-from opentrans_cli.datasets.class_file import LARGEST_ID, UNLABELLED, ClassList, names_meant, read_classes
+from opentrans_cli.datasets.class_file import LARGEST_ID, UNLABELLED, ClassList, read_classes
 from opentrans_cli.datasets.images import (
     IMAGE_SUFFIXES,
     list_images,
@@ -57,7 +57,7 @@ class FolderDataset:
         self.ignored = ignore or self.classes.default_ignored
         self.ignore_index = UNLABELLED if len(self.vocabulary) <= UNLABELLED else LARGEST_ID
         self._indices = _index_table(self.classes, self.ignored, self.ignore_index)
-        self.unseen = _spelled_as_in(self.vocabulary, names_meant(unseen))
+        self.unseen = _spelled_as_in(self.vocabulary, unseen)
         self._crop = crop
         pictures = _by_stem(images, list_images(images), "images")
         maps = _by_stem(labels, list_label_maps(labels), "label maps")
@@ -166,9 +166,8 @@ def foreign_ids(
     if classes.written and len(classes.ids) <= classes.ids[-1] - classes.ids[0]:
         known += f", {len(classes.ids)} of them"
     share = 100 * foreign.size / pixels
-    moves = (
-        [f"pass --ignore {','.join(map(str, sorted({*ignored, *ids})))} if they are not labelled"] if len(ids) < 6 else []
-    )
+    unlabelled = ",".join(map(str, sorted({*ignored, *ids})))
+    moves = [f"pass --ignore {unlabelled} if they are not labelled"] if len(ids) < 6 else []
     if classes.written and classes.ids != tuple(range(len(classes.ids))):
         moves.append("--label-ids order if label maps count classes from 0")
     elif not classes.written and ids == [len(classes.ids)]:

@@ -77,8 +77,8 @@ def test_a_class_file(text: str | None, named: str, refused: Any, desk: Path, la
         assert named in message and str(labelled_folder.classes) in message
 
 
-@pytest.mark.parametrize("words", ["", " , ", "cat,dog,Cat"])
-def test_words_that_are_none_or_repeated(words: str, refused: Any, desk: Path, labelled_folder: Any) -> None:
+@pytest.mark.parametrize("words", ["", " , ", "cat,dog,Cat", "cat;dog", "cat\ndog", "words.txt"])
+def test_words_that_are_none_repeated_or_a_file(words: str, refused: Any, desk: Path, labelled_folder: Any) -> None:
     message = refused("segment", "tiny", labelled_folder.images, f"--words={words}", "-o", desk / "s")
     assert "; " in message  # the next move
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opentrans_cli.datasets.class_file import ClassList, file_meant, names_meant, read_classes
+from opentrans_cli.datasets.class_file import ClassList, file_among, read_classes
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError
 
@@ -174,16 +174,12 @@ def test_a_file_with_two_meanings_is_refused_with_the_next_move(tmp_path: Path) 
             read_classes(path)
 
 
-def test_a_name_that_only_a_file_has_stands_for_the_file(tmp_path: Path) -> None:
-    path = written(tmp_path, "cat\ndog\n")
-    assert file_meant(str(path)) == path
-    assert names_meant((str(path),)) == ("cat", "dog")
-    assert file_meant("none.txt") == Path("none.txt")  # which is then reported as missing
-    written(tmp_path, "", "cat")
-    for words in ("cat", "a dog, a cat", "st. bernard", "cat/dog", "x" * 5000):
-        assert file_meant(words) is None
-    with pytest.raises(DataError, match=r"a file among words: x\.txt; name one file alone"):
-        file_meant("cat, x.txt")
+def test_the_name_of_a_file_is_told_from_words(tmp_path: Path) -> None:
+    list_of_words = str(written(tmp_path, "cat\ndog\n", "words.list"))
+    for file in ("none.txt", list_of_words, f"cat, {list_of_words}"):  # a missing one is a slip, and no word either
+        assert file_among(file) == file.removeprefix("cat, ")
+    for words in ("cat", "a dog, a cat", "st. bernard", "cat/dog", "x" * 5000, str(tmp_path)):
+        assert file_among(words) is None
 
 
 def test_published_class_files_are_read_as_they_are(shared: Path) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from opentrans_cli.datasets.class_file import names_meant
 from opentrans_cli.datasets.images import resize_label_map, write_label_map
 from opentrans_cli.errors import DataError, did_you_mean
 from opentrans_cli.frameworks.mask_inference import instances, panoptic
@@ -73,7 +72,6 @@ def find_segments(
 
 def things_of(names: Sequence[str], stuff: Sequence[str]) -> tuple[bool, ...]:
     """By class, whether it consists of objects; `stuff` names those that do not. Raises DataError for other words."""
-    stuff = names_meant(tuple(stuff))
     unknown = sorted({word.casefold() for word in stuff} - {name.casefold() for name in names})
     if unknown:
         raise DataError(

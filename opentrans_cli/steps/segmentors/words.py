@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings, unread_words
-from opentrans_cli.datasets.class_file import file_meant, read_classes
+from opentrans_cli.datasets.class_file import file_among, read_classes
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.datasets.vocabulary_pack import PackedClass, VocabularyPack, is_pack, read_pack
 from opentrans_cli.errors import DataError
@@ -34,9 +34,8 @@ class Words:
         if isinstance(words, Path):
             return cls.from_file(words)
         if isinstance(words, str):
-            if (file := file_meant(words)) is not None:
-                found = cls.from_file(file)
-                return replace(found, remarks=(f"words are read from the file {file}", *found.remarks))
+            if (file := file_among(words)) is not None:
+                raise DataError(f"a file where words are expected: {file}; read it with --vocabulary {file}")
             if separator := next((called for sign, called in _NO_COMMA.items() if sign in words), None):
                 raise DataError(f"words are separated by {separator}: '{words[:60]}'; use commas, or name a class file")
             words = [word.strip() for word in words.split(",") if word.strip()]
@@ -109,8 +108,7 @@ def text_class_indices(vocabulary: Vocabulary) -> tuple[int, ...]:
 
 
 AnyWords = str | Sequence[str] | Path | Vocabulary | Words
-"""Words in any form: "red star, sky", the name of a file as text, a sequence of names, the Path of a class file or
-vocabulary pack, or made."""
+"""Words in any form: "red star, sky", a sequence of names, the Path of a class file or vocabulary pack, or made."""
 
 
 def embed_vocabulary(
