@@ -105,8 +105,8 @@ def test_an_id_without_a_class_is_refused_unless_ignored(folders: tuple[Path, Pa
         FolderDataset(*folders, WORDS)[1]
     assert str(caught.value) == (
         f"id 3 has no class (0.05 % of the pixels; classes have ids 0 to 2): {folders[1] / 'b.tif'}; "
-        "pass --ignore 3,255 if they are not labelled, or write 1:cat and so on into the class file if they count from 1, "
-        "or add the class to the class file"
+        "pass --ignore 3,255 if they are not labelled, or write 1:cat and so on into the class file if they count from "
+        "1, or add the class to the class file"
     )
     ignoring = FolderDataset(*folders, WORDS, ignore=(3, 7))
     assert np.array_equal(ignoring[1].label_map, np.where(label_map == 3, ignoring.ignore_index, 0))

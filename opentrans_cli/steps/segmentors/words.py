@@ -37,7 +37,7 @@ class Words:
             if (file := file_among(words)) is not None:
                 raise DataError(f"a file where words are expected: {file}; read it with --vocabulary {file}")
             if separator := next((called for sign, called in _NO_COMMA.items() if sign in words), None):
-                raise DataError(f"words are separated by {separator}: '{words[:60]}'; use commas, or name a class file")
+                raise DataError(f"words are separated by {separator}: {words[:60]!r}; use commas, or name a class file")
             words = [word.strip() for word in words.split(",") if word.strip()]
         if isinstance(words, Sequence):
             words = Vocabulary.from_names(words)
