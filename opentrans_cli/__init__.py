@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.import_masks import import_masks as import_masks
     from opentrans_cli.steps.load import load as load
     from opentrans_cli.steps.look.diff import diff as diff
+    from opentrans_cli.steps.look.doctor import doctor as doctor
     from opentrans_cli.steps.look.inspect import inspect as inspect
     from opentrans_cli.steps.look.verify import verify as verify
     from opentrans_cli.steps.prune.prune import prune as prune
@@ -40,6 +41,7 @@ _PLACES = {
     "apply": f"{_STEPS}.apply",
     "attach": f"{_STEPS}.apply",
     "diff": f"{_STEPS}.look.diff",
+    "doctor": f"{_STEPS}.look.doctor",
     "evaluate": f"{_STEPS}.eval.evaluate",
     "finetune": f"{_STEPS}.finetune.finetune",
     "import_masks": f"{_STEPS}.import_masks",

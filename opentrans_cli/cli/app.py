@@ -12,6 +12,7 @@ from opentrans_cli.cli import (
     analyze,
     demo,
     diff,
+    doctor,
     eval,
     finetune,
     import_,
@@ -101,6 +102,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
     "verify": (verify.verify_command, _LOOK),
     "diff": (diff.diff_command, _LOOK),
     "provenance": (provenance.provenance_command, _LOOK),
+    "doctor": (doctor.doctor_command, _LOOK),
     "push": (push.push_command, _SHARE),
     "pull": (pull.pull_command, _SHARE),
 }

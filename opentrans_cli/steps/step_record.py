@@ -50,7 +50,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         **versions(),
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
     }
@@ -68,7 +68,8 @@ def data_record(data: DatasetOptions) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(data).items()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The model of this machine's processor, "unknown" if the system does not tell it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

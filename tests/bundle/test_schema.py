@@ -72,6 +72,12 @@ REQUIRED = {
     "import_report": "path format keys prefix sparsity kept total layers from_base unused_masks mask_only",
     "onnx_report": "path framework classes resolution compared difference agreement bytes opset bundle versions",
     "run_log_line": "event step loss terms lr grad_norm seconds",
+    "doctor_report": "opentrans python system threads packages extras devices caches disks environment problems",
+    "doctor_report/packages": "name version needs problem",
+    "doctor_report/extras": "name commands installed packages",
+    "doctor_report/devices": "kind available names note",
+    "doctor_report/caches": "of path exists bytes files complete",
+    "doctor_report/disks": "of path free total",
 }
 KINDS = [place for place in REQUIRED if "/" not in place]
 TEXTS = ("x", "org/name", "sha256:" + 64 * "0", 40 * "0")
