@@ -3,9 +3,11 @@
 opentrans            the paper's `seg_backbone_imp*.pth`: as torch-prune, inside the dicts `first_conv`, `backbone`
                      and `sem_seg_head`
 torch-prune          `X_orig` and `X_mask` of torch.nn.utils.prune, or `X.weight_mask` with or without `X.weight`
-torch-ao             `M.parametrizations.weight.original` and `.0.mask` of torch.ao.pruning
-nncf                 `M.weight` and its mask: `M.pre_ops.N.op._mask`, or since NNCF 3
-                     `__nncf_hooks.post_hooks.PARTS:OF:M:weight__0.0.binary_mask`
+torch-ao             `M.parametrizations.weight.original` and `.0.mask` of torch.ao.pruning, which leaves the masks out
+                     of a state dict: they may be in the sparsifier's own state that is saved beside it
+nncf                 `M.weight` and its mask: `M.pre_ops.N.op.` with `_binary_mask`, with `_mask` (logits, above 0 is
+                     kept) or with `_binary_filter_pruning_mask` (one number a row); since NNCF 3
+                     `__nncf_hooks.post_hooks.PARTS:OF:M:weight__0.0.` with `binary_mask` or `mask` (logits)
 compressed-tensors   the bitmasks of compressed-tensors up to 0.14 (sparse-bitmask, sparse-24-bitmask):
                      `M.compressed`, `M.bitmask`, `M.shape` (and `M.row_offsets`) for `M.weight`; bits along the
                      last axis, the lowest first; their values may be quantised as in `quantised.py`
@@ -38,9 +40,11 @@ _OFFICIAL_PARTS = {"first_conv", "backbone"}
 _PACKED = ("compressed", "bitmask", "shape", "row_offsets")
 _MOST_DIMENSIONS = 8
 _NNCF_MASK = re.compile(
-    r"(?P<module>.+)\.pre_ops\.\d+\.op\._mask"
-    r"|(?P<above>.*)__nncf_hooks\.post_hooks\.(?P<below>.+):weight__\d+\.\d+\.binary_mask"
+    r"(?P<module>.+)\.pre_ops\.\d+\.op\.(_binary_mask|_binary_filter_pruning_mask|_mask)"
+    r"|(?P<above>.*)__nncf_hooks\.post_hooks\.(?P<below>.+)__\d+\.\d+\.(binary_mask|mask)"
 )
+_NNCF_OWN = re.compile(r"(.+\.)?__nncf_hooks\..+|.+\.(pre|post)_ops\.\d+\.op\..+")
+"""What NNCF adds to a model: masks, and numbers of quantisers that are shaped like weights."""
 
 # For each format, the name of a mask and the name of the values that it belongs to.
 _MASKS = {
@@ -59,6 +63,7 @@ class PrunedTensor:
     shape: tuple[int, ...]
     values: str | None = None  # name of its values in the file; None: the file has only its mask
     mask: str | None = None  # name of its mask, one number per weight, or of its bits if packed
+    logits: bool = False  # the mask is not made of 0 and 1: what is above 0 is kept
     packed: bool = False  # the file holds only the kept values, one after the other
     problem: str | None = None  # why it cannot be a weight, see StoredTensor
     quantised: Quantised | None = None  # how its values are computed, if the file has them in another form
@@ -98,6 +103,10 @@ class PrunedCheckpoint:
         if tensor.packed:
             return _rows(self._bits(name, tensor), rows)
         mask = self.file.numbers(tensor.mask, rows)
+        if mask.ndim < len(tensor.shape):
+            mask = np.broadcast_to(mask.reshape(-1, *[1] * (len(tensor.shape) - 1)), (len(mask), *tensor.shape[1:]))
+        if tensor.logits:
+            return mask > 0
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise MaskError(f"mask is not made of 0 and 1: '{tensor.mask}' in {self.path}; export it again")
         return mask != 0
@@ -172,7 +181,7 @@ def open_pruned(path: Path, format: str | None = None) -> PrunedCheckpoint:
     taken = {key for tensor in found.values() for key in (tensor.values, tensor.mask)} | taken_too
     if chosen == COMPRESSED:
         taken |= {name.removesuffix("weight") + part for name in found for part in (*_PACKED, *SCALES)}
-    taken |= found.keys()
+    taken |= found.keys() | {key for key in file.tensors if _NNCF_OWN.fullmatch(key)}
     plain = {key: PrunedTensor(t.shape, key, problem=t.problem) for key, t in file.tensors.items() if key not in taken}
     place = {key: number for number, key in enumerate(file.tensors)}
     tensors = sorted({**plain, **found}.items(), key=lambda item: place[item[1].values or item[1].mask or ""])
@@ -194,8 +203,10 @@ def _masked(tensors: Mapping[str, StoredTensor], format: str) -> Iterator[tuple[
         name, values = _nncf_names(key) if format == NNCF else _names(key, *_MASKS[format])
         lenient = format == TORCH_PRUNE and name.endswith("weight")
         original = next((one for one in (values, name if lenient else "") if one in tensors), None)
-        if original is not None and tensors[original].shape == mask.shape:
-            yield name, PrunedTensor(mask.shape, original, key, problem=tensors[original].problem)
+        shape = None if original is None else tensors[original].shape
+        if original is not None and shape is not None and mask.shape in (shape, shape[:1] if format == NNCF else shape):
+            logits = format == NNCF and key.endswith(("._mask", ".mask"))
+            yield name, PrunedTensor(shape, original, key, logits=logits, problem=tensors[original].problem)
         elif original is None and lenient:
             yield name, PrunedTensor(mask.shape, None, key)
 
@@ -211,8 +222,9 @@ def _nncf_names(key: str) -> tuple[str, str]:
     found = _NNCF_MASK.fullmatch(key)
     if found is None:
         return "", ""
-    module = found["module"] or found["above"] + found["below"].replace(":", ".")
-    return f"{module}.weight", f"{module}.weight"
+    module = found["module"]
+    name = f"{module}.weight" if module else found["above"] + found["below"].replace(":", ".")
+    return name, name
 
 
 def _compressed(file: Checkpoint) -> Iterator[tuple[str, PrunedTensor]]:

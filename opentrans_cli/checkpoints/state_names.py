@@ -43,6 +43,7 @@ def find_state(content: Any) -> FoundState:
     """
     if isinstance(content, list | tuple):  # (state dict, epoch)
         content = next((part for part in content if _holds(part)), None)
+    masks = dict(_sparsifier_masks(content))
     beside: list[str] = []
     taken, others = None, tuple[str, ...]()
     for _ in range(_MAX_DEPTH):
@@ -63,11 +64,28 @@ def find_state(content: Any) -> FoundState:
         taken, others = (own, rivals) if rivals else (taken, others)
         content = next(value for key, value in content.items() if str(key) == own)
     named = {name: one.described() if isinstance(one, Array) else one for name, one in _flat(content)}
+    named |= {name: mask for name, mask in masks.items() if name.removesuffix("0.mask") + "original" in named}
     return FoundState(named, tuple(beside), taken, others)
 
 
 def _holds(value: Any) -> bool:
     return next(_flat(value), None) is not None
+
+
+def _sparsifier_masks(content: Any) -> Iterator[tuple[str, Described]]:
+    """The masks in the state of a sparsifier of torch.ao.pruning beside a state dict, which has none.
+
+    Their names are those they would have in it.
+    """
+    for beside in content.values() if isinstance(content, Mapping) else ():
+        state = beside.get("state") if isinstance(beside, Mapping) and "groups" in beside else None
+        for name, entry in state.items() if isinstance(state, Mapping) else ():
+            mask, (module, dot, leaf) = (
+                entry.get("mask") if isinstance(entry, Mapping) else None,
+                str(name).rpartition("."),
+            )
+            if isinstance(mask, Described):
+                yield f"{module}{dot}parametrizations.{leaf}.0.mask", mask
 
 
 def _of_training(key: Any) -> bool:

@@ -95,6 +95,7 @@ def import_masks(
     prepare_parent(out)
     include, path = tuple(include), Path(source)
     foreign = open_pruned(path, format)
+    _check_whole(foreign)
     tower = _base(foreign, base, reporter)
     found, layers = _places(foreign, tower, keys=keys, under=under, include=include)
     read = _read(foreign, tower, found, layers, values=not mask_only)
@@ -121,6 +122,16 @@ def import_masks(
         dtype=dtype,
     )
     return _written(contents, out, foreign, found, read, force=force)
+
+
+def _check_whole(foreign: PrunedCheckpoint) -> None:
+    """Raises SourceError if weights are parametrized and their masks are not in the file."""
+    bare = next((name for name in foreign.tensors if name.endswith(".parametrizations.weight.original")), None)
+    if bare is not None:
+        raise SourceError(
+            f"a parametrized weight without its mask: '{bare}' in {foreign.path}; torch.ao.pruning leaves masks out of "
+            "state_dict(), so save the sparsifier's state_dict() beside it, or call its squash_mask() first"
+        )
 
 
 def _base(foreign: PrunedCheckpoint, base: str | None, reporter: Reporter) -> Tower:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.ao.pruning import WeightNormSparsifier
 from torch.nn.utils import prune
 
 from opentrans_cli.checkpoints.pruned import open_pruned
@@ -153,11 +154,16 @@ def test_a_named_format_is_one_of_the_known_and_fits_the_file(tmp_path: Path) ->
 
 
 def test_masks_by_the_names_of_torch_ao_and_nncf_are_those_of_their_weights(tmp_path: Path) -> None:
+    """The names are those that NNCF 2.14 and 3.4 write; what else NNCF adds to a model is no weight of it."""
     mask, weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.randn(2, 2)
+    logits, hook = 4 * mask - 1, "m.__nncf_hooks.post_hooks.a"
     for format, state in (
         ("torch-ao", {"m.a.parametrizations.weight.original": weight, "m.a.parametrizations.weight.0.mask": mask}),
         ("nncf", {"m.a.weight": weight, "m.a.pre_ops.0.op._mask": mask}),
-        ("nncf", {"m.a.weight": weight, "m.__nncf_hooks.post_hooks.a:weight__0.0.binary_mask": mask}),
+        ("nncf", {"m.a.weight": weight, "m.a.pre_ops.0.op._mask": logits, "m.a.pre_ops.0.op.uniform": weight}),
+        ("nncf", {"m.a.weight": weight, "m.a.pre_ops.0.op._binary_mask": mask}),
+        ("nncf", {"m.a.weight": weight, f"{hook}:weight__0.0.binary_mask": mask.bool()}),
+        ("nncf", {"m.a.weight": weight, f"{hook}:weight__0.0.mask": logits, f"{hook}__0.0.scale": weight}),
     ):
         pruned = open_pruned(saved(tmp_path, {"state_dict": {**state, "b.weight": weight}}))
         assert pruned.format == format and pruned.shapes == {"m.a.weight": (2, 2), "b.weight": (2, 2)}
@@ -165,3 +171,31 @@ def test_masks_by_the_names_of_torch_ao_and_nncf_are_those_of_their_weights(tmp_
         assert kept is not None and np.array_equal(kept, mask != 0)
         assert np.array_equal(pruned.weight("m.a.weight"), weight * mask)
         assert np.array_equal(pruned.weight("b.weight"), weight)
+
+
+def test_a_packed_projection_and_whole_filters_have_masks_of_nncf_too(tmp_path: Path) -> None:
+    mask, weight = torch.tensor([1.0, 0.0, 1.0]), torch.randn(3, 2, 1, 1)
+    state = {"a.in_proj_weight": weight[..., 0, 0], "c.weight": weight}
+    rows = {"__nncf_hooks.post_hooks.a:in_proj_weight__0.0.binary_mask": mask.expand(2, 3).t().bool()}
+    pruned = open_pruned(saved(tmp_path, {**state, **rows, "c.pre_ops.0.op._binary_filter_pruning_mask": mask}))
+    assert pruned.masked == state.keys()
+    for name, values in state.items():
+        assert np.array_equal(pruned.weight(name), values * mask.reshape(3, *[1] * (values.ndim - 1)))
+        assert np.array_equal(pruned.weight(name, slice(1, 3)), pruned.weight(name)[1:3])
+
+
+def test_masks_of_a_real_sparsifier_are_found_in_its_own_state(tmp_path: Path) -> None:
+    """torch.ao.pruning leaves them out of the state dict, and torch saves no parametrized module whole."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    sparsifier = WeightNormSparsifier(sparsity_level=0.5, sparse_block_shape=(1, 4), zeros_per_block=4)
+    sparsifier.prepare(net, [{"tensor_fqn": "0.weight"}])
+    sparsifier.step()
+    assert not [name for name in net.state_dict() if "mask" in name]
+    wanted = net[0].weight.detach()
+    assert (wanted == 0).float().mean() == 0.5
+    pruned = open_pruned(saved(tmp_path, {"model": net.state_dict(), "sparsifier": sparsifier.state_dict()}))
+    assert pruned.format == "torch-ao" and pruned.masked == {"0.weight"}
+    assert np.array_equal(pruned.weight("0.weight"), wanted)
+    bare = open_pruned(saved(tmp_path, net.state_dict()))
+    assert "0.parametrizations.weight.original" in bare.tensors and not bare.masked

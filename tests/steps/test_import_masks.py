@@ -281,3 +281,9 @@ def test_what_cannot_be_imported_is_told_in_one_line_and_leaves_nothing(pruned, 
             import_masks(tmp_path / "x.pth", out=tmp_path / "b", **options)
         assert type(caught.value) is kind and "\n" not in str(caught.value)
         assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_a_parametrized_weight_without_its_mask_is_told(tmp_path: Path) -> None:
+    save_file({"a.parametrizations.weight.original": torch.ones(2, 2)}, tmp_path / "a.safetensors")
+    with pytest.raises(SourceError, match=r"without its mask: 'a.parametrizations.weight.original' in .*squash_mask"):
+        import_masks(tmp_path / "a.safetensors", out=tmp_path / "b", base="tiny")
