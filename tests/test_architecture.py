@@ -20,7 +20,8 @@ PACKAGE = Path(__file__).parents[1] / "opentrans_cli"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 PARTS = ["sparsity", "spectral", "distill", "frameworks", "datasets", "metrics", "training", "pictures"]
-FLOORS = {"errors": 0, "version": 0, "assets": 0, "catalog": 1, "option": 1, "reporter": 1, "signals": 1}
+FLOORS = dict.fromkeys(["errors", "version", "assets", "quiet", "source_name"], 0)
+FLOORS |= {"catalog": 1, "option": 1, "reporter": 1, "signals": 1}
 FLOORS |= {"files": 2, "checkpoints": 3, "bundle": 4, "clip": 5} | dict.fromkeys(PARTS, 6)
 FLOORS |= {"steps": 7, "cli": 8, "__init__": 9, "__main__": 9}
 """Rooms by floor: a room may import what is below it, and nothing beside or above it."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.clip.layers import split_shapes
-from opentrans_cli.clip.open_clip import open_clip_module, quiet_open_clip
+from opentrans_cli.clip.open_clip import open_clip_module
 from opentrans_cli.errors import SourceError
+from opentrans_cli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,17 +95,30 @@ _MAX_NUMBER, _MAX_LAYERS = 2**16, 512  # of pixels, channels and blocks; the lar
 
 
 def build_clip(model_cfg: Mapping[str, Any]) -> nn.Module:
-    """A CLIP with untrained weights; `model_cfg` as in open_clip's `model_configs/*.json`.
+    """A CLIP with untrained weights, in eval mode; `model_cfg` as in open_clip's `model_configs/*.json`.
 
-    Raises SourceError if open_clip does not accept the configuration.
+    Nothing is downloaded for its weights. Raises SourceError if open_clip does not accept the configuration.
     """
+    config = copy.deepcopy(dict(model_cfg))
+    text: dict[str, Any] = config["text_cfg"] if isinstance(config.get("text_cfg"), dict) else {}
+    foreign = "hf_model_name" in text
+    if foreign:
+        text["hf_model_pretrained"] = False  # the checkpoint has the weights
+    kind = ("model", "CLIP")
+    if config.pop("custom_text", False) or foreign:
+        kind = ("coca_model", "CoCa") if "multimodal_cfg" in config else ("model", "CustomTextCLIP")
     try:
-        with quiet_open_clip():
-            return open_clip_module("model").CLIP(**dict(model_cfg)).eval()  # type: ignore[no-any-return]
+        with quiet_libraries():
+            return getattr(open_clip_module(kind[0]), kind[1])(**config).eval()  # type: ignore[no-any-return]
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SourceError(
             f"open_clip cannot build this architecture: {reason}; check `model_cfg` in the configuration"
+        ) from error
+    except OSError as error:
+        raise SourceError(
+            f"text tower is described on the Hub, which cannot be asked: {text.get('hf_model_name')}; "
+            f"get it with `hf download {text.get('hf_model_name')} config.json`"
         ) from error
 
 
@@ -163,7 +179,8 @@ def _harmless(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
     if name is not None and not (isinstance(name, str) and _TIMM_NAME.fullmatch(name)):
         raise SourceError(f"not a model of timm: {str(name)[:100]!r}; check `model_cfg`")
     pretrained = {} if name is None else {"timm_model_pretrained": False}  # else timm downloads weights
-    return {**model_cfg, "vision_cfg": {**vision, **pretrained}, "text_cfg": dict(_SMALLEST_TEXT)}
+    whole = {name: value for name, value in model_cfg.items() if name != "multimodal_cfg"}
+    return {**whole, "vision_cfg": {**vision, **pretrained}, "text_cfg": dict(_SMALLEST_TEXT)}
 
 
 _CLIP_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
@@ -311,24 +328,84 @@ def _first_mismatch(error: RuntimeError) -> str:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> str | None:
-    """Load `state` strictly and resize a ViT's positional embedding as open_clip does; returns a note if it did.
+    """Load `state` strictly, with positions resized as open_clip and timm do; returns a note if some were.
 
     Raises SourceError naming `origin` and the first tensor that does not fit.
     """
-    resized, key = dict(state), "visual.positional_embedding"
+    given, notes = _as_built(model, dict(state)), list[str]()
     try:
-        if key in state and hasattr(model.visual, "grid_size"):
-            resized[key] = state[key].float()  # torch cannot resize half precision
-            open_clip_module("model").resize_pos_embed(resized, model)
-        model.load_state_dict(resized, strict=True)
+        for key, tower, size in _positions(model):
+            if key in given and given[key].shape != size.shape and given[key].shape[-1] == size.shape[-1]:
+                count, wanted = given[key].shape[-2], size.shape[-2]
+                given[key] = _resized(given[key].float(), size.shape, size.grid, f"{key} of {origin}")
+                notes.append(f"{origin}: {count} positions of the {tower} tower are resized to {wanted}")
+        model.load_state_dict(given, strict=True)
     except RuntimeError as error:
         raise SourceError(
             f"weights do not fit the architecture: {origin} ({_first_mismatch(error)}); "
             "name another architecture, as NAME:FILE or in `model_cfg`"
         ) from error
-    if key not in state or resized[key].shape == state[key].shape:
-        return None
-    return f"{origin}: {state[key].shape[0]} positions of the image tower are resized to {resized[key].shape[0]}"
+    return "; ".join(notes) or None
+
+
+def _as_built(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` by the names and shapes of `model`, where they are those of another form of this CLIP in open_clip."""
+    import torch
+
+    state = open_clip_module("convert").convert_state_dict(model, state)
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = open_clip_module("model").convert_to_custom_text_state_dict(state)
+    for scalar in ("logit_scale", "logit_bias"):
+        own = getattr(model, scalar, None)
+        if scalar in state and own is not None and state[scalar].numel() == own.numel():
+            state[scalar] = state[scalar].reshape(own.shape)
+    if getattr(model, "logit_bias", None) is not None and "logit_bias" not in state:
+        state["logit_bias"] = torch.zeros_like(model.logit_bias)
+    return state
+
+
+class _Wanted(NamedTuple):
+    shape: tuple[int, ...]  # (..., positions, channels)
+    grid: tuple[int, int] | None  # positions in the image, the last ones of all; None: they are in a row
+
+
+def _positions(model: Any) -> Iterator[tuple[str, str, _Wanted]]:
+    """The position embeddings of a CLIP: name, "image" or "text", and what is wanted."""
+    visual, own = model.visual, model.state_dict()
+    text = "positional_embedding" if "positional_embedding" in own else "text.positional_embedding"
+    if text in own:
+        yield text, "text", _Wanted(tuple(own[text].shape), None)
+    for name in ("positional_embedding", "attnpool.positional_embedding", "trunk.pos_embed"):
+        if (key := f"visual.{name}") not in own:
+            continue
+        shape = tuple(own[key].shape)
+        grid = getattr(getattr(getattr(visual, "trunk", visual), "patch_embed", visual), "grid_size", None)
+        if grid is None or name.startswith("attnpool"):
+            side = math.isqrt(shape[-2])
+            grid = (side, side)
+        yield key, "image", _Wanted(shape, (grid[0], grid[1]))
+
+
+def _resized(values: Tensor, shape: tuple[int, ...], grid: tuple[int, int] | None, what: str) -> Tensor:
+    """Position embeddings `values` (..., N, D) at another number of positions; those before the image stay.
+
+    In an image bicubic with antialiasing, in a text linear, as in open_clip 3 and timm. Raises SourceError, which says
+    `what`, if the given positions of an image are no square.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    rows = values.reshape(-1, values.shape[-1])
+    if grid is None:
+        row = F.interpolate(rows.T[None], size=shape[-2], mode="linear", align_corners=False)
+        return row[0].T.reshape(shape)
+    before = shape[-2] - grid[0] * grid[1]
+    side = math.isqrt(max(0, len(rows) - before))
+    if side < 1 or side * side != len(rows) - before:
+        raise SourceError(f"positions are no square: {len(rows)} in {what}; name another architecture, as NAME:FILE")
+    image = rows[before:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(image, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([rows[:before], image.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)]).reshape(shape)
 
 
 def infer_config(state: Mapping[str, Shaped]) -> dict[str, Any]:

@@ -10,36 +10,22 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from opentrans_cli.quiet import quiet_libraries
+
 _ALIAS = "opentrans_open_clip"
 _STAND_INS = ("utils", "timm_model", "hf_model")  # they import torchvision, timm and transformers
 
 
-@contextmanager
-def quiet_open_clip() -> Iterator[None]:
-    """Hide what open_clip logs and warns about; the callers raise errors for what matters."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
-
-
 def open_clip_module(name: str) -> ModuleType:
     """A module of open_clip, such as "model". Its classes are copies of those of `import open_clip`."""
-    with quiet_open_clip():
+    with quiet_libraries():
         try:
             _stand_for_open_clip()
             return importlib.import_module(f"{_ALIAS}.{name}")
@@ -91,7 +77,7 @@ def _called_later(module: str) -> Callable[[str], Any]:
             raise AttributeError(name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with quiet_open_clip():
+            with quiet_libraries():
                 real = importlib.import_module(f"open_clip.{module}")
             return getattr(real, name)(*args, **kwargs)
 

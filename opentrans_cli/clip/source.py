@@ -7,14 +7,14 @@
     path to a folder          with open_clip_config.json (open_clip's local-dir layout)
     hf://org/name[@revision]  the same layout on the Hugging Face Hub; nothing else of the repo is fetched
 
-Bundles are sources as well, but they do not need open_clip: `steps/sources.py` looks for them first. A local source
-makes no network call, and no pickle is executed.
+`source_name.py` lists other spellings of these. Bundles are sources as well, but they do not need open_clip:
+`steps/sources.py` looks for them first. A local source makes no network call, and no pickle is executed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,10 +35,13 @@ from opentrans_cli.clip.architecture import (
 )
 from opentrans_cli.clip.key_tables import find_tower
 from opentrans_cli.clip.layers import split_packed
-from opentrans_cli.clip.open_clip import open_clip_architectures, open_clip_config, open_clip_module, quiet_open_clip
+from opentrans_cli.clip.open_clip import open_clip_architectures, open_clip_config, open_clip_module
 from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.clip.tokenizer import Tokenizer
 from opentrans_cli.errors import SourceError, did_you_mean
 from opentrans_cli.files.slots import FLOATS, decoded
+from opentrans_cli.quiet import quiet_libraries
+from opentrans_cli.source_name import HUB, plain_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,19 +59,36 @@ class Published(NamedTuple):
 
 def published(source: str) -> Published | None:
     """The entry of the source NAME[:TAG]; None for any other source. It only reads open_clip's table."""
+    source = plain_source(source)
     name, _, tag = source.partition(":")
     if source == "tiny" or is_local(source) or (tag and is_local(tag)):
         return None
-    tag, table = tag or "openai", open_clip_module("pretrained")
-    if tag not in table.list_pretrained_tags_by_model(name):
+    record = _record(name, tag or DEFAULT_TAG)
+    if not record:
         return None
-    repo = table.get_pretrained_cfg(name, tag).get("hf_hub", "").strip("/")
-    return Published(name, tag, repo or None)
+    return Published(name, tag or DEFAULT_TAG, _repo_and_file(record)[0] or None)
 
+
+def _record(name: str, tag: str) -> Mapping[str, Any]:
+    """open_clip's record of published weights: place, preprocessing, activation; {} if there are none of this name."""
+    record: Mapping[str, Any] = open_clip_module("pretrained").get_pretrained_cfg(name, tag)
+    return record
+
+
+def _repo_and_file(record: Mapping[str, Any]) -> tuple[str, str]:
+    """The repo on the Hub ("" for weights that are elsewhere) and the file in it ("" for open_clip's usual names)."""
+    owner, _, rest = record.get("hf_hub", "").partition("/")
+    name, _, file = rest.partition("/")
+    return f"{owner}/{name}".strip("/"), file
+
+
+DEFAULT_TAG = "openai"
+"""The weights of an architecture that is named without a tag."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".pkl", ".index.json")
 _OTHER_SOURCES = (
-    "use `tiny`, a bundle folder, a local checkpoint (FILE or NAME:FILE), or a folder with open_clip_config.json"
+    "use `tiny`, a bundle folder, a local checkpoint (FILE or NAME:FILE), a folder with open_clip_config.json, "
+    "open_clip's NAME:TAG, or hf://org/name"
 )
 _NO_FOLDER = (
     "neither a bundle nor an open_clip folder: {} (needs manifest.json, or open_clip_config.json with model_cfg)"
@@ -79,6 +99,7 @@ _MORE_WEIGHTS = (  # in folders on this disk
     *("open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.pth", "pytorch_model.bin", "pytorch_model.pth"),
     *("open_clip_model.safetensors.index.json", "model.safetensors.index.json", "pytorch_model.bin.index.json"),
 )
+_IMAGE_SIZE = 224  # pixels, where a configuration does not say it
 _NO_WEIGHTS = ("attn_mask", "position_ids")  # constants that TorchScript and older libraries save
 
 
@@ -103,7 +124,7 @@ class LoadedClip(ClipRecord):
     """A CLIP in eval mode, float32, on the CPU."""
 
     model: Any  # open_clip CLIP: .visual, .encode_image, .encode_text
-    tokenizer: Any  # list of str -> int64 (N, context length)
+    tokenizer: Tokenizer
     read_tokens: tuple[int, ...] | None = None  # the tokens used in training, if they are known to be few
 
 
@@ -116,6 +137,9 @@ class ImageTower(ClipRecord):
 
 def is_local(source: str) -> bool:
     """Whether `source` names something on this disk: it has a path separator, a weight suffix, or exists."""
+    source = plain_source(source)
+    if source.startswith(HUB):
+        return False
     return "/" in source or source.endswith(WEIGHT_SUFFIXES) or Path(source).exists()
 
 
@@ -126,45 +150,31 @@ class _Place(NamedTuple):
     architecture: str = "ModifiedResNet"
     model_cfg: dict[str, Any] | None = None  # None: it is found from the tensors
     given: Mapping[str, Any] = {}  # its preprocessing
+    note: str | None = None  # what is to be said about `model_cfg`
+    local: bool = True  # False: it is of the Hub, where files of its tokenizer may be asked for
 
 
 def load_clip(source: str) -> LoadedClip:
     """Load the CLIP named by `source` (see above). Raises SourceError in one line for everything that can go wrong."""
-    if source == "tiny":
-        return _load_tiny()
-    place = _place(source)
-    if place is None:
-        name, _, tag = source.partition(":")
-        return _load_named(name, tag or "openai", source=source)
-    return _load_file(place, source)
+    return _load_tiny() if source == "tiny" else _load_file(_place(source), source)
 
 
 def read_tower(source: str) -> ImageTower | None:
-    """Only the image tower of a CLIP on this disk; None where open_clip has to build or resize it.
+    """Only the image tower of a CLIP; None where open_clip has to build or resize it.
 
     Raises SourceError as `load_clip` does, except for errors in the text tower.
     """
-    if source == "tiny":
-        model_cfg = tiny_config()["model_cfg"]
-        place = _Place(tiny_weights(), "tiny", model_cfg)
-    else:
-        found = _place(source)
-        if found is None:
-            return None
-        place = found
+    place = _Place(tiny_weights(), "tiny", tiny_config()["model_cfg"]) if source == "tiny" else _place(source)
     checkpoint, names, notes = _clip_in(place.path)
-    if place.model_cfg is None:
-        model_cfg = _told_config({own: checkpoint.tensors[name] for name, own in names.items()}, place.path, notes)
-    else:
-        model_cfg = place.model_cfg
+    model_cfg = _config({own: checkpoint.tensors[name] for name, own in names.items()}, place, notes)
     inside = {name: own.removeprefix("visual.") for name, own in names.items() if own.startswith("visual.")}
     stored = {own: checkpoint.tensors[name] for name, own in inside.items()}
     shapes = plain_shapes(model_cfg)
     if shapes is None or any(each.dtype.startswith("float") and each.dtype not in FLOATS for each in stored.values()):
         return None
-    positions = "positional_embedding"
-    if positions in shapes and positions in stored and stored[positions].shape != shapes[positions]:
-        return None
+    for positions in ("positional_embedding", "attnpool.positional_embedding"):
+        if positions in shapes and positions in stored and stored[positions].shape != shapes[positions]:
+            return None
     state = {own: decoded(checkpoint.array(name), checkpoint.tensors[name].dtype) for name, own in inside.items()}
     for name, own in inside.items():
         if not np.isfinite(state[own]).all():
@@ -188,19 +198,45 @@ def read_tower(source: str) -> ImageTower | None:
     )
 
 
-def _place(source: str) -> _Place | None:
-    """Where the checkpoint of a source is, after a download if it is on the Hub; None: open_clip finds it."""
-    if source.startswith("hf://"):
-        return _in_folder(_download(source), source=source)
+def _place(source: str) -> _Place:
+    """Where the checkpoint of a source is, after a download if it is on the Hub."""
+    source = plain_source(source)
+    if source.startswith(HUB):
+        return _in_folder(_download(source), source=source)._replace(local=False)
     name, _, tag = source.partition(":")
     if tag and is_local(tag) and not is_local(name):
         return _Place(Path(tag), name, named_config(name))
     if not is_local(source):
-        return None
+        return _published_place(name, tag or DEFAULT_TAG)
     path = Path(source)
     if not path.exists():
         raise SourceError(f"no such file or folder: {source}; {_OTHER_SOURCES}")
     return _in_folder(path, source=source) if path.is_dir() else _Place(path)
+
+
+def _published_place(name: str, tag: str) -> _Place:
+    model_cfg = named_config(name)
+    tags, record = open_clip_module("pretrained").list_pretrained_tags_by_model(name), _record(name, tag)
+    if not record:
+        raise SourceError(
+            f"open_clip has no weights '{tag}' for {name} (known: {', '.join(tags) or 'none'}); "
+            f"choose a tag, or {_OTHER_SOURCES}{did_you_mean(tag, tags)}"
+        )
+    note = None
+    # Architectures have a second name that ends in -quickgelu; open_clip 3 builds what is named, whatever the weights.
+    if record.get("quick_gelu") and not model_cfg.get("quick_gelu"):
+        model_cfg = {**model_cfg, "quick_gelu": True}
+        note = f"{name}:{tag} is built with QuickGELU, with which these weights were trained"
+    repo, file = _repo_and_file(record)
+    try:
+        with quiet_libraries():
+            path = _from_hub(repo, (f"{Path(file).stem}.safetensors", file) if file else _HUB_WEIGHTS[:2])
+        if path is None:
+            raise FileNotFoundError(repo)
+    except Exception as error:  # hub, network and file errors come in many classes
+        reason = type(error).__name__
+        raise SourceError(f"weights cannot be downloaded: {name}:{tag} ({reason}); {_OTHER_SOURCES}") from error
+    return _Place(path, name, model_cfg, record, note, local=False)
 
 
 def _clip_in(path: Path) -> tuple[Checkpoint, dict[str, str], list[str]]:
@@ -224,17 +260,25 @@ def _clip_in(path: Path) -> tuple[Checkpoint, dict[str, str], list[str]]:
     return checkpoint, names, [note for note in notes if note]
 
 
-def _told_config(state: Mapping[str, Any], path: Path, notes: list[str]) -> dict[str, Any]:
-    """The configuration found from the tensors; what had to be assumed is added to `notes`."""
-    model_cfg = infer_config(state)
-    if not model_cfg["quick_gelu"]:
-        notes.append(f"{path}: text activation taken as GELU; for OpenAI's weights give RN50-quickgelu:{path}")
-    return model_cfg
+def _config(state: Mapping[str, Any], place: _Place, notes: list[str]) -> dict[str, Any]:
+    """The configuration, found from the tensors if it is not known; what had to be assumed is added to `notes`."""
+    openai = any(mark in state for mark in OPENAI_MARKS)
+    if place.model_cfg is None:
+        model_cfg = infer_config(state)
+        if not openai:
+            path = place.path
+            notes.append(f"{path}: text activation taken as GELU; for OpenAI's weights give RN50-quickgelu:{path}")
+        return model_cfg
+    if place.note is not None:
+        notes.append(place.note)
+    if openai and not place.model_cfg.get("quick_gelu"):
+        notes.append(f"{place.path}: OpenAI's own file, so built with QuickGELU and not with GELU")
+        return {**place.model_cfg, "quick_gelu": True}
+    return place.model_cfg
 
 
-def _finish(model: Any, record: Mapping[str, Any]) -> LoadedClip:
-    context = record["model_cfg"]["text_cfg"].get("context_length", 77)
-    tokenizer = open_clip_module("tokenizer").SimpleTokenizer(context_length=context)
+def _finish(model: Any, record: Mapping[str, Any], *, folder: Path | None = None, local: bool = True) -> LoadedClip:
+    tokenizer = Tokenizer(record["model_cfg"]["text_cfg"], folder=folder, local=local)
     return LoadedClip(model=model.float().eval(), tokenizer=tokenizer, **record)
 
 
@@ -253,13 +297,18 @@ def _load_file(place: _Place, source: str) -> LoadedClip:
     """The CLIP in a checkpoint; without `model_cfg` the architecture is found from its tensors."""
     checkpoint, names, notes = _clip_in(place.path)
     state: dict[str, Tensor] = {names[name]: tensor for name, tensor in checkpoint.finite(list(names)).items()}
-    model_cfg = place.model_cfg or _told_config(state, place.path, notes)
+    model_cfg = _config(state, place, notes)
     model = build_clip(model_cfg)
     weights = {key: value for key, value in state.items() if key not in OPENAI_MARKS}
     notes += [note for note in [load_state(model, weights, origin=str(place.path))] if note]
-    record = {"source": source, "architecture": place.architecture, "model_cfg": model_cfg}
-    preprocess = _preprocess(model_cfg, place.given)
-    return _finish(model, {**record, "preprocess": preprocess, "note": "; ".join(notes) or None})
+    record = {
+        "source": source,
+        "architecture": place.architecture,
+        "model_cfg": model_cfg,
+        "preprocess": _preprocess(model_cfg, place.given),
+        "note": "; ".join(notes) or None,
+    }
+    return _finish(model, record, folder=place.path.parent, local=place.local)
 
 
 def _in_folder(folder: Path, *, source: str) -> _Place:
@@ -277,7 +326,11 @@ def _in_folder(folder: Path, *, source: str) -> _Place:
 
 def _preprocess(model_cfg: dict[str, Any], given: Mapping[str, Any]) -> Preprocess:
     """The image size of the architecture, and other values from the checkpoint or, where it has none, from OpenAI."""
-    default = Preprocess(size=model_cfg["vision_cfg"]["image_size"])
+    size = model_cfg["vision_cfg"].get("image_size", _IMAGE_SIZE)
+    sides = set(size) if isinstance(size, list | tuple) else {size}
+    if len(sides) != 1:
+        raise SourceError(f"image tower of pictures that are no squares: image_size {list(size)}; name another CLIP")
+    default = Preprocess(size=sides.pop())
     return Preprocess(
         size=default.size,
         mean=tuple(given.get("mean") or default.mean),
@@ -296,59 +349,42 @@ def named_config(name: str) -> dict[str, Any]:
     return config
 
 
-def _load_named(name: str, tag: str, *, source: str) -> LoadedClip:
-    model_cfg, table = named_config(name), open_clip_module("pretrained")
-    tags = table.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        known = ", ".join(tags[:6]) or "none"
-        raise SourceError(
-            f"open_clip has no weights '{tag}' for {name} (known: {known}); choose a tag, or {_OTHER_SOURCES}"
-            f"{did_you_mean(tag, tags)}"
-        )
-    try:
-        _check_reachable(table.get_pretrained_cfg(name, tag).get("hf_hub", ""))
-        with quiet_open_clip():
-            import open_clip
-
-            model = open_clip.create_model(name, pretrained=tag, require_pretrained=True)
-    except Exception as error:  # hub, network and file errors come in many classes
-        reason = type(error).__name__
-        raise SourceError(f"weights cannot be downloaded: {name}:{tag} ({reason}); {_OTHER_SOURCES}") from error
-    preprocess = _preprocess(model_cfg, table.get_pretrained_cfg(name, tag))
-    record = {"source": source, "architecture": name, "model_cfg": model_cfg, "preprocess": preprocess}
-    return _finish(model, record)
-
-
-def _check_reachable(hub: str) -> None:
-    """Ask the Hub once, without retries, unless the weights are cached; offline, open_clip would retry for a minute.
-
-    `hub` is open_clip's "org/name/" or empty. Raises what the hub client raises.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-
-    repo = hub.strip("/")
-    files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    if repo and not any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
-        get_hf_file_metadata(hf_hub_url(repo, "open_clip_config.json"), timeout=10)
-
-
 def _download(source: str) -> Path:
     """The folder in the Hub's own cache with the configuration and one file of weights, both of the same commit."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    repo, _, revision = source.removeprefix("hf://").partition("@")
+    repo, _, revision = source.removeprefix(HUB).partition("@")
     try:
-        folder = Path(hf_hub_download(repo, _CONFIG, revision=revision or None)).parent
-        for name in _HUB_WEIGHTS:
-            try:
-                hf_hub_download(repo, name, revision=folder.name)
-                break
-            except EntryNotFoundError as error:
-                if isinstance(error, FileNotFoundError):  # not in the cache, and the Hub does not answer
-                    raise
+        with quiet_libraries():
+            folder = Path(hf_hub_download(repo, _CONFIG, revision=revision or None)).parent
+            _from_hub(repo, _HUB_WEIGHTS, folder.name)
     except Exception as error:  # hub, network and file errors come in many classes
         if isinstance(error, EntryNotFoundError) and not isinstance(error, FileNotFoundError):
             raise SourceError(f"{_NO_FOLDER.format(source)}; {_OTHER_SOURCES}") from error
         raise SourceError(f"cannot be downloaded: {source} ({type(error).__name__}); {_OTHER_SOURCES}") from error
     return folder
+
+
+def _from_hub(repo: str, names: Sequence[str], revision: str | None = None) -> Path | None:
+    """The first of the files `names` that a repo has, in the Hub's own cache; None if it has none of them.
+
+    What is cached is not asked for; else the Hub is asked once, as its client would try again for a minute. Raises
+    what the client raises.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for name in names:
+        cached = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+    for name in names:
+        try:
+            get_hf_file_metadata(hf_hub_url(repo, name, revision=revision), timeout=10)
+        except EntryNotFoundError as error:
+            if isinstance(error, FileNotFoundError):  # not in the cache, and the Hub does not answer
+                raise
+            continue
+        return Path(hf_hub_download(repo, name, revision=revision))
+    return None

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opentrans_cli.clip.architecture import build_clip, unfilled
-from opentrans_cli.clip.open_clip import open_clip_module
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.source import LoadedClip
-from opentrans_cli.errors import SourceError
+from opentrans_cli.clip.tokenizer import Tokenizer
+from opentrans_cli.errors import DataError, SourceError
+from opentrans_cli.reporter import SILENT, Reporter
 
 # The text tower of a framework's checkpoint that has no image tower.
 
@@ -57,11 +58,10 @@ def text_part(state: Mapping[str, Tensor], *, quick_gelu: bool, source: str) -> 
     model.logit_scale = nn.Parameter(torch.zeros(()))
     model.register_buffer("attn_mask", torch.full((context, context), float("-inf")).triu(1), persistent=False)
     _fill(model, state, source)
-    tokenizer = open_clip_module("tokenizer").SimpleTokenizer(context_length=context)
     preprocess = Preprocess(size=_SMALLEST)
     return LoadedClip(
         model=model.float().eval(),
-        tokenizer=tokenizer,
+        tokenizer=Tokenizer(model_cfg["text_cfg"]),
         source=source,
         architecture="text tower",
         model_cfg=model_cfg,
@@ -95,6 +95,77 @@ def unread_words(tokenizer: Any, names: Sequence[str], *, read_tokens: Sequence[
     return tuple(name for name in names if not bool(torch.isin(tokenizer([name]), known).all()))
 
 
+def embed_words(
+    clip: LoadedClip,
+    words: Sequence[str],
+    *,
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
+    classes: Sequence[int] | None = None,
+    reporter: Reporter = SILENT,
+) -> Tensor:
+    """`text_embeddings` of `words`, after a look at what the text tower can read of them; the reporter is told.
+
+    classes: by word, the class it stands for; None: the words are not told from each other. Raises DataError if words
+    of two classes only differ where the text tower does not read.
+    """
+    if clip.read_tokens is not None:
+        unread = unread_words(clip.tokenizer, words, read_tokens=clip.read_tokens)
+        if unread:
+            reporter.say(f"words that {clip.source} never read in training, so without meaning to it: {_some(unread)}")
+    limit = clip.tokenizer.context_length
+    cut = {word: size for word in words if (size := _longest(clip.tokenizer, word, templates)) > limit}
+    if cut:
+        shown = [f"{_short(word)} ({size})" for word, size in cut.items()]
+        reporter.say(f"longer than the {limit} tokens that {clip.source} reads, so cut off there: {_some(shown)}")
+    if classes is not None:
+        _check_distinct(clip, words, templates, classes, cut, reporter)
+    return text_embeddings(clip.model, clip.tokenizer, words, templates=templates)
+
+
+def _longest(tokenizer: Any, word: str, templates: Sequence[str]) -> int:
+    """Number of tokens of the longest prompt with `word`, or an upper bound where that is short enough."""
+    return max(tokenizer.count(_prompt(template, word)) for template in templates)
+
+
+def _check_distinct(
+    clip: LoadedClip,
+    words: Sequence[str],
+    templates: Sequence[str],
+    classes: Sequence[int],
+    cut: Mapping[str, int],
+    reporter: Reporter,
+) -> None:
+    """Two classes with one text are told to the reporter; DataError if they are one because the text is cut."""
+    first: dict[bytes, tuple[str, int]] = {}
+    same: list[str] = []
+    for word, index in zip(words, classes, strict=True):
+        prompts = [_prompt(template, word) for template in templates] if word in cut else [word]
+        other, owner = first.setdefault(clip.tokenizer(prompts).numpy().tobytes(), (word, index))
+        if owner == index:
+            continue
+        if word in cut:
+            raise DataError(
+                f"two classes are one text to {clip.source}, which reads {clip.tokenizer.context_length} tokens: "
+                f"{_short(other)} and {_short(word)}; write what sets them apart at the front"
+            )
+        same.append(f"{_short(other)} and {_short(word)}")
+    if same:
+        reporter.say(f"words of two classes that are one text, whose pixels go to the first: {_some(same)}")
+
+
+def _some(shown: Sequence[str]) -> str:
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+
+
+def _short(word: str) -> str:
+    return f"'{word}'" if len(word) <= 48 else f"'{word[:24]}...{word[-20:]}'"
+
+
+def _prompt(template: str, word: str) -> str:
+    """`template` with the word at its braces; other braces in either stay as they are."""
+    return template.replace("{}", word)
+
+
 @torch.no_grad()
 def text_embeddings(
     model: Any, tokenizer: Any, names: Sequence[str], *, templates: Sequence[str] = DEFAULT_TEMPLATES
@@ -104,7 +175,7 @@ def text_embeddings(
     Each name is put into every template; the normalised embeddings are averaged and normalised again (Radford et al.
     2021, Sec. 3.1.4). Raises SourceError if the text tower gives no finite embedding.
     """
-    prompts = [template.format(name) for name in names for template in templates]
+    prompts = [_prompt(template, name) for name in names for template in templates]
     parts = [model.encode_text(tokenizer(prompts[i : i + 256]), normalize=True) for i in range(0, len(prompts), 256)]
     embeddings = torch.cat(parts).view(len(names), len(templates), -1).mean(1)
     if not torch.isfinite(embeddings).all():

@@ -18,6 +18,7 @@ from opentrans_cli.frameworks.mask_decoder import MASK_STRIDE, enlarge_masks
 _ROWS = 8  # of cells at once: 250 masks of an image of 640 x 640 then take up 20 MB instead of 400
 _EDGE = 1  # cells of the next band that bilinear enlarging looks at
 _FOREGROUND = 0.5  # probability from which a pixel is in a mask
+_ALL = slice(None)
 _SMALLEST = 1e-6  # added to an area before division, as published
 
 
@@ -47,16 +48,18 @@ class Panoptic:
     segments: tuple[Segment, ...]
 
 
-def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Scores of classes (B, C, H, W) at `size` (H, W), float32, at least 0.
+def semantic_scores(
+    class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int], *, classes: slice = _ALL
+) -> Tensor:
+    """Scores of classes (B, C, H, W) at `size` (H, W), float32, at least 0; `classes` chooses some of them.
 
     The probability of a class times that of the mask, summed over queries; "no object" is left out.
     class_logits: (B, Q, C + 1). mask_logits: (B, Q, h, w).
     """
-    classes = class_logits.float().softmax(-1)[..., :-1].transpose(1, 2)
+    shares = class_logits.float().softmax(-1)[..., :-1][..., classes].transpose(1, 2)
     bands = []
     for band in _enlarged_bands(mask_logits, size):
-        scores = classes @ band.float().sigmoid().flatten(2)
+        scores = shares @ band.float().sigmoid().flatten(2)
         bands.append(scores.unflatten(2, band.shape[2:]))
     return torch.cat(bands, 2)
 

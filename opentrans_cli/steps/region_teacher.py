@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opentrans_cli.clip.source import LoadedClip
-from opentrans_cli.clip.text import text_embeddings
+from opentrans_cli.clip.text import embed_words
 from opentrans_cli.datasets.images import resize_image
 from opentrans_cli.distill.regions import region_pictures
 from opentrans_cli.errors import DataError
+from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.training_data import TrainingData
 
 MOST_REGIONS = 200
@@ -31,9 +32,9 @@ EmbedNames = Callable[[Sequence[str]], Tensor]
 """C names -> text embeddings (C, D), float32, rows of length 1."""
 
 
-def raw_names(clip: LoadedClip) -> EmbedNames:
+def raw_names(clip: LoadedClip, reporter: Reporter = SILENT) -> EmbedNames:
     """Text embeddings of bare class names, without a template, as the paper uses them for its affinities."""
-    return partial(text_embeddings, clip.model, clip.tokenizer, templates=("{}",))
+    return partial(embed_words, clip, templates=("{}",), reporter=reporter)
 
 
 class RegionTeacher:

@@ -28,6 +28,7 @@ from opentrans_cli.clip.source import ImageTower, LoadedClip, is_local, load_cli
 from opentrans_cli.errors import BundleError, OptionError, SourceError
 from opentrans_cli.files.digest import tower_digest
 from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.source_name import plain_source
 from opentrans_cli.sparsity.selection import Mask
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def preprocess_of(base: Base) -> Preprocess:
 
 def is_bundle(source: str) -> bool:
     """Whether `source` is a folder with a manifest; the name `tiny` always means the embedded model."""
-    return source != "tiny" and (Path(source) / "manifest.json").is_file()
+    return source != "tiny" and (Path(plain_source(source)) / "manifest.json").is_file()
 
 
 def load_tower(source: str, reporter: Reporter, *, base: str | None = None, at_sparsity: float | None = None) -> Tower:
@@ -147,7 +148,7 @@ def load_tower(source: str, reporter: Reporter, *, base: str | None = None, at_s
     if at_sparsity is not None:
         raise OptionError(f"only a bundle has earlier rounds: {source}; leave --at-sparsity out")
     if source != "tiny" and not is_local(source):
-        reporter.say(f"loading {source} (cached, or downloaded by open_clip)")
+        reporter.say(f"loading {source} (from the cache, or downloaded)")
     return clip_tower(_read(source, reporter))
 
 

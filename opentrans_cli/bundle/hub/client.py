@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentrans_cli.errors import HubError, OptionError
+from opentrans_cli.source_name import HUB
 from opentrans_cli.version import __version__
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-SCHEME = "hf://"
 FIRST_WAIT = 1.0
 """Seconds before the second try; doubled before each further one, up to `LONGEST_WAIT`."""
 LONGEST_WAIT = 8.0
@@ -44,12 +44,12 @@ class HubRef:
     revision: str | None  # tag, branch or commit; None: the newest
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        return f"{HUB}{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
 
 def parse_ref(text: str) -> HubRef:
     """ "org/name" or "org/name@revision", with or without "hf://" before it. Raises OptionError for anything else."""
-    repo, at, revision = text.removeprefix(SCHEME).partition("@")
+    repo, at, revision = text.removeprefix(HUB).partition("@")
     good = _REPO.fullmatch(repo) and len(repo) <= _MAX_REPO and not repo.endswith(".git")
     if not good or "--" in repo or ".." in repo:
         raise OptionError(f"not a repo of the Hub: {text[:200]!r}; write org/name or org/name@revision")

@@ -28,6 +28,7 @@ from opentrans_cli.files.atomic import locked, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.tensorfile import read_bytes
 from opentrans_cli.reporter import Reporter
+from opentrans_cli.source_name import plain_source
 
 # A Path made of an address has lost one of its slashes.
 _ADDRESS = re.compile(r"hf:/+(?=[^/])")
@@ -39,8 +40,9 @@ def hub_ref(source: str | Path) -> HubRef | None:
 
     Raises OptionError for an address that cannot be one.
     """
-    address = _ADDRESS.match(str(source))
-    return parse_ref(str(source)[address.end() :]) if address else None
+    plain = plain_source(str(source))
+    address = _ADDRESS.match(plain)
+    return parse_ref(plain[address.end() :]) if address else None
 
 
 def local_bundle(source: str | Path, reporter: Reporter) -> Path:
@@ -50,7 +52,7 @@ def local_bundle(source: str | Path, reporter: Reporter) -> Path:
     """
     ref = hub_ref(source)
     if ref is None:
-        return Path(source)
+        return Path(plain_source(str(source)))
     found = cached_bundle(ref, reporter)
     if found is None:
         raise no_bundle(ref)
@@ -58,12 +60,12 @@ def local_bundle(source: str | Path, reporter: Reporter) -> Path:
 
 
 def local_source(source: str, reporter: Reporter) -> str:
-    """`source` itself, or where the bundle lies that hf://org/name[@revision] holds.
+    """`source` itself in our spelling, or where the bundle lies that hf://org/name[@revision] holds.
 
     An address whose repo holds no bundle stays what it is: open_clip's layout is read from the Hub's own cache, and so
     does one that cannot be asked for, since it may lie there.
     """
-    ref = hub_ref(source)
+    source, ref = plain_source(source), hub_ref(source)
     if ref is None or (offline() and _remembered(ref) is None):
         return source
     found = cached_bundle(ref, reporter)

@@ -22,6 +22,7 @@ from opentrans_cli.clip.layers import PARTS, tower_candidates
 from opentrans_cli.clip.source import is_local
 from opentrans_cli.errors import OptionError, SourceError, did_you_mean
 from opentrans_cli.reporter import SILENT, Reporter
+from opentrans_cli.source_name import plain_source
 from opentrans_cli.steps.sources import AnyClip, Tower, clip_tower, load_tower
 
 EXCLUDED = "excluded"
@@ -113,14 +114,14 @@ def open_spectrum_source(
     """
     if loaded is not None and loaded.source == source:
         return _from_tower(source, clip_tower(loaded))
-    if _is_file(source):
-        return _from_file(source, reporter)
+    if _is_file(plain_source(source)):
+        return _from_file(plain_source(source), reporter)
     return _from_tower(source, load_tower(source, reporter, base=base))
 
 
 def _is_file(source: str) -> bool:
     name, _, tag = source.partition(":")
-    built = source == "tiny" or source.startswith("hf://") or (tag and is_local(tag) and not is_local(name))
+    built = source == "tiny" or (tag and is_local(tag) and not is_local(name))
     return not built and is_local(source) and not Path(source).is_dir()
 
 

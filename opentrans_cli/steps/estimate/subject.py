@@ -23,6 +23,7 @@ from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.frameworks.base import BACKBONE
 from opentrans_cli.reporter import Reporter
+from opentrans_cli.source_name import HUB, plain_source
 from opentrans_cli.steps.finetune.options import FinetuneOptions
 from opentrans_cli.steps.samples import open_samples
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor, segmentor_to_train
@@ -127,7 +128,8 @@ def is_published_trunk(built: BuiltSegmentor) -> bool:
 
 
 def _architecture(source: str) -> tuple[str, Mapping[str, Any]]:
-    if source.startswith("hf://"):
+    source = plain_source(source)
+    if source.startswith(HUB):
         raise SourceError(f"an estimate downloads nothing: {source}; name an architecture of open_clip such as RN50")
     if source == "tiny" or is_local(source):
         clip = load_clip(source)
@@ -139,7 +141,7 @@ def _architecture(source: str) -> tuple[str, Mapping[str, Any]]:
 def _check_here(bundle: Bundle, base: str | None) -> None:
     """An estimate downloads nothing, so the base of a bundle that holds only masks must be on this disk."""
     source = base or bundle.manifest.base.source
-    if not bundle.has(WEIGHTS) and (source.startswith("hf://") or not (source == "tiny" or is_local(source))):
+    if not bundle.has(WEIGHTS) and not (source == "tiny" or is_local(source)):
         raise SourceError(
             f"an estimate downloads nothing, and {bundle.path} holds masks alone; name a file with --base"
         )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from opentrans_cli.clip.prefix import replay
 from opentrans_cli.clip.source import LoadedClip
-from opentrans_cli.clip.text import text_embeddings
+from opentrans_cli.clip.text import embed_words
 from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.datasets.textfile import read_captions
 from opentrans_cli.distill.regions import pool_regions
@@ -409,7 +409,7 @@ def _grounding(
     reporter.say(f"captions for {len(rows)} of {len(samples)} images")
     words = sorted({word for caption in rows.values() for word in caption})
     place = {word: index for index, word in enumerate(words)}
-    embeddings: Tensor = text_embeddings(clip.model, clip.tokenizer, words, templates=("{}",))
+    embeddings = embed_words(clip, words, templates=("{}",), reporter=reporter)
     return Grounding(
         {row: tuple(place[word] for word in caption) for row, caption in rows.items()}, embeddings.to(world.device)
     )

@@ -18,6 +18,7 @@ from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.records import parse_json
 from opentrans_cli.pictures.charts import alpha_chart, density_chart
+from opentrans_cli.source_name import plain_source
 from opentrans_cli.spectral.report import bundle_report
 
 COST_REPORT = "reports/finetune.json"
@@ -73,6 +74,7 @@ def _report(bundle: Bundle, name: str, kind: str) -> dict[str, Any]:
 
 def _pretrained(source: str) -> Pretrained | None:
     # A source that cannot be a name of open_clip does not need open_clip to be loaded.
+    source = plain_source(source)
     if source == "tiny" or not re.fullmatch(r"[A-Za-z0-9_-]+(:[A-Za-z0-9_-]+)?", source):
         return None
     from opentrans_cli.clip.source import published
@@ -83,7 +85,7 @@ def _pretrained(source: str) -> Pretrained | None:
 
 def _base_model(source: str, base: Pretrained | None) -> str | None:
     """The base on the Hub, if the source or the table of open_clip names it."""
-    found = _HUB_SOURCE.fullmatch(source)
+    found = _HUB_SOURCE.fullmatch(plain_source(source))
     if found:
         return found[1]
     return None if base is None else base.repo

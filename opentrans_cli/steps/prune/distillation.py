@@ -74,7 +74,7 @@ def make_objective(
     clip = load_text_clip(tower.base, None, reporter, loaded=tower.clip)
     settings = RegionSettings(batch_size=options.batch_size, seed=options.seed, framework=options.framework)
     return RegionDistillation(
-        tower, labelled_images(options, reporter), settings, text=raw_names(clip), device=world.device
+        tower, labelled_images(options, reporter), settings, text=raw_names(clip, reporter), device=world.device
     )
 
 

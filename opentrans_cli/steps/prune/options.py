@@ -10,6 +10,7 @@ from typing import Any
 
 from opentrans_cli.errors import OptionError, unknown
 from opentrans_cli.option import Options, option, seed
+from opentrans_cli.source_name import HUB, plain_source
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.steps.by_name import by_name
 from opentrans_cli.steps.shared_options import SOURCE
@@ -227,6 +228,6 @@ def prune_options(
 
 def default_out(options: PruneOptions) -> Path:
     """Name of the bundle when none is given: "rn50-quickgelu-openai-s90", with "-random" for the random control."""
-    stem = Path(options.source.removeprefix("hf://").rstrip("/")).name.lower()
+    stem = Path(plain_source(options.source).removeprefix(HUB).rstrip("/")).name.lower()
     safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)
     return Path(f"{safe}-s{100 * options.sparsity:g}{'-random' if options.random else ''}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from torch import Tensor
 
 from opentrans_cli.datasets.images import list_images, read_image, write_label_map
 from opentrans_cli.datasets.vocabulary import Vocabulary
@@ -24,7 +26,7 @@ from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.segment.segments import find_instances, find_segments, things_of
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
-from opentrans_cli.steps.segmentors.predictor import Predictor
+from opentrans_cli.steps.segmentors.predictor import Labels, Predictor, Queries
 from opentrans_cli.steps.segmentors.published import open_published
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
 from opentrans_cli.training.device import resolve_device
@@ -122,7 +124,8 @@ def segment(
     told = {"framework": framework.name, **({"checkpoint": opened.checkpoint} if opened.checkpoint else {})}
     if options.out is None:
         assert options.save_scores is not None
-        job.save_scores(job.predictor.scores(read_image(next(iter(files.values())))).numpy())
+        image = read_image(next(iter(files.values())))
+        job.save_scores(job.predictor.parts(image), image)
         return SegmentResult(options.save_scores, (), words.vocabulary.names, told)
     return job.run(options.out, told, reporter)
 
@@ -165,8 +168,7 @@ class _Job:
     def _image(self, folder: Path, name: str, image: np.ndarray) -> dict[str, Any]:
         names, colours, predictor = self.vocabulary.names, self.colours, self.predictor
         queries = None if self.options.task == "semantic" else predictor.queries(image)
-        scores = predictor.scores(image) if queries is None else predictor.scores_of(queries, image)
-        label_map = scores.argmax(0).numpy()
+        label_map = self._label_map(image, queries).numpy()
         write_label_map(folder / f"{name}.png", label_map, colours)
         overlay(image, label_map, names, colours=colours).save(folder / f"{name}-overlay.png")
         entry = _entry(name, label_map, self.vocabulary)
@@ -177,21 +179,37 @@ class _Job:
             entry["segments"] = find_segments(
                 queries, image, names, self.things, folder / entry["panoptic"], framework=predictor.framework
             )
-        if self.options.save_scores is not None:
-            self.save_scores(scores.numpy())
         return entry
 
-    def save_scores(self, scores: np.ndarray) -> None:
-        """Write scores (C, H, W), float32, by numpy.save, completely or not at all."""
+    def _label_map(self, image: np.ndarray, queries: Queries | None) -> Tensor:
+        """Class of every pixel of an image, int64 (H, W); its scores are written if that is asked for."""
+        parts, labels = self.predictor.parts(image, queries), Labels()
+        if self.options.save_scores is not None:
+            self.save_scores(_seen(parts, labels), image)
+        else:
+            for part in parts:
+                labels.add(part)
+        return labels.map()
+
+    def save_scores(self, parts: Iterable[Tensor], image: np.ndarray) -> None:
+        """Write the scores of an image, (C, H, W), float32, by numpy.save, completely or not at all."""
         assert self.options.save_scores is not None
         header = io.BytesIO()
-        values = np.ascontiguousarray(scores, dtype="<f4")
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
+        shape = (len(self.vocabulary), image.shape[0], image.shape[1])
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        chunks = (np.ascontiguousarray(part.cpu().numpy(), dtype="<f4").reshape(-1).view(np.uint8) for part in parts)
         try:
-            write_file(self.options.save_scores, [header.getvalue(), values.reshape(-1).view(np.uint8).data])
+            write_file(self.options.save_scores, chain([header.getvalue()], (chunk.data for chunk in chunks)))
         except OSError as error:
             reason = error.strerror or error
             raise DataError(f"cannot write: {self.options.save_scores} ({reason}); choose another place") from error
+
+
+def _seen(parts: Iterable[Tensor], labels: Labels) -> Iterator[Tensor]:
+    """`parts`, which `labels` takes on their way."""
+    for part in parts:
+        labels.add(part)
+        yield part
 
 
 def _check_targets(options: SegmentOptions, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,14 +11,36 @@ import torch
 from torch import Tensor
 
 from opentrans_cli.errors import DataError
-from opentrans_cli.frameworks.base import ClassText
-from opentrans_cli.frameworks.mask_inference import semantic_scores
+from opentrans_cli.frameworks.base import ClassText, MaskQueries
+from opentrans_cli.frameworks.score_chunks import mask_chunks, score_chunks
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.picture_size import Sides, at_size
 from opentrans_cli.training.costs.macs import forward_macs
 
 Queries = tuple[Tensor, Tensor, tuple[int, int]]
 """What `Predictor.queries` gives."""
+
+
+class Labels:
+    """The class with the largest score at every pixel; of equal ones the first."""
+
+    def __init__(self) -> None:
+        self._best: tuple[Tensor, Tensor] | None = None
+        self._classes = 0
+
+    def add(self, part: Tensor) -> None:
+        """Takes the scores of the next classes, (K, H, W)."""
+        values, indices = part.max(0)
+        if self._best is not None:
+            best, labels = self._best
+            better = values > best
+            values, indices = torch.where(better, values, best), torch.where(better, indices + self._classes, labels)
+        self._best, self._classes = (values, indices), self._classes + len(part)
+
+    def map(self) -> Tensor:
+        """Class of every pixel, int64 (H, W), on the CPU."""
+        assert self._best is not None
+        return self._best[1].cpu()
 
 
 class Predictor:
@@ -32,21 +55,33 @@ class Predictor:
         self._device, self._text, self._sides = device, text.to(device), sides
 
     @torch.no_grad()
-    def scores(self, image: np.ndarray) -> Tensor:
-        """Scores of every class at every pixel of `image` (H, W, 3) uint8: float32 (C, H, W), on the CPU.
+    def parts(self, image: np.ndarray, found: Queries | None = None) -> Iterator[Tensor]:
+        """Scores of every class at every pixel of `image` (H, W, 3) uint8, some following classes at a time.
 
-        Raises DataError for an image smaller than the tower's stride.
+        float32 (K, H, W), on the segmentor's device. found: the `queries` of the image, if they are there. Raises
+        DataError for an image smaller than the tower's stride.
         """
-        scores: Tensor = self._module(self._batch(image), self._text)
-        return at_size(scores[0].float().cpu(), image.shape[0], image.shape[1])
+        if found is None:
+            chunks = score_chunks(self._module, self._batch(image), self._text)
+        else:
+            chunks = mask_chunks(MaskQueries(found[0][None], found[1][None]), found[2])
+        for chunk in chunks:
+            yield at_size(chunk[0].float(), image.shape[0], image.shape[1])
+
+    def scores(self, image: np.ndarray) -> Tensor:
+        """All `parts` of an image: float32 (C, H, W), on the CPU."""
+        return torch.cat([part.cpu() for part in self.parts(image)])
 
     def counted(self) -> AbstractContextManager[dict[str, int]]:
         """Inside the `with` block the MACs of its predictions are counted, by layer of the segmentor."""
         return forward_macs(self._module)
 
     def label_map(self, image: np.ndarray) -> Tensor:
-        """Class of every pixel of `image`, as for `scores`: int64 (H, W), on the CPU."""
-        return self.scores(image).argmax(0)
+        """Class of every pixel of `image`, the one with the largest of its scores: int64 (H, W), on the CPU."""
+        labels = Labels()
+        for part in self.parts(image):
+            labels.add(part)
+        return labels.map()
 
     @torch.no_grad()
     def queries(self, image: np.ndarray) -> Queries:
@@ -56,11 +91,6 @@ class Predictor:
         batch = self._batch(image)
         found = self._module.queries(batch, self._text)
         return found.class_logits[0].cpu(), found.mask_logits[0].cpu(), (batch.shape[2], batch.shape[3])
-
-    def scores_of(self, found: Queries, image: np.ndarray) -> Tensor:
-        """`scores` of `image` from its `queries`, without running the segmentor again."""
-        classes, masks, size = found
-        return at_size(semantic_scores(classes[None], masks[None], size)[0], image.shape[0], image.shape[1])
 
     def looks_at(self, height: int, width: int) -> tuple[int, int]:
         """Height and width to which a picture of this size is resized."""

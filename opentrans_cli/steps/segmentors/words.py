@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from opentrans_cli.clip.source import LoadedClip
-from opentrans_cli.clip.text import DEFAULT_TEMPLATES, text_embeddings, unread_words
+from opentrans_cli.clip.text import DEFAULT_TEMPLATES, embed_words
 from opentrans_cli.datasets.class_file import file_among, read_classes
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.datasets.vocabulary_pack import PackedClass, VocabularyPack, is_pack, read_pack
@@ -119,18 +119,11 @@ def embed_vocabulary(
     seen: Sequence[bool] | None = None,
     reporter: Reporter = SILENT,
 ) -> ClassText:
-    """Text embeddings of every synonym of every class; words unknown to the text tower are reported.
+    """Text embeddings of every synonym of every class; what the text tower cannot read of them is reported.
 
     templates: the prompts of the framework. seen: by class, whether it had training labels; None: all had.
     """
     names = [name for synonyms in vocabulary.classes for name in synonyms]
-    if clip.read_tokens is not None:
-        _tell_unread(unread_words(clip.tokenizer, names, read_tokens=clip.read_tokens), clip, reporter)
-    embeddings = text_embeddings(clip.model, clip.tokenizer, names, templates=templates)
-    return ClassText(embeddings, text_class_indices(vocabulary), tuple(seen or (True,) * len(vocabulary)))
-
-
-def _tell_unread(words: Sequence[str], clip: LoadedClip, reporter: Reporter) -> None:
-    if words:
-        shown = ", ".join(words[:8]) + (", ..." if len(words) > 8 else "")
-        reporter.say(f"words that {clip.source} never read in training, so without meaning to it: {shown}")
+    indices = text_class_indices(vocabulary)
+    embeddings = embed_words(clip, names, templates=templates, classes=indices, reporter=reporter)
+    return ClassText(embeddings, indices, tuple(seen or (True,) * len(vocabulary)))
