@@ -98,10 +98,7 @@ def command_of(step: Step, *, source: str, out: str | None, inputs: Inputs, base
     source, out: shell words for what it reads and the bundle it writes, None if it writes into `source`. base: the
     bundle's base as it was recorded. Raises OptionError, with the reason, for a step that cannot be repeated.
     """
-    if step.verb in BEYOND:
-        raise OptionError(BEYOND[step.verb])
-    if step.verb not in FLAGS:
-        raise OptionError(f"this version of opentrans has no command '{step.verb}'; upgrade opentrans")
+    check_verb(step)
     words = []
     for option, value in sorted(step.options.items()):
         words += _words(option, value, step=step, inputs=inputs, base=base)
@@ -111,6 +108,14 @@ def command_of(step: Step, *, source: str, out: str | None, inputs: Inputs, base
         words.append(f"--out={out}")
     # After "--" no argument is read as an option, whatever it begins with.
     return " \\\n    ".join([f"{_program(step)} {step.verb}", *words, f"-- {source}"])
+
+
+def check_verb(step: Step) -> None:
+    """Raises OptionError, with the reason, for a step that no command repeats."""
+    if step.verb in BEYOND:
+        raise OptionError(BEYOND[step.verb])
+    if step.verb not in FLAGS:
+        raise OptionError(f"this version of opentrans has no command '{step.verb}'; upgrade opentrans")
 
 
 def _program(step: Step) -> str:
@@ -124,30 +129,37 @@ def _program(step: Step) -> str:
     return f"{start}opentrans"
 
 
-def _words(option: str, value: Any, *, step: Step, inputs: Inputs, base: str) -> list[str]:
-    """The shell words that one option adds to the command line."""
+def stated_option(option: str, value: Any, step: Step) -> tuple[Field[Any], Statement] | None:
+    """The option that repeats a recorded one; None if nothing does or is needed. Raises OptionError with the reason."""
     if option in RUN:
-        return []
+        return None
     if option in FIXED:
         if value != FIXED[option].get(step.verb):
             raise OptionError(f"no flag gives this option: '{option}' = {value!r}; use the Python function")
-        return []
+        return None
     if option not in FLAGS[step.verb]:
         raise OptionError(f"this version of opentrans has no such option: '{option}'; upgrade opentrans")
-    field, said = FLAGS[step.verb][option]
-    name = said.spelled(option)
-    if said.kind == "source" or value is None:
+    found = FLAGS[step.verb][option]
+    return None if found[1].kind == "source" or value is None else found
+
+
+def _words(option: str, value: Any, *, step: Step, inputs: Inputs, base: str) -> list[str]:
+    """The shell words that one option adds to the command line."""
+    found = stated_option(option, value, step)
+    if found is None:
         return []
+    field, said = found
+    name = said.spelled(option)
     if said.kind == "base":
         return [f"{name}={base_word(base, inputs)}"]
     if said.kind == "bundle":
         return [f"{name}={inputs.word(option, '', f'the bundle {text(option, value)}')}"]
     if said.kind == "path" and value not in DATASETS.names():
-        return [f"{name}={inputs.word(option, _only_text(option, value), f'data of {step.verb}: {step.data}')}"]
+        return [f"{name}={inputs.word(option, only_text(option, value), f'data of {step.verb}: {step.data}')}"]
     if said.kind == "pairs":
-        return [f"{name}={quoted(option, pair)}" for pair in _pairs(option, value)]
+        return [f"{name}={quoted(option, pair)}" for pair in pairs(option, value)]
     if said.kind == "commas":
-        return [f"{name}={quoted(option, _joined(option, value))}"] if value not in ([], "") else []
+        return [f"{name}={quoted(option, joined(option, value))}"] if value not in ([], "") else []
     if isinstance(value, bool):
         return [name] if value else [f"--no-{name[2:]}"] if field.default is True else []
     return [f"{name}={quoted(option, each)}" for each in (value if isinstance(value, list) else [value])]
@@ -160,7 +172,7 @@ def base_word(source: str, inputs: Inputs) -> str:
 
 def imported(step: Step, inputs: Inputs) -> str:
     """The variable that holds the checkpoint a bundle was imported from."""
-    return inputs.word("file", _only_text("file", step.options.get("file")), f"the imported checkpoint, {step.data}")
+    return inputs.word("file", only_text("file", step.options.get("file")), f"the imported checkpoint, {step.data}")
 
 
 def quoted(option: str, value: Any) -> str:
@@ -178,13 +190,13 @@ def text(option: str, value: Any) -> str:
     return shown
 
 
-def _only_text(option: str, value: Any) -> str:
+def only_text(option: str, value: Any) -> str:
     if not isinstance(value, str):
         raise OptionError(f"not the path of data: '{option}'; it was recorded by an older version")
     return text(option, value)
 
 
-def _pairs(option: str, value: Any) -> Iterator[str]:
+def pairs(option: str, value: Any) -> Iterator[str]:
     """A framework's options as `--option` reads them."""
     if not isinstance(value, dict):
         raise OptionError(f"not an object: '{option}'; the record is damaged")
@@ -193,7 +205,7 @@ def _pairs(option: str, value: Any) -> Iterator[str]:
         yield f"{key}={str(each).lower() if word else text(option, each)}"
 
 
-def _joined(option: str, value: Any) -> str:
+def joined(option: str, value: Any) -> str:
     values = [value] if type(value) is int else value  # an older record may have one id in place of several
     names = [text(option, name) for name in values] if isinstance(values, list) else []
     if not names or any("," in name for name in names):

@@ -28,6 +28,7 @@ from opentrans_cli.steps.provenance.command_line import (
     command_of,
     imported,
 )
+from opentrans_cli.steps.provenance.config_file import config_of
 
 _HEAD = """\
 #!/bin/sh
@@ -140,6 +141,14 @@ def provenance(source: Path | str, *, reporter: Reporter = SILENT) -> Provenance
     steps = tuple(_chain(bundle, inputs))
     script = _script(bundle, steps, tuple(inputs))
     return Provenance(bundle.path, bundle.digest, base.source, base.digest, steps, script)
+
+
+def provenance_config(source: Path | str, *, step: int | None = None, reporter: Reporter = SILENT) -> str:
+    """The recorded options of the steps, or of one, as a TOML file for `--config`.
+
+    Raises OptionError where such a file cannot be written, BundleError or HubError.
+    """
+    return config_of(open_bundle(local_bundle(source, reporter)), step)
 
 
 def _chain(bundle: Bundle, inputs: Inputs) -> Iterator[ChainStep]:

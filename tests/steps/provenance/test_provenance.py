@@ -13,8 +13,9 @@ import pytest
 from opentrans_cli.bundle.mask_only import write_mask_only
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.cli.config import Offered, read_config
 from opentrans_cli.steps.provenance.command_line import FIXED, FLAGS, RUN
-from opentrans_cli.steps.provenance.provenance import provenance
+from opentrans_cli.steps.provenance.provenance import provenance, provenance_config
 
 QUICK = ("--images", "shapes", "--image-limit", 8, "--score-images", 4, "--batch-size", 4)
 QUICK += ("--steps-per-round", 1, "--final-steps", 1, "--device", "cpu")
@@ -66,6 +67,39 @@ def test_the_whole_pipeline_comes_out_with_the_same_digest(make: Make, again: Ag
     assert new.digest == open_bundle(made).digest
     assert [step.verb for step in new.manifest.steps] == ["prune", "eval", "transfer", "analyze", "finetune"]
     assert new.manifest.steps == open_bundle(made).manifest.steps
+
+
+def test_the_file_of_its_options_makes_every_step_again(
+    make: Make, run_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`provenance --toml` prints what `--config` reads: the same digests and the same records."""
+    monkeypatch.chdir(tmp_path)
+    make("prune", "tiny", "-s", 0.3, "--exclude", "layer4.*", "--dtype", "float16", "--seed", 7, "-o", "a")
+    make("transfer", "a", "--to", "deeplabv3", "--option", "width=16", "--option", "clip_residual=false", "-o", "b")
+    small = ("--steps", 1, "--batch-size", 2, "--crop", 64, "--limit", 2, "--no-flip")
+    made = open_bundle(make("finetune", "b", *small, "--scale", "0.5,1", "--device", "cpu", "-o", "c"))
+    (tmp_path / "run.toml").write_text(run_cli("provenance", "c", "--toml").stdout)
+    make("prune", "--config", "run.toml", "-o", tmp_path / "a2")
+    make("transfer", "a2", "--config", "run.toml", "-o", tmp_path / "b2")
+    again = open_bundle(make("finetune", "b2", "--config", "run.toml", "-o", tmp_path / "c2"))
+    assert again.digest == made.digest and again.manifest.steps == made.manifest.steps
+
+
+def test_a_file_has_one_section_a_command_and_a_step_can_be_chosen(make: Make, run_cli: Any, tmp_path: Path) -> None:
+    for start, out, sparsity in (("tiny", "a", 0.5), ("a", "b", 0.8)):
+        make("prune", start, "-s", sparsity, "-o", out)
+    told = run_cli("provenance", tmp_path / "b", "--toml")
+    assert told.exit_code == 2 and "prune is steps 1, 2; choose one with --step" in told.stderr
+    second = run_cli("provenance", tmp_path / "b", "--toml", "--step", 2).stdout
+    assert f"# bundle: the one with the digest {open_bundle(tmp_path / 'a').digest}\n" in second
+    assert "sparsity = 0.8\n" in second and "source = " not in second
+    for line, message in (
+        (("--toml", "--step", 3), "no such step: --step 3; the bundle has 2"),
+        (("--step", 1), "a script has all steps: --step 1; add --toml"),
+        (("--toml", "--json"), "one form at a time"),
+    ):
+        told = run_cli("provenance", tmp_path / "b", *line)
+        assert told.exit_code == 2 and message in told.stderr and told.stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -204,6 +238,26 @@ def test_whatever_a_record_says_arrives_as_one_argument(
     (line, *_) = shell.calls
     assert line[0] == "prune" and line[-2:] == ["--", value]
     assert f"--criterion={value}" in line and f"--include={value}" in line and f"--images={value}" in line
+
+
+def test_whatever_a_record_says_is_one_value_of_the_file(
+    altered: Callable[[Edit], Path], run_cli: Any, tmp_path: Path
+) -> None:
+    visible = [*HOSTILE, 'a"] force = true', '"""', "\\u0000", "ä 蛙"]
+
+    def edit(document: dict[str, Any]) -> None:
+        document["steps"][0]["options"] |= {"include": visible, "images": HOSTILE[2], "pattern": '2:4"'}
+        document["steps"][0]["versions"] = {"x] force = true": "y"}
+
+    path = altered(edit)
+    (tmp_path / "run.toml").write_text(provenance_config(path), encoding="utf-8")
+    options = {name: Offered(said, False, field.default == ()) for name, (field, said) in FLAGS["prune"].items()}
+    read = read_config(tmp_path / "run.toml", "prune", FLAGS, options)
+    assert (read["include"], read["images"], read["pattern"]) == (visible, HOSTILE[2], '2:4"') and "force" not in read
+    document = json.loads((path / "manifest.json").read_text())
+    document["steps"][0]["options"]["include"] = ["a\u200bb"]
+    (path / "manifest.json").write_text(json.dumps(document))
+    assert "characters that cannot be seen: 'include'" in run_cli("provenance", path, "--toml").stderr
 
 
 @pytest.mark.parametrize("value", ["a\u200bb", "a\u00adb", "\ufeffa", "a\U000e0041"])
