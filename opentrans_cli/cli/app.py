@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from opentrans_cli.cli import (
     analyze,
+    check,
     demo,
     diff,
     doctor,
@@ -97,6 +98,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
     "finetune": (finetune.finetune_command, _PIPELINE),
     "eval": (eval.eval_command, _PIPELINE),
     "segment": (segment.segment_command, _PIPELINE),
+    "check": (check.check_command, _LOOK),
     "demo": (demo.demo_command, _LOOK),
     "inspect": (inspect.inspect_command, _LOOK),
     "verify": (verify.verify_command, _LOOK),

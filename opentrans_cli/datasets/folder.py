@@ -134,17 +134,22 @@ def open_folder(options: DatasetOptions) -> FolderDataset:
         wanted = {"--images": options.images, "--labels": options.labels, "--classes": options.classes}
         missing = " and ".join(name for name, value in wanted.items() if value is None)
         raise OptionError(f"data set 'folder' is not fully described: {missing} missing; add it")
-    classes = read_classes(options.classes)
     return FolderDataset(
         options.images,
         options.labels,
-        classes.in_order() if options.label_ids == "order" else classes,
+        classes_of(options, options.classes),
         ignore=options.ignore,
         split=options.split_list,
         unseen=options.hold_out,
         limit=options.limit,
         crop=options.size,
     )
+
+
+def classes_of(options: DatasetOptions, path: Path) -> ClassList:
+    """The classes of the file `path`, with ids as --label-ids says."""
+    classes = read_classes(path)
+    return classes.in_order() if options.label_ids == "order" else classes
 
 
 def _index_table(classes: ClassList, ignored: tuple[int, ...], unlabelled: int) -> NDArray[np.int64]:

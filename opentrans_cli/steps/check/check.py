@@ -1,0 +1,134 @@
+"""check: whether photos, label maps and classes fit together, before anything expensive starts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from opentrans_cli.datasets.folder import classes_of
+from opentrans_cli.datasets.pairs import pair_files
+from opentrans_cli.files.atomic import staged_folder
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.targets import check_folder_target, prepare_parent
+from opentrans_cli.reporter import LOGGED, Reporter
+from opentrans_cli.steps.by_name import by_name, on_processor, takes
+from opentrans_cli.steps.check.drawing import chosen, drawn
+from opentrans_cli.steps.check.files import about_files
+from opentrans_cli.steps.check.findings import LEVELS, Finding
+from opentrans_cli.steps.check.ids import Classes, Ids, about_ids
+from opentrans_cli.steps.check.options import CheckOptions
+from opentrans_cli.steps.check.scan import Facts, scan
+
+REPORT = "check.json"
+
+
+@dataclass(frozen=True)
+class IdShare:
+    """How much of the label maps an id fills."""
+
+    id: int
+    name: str | None  # None = no class
+    share: float  # of all pixels, in [0, 1]
+    label_maps: int  # that have it
+    void: bool  # pixels of this id are not labelled
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Whether the data can work, and why."""
+
+    path: Path | None  # the folder of samples
+    ok: bool  # no finding is a fault
+    pairs: int
+    sizes: dict[str, int]  # "320x240" -> photos, the most frequent first
+    ids: tuple[IdShare, ...]  # all classes in their order, then the other ids
+    ignore: tuple[int, ...]  # ids of unlabelled pixels
+    suggested_ignore: tuple[int, ...] | None  # None: what is ignored will do
+    findings: tuple[Finding, ...]  # faults, then warnings, then notes
+    samples: tuple[str, ...]  # pictures in the folder
+
+    def to_json(self) -> dict[str, Any]:
+        """The check report of `artifacts.schema.json`."""
+        return {**asdict(self), "path": None if self.path is None else str(self.path)}
+
+
+@takes(CheckOptions)
+def check(
+    images: str | Path,
+    labels: str | Path,
+    classes: str | Path,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    reporter: Reporter | None = None,
+    **given: Any,
+) -> CheckResult:
+    """Say whether photos, label maps and classes fit together: every file is read, and what is wrong is named.
+
+    images, labels: folders of photos and of their label maps. classes: the class file. out: new folder for samples, all
+    that is written. Options: the fields of `CheckOptions`. Raises DataError where there is nothing to look at: no
+    photos, no label maps, no class file.
+    """
+    options: CheckOptions
+    named = {"images": images, "labels": labels, "classes": classes}
+    (options,) = by_name("check", {**given, **named}, CheckOptions)
+    on_processor("check", device)
+    reporter = reporter or LOGGED
+    out = None if out is None else Path(out)
+    if out is not None:
+        check_folder_target(out, force=force, foreign=_foreign)
+        prepare_parent(out)
+    known = Classes.of(classes_of(options, options.classes), options.ignore)
+    pairing = pair_files(options.images, options.labels, split=options.split_list)
+    pairs = pairing.pairs[: options.limit]
+    facts = scan(pairs, "everything", reporter=reporter)
+    ids = Ids.of([(each.pair.label_map.relative_to(options.labels).as_posix(), each.pixels) for each in facts], known)
+    about, suggested = about_ids(ids, known)
+    findings = [*about_files(pairing, facts, options.images, options.labels), *about]
+    shown = [] if out is None else chosen(facts)
+    samples = {f"{number}-{each.pair.name.replace('/', '-')}.png": each for number, each in enumerate(shown, start=1)}
+    result = CheckResult(
+        path=out,
+        ok=not any(each.level == "fault" for each in findings),
+        pairs=len(pairs),
+        sizes=_sizes(facts),
+        ids=_shares(ids, known),
+        ignore=known.void,
+        suggested_ignore=suggested,
+        findings=tuple(sorted(findings, key=lambda each: LEVELS.index(each.level))),
+        samples=tuple(samples),
+    )
+    if out is not None:
+        with staged_folder(out, replace=force) as folder:
+            for name, each in samples.items():
+                (folder / name).write_bytes(drawn(each, known))
+            (folder / REPORT).write_bytes(json_bytes(result.to_json()))
+    return result
+
+
+def _sizes(facts: Sequence[Facts]) -> dict[str, int]:
+    counted = Counter("{}x{}".format(*each.photo.upright) for each in facts if each.photo is not None)
+    return dict(counted.most_common())
+
+
+def _shares(ids: Ids, classes: Classes) -> tuple[IdShare, ...]:
+    named = dict(zip(classes.ids, classes.names, strict=True))
+    rows = [*classes.ids, *sorted(ids.pixels.keys() - named.keys())]
+    return tuple(
+        IdShare(number, named.get(number), round(ids.share(number), 6), ids.spread(number), number in classes.void)
+        for number in rows
+    )
+
+
+def _foreign(out: Path) -> set[str]:
+    """The files in a folder that no earlier run has written."""
+    there = {path.name for path in out.iterdir()}
+    try:
+        return there - {REPORT, *json.loads((out / REPORT).read_text(encoding="utf-8"))["samples"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        return there

@@ -1,0 +1,45 @@
+"""Some photos with their label maps over them, for a look with one's own eyes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from opentrans_cli.datasets.images import read_image, read_label_map, resize_image, resize_label_map
+from opentrans_cli.pictures.overlay import overlay
+from opentrans_cli.pictures.palette import class_colours
+from opentrans_cli.steps.check.ids import Classes
+from opentrans_cli.steps.check.scan import Facts
+
+SAMPLES = 5
+LONGEST = 960
+"""Longer side of a drawn photo in pixels."""
+
+
+def chosen(facts: Sequence[Facts]) -> list[Facts]:
+    """Up to SAMPLES pairs that can be drawn, spread evenly, with turned photos first among them."""
+    sound = [each for each in facts if each.fits]
+    turned = [each for each in sound if each.photo is not None and each.photo.orientation != 1][:2]
+    others = [each for each in sound if each not in turned]
+    wanted = min(SAMPLES - len(turned), len(others))
+    return [*turned, *(others[(2 * number + 1) * len(others) // (2 * wanted)] for number in range(wanted))]
+
+
+def drawn(facts: Facts, classes: Classes) -> bytes:
+    """The photo with its label map over it, and beside it what is there, ids without a class by number; as PNG."""
+    image, label_map = read_image(facts.pair.photo), read_label_map(facts.pair.label_map)
+    height, width = label_map.shape
+    scale = LONGEST / max(height, width)
+    if scale < 1:
+        shape = max(1, round(height * scale)), max(1, round(width * scale))
+        image, label_map = resize_image(image, shape), resize_label_map(label_map, shape)
+    found, places = np.unique(label_map, return_inverse=True)
+    foreign = classes.foreign(found.tolist())
+    names = [*classes.names, *(f"id {number}: not in the class file" for number in foreign)]
+    row = {number: place for place, number in enumerate([*classes.ids, *foreign])}  # the ignored id has none
+    rows = np.array([row.get(number, -1) for number in found.tolist()])[places].reshape(label_map.shape)
+    buffer = io.BytesIO()
+    overlay(image, rows, names, colours=class_colours(len(names))).save(buffer, format="PNG")
+    return buffer.getvalue()

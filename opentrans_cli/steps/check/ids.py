@@ -1,0 +1,175 @@
+"""What the ids in label maps say about the class file and about --ignore."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from opentrans_cli.datasets.class_file import ClassList
+from opentrans_cli.pictures.legend import percentage
+from opentrans_cli.steps.check.findings import Finding, counted
+
+MANY_IDS = 16
+"""So many ids without a class in one label map are no slip of the pen."""
+COMMON = 0.1
+"""Share of the label maps from which on an id without a class looks like a rule of the data set."""
+MOST_VOID = 3
+"""So many ids may well mean "not labelled"; more look like the ids of another class file."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Class `names[i]` has the id `ids[i]`; pixels of the ids `void` are not labelled, also where that is a class."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    void: tuple[int, ...]
+    remarks: tuple[str, ...] = ()  # how the class file was read
+
+    @classmethod
+    def of(cls, classes: ClassList, ignored: tuple[int, ...]) -> Classes:
+        """The classes of a file; ignored: what --ignore says, () without it."""
+        return cls(classes.vocabulary.names, classes.ids, ignored or classes.default_ignored, classes.remarks)
+
+    def foreign(self, ids: Iterable[int]) -> list[int]:
+        """Those of `ids` that are neither a class nor void, ascending."""
+        return sorted({*ids} - {*self.ids, *self.void})
+
+    @property
+    def after(self) -> int | None:
+        """The id after that of the last class where ids are places in the class file, else None."""
+        return len(self.ids) if self.ids == tuple(range(len(self.ids))) else None
+
+    @property
+    def from_one(self) -> str:
+        """How the class file says that ids count from 1."""
+        return ", ".join(f"{number}:{name}" for number, name in enumerate(self.names[:2], start=1)) + ", ..."
+
+
+@dataclass
+class Ids:
+    """The ids in the label maps that were read."""
+
+    label_maps: int = 0
+    pixels: Counter[int] = field(default_factory=Counter)
+    files: dict[int, list[str]] = field(default_factory=dict)  # by id, the label maps that have it
+    crowded: list[str] = field(default_factory=list)  # label maps with so many foreign ids that these are not counted
+    unlabelled: list[str] = field(default_factory=list)  # label maps with void pixels alone
+
+    @classmethod
+    def of(cls, label_maps: Iterable[tuple[str, dict[int, int]]], classes: Classes) -> Ids:
+        """The ids of label maps, each with its name and its pixels by id."""
+        ids = cls()
+        for name, pixels in label_maps:
+            if not pixels:  # it cannot be read
+                continue
+            ids.label_maps += 1
+            foreign = classes.foreign(pixels)
+            if len(foreign) >= MANY_IDS:
+                ids.crowded.append(name)
+                pixels = {number: count for number, count in pixels.items() if number not in foreign}
+            elif pixels.keys() <= {*classes.void}:
+                ids.unlabelled.append(name)
+            ids.pixels.update(pixels)
+            for number in pixels:
+                ids.files.setdefault(number, []).append(name)
+        return ids
+
+    def share(self, number: int) -> float:
+        """The share of an id of all pixels, in [0, 1]."""
+        return self.pixels[number] / max(1, self.pixels.total())
+
+    def spread(self, number: int) -> int:
+        """In how many label maps an id is."""
+        return len(self.files.get(number, ()))
+
+
+def about_ids(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int, ...] | None]:
+    """Findings about ids and classes; and what --ignore should be, if that is something else."""
+    shifted = _counts_from_one(ids, classes)
+    if shifted is not None:
+        found, suggested = [shifted], _ignored(ids, classes, [0]) if 0 in ids.pixels else None
+    else:
+        found, suggested = _foreign_ids(ids, classes)
+        found += _empty_classes(ids, classes)
+    if ids.crowded:
+        what = f"{counted(len(ids.crowded), 'label map has', 'label maps have')} {MANY_IDS} or more ids without a class"
+        move = "write ids of this class file, as PNG, without JPEG or smooth resizing, which make ids that nobody drew"
+        found.append(Finding("many-ids", "fault", what, move, tuple(ids.crowded)))
+    if ids.unlabelled:
+        what = f"{counted(len(ids.unlabelled), 'label map has', 'label maps have')} no labelled pixel"
+        found.append(Finding("unlabelled", "warning", what, "label them, or leave them out", tuple(ids.unlabelled)))
+    found += [Finding("class-file", "note", remark, "") for remark in classes.remarks]
+    return found, suggested
+
+
+def _counts_from_one(ids: Ids, classes: Classes) -> Finding | None:
+    """The finding that classes are 1 to their number: that id alone is foreign, and 0 is nowhere, or, as void is, in
+    far more label maps.
+    """
+    last = classes.after
+    if last is None or classes.foreign(ids.pixels) != [last]:
+        return None
+    void = 0 in ids.pixels
+    if void and not COMMON * ids.label_maps <= ids.spread(last) < ids.spread(0) / 2:
+        return None
+    what = f"ids seem to count from 1{' with 0 for void' if void else ''}: id {last} has no class"
+    move = f"write the ids into the class file ({classes.from_one}){' and pass --ignore 0' if void else ''}"
+    return Finding("ids-from-1", "fault", what, move, tuple(ids.files[last]))
+
+
+def _foreign_ids(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int, ...] | None]:
+    foreign = classes.foreign(ids.pixels)
+    usual = [number for number in foreign if ids.spread(number) >= COMMON * ids.label_maps]
+    slips = [number for number in foreign if number not in usual]
+    suggested = _ignored(ids, classes, usual) if 0 < len(usual) <= MOST_VOID else None
+    found = [_usual(ids, classes, number, suggested) for number in usual]
+    return found + ([_slips(ids, slips)] if slips else []), suggested
+
+
+def _ignored(ids: Ids, classes: Classes, more: list[int]) -> tuple[int, ...]:
+    """What --ignore should be for the ids `more` to be void as well."""
+    return tuple(sorted({*more, *(number for number in classes.void if number in ids.pixels)}))
+
+
+def _usual(ids: Ids, classes: Classes, number: int, suggested: tuple[int, ...] | None) -> Finding:
+    """The finding about an id without a class that many label maps have."""
+    share, where = percentage(ids.share(number)), counted(ids.spread(number), "label map")
+    move = "give it a class, or the class file that these label maps were made with"
+    if suggested is not None:
+        move = f"if it means 'not labelled', pass --ignore {','.join(map(str, suggested))}; else give it a class"
+        if number == classes.after and 0 in ids.pixels:
+            move += f"; if ids count from 1, write them into the class file ({classes.from_one})"
+    what = f"id {number} has no class: {share} of the pixels, in {where}"
+    return Finding("id-without-class", "fault", what, move, tuple(ids.files[number]))
+
+
+def _slips(ids: Ids, numbers: list[int]) -> Finding:
+    files = sorted({name for number in numbers for name in ids.files[number]})
+    listed = ", ".join(map(str, numbers[:6])) + (" and more" if len(numbers) > 6 else "")
+    what = f"{counted(len(files), 'label map has', 'label maps have')} ids without a class: {listed}"
+    return Finding("id-without-class", "fault", what, "correct these label maps, or add the classes", tuple(files))
+
+
+def _empty_classes(ids: Ids, classes: Classes) -> list[Finding]:
+    """Findings about classes that no pixel has."""
+    named = dict(zip(classes.ids, classes.names, strict=True))
+    there = ids.pixels.keys() & named.keys() - {*classes.void}
+    empty = tuple(name for number, name in named.items() if number not in there)
+    if not empty or not ids.pixels:
+        return []
+    what = f"{counted(len(empty), 'class has', 'classes have')} no pixel"
+    ignored = ids.pixels.keys() & {*classes.void}
+    if ignored & named.keys() or (ignored and len(there) <= 1):
+        lost = max(ignored & named.keys() or ignored, key=ids.share)
+        what = f"{what}, and id {lost} is ignored: {percentage(ids.share(lost))} of the pixels"
+        move = f"if {lost} is a class, write ids into the class file ({lost}:{named.get(lost, empty[0])}) and pass "
+        return [Finding("ignored-class", "fault", what, f"{move}another --ignore", empty)]
+    if len(there) <= 1:
+        move = "check --ignore and the ids in the class file: a segmentor needs two classes to tell apart"
+        return [Finding("one-class", "fault", f"{what}, {'only one' if there else 'none'} has", move, empty)]
+    move = "they cannot be learned or scored; add label maps that have them, or leave them out of the class file"
+    if classes.after is not None and 0 not in ids.pixels:
+        move = f"if ids count from 1, write them into the class file ({classes.from_one}); else {move}"
+    return [Finding("class-without-pixels", "warning", what, move, empty)]
