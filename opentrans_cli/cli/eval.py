@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opentrans_cli.cli.command import Force, Talk, command
+from opentrans_cli.cli.command import Force, Resume, Talk, command
 from opentrans_cli.cli.output import human_bytes, human_count, percent, plain_table
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
@@ -41,6 +41,7 @@ def eval_command(
     published: CheckpointChoice,
     base: BaseChoice,
     machine: Machine,
+    resume: Resume,
     write: Force,
     talk: Talk,
 ) -> None:
@@ -58,6 +59,7 @@ def eval_command(
         "split": "val",
         **vars(base),
         **vars(machine),
+        **vars(resume),
         **vars(write),
     }
     common |= {"out": asked.out, "reporter": talk.reporter}

@@ -23,7 +23,9 @@ from opentrans_cli.pictures.curve import CurvePoint, curve_chart
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.eval.evaluate import load_samples, score
-from opentrans_cli.steps.segmentors.built import TRAINING_FREE, any_segmentor
+from opentrans_cli.steps.eval.state import EvalState, eval_target
+from opentrans_cli.steps.run_files import check_state, resumable
+from opentrans_cli.steps.segmentors.built import TRAINING_FREE, BuiltSegmentor, any_segmentor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.sources import base_of_rounds, clip_tower, is_bundle, load_text_clip, tower_at
 from opentrans_cli.steps.step_record import data_record, environment, step_record
@@ -48,6 +50,7 @@ def curve(
     reporter: Reporter | None = None,
     dataset: str | None = None,
     base: str | None = None,
+    resume: bool = False,
     **given: Any,
 ) -> CurveResult:
     """Score every round of a bundle whose weights are available; report and chart go into the bundle.
@@ -66,28 +69,38 @@ def curve(
         raise OptionError(f"bundles of the Hub stay as they were published: {source}; add --out for report and chart")
     for target in () if out is None else (out, chart_path(out)):
         check_file_target(target, force=force)
-    samples = load_samples(dataset, data, reporter)
-    where, bundle = resolve_device(device), open_bundle(source)
-    rounds = _rounds(bundle, reporter)
-    clip = base_of_rounds(bundle, rounds, base, reporter)
-    reader = load_text_clip(bundle.manifest.base, base, reporter, loaded=clip)
-    text = embed_vocabulary(reader, samples.vocabulary, reporter=reporter)
-    if out is not None:
-        prepare_parent(out)
-    reports = []
-    for info in rounds:
-        reporter.say(f"sparsity {info.sparsity:.4f}, round {info.round}")
-        built = any_segmentor(tower_at(bundle, info, base=clip))
-        reports.append(score(built, samples, text, device=where, reporter=reporter))
-    if bundle.manifest.segmentor is None and all(info.sparsity > 0 for info in rounds):
-        # This comes last, because a framework removes parts of the tower it is built around, here the base's own.
-        reporter.say("sparsity 0, the dense base")
-        total = bundle.manifest.total
-        rounds = (RoundInfo(0, 0.0, total, total, "base", False), *rounds)
-        built = any_segmentor(clip_tower(reader))
-        reports.insert(0, score(built, samples, text, device=where, reporter=reporter))
-    report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, where)
-    return CurveResult(_write(bundle, report, out, {**data_record(data), "base": base}), report)
+    state_of = eval_target(out, Path(source), f"curve-{dataset}", None)
+    check_state(state_of, resume=resume, force=force)
+    with resumable(state_of) as finishing:
+        samples = load_samples(dataset, data, reporter)
+        where, bundle = resolve_device(device), open_bundle(source)
+        rounds = _rounds(bundle, reporter)
+        clip = base_of_rounds(bundle, rounds, base, reporter)
+        reader = load_text_clip(bundle.manifest.base, base, reporter, loaded=clip)
+        text = embed_vocabulary(reader, samples.vocabulary, reporter=reporter)
+        if out is not None:
+            prepare_parent(out)
+        state = EvalState(state_of, written=True, resume=resume, reporter=reporter)
+
+        def scored(built: BuiltSegmentor, number: int) -> dict[str, Any]:
+            part = f"of round {number}" if number else "of the dense base"
+            return score(built, samples, text, device=where, state=state, part=part, reporter=reporter)
+
+        reports = []
+        for info in rounds:
+            reporter.say(f"sparsity {info.sparsity:.4f}, round {info.round}")
+            reports.append(scored(any_segmentor(tower_at(bundle, info, base=clip)), info.round))
+        if bundle.manifest.segmentor is None and all(info.sparsity > 0 for info in rounds):
+            # This comes last, because a framework removes parts of the tower it is built around, here the base's own.
+            reporter.say("sparsity 0, the dense base")
+            total = bundle.manifest.total
+            rounds = (RoundInfo(0, 0.0, total, total, "base", False), *rounds)
+            reports.insert(0, scored(any_segmentor(clip_tower(reader)), 0))
+        report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, where)
+        with finishing():
+            path = _write(bundle, report, out, {**data_record(data), "base": base})
+            state.discard()
+    return CurveResult(path, report)
 
 
 def _rounds(bundle: Bundle, reporter: Reporter) -> tuple[RoundInfo, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,17 @@ from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
+from opentrans_cli.steps.eval.state import EvalState, eval_identity, eval_target
+from opentrans_cli.steps.run_files import check_state, resumable
 from opentrans_cli.steps.samples import open_samples
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_published
-from opentrans_cli.steps.segmentors.scoring import class_ious, group_miou, score_images
+from opentrans_cli.steps.segmentors.scoring import Scoring, class_ious, group_miou
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
-from opentrans_cli.steps.sources import Tower
+from opentrans_cli.steps.sources import Tower, is_bundle
 from opentrans_cli.steps.step_record import data_record, environment, parameter_count, step_record
 from opentrans_cli.training.device import resolve_device
 
@@ -72,6 +75,7 @@ def evaluate(
     words: AnyWords | None = None,
     at_sparsity: float | None = None,
     base: str | None = None,
+    resume: bool = False,
     **given: Any,
 ) -> EvalResult:
     """Score the segmentor of a bundle on a data set; the report goes into the bundle, or to the file `out`.
@@ -82,10 +86,12 @@ def evaluate(
 
     source: None with `checkpoint`, a file of the `framework`'s own. dataset: "shapes" (embedded) or "folder" (the
     default if `images` are given). words: other words for the classes, in their order. at_sparsity: an earlier round of
-    a bundle; its report has the sparsity in its name. base: where the bundle's base is now. Options: the fields of
-    `DatasetOptions`, whose split is "val" here, and of `Subject`.
+    a bundle; its report has the sparsity in its name. base: where the bundle's base is now. resume: go on with an
+    interrupted evaluation; without it and without `force` a state is refused. Options: the fields of `DatasetOptions`,
+    whose split is "val" here, and of `Subject`.
 
-    Raises SourceError, BundleError, HubError, DataError, TransferError or OptionError.
+    Raises SourceError, BundleError, HubError, DataError, TransferError, OutputError or OptionError; RunStopped after
+    SIGTERM or when the disk is full, with the finished pictures kept.
     """
     data: DatasetOptions
     subject: Subject
@@ -98,30 +104,49 @@ def evaluate(
     if out is not None:
         out = Path(out)
         check_file_target(out, force=force)
-    samples = load_samples(dataset, data, reporter)
-    words = _words(samples, subject)
-    for remark in words.remarks:
-        reporter.say(remark)
-    where = resolve_device(device)
-    opened = _opened(source, subject, at_sparsity, base, reporter)
-    seen = _seen(samples, words, opened, subject)
-    text = opened.embedded(words, seen, reporter)
-    if out is not None:
-        prepare_parent(out)
-    sides = None if subject.own_size else opened.sides
-    report = score(opened.built, samples, text, device=where, seen=seen, sides=sides, reporter=reporter)
-    report = {**report, "dataset": dataset, "data": samples.fingerprint}
-    if opened.checkpoint is not None:
-        report["checkpoint"] = opened.checkpoint
-    if at_sparsity is not None:
-        report["at_sparsity"] = at_sparsity
-    if out is not None:
-        write_file(out, [json_bytes(report)])
-        return EvalResult(out, report)
-    bundle = opened.built.tower.bundle
-    if bundle is None or is_cached(bundle.path) or subject != Subject():
-        return EvalResult(None, report)
-    return EvalResult(_record(bundle, report, {**data_record(data), "base": base}), report)
+    into = _own_bundle(source, subject)
+    asked = [source, subject.framework, subject.checkpoint, subject.own_size, at_sparsity, vars(data)]
+    asked.append(subject.words and subject.words.vocabulary.names)
+    target = eval_target(out, into, _report_name(dataset, at_sparsity), asked)
+    check_state(target, resume=resume, force=force)
+    with resumable(target) as finishing:
+        samples = load_samples(dataset, data, reporter)
+        words = _words(samples, subject)
+        for remark in words.remarks:
+            reporter.say(remark)
+        where = resolve_device(device)
+        opened = _opened(source, subject, at_sparsity, base, reporter)
+        seen = _seen(samples, words, opened, subject)
+        text = opened.embedded(words, seen, reporter)
+        if out is not None:
+            prepare_parent(out)
+        sides = None if subject.own_size else opened.sides
+        written = out is not None or into is not None
+        state = EvalState(target, written=written, resume=resume, reporter=reporter)
+        report = score(
+            opened.built, samples, text, device=where, seen=seen, sides=sides, state=state, reporter=reporter
+        )
+        report = {**report, "dataset": dataset, "data": samples.fingerprint}
+        if opened.checkpoint is not None:
+            report["checkpoint"] = opened.checkpoint
+        if at_sparsity is not None:
+            report["at_sparsity"] = at_sparsity
+        with finishing():
+            if out is not None:
+                write_file(out, [json_bytes(report)])
+            elif into is not None:
+                bundle = opened.built.tower.bundle
+                assert bundle is not None
+                out = _record(bundle, report, {**data_record(data), "base": base})
+            state.discard()
+    return EvalResult(out, report)
+
+
+def _own_bundle(source: str | None, subject: Subject) -> Path | None:
+    """The bundle that gets the report: a local one that is scored in its own form."""
+    if source is None or subject != Subject() or not is_bundle(source) or is_cached(Path(source)):
+        return None
+    return Path(source)
 
 
 def _words(samples: SegDataset, subject: Subject) -> Words:
@@ -174,15 +199,24 @@ def score(
     device: torch.device,
     seen: Sequence[bool] | None = None,
     sides: Sides | None = None,
+    state: EvalState | None = None,
+    part: str = "",
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Accuracy, size, and counted and measured cost of one segmentor; the cost is for the size of the first image.
 
     seen: by class, whether it had training labels; None: as from `seen_classes`. sides: the picture size it works at.
+    state: keeps the finished pictures, of this `part` if there are several.
     """
-    predictor = Predictor(built, text, device=device, sides=sides)
-    with reporter.bar("scoring", len(samples)) as advance:
-        scored = score_images(predictor, samples, range(len(samples)), counted=True, advance=advance)
+    scoring = Scoring(Predictor(built, text, device=device, sides=sides), samples, counted=True)
+    total, identity = len(samples), eval_identity(built, samples, text, device, sides) if state else ""
+    keeping = state.keeping(scoring, part, identity, images=total) if state else nullcontext(lambda: None)
+    with keeping as between, reporter.bar("scoring", total, done=scoring.taken) as advance:
+        for row in range(scoring.taken, total):
+            scoring.take(row)
+            advance("")
+            between()
+    scored = scoring.scored()
     flags = seen_classes(samples, built.tower) if seen is None else seen
     return {
         "framework": built.framework.name,
@@ -217,11 +251,15 @@ def _cost(built: BuiltSegmentor, macs: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _record(bundle: Bundle, report: dict[str, Any], given: dict[str, Any]) -> Path:
-    options, name = {"dataset": report["dataset"], **given}, f"eval-{report['dataset']}"
-    if "at_sparsity" in report:
-        options["at_sparsity"] = report["at_sparsity"]
-        name += f"-at-{report['at_sparsity']:.4f}"
+    options, at_sparsity = {"dataset": report["dataset"], **given}, report.get("at_sparsity")
+    if at_sparsity is not None:
+        options["at_sparsity"] = at_sparsity
     step = step_record(
         "eval", options, seed=None, data=report["data"], metrics={"miou": report["miou"], "images": report["images"]}
     )
+    name = _report_name(report["dataset"], at_sparsity)
     return add_file(bundle, f"reports/{name}.json", json_bytes(report), step=step).path
+
+
+def _report_name(dataset: str, at_sparsity: float | None) -> str:
+    return f"eval-{dataset}" if at_sparsity is None else f"eval-{dataset}-at-{at_sparsity:.4f}"

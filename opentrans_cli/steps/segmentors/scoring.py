@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.errors import DataError
@@ -27,34 +28,61 @@ class Scored:
     macs: Mapping[str, int]  # by layer of the segmentor, for the first image; {} if not asked for
 
 
-def score_images(
-    predictor: Predictor,
-    samples: SegDataset,
-    rows: Iterable[int],
-    *,
-    counted: bool = False,
-    advance: Callable[[str], None] = lambda _: None,
-) -> Scored:
-    """Compare the predictions for samples `rows`, at their own sizes, with their label maps.
+class Scoring:
+    """Compares predictions with label maps, picture by picture."""
 
-    counted: also count the multiply-accumulates of the first prediction while it is computed.
-    Raises DataError for a damaged file, an image without a label map, or one smaller than the tower's stride.
-    """
-    confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
-    seconds, resolution, macs = list[float](), (0, 0), dict[str, int]()
-    for row in rows:
-        sample = samples[row]
+    def __init__(self, predictor: Predictor, samples: SegDataset, *, counted: bool = False) -> None:
+        """counted: also count the multiply-accumulates of the first prediction while it is computed."""
+        self._predictor, self._samples, self._counted = predictor, samples, counted
+        self._confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
+        self._seconds, self._resolution, self._macs = list[float](), (0, 0), dict[str, int]()
+        self.taken = 0  # samples that were looked at
+
+    def restore(
+        self,
+        taken: int,
+        counts: Tensor,
+        *,
+        seconds: Sequence[float],
+        resolution: Sequence[int],
+        macs: Mapping[str, int],
+    ) -> None:
+        """Go on from what `scored` gave to an earlier process after `taken` samples."""
+        self.taken = taken
+        self._confusion.counts.copy_(counts)
+        self._seconds, self._macs = [*seconds], dict(macs)
+        self._resolution = (resolution[0], resolution[1])
+
+    def take(self, row: int) -> None:
+        """Compare the prediction for sample `row`, at its own size, with its label map.
+
+        Raises DataError for a damaged file, an image without a label map, or one smaller than the tower's stride.
+        """
+        self.taken += 1
+        sample = self._samples[row]
         if sample.label_map is None:
             raise DataError(f"image has no label map to score against: '{sample.name}'; add it or leave the image out")
+        first = not self._seconds
         started = time.perf_counter()
-        with predictor.counted() if counted and not seconds else nullcontext(macs) as macs:
-            prediction = predictor.label_map(sample.image)
-        seconds.append(time.perf_counter() - started)
-        confusion.update(prediction, torch.from_numpy(sample.label_map))
-        if len(seconds) == 1:
-            resolution = predictor.looks_at(sample.image.shape[0], sample.image.shape[1])
-        advance("")
-    return Scored(confusion, tuple(seconds), resolution, macs)
+        with self._predictor.counted() if self._counted and first else nullcontext(self._macs) as self._macs:
+            prediction = self._predictor.label_map(sample.image)
+        seconds = time.perf_counter() - started
+        self._confusion.update(prediction, torch.from_numpy(sample.label_map))
+        self._seconds.append(seconds)
+        if first:
+            self._resolution = self._predictor.looks_at(sample.image.shape[0], sample.image.shape[1])
+
+    def scored(self) -> Scored:
+        """What was found until now."""
+        return Scored(self._confusion, tuple(self._seconds), self._resolution, self._macs)
+
+
+def score_images(predictor: Predictor, samples: SegDataset, rows: Iterable[int]) -> Scored:
+    """Compare the predictions for samples `rows` with their label maps. Raises what `Scoring.take` does."""
+    scoring = Scoring(predictor, samples)
+    for row in rows:
+        scoring.take(row)
+    return scoring.scored()
 
 
 def group_miou(confusion: ConfusionMatrix, seen: Sequence[bool]) -> dict[str, float | None]:
