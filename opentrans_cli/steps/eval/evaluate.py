@@ -105,8 +105,8 @@ def evaluate(
         out = Path(out)
         check_file_target(out, force=force)
     into = _own_bundle(source, subject)
-    asked = [source, subject.framework, subject.checkpoint, subject.own_size, at_sparsity, vars(data)]
-    asked.append(subject.words and subject.words.vocabulary.names)
+    names = None if subject.words is None else subject.words.vocabulary.names
+    asked = (source, subject.framework, subject.checkpoint, subject.own_size, names, at_sparsity, vars(data))
     target = eval_target(out, into, _report_name(dataset, at_sparsity), asked)
     check_state(target, resume=resume, force=force)
     with resumable(target) as finishing:

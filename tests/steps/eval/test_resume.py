@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,14 +100,16 @@ def test_a_state_is_saved_now_and_then_for_a_process_that_is_killed(
 def test_a_bundle_keeps_its_state_beside_it_and_a_source_in_the_working_directory(
     tiny_segmentor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for source, place in ((tiny_segmentor, tiny_segmentor.parent), (Path("tiny"), tmp_path)):
+    bundle = shutil.copytree(tiny_segmentor, tmp_path / "bundles" / "b")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for source, place in ((bundle, bundle.parent), (Path("tiny"), tmp_path / "here")):
         with pytest.raises(RunStopped) as found:
             evaluate(source, limit=2, device="cpu", reporter=Signalled(1))
         assert found.value.state is not None and found.value.state.resolve().parent == place.resolve()
         evaluate(source, limit=2, device="cpu", resume=True)
         assert not found.value.state.exists()
-    assert open_bundle(tiny_segmentor).has("reports/eval-shapes.json")
+    assert open_bundle(bundle).has("reports/eval-shapes.json")
 
 
 def test_a_curve_goes_on_inside_the_round_where_it_stopped(tmp_path: Path) -> None:
