@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ class Bench:
         lines: dict[str, tuple[object, ...]] = {
             "prune": ("prune", "tiny", "--sparsity", "0.5", *PRUNE, "-o", target),
             "finetune": ("finetune", self.source, *FINETUNE, "-o", target),
-            "push": ("push", self.source, REPO, "--quiet"),
+            "push": ("push", self.source, REPO, "--license", "mit", "--quiet"),
             "pull": ("pull", f"{REPO}@v1", "--quiet", "-o", target),
         }
         extra = ("--force",) if force and verb != "push" else ()
@@ -136,7 +136,8 @@ def trial(bench: Bench, verb: str, number: int, moment: random.Random) -> tuple[
     if verb == "push":
         bench.server.repos.pop(REPO, None)
         if replaced:
-            bench.run([*bench.command("push", target, force=False)[:4], str(bench.other), REPO, "--quiet"])
+            other = replace(bench, source=bench.other)
+            bench.run(other.command("push", target, force=False))
     elif replaced:
         shutil.copytree(bench.other, target)
     struck = kill(bench, verb, target, force=replaced, moment=moment)

@@ -27,6 +27,7 @@ class OpentransError(Exception):
 
     exit_code = 1
     reported = False  # True: another process met the same error and has reported it
+    lines: tuple[str, ...] = ()  # what the message sums up, shown before it
 
 
 class OptionError(OpentransError):

@@ -59,6 +59,8 @@ class _Group(TyperGroup):
             if isinstance(error, RunStopped):
                 tell(f"opentrans: {'error: ' if error.full else ''}{_told(error, ctx)}")
             elif not getattr(error, "reported", False):
+                for line in getattr(error, "lines", ()):
+                    tell(f"opentrans: {line}", everywhere=True)
                 tell(f"opentrans: error: {_line(error)}", everywhere=True)
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
 

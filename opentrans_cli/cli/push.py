@@ -25,11 +25,23 @@ class PushRequest(Options):
     )
     dense: bool = option(False, help="add the files that open_clip loads as hf-hub:ORG/NAME")
     mask_only: bool = option(False, help="masks and reports alone, no weights")
+    patch: bool = option(False, help="add what differs from the base, as indices and values")
     private: bool = option(False, help="a new repo that only you, or your organization, may see")
     tag: str | None = option(None, flag="--revision", help="tag to give", unset="the next of v1, v2, ...")
-    license: str = option("other", help="license of the weights as the Hub names it, such as apache-2.0 or mit")
+    license: str = option(
+        "other", help="license of the weights as the Hub or SPDX names it, such as apache-2.0 or mit; needed"
+    )
+    license_name: str | None = option(None, help="name of a license that neither of them knows")
+    license_link: str | None = option(None, help="where the text of that license is, https://...")
+    benchmark: dict[str, str] | None = option(
+        None,
+        help="DATASET=ORG/NAME:TASK, the benchmark of the Hub that a report of the bundle was measured on, for its "
+        "leaderboard (repeatable)",
+        kind="pairs",
+    )
     message: str | None = option(None, help="what the commit says", unset="the last step of the bundle")
-    dry_run: bool = option(False, help="list files and sizes; no call to the Hub")
+    dry_run: bool = option(False, help="list files, sizes and the points of the gate; no call to the Hub")
+    no_gate: str | None = option(None, metavar="REASON", help="publish although the gate says no; why, for the card")
 
 
 @command
@@ -37,13 +49,14 @@ def push_command(source: BundleChoice, asked: PushRequest, base: BaseChoice, tal
     """Publish a bundle on the Hugging Face Hub: one commit, a model card, and a tag to pin it by.
 
     opentrans push subnet org/name --license apache-2.0 --dry-run
-    opentrans push subnet org/name@v1 --dense
+    opentrans push subnet org/name@v1 --license mit --dense --patch
     """
     from opentrans_cli.steps.hub.push import push
 
     result = push(source.bundle, **vars(asked), **vars(base), reporter=talk.reporter)
     address = None if asked.dry_run else result.address
     talk.emit(result.to_json(), lambda console: _show(console, result), address)
+    result.check_passed()
 
 
 def _show(console: Console, result: PushResult) -> None:
@@ -55,6 +68,9 @@ def _show(console: Console, result: PushResult) -> None:
             table.add_row(name, human_bytes(size))
         table.add_row("all", human_bytes(sum(result.files.values())))
         console.print(table)
+        for point in result.gate:
+            mark = "[green]ok[/]    " if point.ok else "[red]failed[/]"
+            console.print(f"{mark} {point.name}: {escape(point.detail)}", soft_wrap=True)
         return
     sent = f"{human_bytes(result.uploaded_bytes)} in one commit" if result.committed else "nothing new to send"
     deleted = f", {len(result.deleted)} files of an older bundle deleted" if result.deleted else ""

@@ -51,14 +51,22 @@ def from_bfloat16_bits(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def tensor_chunks(
-    tensors: Tensors, metadata: Mapping[str, Any] | None = None, *, dtypes: Mapping[str, str] | None = None
+    tensors: Tensors,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    dtypes: Mapping[str, str] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file, piece by piece; arguments as in `write_tensors`."""
+    """The bytes of a safetensors file, piece by piece; arguments as in `write_tensors`.
+
+    beside: further metadata, for readers of other programs; sorted, while the library's own order changes from run to
+    run.
+    """
     stored = {name: _storable(name, array, (dtypes or {}).get(name)) for name, array in tensors.items()}
     names = sorted(stored, key=lambda name: (_ORDER[stored[name][0]], name))
     header: dict[str, Any] = {}
     if metadata is not None:
-        header[METADATA] = {METADATA_KEY: _metadata_text(metadata)}
+        header[METADATA] = dict(sorted({**(beside or {}), METADATA_KEY: _metadata_text(metadata)}.items()))
     offset = 0
     for name in names:
         dtype, data = stored[name]

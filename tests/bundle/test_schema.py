@@ -67,7 +67,9 @@ REQUIRED = {
     "check_report": "path ok pairs sizes ids ignore suggested_ignore findings samples",
     "check_report/ids": "id name share label_maps void",
     "check_report/findings": "kind level what move names",
-    "push_report": "repo revision commit url digest files committed uploaded_bytes deleted dense mask_only dry_run",
+    "push_report": "repo revision commit url digest files committed uploaded_bytes deleted dense mask_only patch "
+    "dry_run gate no_gate",
+    "push_report/gate": "name ok detail",
     "pull_report": "path repo revision commit digest sparsity bytes fetched_bytes asked completed",
     "provenance_report": "digest base reproducible steps",
     "provenance_report/steps": "number verb parent digest options seed versions data command problem",

@@ -166,3 +166,14 @@ def charts_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_bytes(_drawn[key])
 
     monkeypatch.setattr(card, "density_chart", drawn)
+
+
+@pytest.fixture
+def reads_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be published is read again in this process: a fresh interpreter takes longer than the rest of a push.
+
+    One test of the gate has the real one.
+    """
+    from opentrans_cli.steps.hub import reload
+
+    monkeypatch.setattr(reload, "reload_afresh", reload.reload)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,14 @@ from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError, OptionError, OutputError, SourceError
 from opentrans_cli.reporter import SILENT
 from opentrans_cli.steps.hub.pull import pull
-from opentrans_cli.steps.hub.push import push
+from opentrans_cli.steps.hub.push import push as publish
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub
 
 pytestmark = pytest.mark.usefixtures("no_waits", "cache")
 REPO = "org/name"
+push = partial(publish, license="mit")
 FILE = "GET /org/name/resolve/.*/weights.safetensors"
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,14 @@ from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError, OptionError
 from opentrans_cli.files.tensorfile import parse_tensors
-from opentrans_cli.steps.hub.push import push
+from opentrans_cli.steps.hub.push import push as publish
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub
 
-pytestmark = pytest.mark.usefixtures("no_waits", "charts_drawn_once")
+pytestmark = pytest.mark.usefixtures("no_waits", "charts_drawn_once", "reads_here")
 REPO = "org/name"
+push = partial(publish, license="mit")
 OPEN_CLIP_FILES = (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)
 
 
@@ -201,30 +203,30 @@ def test_options_that_contradict_each_other(hub: Hub, tiny_bundle: Path) -> None
 
 
 def test_a_dry_run_names_every_file_and_calls_nobody(hub: Hub, tiny_bundle: Path, run_cli: Any) -> None:
-    result = run_cli("push", tiny_bundle, REPO, "--dry-run", "--json", "--dense", "--quiet")
+    result = run_cli("push", tiny_bundle, REPO, "--license", "mit", "--dry-run", "--json", "--dense", "--quiet")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     check_document(report, "push_report")
     assert report["dry_run"] and report["commit"] is None and hub.server.log == []
     sizes = {name: len(data) for name, data in declared(tiny_bundle).items()}
     assert {**report["files"], **sizes} == report["files"] and {*OPEN_CLIP_FILES, "README.md"} <= set(report["files"])
-    table = run_cli("push", tiny_bundle, f"{REPO}@v7", "--dry-run").stdout
+    table = run_cli("push", tiny_bundle, f"{REPO}@v7", "--license", "mit", "--dry-run").stdout
     assert "hf://org/name@v7" in table and "weights.safetensors" in table
     done = push(tiny_bundle, REPO, dense=True)
     assert set(done.files) == set(report["files"])
 
 
 def test_the_command_prints_the_address_into_a_pipe(hub: Hub, tiny_bundle: Path, run_cli: Any) -> None:
-    result = run_cli("push", tiny_bundle, REPO, "--quiet")
+    result = run_cli("push", tiny_bundle, REPO, "--license", "mit", "--quiet")
     assert result.stdout == "hf://org/name@v1\n" and result.stderr == ""
-    again = run_cli("push", tiny_bundle, "hf://org/name", "--revision", "v1")
+    again = run_cli("push", tiny_bundle, "hf://org/name", "--license", "mit", "--revision", "v1")
     assert again.stdout == "hf://org/name@v1\n" and "nothing new to send" in again.stderr
 
 
 def test_the_token_is_nowhere_to_be_seen(hub: Hub, tiny_bundle: Path, run_cli: Any, tmp_path: Path) -> None:
-    good = run_cli("push", tiny_bundle, REPO)
+    good = run_cli("push", tiny_bundle, REPO, "--license", "mit")
     hub.server.token = "hf_another"
-    refused = run_cli("push", tiny_bundle, REPO)
+    refused = run_cli("push", tiny_bundle, REPO, "--license", "mit")
     assert refused.exit_code == 1 and re.fullmatch(
         r"opentrans: error: the Hub refuses: hf://org/name, it answers 403 \(.*\); log in .*\n",
         refused.stderr.splitlines(keepends=True)[-1],

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opentrans_cli.bundle.card.licenses import License
 from opentrans_cli.bundle.card.markup import code_span, table
 from opentrans_cli.bundle.card.usage import Pretrained, fence, pull_line, usage
 from opentrans_cli.bundle.layout import HEAD, WEIGHTS
@@ -32,7 +33,7 @@ class CardFacts:
     manifest: Manifest
     digest: str  # of the bundle
     repo: str  # "org/name" on the Hub
-    license: str
+    license: License
     revision: str | None  # tag or commit to name where something is downloaded
     dense: bool  # whether the files that open_clip loads lie beside the bundle
     base: Pretrained | None  # what open_clip calls the base
@@ -40,6 +41,16 @@ class CardFacts:
     evaluations: Sequence[Mapping[str, Any]]  # eval reports of `artifacts.schema.json`
     cost: Mapping[str, Any] | None  # the cost receipt of the last fine-tuning
     charts: Mapping[str, str]  # title -> file beside the card
+    patch: bool  # whether a sparse patch of the base lies beside the bundle
+    unchecked: Unchecked | None = None  # None: it passed the gate
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """Why something was published that did not have to pass the gate of `push`."""
+
+    reason: str
+    failed: tuple[str, ...]  # names of the points that it failed
 
 
 def render_card(facts: CardFacts) -> str:
@@ -56,7 +67,9 @@ def _header(facts: CardFacts) -> str:
     data = ModelCardData(
         library_name="opentrans",
         pipeline_tag=TASK,
-        license=facts.license,
+        license=facts.license.id,
+        license_name=facts.license.name,
+        license_link=facts.license.link,
         base_model=facts.base_model,
         tags=list(dict.fromkeys([*tags, *(["mask-only"] if _mask_only(manifest) else [])])),
         model_name=facts.repo.rpartition("/")[2] if facts.evaluations else None,
@@ -87,9 +100,13 @@ def _sections(facts: CardFacts) -> Iterator[str]:
     manifest = facts.manifest
     yield f"# {code_span(facts.repo.rpartition('/')[2])}"
     yield _summary(manifest)
+    if facts.unchecked is not None:
+        yield _unchecked_note(facts.unchecked)
     if _mask_only(manifest):
         yield _mask_note(manifest)
-    yield usage(manifest, repo=facts.repo, revision=facts.revision, dense=facts.dense, base=facts.base)
+    yield usage(
+        manifest, repo=facts.repo, revision=facts.revision, dense=facts.dense, patch=facts.patch, base=facts.base
+    )
     for title, file in facts.charts.items():
         yield f"## {title}\n\n![{title}]({file})"
     if facts.evaluations:
@@ -110,6 +127,14 @@ def _summary(manifest: Manifest) -> str:
         f"{100 * manifest.achieved_sparsity:.2f} % of its prunable weights removed: {manifest.kept:,} of "
         f"{manifest.total:,} are kept in {len(manifest.layers)} layers, pattern {code_span(manifest.pattern)}. "
         f"Text encoder and architecture are those of the base, so it goes wherever the base goes.{framework}"
+    )
+
+
+def _unchecked_note(unchecked: Unchecked) -> str:
+    failed = f" It failed: {', '.join(unchecked.failed)}." if unchecked.failed else " It would have passed them."
+    return (
+        "**Published without the checks** that `opentrans push` makes (reading it again in a fresh interpreter, "
+        f"licence, figures).{failed} The reason given: {code_span(unchecked.reason)}"
     )
 
 

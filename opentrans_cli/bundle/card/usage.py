@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from opentrans_cli.bundle.card.markup import printable
-from opentrans_cli.bundle.layout import WEIGHTS
+from opentrans_cli.bundle.layout import SPARSE_PATCH, WEIGHTS
 from opentrans_cli.bundle.manifest import Manifest
 
 
@@ -66,6 +66,15 @@ opentrans inspect subnet
 opentrans segment subnet photo.jpg --words "person, grass, sky" --out pictures
 """
 
+_PATCH = """\
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+
+patch = load_file(hf_hub_download({repo!a}, {file!a}{pinned}))
+for name in (key.removesuffix(".indices") for key in patch if key.endswith(".indices")):
+    state[name].view(-1)[patch[name + ".indices"].long()] = patch[name + ".values"]  # state: model.state_dict()
+"""
+
 _APPLY = """\
 import opentrans_cli as ot
 
@@ -74,16 +83,20 @@ subnet.hold(optimizer)  # where the model is trained further: after every step, 
 """
 
 
-def usage(manifest: Manifest, *, repo: str, revision: str | None, dense: bool, base: Pretrained | None) -> str:
+def usage(
+    manifest: Manifest, *, repo: str, revision: str | None, dense: bool, patch: bool, base: Pretrained | None
+) -> str:
     """The section "Use" in Markdown.
 
-    `dense`: the repository has the files that open_clip loads; `base`: what the base is called in open_clip, None for
-    another.
+    `dense`: the repository has the files that open_clip loads; `patch`: it has a sparse patch of the base; `base`: what
+    the base is called in open_clip, None for another.
     """
-    return "\n\n".join(_parts(manifest, repo, revision, dense, base))
+    return "\n\n".join(_parts(manifest, repo, revision, dense, patch, base))
 
 
-def _parts(manifest: Manifest, repo: str, revision: str | None, dense: bool, base: Pretrained | None) -> Iterator[str]:
+def _parts(
+    manifest: Manifest, repo: str, revision: str | None, dense: bool, patch: bool, base: Pretrained | None
+) -> Iterator[str]:
     yield "## Use"
     yield "With `opentrans` (Python package `opentrans-cli`), which checks every byte and needs no framework:"
     yield fence("bash", pull_line(repo, revision, base=None if _has_values(manifest) else manifest.base.source) + _LOOK)
@@ -98,6 +111,14 @@ def _parts(manifest: Manifest, repo: str, revision: str | None, dense: bool, bas
     values = "a value is stored where its bit is set" if _has_values(manifest) else "values are those of the base"
     yield f"The files need no code of ours: a mask is one bit a weight, {values}."
     yield fence("python", plain_torch(manifest, repo=repo, revision=revision, base=base))
+    if patch:
+        yield "### Sparse patch"
+        yield (
+            f"`{SPARSE_PATCH}` turns the base's weights, named as open_clip names them, into this subnet: for a tensor "
+            "`NAME`, `NAME.indices` are flat positions (C order) and `NAME.values` what is put there."
+        )
+        pinned = "" if revision is None else f", revision={revision!a}"
+        yield fence("python", _PATCH.format(repo=repo, file=SPARSE_PATCH, pinned=pinned))
     yield "### Your own model"
     yield (
         "It is found in FC-CLIP, detectron2, mmsegmentation, timm, Hugging Face or whatever holds this tower, "

@@ -25,7 +25,15 @@ from opentrans_cli.bundle.hub.client import (
     status,
 )
 from opentrans_cli.bundle.hub.remote import RemoteRepo
-from opentrans_cli.bundle.layout import ALPHA_CHART, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, README, SPARSITY_CHART
+from opentrans_cli.bundle.layout import (
+    ALPHA_CHART,
+    EVAL_RESULTS,
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_WEIGHTS,
+    README,
+    SPARSE_PATCH,
+    SPARSITY_CHART,
+)
 from opentrans_cli.errors import BundleError, HubError
 from opentrans_cli.reporter import SILENT, Reporter
 
@@ -35,7 +43,8 @@ if TYPE_CHECKING:
 BRANCH = "main"
 _LARGE = 4 << 20  # bytes; larger files are sent one by one, so that progress can be told
 _NUMBERED = re.compile(r"v([1-9][0-9]{0,8})")
-_EXTRAS = (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)  # that `Outgoing.files` may have; another push may delete them
+# What `Outgoing.files` may have beside the bundle; another push may delete it.
+_EXTRAS = (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, SPARSE_PATCH, EVAL_RESULTS)
 _TRIES = 5  # to find a free number when others tag as well
 
 
@@ -44,7 +53,7 @@ class Outgoing:
     """The content that a repo is to have."""
 
     repo: str  # "org/name"
-    files: Mapping[str, Path]  # manifest.json, what it declares, and files of open_clip: name there -> file here
+    files: Mapping[str, Path]  # manifest.json, what it declares, and `_EXTRAS`: name there -> file here
     card: Callable[[str], Mapping[str, bytes]]  # tag -> model card, name -> content; people may edit it on the Hub
     message: str  # of the commit
     private: bool = False

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from opentrans_cli.bundle.card.card import CardFacts, render_card
+from opentrans_cli.bundle.card.card import CardFacts, Unchecked, render_card
+from opentrans_cli.bundle.card.licenses import License
 from opentrans_cli.bundle.card.usage import Pretrained
 from opentrans_cli.bundle.layout import ALPHA, ALPHA_CHART, README, SPARSITY_CHART
 from opentrans_cli.bundle.manifest import LAYER_NAME
@@ -30,18 +31,24 @@ _HUB_SOURCE = re.compile(r"hf://([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+)(@.*
 
 
 def card_files(
-    bundle: Bundle, *, repo: str, license: str, dense: bool, revision: str | None = None
+    bundle: Bundle,
+    *,
+    repo: str,
+    license: License,
+    dense: bool,
+    patch: bool = False,
+    revision: str | None = None,
+    unchecked: Unchecked | None = None,
 ) -> dict[str, bytes]:
-    """README.md and the charts it shows, name -> bytes; the same bundle always gives the same bytes.
+    """README.md and the charts it shows, name -> bytes; the same arguments always give the same bytes.
 
-    repo: "org/name" on the Hub; license: an identifier of the Hub, such as "apache-2.0"; dense: whether the files that
-    open_clip loads are beside the bundle; revision: tag or commit to which downloads are pinned. Raises BundleError for
-    a report that is damaged or matches no definition of `artifacts.schema.json`.
+    repo: "org/name" on the Hub; dense, patch: whether the files that open_clip loads, and a sparse patch of the base,
+    are beside the bundle; revision: tag or commit to which downloads are pinned; unchecked: why it did not have to pass
+    the gate. Raises BundleError for a report that is damaged or matches no definition of `artifacts.schema.json`.
     """
     manifest = bundle.manifest
     charts = dict(_charts(bundle))
     base = _pretrained(manifest.base.source)
-    cost = _report(bundle, COST_REPORT, "cost_receipt") if bundle.has(COST_REPORT) else None
     facts = CardFacts(
         manifest=manifest,
         digest=bundle.digest,
@@ -51,15 +58,24 @@ def card_files(
         dense=dense,
         base=base,
         base_model=_base_model(manifest.base.source, base),
-        evaluations=[
-            _report(bundle, entry.name, "eval_report")
-            for entry in sorted(manifest.files, key=lambda file: file.name)
-            if _EVALUATION.fullmatch(entry.name)
-        ],
-        cost=cost,
+        evaluations=tuple(evaluations_of(bundle).values()),
+        cost=cost_of(bundle),
         charts={title: name for title, (name, _) in charts.items()},
+        patch=patch,
+        unchecked=unchecked,
     )
     return {README: render_card(facts).encode(), **dict(charts.values())}
+
+
+def evaluations_of(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """The eval reports that the card shows, by file name. Raises BundleError for one that is damaged."""
+    names = sorted(entry.name for entry in bundle.manifest.files if _EVALUATION.fullmatch(entry.name))
+    return {name: _report(bundle, name, "eval_report") for name in names}
+
+
+def cost_of(bundle: Bundle) -> dict[str, Any] | None:
+    """The receipt of the last fine-tuning, None without one. Raises BundleError for one that is damaged."""
+    return _report(bundle, COST_REPORT, "cost_receipt") if bundle.has(COST_REPORT) else None
 
 
 def _report(bundle: Bundle, name: str, kind: str) -> dict[str, Any]:

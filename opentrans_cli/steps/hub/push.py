@@ -6,27 +6,31 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from opentrans_cli.bundle.card.card import Unchecked
+from opentrans_cli.bundle.card.eval_results import benchmarks_of, render_eval_results
+from opentrans_cli.bundle.card.licenses import OTHER, license_of
+from opentrans_cli.bundle.card.markup import LONGEST
 from opentrans_cli.bundle.folder import MANIFEST, read_manifest
 from opentrans_cli.bundle.hub.client import HubRef, endpoint, is_revision, parse_ref
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.hub.upload import BRANCH, Outgoing, Uploaded, upload
-from opentrans_cli.bundle.layout import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, README
+from opentrans_cli.bundle.layout import EVAL_RESULTS, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, README, SPARSE_PATCH
 from opentrans_cli.bundle.mask_only import is_mask_only, write_mask_only
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.bundle.verify.verify import verify_bundle
+from opentrans_cli.bundle.verify.verify import Check, verify_bundle
 from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.reporter import LOGGED, Reporter
+from opentrans_cli.steps.hub import gate
 from opentrans_cli.version import __version__
 
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
@@ -45,7 +49,10 @@ class PushResult:
     deleted: tuple[str, ...]  # files of an older bundle that were deleted
     dense: bool
     mask_only: bool
+    patch: bool
     dry_run: bool
+    gate: tuple[Check, ...]  # every point with its verdict
+    no_gate: str | None  # why it did not have to pass
 
     @property
     def address(self) -> str:
@@ -54,7 +61,13 @@ class PushResult:
 
     def to_json(self) -> dict[str, Any]:
         """The push report of `artifacts.schema.json`."""
-        return {**asdict(self), "deleted": list(self.deleted)}
+        return {**asdict(self), "deleted": list(self.deleted), "gate": [asdict(point) for point in self.gate]}
+
+    def check_passed(self) -> None:
+        """Raises GateError if a real push would not be let through."""
+        failed = [point for point in self.gate if not point.ok]
+        if failed and self.no_gate is None:
+            raise gate.GateError(self.repo, failed)
 
 
 def push(
@@ -64,36 +77,64 @@ def push(
     reporter: Reporter | None = None,
     dense: bool = False,
     mask_only: bool = False,
+    patch: bool = False,
     private: bool = False,
-    license: str = "other",
+    license: str = OTHER,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    benchmark: Mapping[str, str] | None = None,
     tag: str | None = None,
     message: str | None = None,
     base: str | None = None,
     dry_run: bool = False,
+    no_gate: str | None = None,
 ) -> PushResult:
-    """Verify the bundle `source` and put it into the repo `ref`, "org/name[@tag]", in one commit with a model card.
+    """Verify the bundle `source`, let it pass the gate, and put it into the repo `ref`, "org/name[@tag]", in one commit
+    with a model card.
 
     dense: add the files that open_clip loads, with the text tower of the base, or of the source `base`.
-    mask_only: send no values. license: an identifier of the Hub, such as "apache-2.0". tag: default the next of v1, v2,
-    ... With `dry_run` the network is not used. Raises BundleError for a damaged or incomplete bundle, OptionError,
-    SourceError, or HubError. The repo then holds its old state, or the new one without its tag, and another push
-    continues from there.
+    mask_only: send no values. patch: add what differs from the base, as indices and values. license: an identifier of
+    the Hub or of SPDX, or "other" with license_name and license_link. benchmark: data set of an eval report ->
+    "org/dataset:task[@commit]" of the Hub. tag: default the next of v1, v2, ... no_gate: publish although points of the
+    gate fail, for this reason, which stands on the card. With `dry_run` the network is not used, and failed points are
+    only listed. Raises BundleError for a damaged or incomplete bundle, GateError for one that does not pass,
+    OptionError, SourceError, or HubError. The repo then holds its old state, or the new one without its tag, and
+    another push continues from there.
     """
+    # It draws the charts of the card.
+    from opentrans_cli.steps.hub.card import card_files, cost_of, evaluations_of
+
     reporter, place = reporter or LOGGED, _place(ref, tag)
     if dense and mask_only:
         raise OptionError("with and without weights at once: --dense and --mask-only; leave one of them out")
-    if not _LICENSE.fullmatch(license):
-        raise OptionError(f"not an identifier of a license: {license[:80]!r}; write for example apache-2.0 or other")
+    if no_gate is not None and not (no_gate.strip() and len(no_gate) <= LONGEST):
+        raise OptionError(f"no reason for the card: --no-gate {no_gate[:80]!r}; say why, at most {LONGEST} characters")
+    terms = license_of(license, name=license_name, link=license_link)
+    benchmarks = benchmarks_of(benchmark or {})
     bundle = _verified(source, reporter)
     with TemporaryDirectory(prefix="opentrans-push-") as scratch:
         staged = _staged(bundle, Path(scratch) / "bundle", mask_only=mask_only)
         files = {name: staged.path / name for name in (MANIFEST, *(entry.name for entry in staged.manifest.files))}
-        if dense:
-            files |= _dense_files(staged, Path(scratch) / "open_clip", base, reporter)
+        opened = Path(scratch) / "open_clip" if dense else None
+        if opened is not None:
+            files |= _dense_files(staged, opened, base, reporter)
+        if patch:
+            files[SPARSE_PATCH] = _patch_file(bundle, Path(scratch) / SPARSE_PATCH, base, reporter)
+        evaluations = evaluations_of(staged)
+        if benchmarks:
+            files[EVAL_RESULTS] = Path(scratch) / "eval_results.yaml"
+            files[EVAL_RESULTS].write_bytes(render_eval_results(evaluations.values(), benchmarks, repo=place.repo))
+        subject = gate.Subject(bundle, staged, terms, evaluations, cost_of(staged), frozenset(benchmarks), opened)
+        points = _judged(subject, place.repo, reporter, lenient=dry_run or no_gate is not None)
+        failed = tuple(point.name for point in points if not point.ok)
+        unchecked = None if no_gate is None else Unchecked(no_gate, failed)
+        card = partial(
+            card_files, staged, repo=place.repo, license=terms, dense=dense, patch=patch, unchecked=unchecked
+        )
         outgoing = Outgoing(
             repo=place.repo,
             files=files,
-            card=cache(lambda name: _card(staged, HubRef(place.repo, name), license, dense=dense)),
+            card=cache(lambda name: card(revision=name)),
             message=message or _message(staged),
             private=private,
         )
@@ -101,9 +142,8 @@ def push(
             done = Uploaded(place.revision, None, f"{endpoint()}/{place.repo}", committed=False)
         else:
             done = upload(outgoing, tag=place.revision, reporter=reporter)
-        card = outgoing.card(done.tag or "v1")
         sizes = {name: path.stat().st_size for name, path in files.items()}
-        sizes |= {name: len(data) for name, data in card.items()}
+        sizes |= {name: len(data) for name, data in outgoing.card(done.tag or "v1").items()}
     return PushResult(
         repo=place.repo,
         revision=done.tag,
@@ -116,8 +156,21 @@ def push(
         deleted=done.deleted,
         dense=dense,
         mask_only=mask_only,
+        patch=patch,
         dry_run=dry_run,
+        gate=points,
+        no_gate=no_gate,
     )
+
+
+def _judged(subject: gate.Subject, repo: str, reporter: Reporter, *, lenient: bool) -> tuple[Check, ...]:
+    """The points of the gate. Raises GateError for those that failed, unless `lenient`."""
+    reporter.say("gate: reading it again in a fresh interpreter")
+    points = gate.judge(subject)
+    failed = [point for point in points if not point.ok]
+    if failed and not lenient:
+        raise gate.GateError(repo, failed)
+    return points
 
 
 def _place(ref: str, tag: str | None) -> HubRef:
@@ -169,10 +222,11 @@ def _dense_files(staged: Bundle, folder: Path, base: str | None, reporter: Repor
     return {name: folder / name for name in (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)}
 
 
-def _card(staged: Bundle, place: HubRef, license: str, *, dense: bool) -> dict[str, bytes]:
-    from opentrans_cli.steps.hub.card import card_files
+def _patch_file(bundle: Bundle, path: Path, base: str | None, reporter: Reporter) -> Path:
+    from opentrans_cli.steps.transfer.patch import export_patch
 
-    return card_files(staged, repo=place.repo, license=license, dense=dense, revision=place.revision)
+    export_patch(bundle.path, out=path, base=base, reporter=reporter)
+    return path
 
 
 def _message(staged: Bundle) -> str:

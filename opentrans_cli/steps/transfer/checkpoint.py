@@ -34,9 +34,6 @@ from opentrans_cli.steps.transfer.result import Transferred
 from opentrans_cli.steps.transfer.subnet import SubnetArrays, load_subnet
 from opentrans_cli.version import __version__
 
-RECEIPT = ".receipt.json"
-"""Ending of the receipt, which lies beside the checkpoint it is about."""
-
 
 @dataclass(frozen=True)
 class CheckpointTransfer(Transferred):
@@ -136,15 +133,16 @@ def transfer_checkpoint(
 
 
 def _check_out(out: Path, checkpoint: Path, *, force: bool) -> None:
-    for path in (out, _receipt_path(out)):
+    for path in (out, receipt_path(out)):
         check_file_target(path, force=force)
     if os.path.realpath(out) == os.path.realpath(checkpoint):
         raise OptionError(f"would replace the checkpoint it reads: --out {out}; choose another --out")
     prepare_parent(out)
 
 
-def _receipt_path(out: Path) -> Path:
-    return out.with_name(out.name + RECEIPT)
+def receipt_path(out: Path) -> Path:
+    """Where the receipt lies: beside the file it is about."""
+    return out.with_name(f"{out.name}.receipt.json")
 
 
 def _described(opened: Checkpoint, *, same_format: bool) -> dict[str, Any]:
@@ -177,7 +175,7 @@ def _write(
         reread = check_written(opened, edits, patches, hidden)
         parity = trunk_parity(plan, subnet, opened, reread, model_cfg)
         result = replace(result, path=out, output=_output(out, written, opened, edits), parity=parity)
-        write_file(_receipt_path(out), [json_bytes(result.to_json())])
+        write_file(receipt_path(out), [json_bytes(result.to_json())])
         os.replace(hidden, out)
         sync_folder(out.parent)
     except OSError as error:

@@ -113,12 +113,12 @@ def _keys(tower: Tower, written: Mapping[str, Tensor]) -> Iterator[dict[str, Any
             "target": f"visual.{name}",
             "rule": "narrowed" if narrower else "whole",
             "shape": list(written[name].shape),
-            "kept": _kept(name, tower.masks),
+            "kept": kept_of(name, tower.masks),
             "verdict": "moved",
         }
 
 
-def _kept(name: str, masks: Mapping[str, Mask]) -> int | None:
+def kept_of(name: str, masks: Mapping[str, Mask]) -> int | None:
     """Number of kept weights of a tensor (for a packed projection of all three parts); None if it has no mask."""
     owner, _, leaf = name.rpartition(".")
     layers = [f"{owner}.{part}" for part in PARTS] if leaf == PACKED else [name.removesuffix(".weight")]

@@ -17,7 +17,8 @@ class TransferOptions(Options):
     to: str | None = option(
         None,
         help="where to: deeplabv3, fcclip, han or mask2former (with a head to train), maskclip (nothing to train), "
-        "open-clip (a folder with the whole CLIP) or onnx (one graph with your words); with --checkpoint a key table",
+        "open-clip (a folder with the whole CLIP), onnx (one graph with your words) or patch (what differs from the "
+        "base, sparse); with --checkpoint a key table",
         unset="deeplabv3; with --checkpoint the key table that fits",
     )
     options: dict[str, str] | None = option(

@@ -1,4 +1,4 @@
-"""transfer: put a subnet into a segmentation framework, a checkpoint, a folder of open_clip, or an ONNX file."""
+"""transfer: put a subnet into a framework, a checkpoint, a folder of open_clip, an ONNX file, or a sparse patch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import check_names, on_processor
 from opentrans_cli.steps.transfer.result import Transferred
 
-_CHECKPOINT, _OPEN_CLIP, _ONNX = "--checkpoint", "--to open-clip", "--to onnx"
+_CHECKPOINT, _OPEN_CLIP, _ONNX, _PATCH = "--checkpoint", "--to open-clip", "--to onnx", "--to patch"
 _OPTIONS: dict[str, Iterable[str]] = {
     _CHECKPOINT: ("what", "under", "allow_missing"),
     _OPEN_CLIP: ("compact",),
     _ONNX: ("words", "framework", "resolution"),
+    _PATCH: (),
 }
 
 
@@ -37,12 +38,14 @@ def transfer(
 
     to: a framework (default "deeplabv3"), which is built around the tower with a fresh head from `seed` and written as
     a new bundle (options are those of the framework); "open-clip": a folder that open_clip loads (option `compact`);
-    "onnx": one file with a segmentor and `words` inside (options `words`, `framework`, `resolution`). checkpoint: a
+    "onnx": one file with a segmentor and `words` inside (options `words`, `framework`, `resolution`); "patch": a file
+    with what differs from the base. checkpoint: a
     file of any framework; the subnet is put into a copy of it. Then `to` is the name of a key table, and the options
     are `what`, `under` and `allow_missing`. out: None writes nothing (dry run). device: "auto" or "cpu". at_sparsity:
     an earlier round of the bundle. base: where its base is now, for values or a text tower that the bundle lacks.
 
-    Returns a `FrameworkTransfer`, `OpenClipExport`, `OnnxExport` or `CheckpointTransfer`, each a `Transferred`. Raises
+    Returns a `FrameworkTransfer`, `OpenClipExport`, `OnnxExport`, `PatchExport` or `CheckpointTransfer`, each a
+    `Transferred`. Raises
     BundleError, SourceError, HubError, OptionError, DataError or TransferError.
     """
     on_processor("transfer", device)
@@ -63,6 +66,10 @@ def transfer(
         from opentrans_cli.steps.transfer.open_clip import export_open_clip
 
         return export_open_clip(source, **given, **common)
+    if target == _PATCH:
+        from opentrans_cli.steps.transfer.patch import export_patch
+
+        return export_patch(source, **given, **common)
     if target == _ONNX:
         from opentrans_cli.steps.transfer.onnx import export_onnx
 

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from safetensors.torch import save_file
 
+from opentrans_cli.bundle.card.licenses import License
 from opentrans_cli.bundle.mask_only import write_mask_only
 from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
 from opentrans_cli.clip.architecture import build_clip, build_visual
@@ -40,7 +41,7 @@ VIT = {
 
 
 def card(bundle: Bundle, *, dense: bool = False, revision: str | None = None) -> str:
-    return card_files(bundle, repo="org/tiny-half", license="apache-2.0", dense=dense, revision=revision)[
+    return card_files(bundle, repo="org/tiny-half", license=License("apache-2.0"), dense=dense, revision=revision)[
         "README.md"
     ].decode()
 
@@ -116,7 +117,7 @@ def test_the_card_has_a_section_for_all_that_is_known(measured: Bundle) -> None:
 
 
 def test_what_is_not_known_is_not_in_the_card(tiny_bundle: Path) -> None:
-    files = card_files(open_bundle(tiny_bundle), repo="org/x", license="mit", dense=False)
+    files = card_files(open_bundle(tiny_bundle), repo="org/x", license=License("mit"), dense=False)
     text = files["README.md"].decode()
     assert files.keys() == {"README.md", "card/sparsity.png"}
     assert not {"## Alpha", "## Evaluation", "## Cost of fine-tuning"} & set(text.splitlines())
@@ -125,7 +126,7 @@ def test_what_is_not_known_is_not_in_the_card(tiny_bundle: Path) -> None:
 
 def test_the_same_bundle_gives_the_same_bytes(measured: Bundle, tmp_path: Path) -> None:
     copy = open_bundle(shutil.copytree(measured.path, tmp_path / "elsewhere"))
-    one, two = (card_files(each, repo="org/x", license="mit", dense=True, revision="v1") for each in (measured, copy))
+    one, two = (card_files(each, repo="org/x", license=License("mit"), dense=True, revision="v1") for each in (measured, copy))
     assert one == two and one.keys() == {"README.md", "card/sparsity.png", "card/alpha.png"}
     assert all(data.startswith(PNG) for name, data in one.items() if name.endswith(".png"))
     assert set(re.findall(r"!\[.*?\]\((.*?)\)", one["README.md"].decode())) == one.keys() - {"README.md"}
