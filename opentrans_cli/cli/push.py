@@ -32,7 +32,7 @@ class PushRequest(Options):
         "other", help="license of the weights as the Hub or SPDX names it, such as apache-2.0 or mit; needed"
     )
     license_name: str | None = option(None, help="name of a license that neither of them knows")
-    license_link: str | None = option(None, help="where the text of that license is, https://...")
+    license_link: str | None = option(None, help="address of the text of that license, https")
     benchmark: dict[str, str] | None = option(
         None,
         help="DATASET=ORG/NAME:TASK, the benchmark of the Hub that a report of the bundle was measured on, for its "

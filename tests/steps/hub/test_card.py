@@ -126,7 +126,9 @@ def test_what_is_not_known_is_not_in_the_card(tiny_bundle: Path) -> None:
 
 def test_the_same_bundle_gives_the_same_bytes(measured: Bundle, tmp_path: Path) -> None:
     copy = open_bundle(shutil.copytree(measured.path, tmp_path / "elsewhere"))
-    one, two = (card_files(each, repo="org/x", license=License("mit"), dense=True, revision="v1") for each in (measured, copy))
+    one, two = (
+        card_files(each, repo="org/x", license=License("mit"), dense=True, revision="v1") for each in (measured, copy)
+    )
     assert one == two and one.keys() == {"README.md", "card/sparsity.png", "card/alpha.png"}
     assert all(data.startswith(PNG) for name, data in one.items() if name.endswith(".png"))
     assert set(re.findall(r"!\[.*?\]\((.*?)\)", one["README.md"].decode())) == one.keys() - {"README.md"}
