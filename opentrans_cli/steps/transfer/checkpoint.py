@@ -34,6 +34,11 @@ from opentrans_cli.steps.transfer.result import Transferred
 from opentrans_cli.steps.transfer.subnet import SubnetArrays, load_subnet
 from opentrans_cli.version import __version__
 
+_FLATTENED = (
+    "names without 'vision_model.': transformers 5.6 and later read it as CLIPVisionModel; for older releases it "
+    "is a model with random weights, of which they only warn"
+)
+
 
 @dataclass(frozen=True)
 class CheckpointTransfer(Transferred):
@@ -123,6 +128,8 @@ def transfer_checkpoint(
         at_sparsity=at_sparsity,
         checkpoint=_described(opened, same_format=same_format),
     )
+    if result.framework == "huggingface" and not result.prefix:
+        reporter.say(f"{checkpoint}: {_FLATTENED}")
     if out is None:
         return result
     result.check_matched()

@@ -17,6 +17,7 @@ from opentrans_cli.clip.key_tables import TABLES, find_table
 from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.errors import OptionError, OutputError, SourceError, TransferError
+from opentrans_cli.reporter import LOGGED
 from opentrans_cli.steps.transfer.checkpoint import transfer_checkpoint
 
 RESNETS = [table for table in TABLES if table.name != "huggingface"]
@@ -296,7 +297,7 @@ def test_formats_that_are_not_written_or_read_are_named(tiny_bundle, tmp_path):
     assert not out.exists() and not list(tmp_path.glob(".*"))
 
 
-def test_a_vit_is_moved_into_the_names_of_hugging_face_and_back(vit_bundle, tmp_path):
+def test_a_vit_is_moved_into_the_names_of_hugging_face_and_back(vit_bundle, tmp_path, caplog):
     table = find_table("huggingface")
     bundle, state = vit_bundle
     tower = split_packed(state)
@@ -315,6 +316,15 @@ def test_a_vit_is_moved_into_the_names_of_hugging_face_and_back(vit_bundle, tmp_
     out = tmp_path / "out.safetensors"
     result = transfer_checkpoint(bundle, tmp_path / "in.safetensors", what="weights", out=out)
     assert result.framework == "huggingface" and result.parity["reason"] == "the trunk is no ResNet"
+    flat = {key.removeprefix("vision_model."): value for key, value in foreign.items() if key.startswith("vision_")}
+    save_file(flat, tmp_path / "flat.safetensors")
+    with caplog.at_level("INFO"):
+        transfer_checkpoint(bundle, tmp_path / "in.safetensors", out=None, reporter=LOGGED)
+        assert "transformers" not in caplog.text
+        transfer_checkpoint(bundle, tmp_path / "flat.safetensors", out=tmp_path / "f.safetensors", reporter=LOGGED)
+    assert "flat.safetensors: names without 'vision_model.': transformers 5.6 and later read this file" in caplog.text
+    written = load_file(tmp_path / "f.safetensors")
+    assert written.keys() == flat.keys() and (written["encoder.layers.0.mlp.fc1.weight"] == 0).any()
     after, own = load_file(out), open_bundle(bundle).tower()
     assert torch.equal(after["visual_projection.weight"].T, torch.from_numpy(own["proj"]))
     assert {key["verdict"] for key in result.keys} == {"moved"}
