@@ -16,13 +16,14 @@ from safetensors.numpy import save_file
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.clip.source import load_clip
-from opentrans_cli.datasets.images import read_image, read_label_map
+from opentrans_cli.datasets.images import read_image
 from opentrans_cli.datasets.vocabulary_pack import read_pack
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.keys import to_original
 from opentrans_cli.frameworks.original import Original, original_preprocess
 from opentrans_cli.frameworks.original_names import FCCLIP_RULES, HAN_RULES
+from opentrans_cli.steps.segment.segments import write_segment_ids
 
 SMALL = {"queries": 6, "width": 32, "encoder_layers": 1, "decoder_layers": 2}
 RULES = {"fcclip": ("FC-CLIP", FCCLIP_RULES), "han": ("Han et al.", HAN_RULES)}
@@ -138,6 +139,19 @@ def test_pictures_are_looked_at_in_the_size_of_the_tests_unless_told_otherwise(
     assert large.shape == own.shape == (3, 50, 77) and not np.allclose(large, own, rtol=1e-3)
 
 
+def coco_ids(path: Path) -> np.ndarray:
+    """The ids in a panoptic PNG of COCO, by their definition."""
+    with Image.open(path) as image:
+        assert image.mode == "RGB"
+        return np.asarray(image).astype(np.int64) @ [1, 256, 65536]
+
+
+def test_ids_of_segments_are_the_colours_of_coco(tmp_path: Path) -> None:
+    ids = np.array([[0, 1, 255], [256, 65535, 65536], [2**24 - 1, 70000, 3]])
+    write_segment_ids(tmp_path / "a.png", ids)
+    assert np.array_equal(coco_ids(tmp_path / "a.png"), ids)
+
+
 def test_objects_and_segments_stand_beside_the_label_map(
     run_cli: Any, tmp_path: Path, desk: Path, pack: Path, picture: Path
 ) -> None:
@@ -154,10 +168,20 @@ def test_objects_and_segments_stand_beside_the_label_map(
                 assert found["mask"]["size"] == [50, 77] and sum(found["mask"]["counts"]) == 50 * 77
                 assert sum(found["mask"]["counts"][1::2]) == found["area"]
         else:
-            ids = read_label_map(desk / task / entry["panoptic"])
+            ids = coco_ids(desk / task / entry["panoptic"])
             assert ids.shape == (50, 77) and set(np.unique(ids)) - {0} == {part["id"] for part in entry["segments"]}
             assert all(int((ids == part["id"]).sum()) == part["area"] for part in entry["segments"])
             assert all(part["thing"] == (part["class"] != "sky") for part in entry["segments"])
+            written = json.loads((desk / task / "panoptic.json").read_text())
+            (annotation,), kinds = written["annotations"], {kind["id"]: kind for kind in written["categories"]}
+            assert annotation["file_name"] == entry["panoptic"] and written["images"][0]["id"] == annotation["image_id"]
+            for part, told in zip(annotation["segments_info"], entry["segments"], strict=True):
+                assert part["id"] == told["id"] and kinds[part["category_id"]]["name"] == told["class"]
+                assert kinds[part["category_id"]]["isthing"] == told["thing"] and part["iscrowd"] == 0
+                rows, columns = np.nonzero(ids == part["id"])
+                x, y, width, height = part["bbox"]
+                assert (x, y) == (columns.min(), rows.min()) and part["area"] == len(rows)
+                assert (x + width, y + height) == (columns.max() + 1, rows.max() + 1)
         assert run_cli(*line, "--force").exit_code == 0
 
 

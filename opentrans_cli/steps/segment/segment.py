@@ -24,14 +24,14 @@ from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
-from opentrans_cli.steps.segment.segments import find_instances, find_segments, things_of
+from opentrans_cli.steps.segment.segments import coco_panoptic, find_instances, find_segments, things_of
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.predictor import Labels, Predictor, Queries
 from opentrans_cli.steps.segmentors.published import open_published
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
 from opentrans_cli.training.device import resolve_device
 
-REPORT = "segment.json"
+REPORT, PANOPTIC = "segment.json", "panoptic.json"
 _KINDS = ("label_map", "overlay", "panoptic")  # entries of the report that are names of files
 
 Task = Literal["semantic", "instance", "panoptic"]
@@ -156,13 +156,20 @@ class _Job:
     def run(self, out: Path, told: dict[str, Any], reporter: Reporter) -> SegmentResult:
         """Write everything into `out`, which appears at the end."""
         entries: list[dict[str, Any]] = []
+        sizes: list[tuple[int, int]] = []
         with staged_folder(out, replace=self.options.force) as folder:
             with reporter.bar("segmenting", len(self.files)) as advance:
                 for name, path in self.files.items():
-                    entries.append(self._image(folder, name, read_image(path)))
+                    image = read_image(path)
+                    entries.append(self._image(folder, name, image))
+                    sizes.append((image.shape[0], image.shape[1]))
                     advance(name)
             result = SegmentResult(out, tuple(entries), self.vocabulary.names, told)
             (folder / REPORT).write_bytes(json_bytes(result.to_json()))
+            if self.options.task == "panoptic":
+                classes = list(zip(self.vocabulary.names, self.things, self.colours.tolist(), strict=True))
+                pictures = [path.name for path in self.files.values()]
+                (folder / PANOPTIC).write_bytes(json_bytes(coco_panoptic(entries, sizes, pictures, classes)))
         return result
 
     def _image(self, folder: Path, name: str, image: np.ndarray) -> dict[str, Any]:
@@ -248,7 +255,7 @@ def _foreign(out: Path) -> set[str]:
     there = {path.name for path in out.iterdir()}
     try:
         images = json.loads((out / REPORT).read_text(encoding="utf-8"))["images"]
-        return there - {REPORT, *(image[kind] for image in images for kind in _KINDS if kind in image)}
+        return there - {REPORT, PANOPTIC, *(image[kind] for image in images for kind in _KINDS if kind in image)}
     except (OSError, ValueError, LookupError, TypeError):
         return there
 

@@ -1,16 +1,21 @@
-"""Instances and panoptic segments of a picture: their records for the report, and the map of their ids."""
+"""Instances and panoptic segments of a picture: their records for the report, and COCO's files of the segments.
+
+A panoptic result of COCO is a colour PNG for each picture, in which a pixel of segment i has red i % 256, green
+i // 256 % 256 and blue i // 65536 (0, black, is no segment), and one JSON that says what each segment is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
-from opentrans_cli.datasets.images import resize_label_map, write_label_map
+from opentrans_cli.datasets.images import resize_label_map
 from opentrans_cli.errors import DataError, did_you_mean
 from opentrans_cli.frameworks.mask_inference import instances, panoptic
 from opentrans_cli.steps.segmentors.predictor import Queries
@@ -18,7 +23,6 @@ from opentrans_cli.steps.segmentors.predictor import Queries
 _LEAST_SURE = 0.05  # instances below this score are noise: every query would give some, of several classes
 _OBJECT_THRESHOLD = 0.8  # for panoptic segments, as published for Mask2Former
 _OBJECT_THRESHOLDS = {"fcclip": 0.0}  # its class scores are lower, since those of CLIP are mixed in
-_DEEP = np.zeros((257, 3), dtype=np.uint8)  # a palette has too few colours, so ids are written with 16 bits
 
 
 def find_instances(
@@ -54,20 +58,82 @@ def find_segments(
     *,
     framework: str,
 ) -> list[dict[str, Any]]:
-    """Panoptic segments of `image` (H, W, 3); their ids go into a 16-bit PNG at `path`, 0 for no segment.
+    """Panoptic segments of `image` (H, W, 3) that have a pixel; their ids go into a PNG of COCO's at `path`.
 
-    queries: those of the image from `Predictor.queries` with `framework`.
+    Boxes are x, y, width and height in pixels. queries: those of the image from `Predictor.queries` with `framework`.
     """
     classes, masks, size = queries
     threshold = _OBJECT_THRESHOLDS.get(framework, _OBJECT_THRESHOLD)
     found = panoptic(classes, masks, size, things=things, object_threshold=threshold)
     ids = resize_label_map(found.ids.to(torch.int64).numpy(), (image.shape[0], image.shape[1]))
-    write_label_map(path, ids, _DEEP)
-    areas = np.bincount(ids.ravel(), minlength=len(found.segments) + 1)
+    write_segment_ids(path, ids)
     return [
-        {"id": part.id, "class": names[part.class_index], "thing": part.thing, "area": int(areas[part.id])}
+        {
+            "id": part.id,
+            "class": names[part.class_index],
+            "thing": part.thing,
+            "area": int(region.sum()),
+            "bbox": _box(region),
+        }
         for part in found.segments
+        if (region := ids == part.id).any()
     ]
+
+
+def write_segment_ids(path: Path, ids: NDArray[np.integer]) -> None:
+    """Write the ids (H, W) of segments, below 2 ** 24, as COCO's PNG."""
+    channels = [ids >> shift & 255 for shift in (0, 8, 16)]
+    Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(path, format="PNG", optimize=True)
+
+
+def coco_panoptic(
+    entries: Sequence[Mapping[str, Any]],
+    sizes: Sequence[tuple[int, int]],
+    files: Sequence[str],
+    vocabulary: Sequence[tuple[str, bool, Sequence[int]]],
+) -> dict[str, Any]:
+    """COCO's JSON about the segments of all pictures, which panopticapi reads.
+
+    entries: those of the report. sizes: height and width, and files: name of each picture. vocabulary: name of each
+    class, whether it consists of objects, and its colour; its id is its place, as in label maps. The id of a picture is
+    its name if all names are numbers, as those of COCO are, else its place.
+    """
+    names = [str(entry["name"]) for entry in entries]
+    numbers = [int(name) for name in names if name.isdecimal()]
+    ids = numbers if len(set(numbers)) == len(names) else list(range(len(names)))
+    classes = {name: number for number, (name, _, _) in enumerate(vocabulary)}
+    return {
+        "images": [
+            {"id": number, "file_name": file, "height": height, "width": width}
+            for number, file, (height, width) in zip(ids, files, sizes, strict=True)
+        ],
+        "annotations": [
+            {
+                "image_id": number,
+                "file_name": entry["panoptic"],
+                "segments_info": [
+                    {
+                        "id": part["id"],
+                        "category_id": classes[part["class"]],
+                        "area": part["area"],
+                        "bbox": part["bbox"],
+                        "iscrowd": 0,
+                    }
+                    for part in entry["segments"]
+                ],
+            }
+            for number, entry in zip(ids, entries, strict=True)
+        ],
+        "categories": [
+            {"id": number, "name": name, "isthing": int(thing), "color": [int(value) for value in colour]}
+            for number, (name, thing, colour) in enumerate(vocabulary)
+        ],
+    }
+
+
+def _box(region: NDArray[np.bool_]) -> list[int]:
+    (rows,), (columns,) = np.nonzero(region.any(1)), np.nonzero(region.any(0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1]
 
 
 def things_of(names: Sequence[str], stuff: Sequence[str]) -> tuple[bool, ...]:
