@@ -322,7 +322,7 @@ def test_a_vit_is_moved_into_the_names_of_hugging_face_and_back(vit_bundle, tmp_
         transfer_checkpoint(bundle, tmp_path / "in.safetensors", out=None, reporter=LOGGED)
         assert "transformers" not in caplog.text
         transfer_checkpoint(bundle, tmp_path / "flat.safetensors", out=tmp_path / "f.safetensors", reporter=LOGGED)
-    assert "flat.safetensors: names without 'vision_model.': transformers 5.6 and later read this file" in caplog.text
+    assert "flat.safetensors: names without 'vision_model.': transformers 5.6 and later read it" in caplog.text
     written = load_file(tmp_path / "f.safetensors")
     assert written.keys() == flat.keys() and (written["encoder.layers.0.mlp.fc1.weight"] == 0).any()
     after, own = load_file(out), open_bundle(bundle).tower()
