@@ -35,11 +35,7 @@ from opentrans_cli.steps.transfer.subnet import SubnetArrays, load_subnet
 from opentrans_cli.version import __version__
 
 _FLATTENED = (
-_FLATTENED = (
     "names without 'vision_model.': transformers 5.6 and later read it as CLIPVisionModel; for older releases it "
-    "is a model with random weights, of which they only warn"
-)
-
     "is a model with random weights, of which they only warn"
 )
 
