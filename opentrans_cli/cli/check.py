@@ -61,7 +61,8 @@ def _show(console: Console, result: CheckResult) -> None:
 
     console.print(f"{counted(result.pairs, 'pair')} of photo and label map{_sizes(result)}", markup=False)
     shown = _most(result.ids)
-    console.print(_table(shown))
+    if any(each.share for each in shown):
+        console.print(_table(shown))
     if len(shown) < len(result.ids):
         console.print(f"and {counted(len(result.ids) - len(shown), 'id')} more (--json lists all)", markup=False)
     told = Table.grid(padding=(0, 2, 0, 0))
@@ -74,7 +75,8 @@ def _show(console: Console, result: CheckResult) -> None:
             told.add_row("", f"[dim]{escape(', '.join(each.names[:NAMES]))}{more}[/]")
         if each.move:
             told.add_row("", escape(f"> {each.move}"))
-    console.print(told)
+    if result.findings:
+        console.print(told)
     if result.suggested_ignore is not None:
         console.print(f"suggested: --ignore {','.join(map(str, result.suggested_ignore))}", markup=False)
     if result.path is not None:

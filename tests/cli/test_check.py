@@ -22,7 +22,7 @@ def test_sound_data_end_with_0_and_broken_with_1_and_the_next_move(run_cli: Any,
     assert done.exit_code == 1 and "2.png" in done.stdout
     assert done.stderr == (
         "opentrans: error: this data cannot work: 1 photo has no label map; "
-        f"add them to {labelled_folder.labels}, or choose the photos with --split-list\n"
+        f"add label maps to {labelled_folder.labels}, or choose photos with --split-list\n"
     )
     done = run_cli("check", *where, "--json", "--quiet")
     document = json.loads(done.stdout)

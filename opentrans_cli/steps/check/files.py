@@ -32,17 +32,25 @@ def _alone(pairing: Pairing, images: Path, labels: Path) -> list[Finding]:
     if pairing.photos_alone:
         names = tuple(path.relative_to(images).as_posix() for path in pairing.photos_alone)
         what = counted(len(names), "photo has no label map", "photos have no label map")
-        move = f"add them to {labels}, or choose the photos with --split-list"
+        move = f"add label maps to {labels}, or choose photos with --split-list"
         found.append(Finding("photo-alone", "fault", what, move, names))
     if pairing.label_maps_alone:
         names = tuple(path.relative_to(labels).as_posix() for path in pairing.label_maps_alone)
         what = counted(len(names), "label map has no photo", "label maps have no photo")
-        move = f"add them to {images}, or choose the photos with --split-list"
+        move = f"add photos to {images}, or choose photos with --split-list"
         found.append(Finding("label-map-alone", "fault", what, move, names))
     if pairing.same_names:
         names = tuple(map(str, pairing.same_names))
         what = counted(len(names), "file has the name of another", "files have the names of others")
-        found.append(Finding("same-name", "fault", what, "keep one of a name; suffixes do not count", names))
+        found.append(
+            Finding(
+                "same-name",
+                "fault",
+                what,
+                "keep one of a name, or choose a kind with --image-suffix and --label-suffix",
+                names,
+            )
+        )
     return found
 
 
@@ -54,7 +62,7 @@ def _unreadable(read: Iterable[tuple[str, DataError | None]]) -> list[Finding]:
             what, move = str(error).partition(": ")[0], str(error).rpartition("; ")[2]
             reasons.setdefault((what, move), []).append(name)
     return [
-        Finding("unreadable", "fault", f"{counted(len(names), 'file')}: {what}", move, tuple(names))
+        Finding("unreadable", "fault", f"{what}: {counted(len(names), 'file')}", move, tuple(names))
         for (what, move), names in reasons.items()
     ]
 

@@ -87,12 +87,7 @@ class Ids:
 
 def about_ids(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int, ...] | None]:
     """Findings about ids and classes; and what --ignore should be, if that is something else."""
-    shifted = _counts_from_one(ids, classes)
-    if shifted is not None:
-        found, suggested = [shifted], _ignored(ids, classes, [0]) if 0 in ids.pixels else None
-    else:
-        found, suggested = _foreign_ids(ids, classes)
-        found += _empty_classes(ids, classes)
+    found, suggested = _about_classes(ids, classes)
     if ids.crowded:
         what = f"{counted(len(ids.crowded), 'label map has', 'label maps have')} {MANY_IDS} or more ids without a class"
         move = "write ids of this class file, as PNG, without JPEG or smooth resizing, which make ids that nobody drew"
@@ -100,8 +95,37 @@ def about_ids(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int, ...
     if ids.unlabelled:
         what = f"{counted(len(ids.unlabelled), 'label map has', 'label maps have')} no labelled pixel"
         found.append(Finding("unlabelled", "warning", what, "label them, or leave them out", tuple(ids.unlabelled)))
-    found += [Finding("class-file", "note", remark, "") for remark in classes.remarks]
-    return found, suggested
+    return [*found, *(Finding("class-file", "note", remark, "") for remark in classes.remarks)], suggested
+
+
+def _about_classes(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int, ...] | None]:
+    foreign = classes.foreign(ids.pixels)
+    if (shifted := _counts_from_one(ids, classes)) is not None:
+        return [shifted], _ignored(ids, classes, [0]) if 0 in ids.pixels else None
+    usual = [number for number in foreign if ids.spread(number) >= COMMON * ids.label_maps]
+    if usual and len(ids.pixels.keys() & {*classes.ids}) <= 1:
+        return [_other_ids(ids, classes)], None
+    slips = [number for number in foreign if number not in usual or number < 0]
+    void = [number for number in usual if number not in slips]
+    suggested = _ignored(ids, classes, void) if 0 < len(void) <= MOST_VOID else None
+    found = [_usual(ids, classes, void, suggested)] if void else []
+    found += [_slips(ids, slips)] if slips else []
+    return found + _empty_classes(ids, classes), suggested
+
+
+def _other_ids(ids: Ids, classes: Classes) -> Finding:
+    """The finding that hardly an id is that of a class."""
+    there = sorted(ids.pixels.keys() - {*classes.void})
+    what = f"label maps hold other ids than the class file: {_listed(there)}"
+    move = "give the class file that they were made with"
+    if len(there) == len(classes.names):
+        example = ", ".join(
+            f"{number}:{name}" for number, name in zip(there, classes.names, strict=True) if number >= 0
+        )
+        move += f", or write their ids into this one ({example[:60]}{' ...' if len(example) > 60 else ''})"
+    return Finding(
+        "other-ids", "fault", what, move, tuple(sorted({name for each in ids.files.values() for name in each}))
+    )
 
 
 def _counts_from_one(ids: Ids, classes: Classes) -> Finding | None:
@@ -119,37 +143,35 @@ def _counts_from_one(ids: Ids, classes: Classes) -> Finding | None:
     return Finding("ids-from-1", "fault", what, move, tuple(ids.files[last]))
 
 
-def _foreign_ids(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int, ...] | None]:
-    foreign = classes.foreign(ids.pixels)
-    usual = [number for number in foreign if ids.spread(number) >= COMMON * ids.label_maps]
-    slips = [number for number in foreign if number not in usual]
-    suggested = _ignored(ids, classes, usual) if 0 < len(usual) <= MOST_VOID else None
-    found = [_usual(ids, classes, number, suggested) for number in usual]
-    return found + ([_slips(ids, slips)] if slips else []), suggested
-
-
 def _ignored(ids: Ids, classes: Classes, more: list[int]) -> tuple[int, ...]:
     """What --ignore should be for the ids `more` to be void as well."""
     return tuple(sorted({*more, *(number for number in classes.void if number in ids.pixels)}))
 
 
-def _usual(ids: Ids, classes: Classes, number: int, suggested: tuple[int, ...] | None) -> Finding:
-    """The finding about an id without a class that many label maps have."""
-    share, where = percentage(ids.share(number)), counted(ids.spread(number), "label map")
-    move = "give it a class, or the class file that these label maps were made with"
+def _usual(ids: Ids, classes: Classes, numbers: list[int], suggested: tuple[int, ...] | None) -> Finding:
+    """The finding about ids without a class that many label maps have."""
+    files = sorted({name for number in numbers for name in ids.files[number]})
+    share = percentage(sum(map(ids.share, numbers)))
+    move = "give the class file that these label maps were made with, or add the classes"
     if suggested is not None:
-        move = f"if it means 'not labelled', pass --ignore {','.join(map(str, suggested))}; else give it a class"
-        if number == classes.after and 0 in ids.pixels:
+        move = f"if that means 'not labelled', pass --ignore {','.join(map(str, suggested))}; else give it a class"
+        if numbers == [classes.after] and 0 in ids.pixels:
             move += f"; if ids count from 1, write them into the class file ({classes.from_one})"
-    what = f"id {number} has no class: {share} of the pixels, in {where}"
-    return Finding("id-without-class", "fault", what, move, tuple(ids.files[number]))
+    what = f"id {numbers[0]} has no class" if len(numbers) == 1 else f"ids without a class: {_listed(numbers)}"
+    what += f", {share} of the pixels, in {counted(len(files), 'label map')}"
+    return Finding("id-without-class", "fault", what, move, tuple(files))
 
 
 def _slips(ids: Ids, numbers: list[int]) -> Finding:
+    """The finding about ids without a class that few label maps have, or that no class can have."""
     files = sorted({name for number in numbers for name in ids.files[number]})
-    listed = ", ".join(map(str, numbers[:6])) + (" and more" if len(numbers) > 6 else "")
-    what = f"{counted(len(files), 'label map has', 'label maps have')} ids without a class: {listed}"
-    return Finding("id-without-class", "fault", what, "correct these label maps, or add the classes", tuple(files))
+    what = f"{counted(len(files), 'label map has', 'label maps have')} ids without a class: {_listed(numbers)}"
+    move = "correct these label maps, or add the classes"
+    return Finding("id-without-class", "fault", what, move, tuple(files))
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:6])) + (" and more" if len(numbers) > 6 else "")
 
 
 def _empty_classes(ids: Ids, classes: Classes) -> list[Finding]:

@@ -157,6 +157,19 @@ def deep(data: Data) -> None:
         save(data, f"{number}.png", label_map)
 
 
+def other_numbers(data: Data) -> None:
+    """Grey values as for a look with one's eyes."""
+    for number in range(6):
+        label_map = ids(data, f"{number}.png")
+        save(data, f"{number}.png", np.where(label_map == 255, 255, label_map * 100).astype(np.uint8))
+
+
+def below_zero(data: Data) -> None:
+    label_map = ids(data, "4.png").astype(np.int32)
+    (data.labels / "4.png").unlink()
+    save(data, "4.tif", np.where(label_map == 255, -1, label_map))
+
+
 ALL = {f"{number}.png" for number in range(6)}
 PLANTED: dict[Callable[[Data], None], dict[str, set[str]]] = {
     slip: {"fault id-without-class": {"3.png"}},
@@ -175,6 +188,8 @@ PLANTED: dict[Callable[[Data], None], dict[str, set[str]]] = {
     from_one: {"fault ids-from-1": {"1.png", "3.png", "5.png"}},
     masks_of_255: {"fault ignored-class": {"square"}},
     deep: {"fault id-without-class": ALL},
+    other_numbers: {"fault other-ids": ALL},
+    below_zero: {"fault id-without-class": {"4.tif"}},
 }
 
 
