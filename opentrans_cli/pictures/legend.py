@@ -72,7 +72,7 @@ def legend_panel(
     """
     font = font_of(font_size)
     row, gap = round(font_size * 1.6), font_size
-    texts = [_shortened(item.text) for item in items]
+    texts = [shortened(item.text) for item in items]
     notes = max((int(font.getlength(item.note)) for item in items), default=0)
     widest = max((int(font.getlength(text)) for text in texts), default=0)
     cell = round(font_size * 1.5) + widest + (notes + gap if notes else 0) + gap
@@ -91,5 +91,6 @@ def legend_panel(
     return panel
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A class name as pictures show it, at most LONGEST_NAME characters."""
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3].rstrip() + "..."

@@ -1,4 +1,4 @@
-"""One image under its label map, with a legend."""
+"""One image under its label map: words on the regions, and a legend beside it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from opentrans_cli.pictures.legend import PAPER, LegendItem, class_shares, legend_panel, percentage
+from opentrans_cli.pictures.legend import (
+    INK,
+    PAPER,
+    LegendItem,
+    class_shares,
+    font_of,
+    legend_panel,
+    percentage,
+    shortened,
+)
 
 SMALLEST_WIDTH = 640
+_LEAST_ROOM = 0.6
+"""A name is written where this share of its width and height lies inside its region; on a ring none fits wholly."""
 LEGIBLE_SIDE = 480
 """Images are enlarged by a whole number until their longer side has this many pixels."""
 
@@ -45,7 +56,7 @@ def overlay(
     colours: NDArray[np.uint8],
     alpha: float = 0.55,
 ) -> Image.Image:
-    """`image` (H, W, 3) tinted by `label_map` (H, W), and beside it the classes present with their share of the pixels.
+    """`image` (H, W, 3) tinted by `label_map` (H, W), with words, and beside it the classes with their share of pixels.
 
     Ids that are not in `names` stay untinted and are summed up as "no class". Small images are enlarged without
     smoothing, so that the text is legible: the picture is at least 640 pixels wide. `names` and `colours` (N, 3) have
@@ -53,7 +64,9 @@ def overlay(
     """
     longer = max(label_map.shape)
     factor = max(1, -(-LEGIBLE_SIDE // longer))
-    picture = Image.fromarray(paint(image, label_map, colours=colours, alpha=alpha, factor=factor))
+    size = max(15, longer * factor // 40)
+    painted = paint(image, label_map, colours=colours, alpha=alpha, factor=factor)
+    picture = labelled(painted, label_map, names, size=size)
     items = [
         LegendItem(entry.name, _rgb(colours[entry.index]), percentage(entry.share))
         for entry in class_shares(label_map, names)
@@ -61,12 +74,49 @@ def overlay(
     rest = np.count_nonzero((label_map < 0) | (label_map >= len(names))) / label_map.size
     if rest:
         items.append(LegendItem("no class", None, percentage(rest)))
-    panel = legend_panel(items, font_size=max(15, longer * factor // 40), height=picture.height)
+    panel = legend_panel(items, font_size=size, height=picture.height)
     width = max(SMALLEST_WIDTH, picture.width + panel.width)
     page = Image.new("RGB", (width, max(picture.height, panel.height)), PAPER)
     page.paste(picture, (0, 0))
     page.paste(panel, (picture.width, 0))
     return page
+
+
+def labelled(
+    painted: NDArray[np.uint8], label_map: NDArray[np.integer], names: Sequence[str], *, size: int
+) -> Image.Image:
+    """`painted`, an image as `paint` gives it of `label_map` (H, W), with the name of each class in letters of `size`.
+
+    A name stands once, where the class has most room for it; names for which there is hardly any room are left out.
+    """
+    picture, font = Image.fromarray(painted), font_of(size)
+    draw, factor = ImageDraw.Draw(picture), painted.shape[0] // label_map.shape[0]
+    across, down = _room(label_map, axis=1), _room(label_map, axis=0)
+    for entry in class_shares(label_map, names):
+        text = shortened(entry.name)
+        width = font.getlength(text)
+        wide, high = across * (2 * factor / width), down * (2 * factor / size)
+        fit = np.minimum(wide, high) + 0.01 * high  # in the middle, where several places are as wide
+        fit[label_map != entry.index] = 0
+        row, column = np.unravel_index(int(fit.argmax()), fit.shape)
+        if fit[row, column] < _LEAST_ROOM:
+            continue
+        half = min(int(width / 2) + 4, picture.width // 2)
+        x = int(np.clip((column + 0.5) * factor, half, picture.width - half))
+        y = int(np.clip((row + 0.5) * factor, size, picture.height - size))
+        draw.text((x, y), text, fill=INK, font=font, anchor="mm", stroke_width=max(2, size // 7), stroke_fill=PAPER)
+    return picture
+
+
+def _room(label_map: NDArray[np.integer], *, axis: int) -> NDArray[np.float64]:
+    """Distance in pixels from the middle of each pixel to the nearer end of its segment along `axis`, (H, W)."""
+    lines = np.moveaxis(label_map, axis, -1)
+    place = np.arange(lines.shape[-1])
+    changes = np.ones((lines.shape[0], lines.shape[1] + 1), dtype=bool)
+    changes[:, 1:-1] = lines[:, 1:] != lines[:, :-1]
+    starts = np.maximum.accumulate(np.where(changes[:, :-1], place, 0), axis=1)
+    ends = np.minimum.accumulate(np.where(changes[:, 1:], place + 1, len(place))[:, ::-1], axis=1)[:, ::-1]
+    return np.moveaxis(np.minimum(place + 0.5 - starts, ends - place - 0.5), -1, axis)
 
 
 def _contours(label_map: NDArray[np.integer]) -> NDArray[np.bool_]:

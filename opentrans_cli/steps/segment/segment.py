@@ -151,7 +151,7 @@ class _Job:
     @cached_property
     def colours(self) -> np.ndarray:
         """Colours of the classes, uint8 (C, 3)."""
-        return class_colours(len(self.vocabulary))
+        return class_colours(self.vocabulary.names)
 
     def run(self, out: Path, told: dict[str, Any], reporter: Reporter) -> SegmentResult:
         """Write everything into `out`, which appears at the end."""
