@@ -155,7 +155,9 @@ def pixel_cross_entropy(
     """
     if labelled is None:
         labelled = (label_map != ignore_index).sum().clamp(min=1)
-    return F.cross_entropy(scores, label_map, ignore_index=ignore_index, reduction="sum") / labelled
+    # A CPU computes the softmax over the last dimension twice as fast; scores in channels_last are not even copied.
+    rows = scores.permute(0, 2, 3, 1).reshape(-1, scores.shape[1])
+    return F.cross_entropy(rows, label_map.reshape(-1), ignore_index=ignore_index, reduction="sum") / labelled
 
 
 _SALT = 0x6C6F7373  # makes these random numbers independent of others from the same seed
