@@ -1,4 +1,4 @@
-"""Run the full demo for several seeds and write the figures as a dated report.
+"""Run the full demo, or with --short the default one, for several seeds and write the figures as a dated report.
 
     python benchmarks/demo_seeds.py --seeds 0 1 2 --work demo-seeds --out benchmarks/results/DATE-demo.md
 
@@ -116,10 +116,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--short", action="store_true", help="the default form of the demo instead of the full one")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    reports = {seed: run(seed, args.work, ["--quick"] if args.quick else []) for seed in args.seeds}
+    reports = {seed: run(seed, args.work, [] if args.short else ["--full"]) for seed in args.seeds}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(report(reports))
     print(args.out)

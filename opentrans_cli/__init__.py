@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.look.inspect import inspect as inspect
     from opentrans_cli.steps.look.verify import verify as verify
     from opentrans_cli.steps.prune.prune import prune as prune
+    from opentrans_cli.steps.report.report import report as report
     from opentrans_cli.steps.segment.segment import segment as segment
     from opentrans_cli.steps.transfer.transfer import transfer as transfer
 
@@ -52,6 +53,7 @@ _PLACES = {
     "prune": f"{_STEPS}.prune.prune",
     "pull": f"{_STEPS}.hub.pull",
     "push": f"{_STEPS}.hub.push",
+    "report": f"{_STEPS}.report.report",
     "segment": f"{_STEPS}.segment.segment",
     "transfer": f"{_STEPS}.transfer.transfer",
     "verify": f"{_STEPS}.look.verify",

@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 
+from opentrans_cli.files.figures import human_bytes as human_bytes
+from opentrans_cli.files.figures import human_count as human_count
+from opentrans_cli.files.figures import percent as percent
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -190,26 +194,3 @@ class _ProgressLines:
     def finish(self) -> None:
         """Print the last line."""
         self._say(f"{self._title}: {self._total} done{', ' + self._status if self._status else ''}")
-
-
-def human_bytes(count: int) -> str:
-    """1234567 -> "1.2 MB" (powers of 1000)."""
-    value, units = float(count), ["B", "kB", "MB", "GB"]
-    while value >= 1000 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
-def human_count(count: float) -> str:
-    """1234567 -> "1.23 M" (powers of 1000)."""
-    value, units = float(count), ["", " k", " M", " G", " T", " P", " E"]
-    while abs(value) >= 1000 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    return f"{value:.3g}{units[0]}"
-
-
-def percent(value: float | None) -> str:
-    """0.1234 -> "12.3"; None -> "-"."""
-    return "-" if value is None else f"{100 * value:.1f}"

@@ -173,14 +173,14 @@ def _snow(stream: Stream, shape: Shape) -> Floats:
     return _blend((206, 216, 234), (244, 246, 250), np.minimum(drifts + sparkle, np.float32(1)))
 
 
-# (stream, (H, W)) -> float32 (H, W, 3) in [0, 255]; and its approximate mean.
-_TEXTURES: dict[str, tuple[Callable[[Stream, Shape], Floats], tuple[int, int, int]]] = {
-    "grass": (_grass, (84, 130, 50)),
-    "sky": (_sky, (150, 196, 236)),
-    "sand": (_sand, (206, 176, 122)),
-    "water": (_water, (38, 100, 128)),
-    "brick": (_brick, (138, 72, 52)),
-    "snow": (_snow, (228, 234, 244)),
+# (stream, (H, W)) -> float32 (H, W, 3) in [0, 255]
+_TEXTURES: dict[str, Callable[[Stream, Shape], Floats]] = {
+    "grass": _grass,
+    "sky": _sky,
+    "sand": _sand,
+    "water": _water,
+    "brick": _brick,
+    "snow": _snow,
 }
 
 COLOURS, SHAPES, GROUNDS = tuple(_RGB), tuple(_OUTLINES), tuple(_TEXTURES)
@@ -193,23 +193,6 @@ CLASSES = OBJECTS + GROUNDS
 UNSEEN = tuple(
     f"{colour} {shape}" for c, colour in enumerate(COLOURS) for s, shape in enumerate(SHAPES) if (c + s) % 4 == 0
 )
-
-
-def natural_colours() -> NDArray[np.uint8]:
-    """RGB of all classes, uint8 (70, 3): objects have their own colour, whose brightness depends on the shape.
-
-    So a wrong colour shows as another hue, and a wrong shape as another shade.
-    """
-    objects = [_shade(rgb, step) for rgb in _RGB.values() for step in range(len(SHAPES))]
-    return np.array([*objects, *(mean for _, mean in _TEXTURES.values())], dtype=np.uint8)
-
-
-def _shade(colour: tuple[int, int, int], step: int) -> tuple[int, ...]:
-    # From 3/8 black to 4/8 white; black itself cannot get darker and uses the pale half only.
-    position = step if sum(colour) < 128 else step - 3
-    if position < 0:
-        return tuple(channel * (8 + position) // 8 for channel in colour)
-    return tuple(channel + (255 - channel) * position // 8 for channel in colour)
 
 
 def with_article(name: str) -> str:
@@ -239,7 +222,7 @@ class Scene:
 def render_scene(stream: Stream, *, size: int = 96, objects: tuple[int, int] = (1, 4)) -> Scene:
     """Render a random scene of `size` x `size` pixels with between `objects[0]` and `objects[1]` objects."""
     ground = stream.below(len(GROUNDS))
-    canvas = _TEXTURES[GROUNDS[ground]][0](stream, (size, size))
+    canvas = _TEXTURES[GROUNDS[ground]](stream, (size, size))
     # 0: ground; else the number, from 1, of the object that was painted last
     marks = np.zeros((size, size), dtype=np.uint8)
     count = objects[0] + stream.below(objects[1] - objects[0] + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class ShapesDataset:
 
     def __getitem__(self, index: int) -> Sample:
         scene = self._scene(index)
-        return Sample(scene.image, scene.label_map.astype(np.int64), self.name(index))
+        return Sample(scene.image.copy(), scene.label_map.astype(np.int64), self.name(index))
 
     def name(self, index: int) -> str:
         """The name of scene `index`."""
@@ -64,7 +65,13 @@ class ShapesDataset:
     def _scene(self, index: int) -> Scene:
         if not 0 <= index < self._count:
             raise IndexError(f"scene {index} of {self._count}")
-        return render_scene(Stream(SEEDS[self._split], index), size=self.default_crop, objects=self._objects)
+        return _rendered(SEEDS[self._split], index, self.default_crop, self._objects)
+
+
+@lru_cache(maxsize=1024)
+def _rendered(seed: int, index: int, size: int, objects: tuple[int, int]) -> Scene:
+    """A scene, whose arrays are copied before they are given away; steps on the same scenes render them once."""
+    return render_scene(Stream(seed, index), size=size, objects=objects)
 
 
 def open_shapes(options: DatasetOptions) -> ShapesDataset:

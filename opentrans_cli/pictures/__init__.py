@@ -1,11 +1,12 @@
-"""Overlays, grids and charts: they take arrays and plain numbers and give PNG or SVG, without a model or torch.
+"""Overlays, grids and charts: they take arrays and plain numbers and give PNG, SVG or HTML, without a model or torch.
 
 palette.py     colours of classes
 legend.py      which classes a label map shows, and the panel that names them
-overlay.py     one image under its label map
+overlay.py     one image under its label map, with words
 overview.py    many images side by side
 charts.py      kept weights and alphas by layer
 esd.py         spectra on log-log axes, with the fitted tail
 tower_page.py  alphas and spectra of a whole tower on one page
+page.py        one HTML file of text, tables and pictures
 curve.py       accuracy and size against sparsity
 """

@@ -229,7 +229,13 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, Any]
         raise _no_report(where, "it has not one alpha and one verdict for each layer")
     columns = {name: arrays[name].tolist() for name in _FIT if name in arrays and arrays[name].shape == alphas.shape}
     layers = [
-        LayerAlpha(name, _fit({key: values[place] for key, values in columns.items()}), verdict, name in frozen)
+        LayerAlpha(
+            name,
+            _fit({key: values[place] for key, values in columns.items()}),
+            verdict,
+            name in frozen,
+            eigenvalues=arrays.get(f"eigenvalues.{name}", np.zeros(0)),
+        )
         for place, (name, verdict) in enumerate(zip(names, verdicts, strict=True))
     ]
     selection = metadata.get("selection")

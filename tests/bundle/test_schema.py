@@ -59,9 +59,9 @@ REQUIRED = {
     "finetune_recipe": "recipe options",
     "finetune_estimate": "accounting framework architecture weights dataset classes texts crop batch_size steps "
     "warmup_steps freeze frozen_layers prefix_end alphas_from cost",
-    "demo_report": "rows finetune_rows",
-    "demo_report/rows": "name sparsity miou miou_seen miou_unseen params_kept macs bundle_bytes",
-    "demo_report/finetune_rows": "name miou training_macs",
+    "demo_report": "rows finetune_rows settings seconds",
+    "demo_report/rows": "name title sparsity miou miou_seen miou_unseen params_kept macs bundle_bytes",
+    "demo_report/finetune_rows": "name title miou training_macs full_training_macs",
     "segment_report": "images vocabulary",
     "segment_report/images": "name label_map overlay classes",
     "check_report": "path ok pairs sizes ids ignore suggested_ignore findings samples",

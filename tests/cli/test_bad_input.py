@@ -158,6 +158,7 @@ def test_what_is_there_is_told_by_every_command_in_the_same_words_before_it_work
         "transfer --checkpoint": ("--out", ("transfer", bundle, "--checkpoint", bundle / "no.pth"), ".pth"),
         "eval": ("--out", ("eval", "tiny", "--limit", 1), ".json"),
         "eval --curve": ("--out", ("eval", bundle, "--curve"), ".json"),
+        "report": ("--out", ("report", bundle), ".html"),
         "segment --save-scores": ("--save-scores", ("segment", "tiny", bundle / "manifest.json", *words), ".npy"),
         "segment --save-vocabulary": ("--save-vocabulary", ("segment", "tiny", *words), ".safetensors"),
     }

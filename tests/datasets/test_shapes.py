@@ -10,9 +10,10 @@ import pytest
 
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.options import DatasetOptions, Split
-from opentrans_cli.datasets.scenes import CLASSES, COLOURS, GROUNDS, OBJECTS, SHAPES, UNSEEN, natural_colours
+from opentrans_cli.datasets.scenes import CLASSES, COLOURS, GROUNDS, OBJECTS, SHAPES, UNSEEN
 from opentrans_cli.datasets.shapes import ShapesDataset, open_shapes
 from opentrans_cli.errors import OptionError
+from opentrans_cli.pictures.palette import class_colours
 
 # SHA-256 over image and label map (both uint8). The embedded network has learnt from scenes with these bits.
 GOLDEN: dict[tuple[Split, int, int], str] = {
@@ -82,7 +83,7 @@ def test_the_fingerprint_says_which_scenes() -> None:
 
 
 def test_every_class_is_shown_in_a_colour_of_its_own_near_its_natural_one() -> None:
-    colours = natural_colours()
+    colours = class_colours(CLASSES)
     assert colours.shape == (len(CLASSES), 3) and len(np.unique(colours, axis=0)) == len(CLASSES)
     dataset = ShapesDataset("train", count=60)
     samples = [dataset[index] for index in range(60)]

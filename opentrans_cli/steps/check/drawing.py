@@ -41,5 +41,5 @@ def drawn(facts: Facts, classes: Classes) -> bytes:
     row = {number: place for place, number in enumerate([*classes.ids, *foreign])}  # the ignored id has none
     rows = np.array([row.get(number, -1) for number in found.tolist()])[places].reshape(label_map.shape)
     buffer = io.BytesIO()
-    overlay(image, rows, names, colours=class_colours(len(names))).save(buffer, format="PNG")
+    overlay(image, rows, names, colours=class_colours(names)).save(buffer, format="PNG")
     return buffer.getvalue()

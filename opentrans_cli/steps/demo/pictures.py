@@ -2,54 +2,61 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from opentrans_cli.bundle.store import Bundle, open_bundle
-from opentrans_cli.datasets.scenes import CLASSES, natural_colours
 from opentrans_cli.datasets.shapes import ShapesDataset
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.pictures.charts import alpha_chart, density_chart
-from opentrans_cli.pictures.legend import LegendItem
-from opentrans_cli.pictures.overlay import paint
+from opentrans_cli.pictures.esd import esd_chart
+from opentrans_cli.pictures.overlay import labelled, paint
 from opentrans_cli.pictures.overview import overview
+from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import SILENT
+from opentrans_cli.spectral.report import LayerAlpha
 from opentrans_cli.steps.analyze.result import AnalyzeResult
+from opentrans_cli.steps.report.demo_page import SCENES
 from opentrans_cli.steps.segmentors.built import bundle_segmentor
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.sources import bundle_tower, load_text_clip
 
+PICTURES = ("overview.png", "density.png", "alpha.png", "esd.png")
+
 _COLUMNS = {"dense": "dense", "subnet": "subnet", "random": "random", "random_distilled": "random, distilled"}
+_FACTOR = 4  # scenes have 96 pixels, too few for words
+_LETTERS = 22
 
 
-def draw_pictures(out: Path, *, analysis: AnalyzeResult, scenes: int, names: tuple[str, ...]) -> None:
-    """Write overview.png, density.png and alpha.png into the demo's folder."""
+def draw_pictures(out: Path, *, analysis: AnalyzeResult, scenes: int, bundles: dict[str, Path]) -> None:
+    """Write `PICTURES` and the folder of scenes into the demo's folder. bundles: by tower its trained segmentor."""
     dataset = ShapesDataset("val", count=scenes)
-    colours = natural_colours()
-    rows = []
-    shown: set[int] = set()
-    bundles = {name: open_bundle(out / f"{name}-finetuned-none") for name in names}
-    clip = load_text_clip(bundles[names[0]].manifest.base, None, SILENT)
+    names = dataset.vocabulary.names
+    colours = class_colours(names)
+    opened = {tower: open_bundle(path) for tower, path in bundles.items()}
+    clip = load_text_clip(next(iter(opened.values())).manifest.base, None, SILENT)
     text = embed_vocabulary(clip, dataset.vocabulary)
-    predictions = {name: _predictions(bundle, dataset, text) for name, bundle in bundles.items()}
+    predictions = {tower: _predictions(bundle, dataset, text) for tower, bundle in opened.items()}
+    rows = []
+    (out / SCENES).mkdir(exist_ok=True)
     for index in range(scenes):
         sample = dataset[index]
         assert sample.label_map is not None
-        truth = sample.label_map
-        row = {
-            "image": sample.image,
-            "ground truth": paint(sample.image, truth, colours=colours, alpha=0.85, factor=2),
-        }
-        for name in names:
-            row[_COLUMNS[name]] = paint(sample.image, predictions[name][index], colours=colours, alpha=0.85, factor=2)
-        rows.append(row)
-        shown |= set(np.unique(truth).tolist())
-    legend = [LegendItem(CLASSES[index], tuple(map(int, colours[index]))) for index in sorted(shown)]  # type: ignore[arg-type]
-    columns = ["image", "ground truth", *(_COLUMNS[name] for name in names)]
-    overview(rows, columns, legend=legend).save(out / "overview.png")
+        large = Image.fromarray(sample.image).resize((96 * _FACTOR, 96 * _FACTOR), Image.Resampling.NEAREST)
+        maps = {"truth": sample.label_map, **{tower: predictions[tower][index] for tower in bundles}}
+        row = {"image": large}
+        for kind, label_map in maps.items():
+            painted = paint(sample.image, label_map, colours=colours, alpha=0.85, factor=_FACTOR)
+            row[kind] = labelled(painted, label_map, names, size=_LETTERS)
+        for kind, picture in row.items():
+            picture.save(out / SCENES / f"{index}-{kind}.png")
+        rows.append({_COLUMNS.get(kind, kind): picture for kind, picture in row.items()})
+    overview(rows, list(rows[0]), cell=96 * _FACTOR // 2).save(out / "overview.png")
     subnet = open_bundle(out / "subnet")
     density_chart(
         out / "density.png",
@@ -58,6 +65,14 @@ def draw_pictures(out: Path, *, analysis: AnalyzeResult, scenes: int, names: tup
         control=_layers(open_bundle(out / "random")),
     )
     alpha_chart(out / "alpha.png", analysis.layers, analysis.median_alpha, title="Alpha of each layer of the subnet")
+    esd_chart(out / "esd.png", _telling(analysis), title="Spectra: the heaviest tail, one in the middle, the lightest")
+
+
+def _telling(analysis: AnalyzeResult) -> list[LayerAlpha]:
+    """The layers with the smallest, a middle and the largest alpha; the first ones if no spectrum could be fitted."""
+    ranked = sorted((layer for layer in analysis.layers if math.isfinite(layer.alpha)), key=lambda layer: layer.alpha)
+    ranked = ranked or list(analysis.layers)
+    return [ranked[place] for place in sorted({0, len(ranked) // 2, len(ranked) - 1})]
 
 
 def _layers(bundle: Bundle) -> list[tuple[str, int, int]]:

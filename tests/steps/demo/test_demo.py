@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,17 +14,34 @@ from PIL import Image
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import OutputError
-from opentrans_cli.steps.demo.demo import FREEZING, TOWERS, DemoResult, DemoSize, demo
+from opentrans_cli.steps.demo.demo import TOWERS, DemoResult, DemoSize, demo
 from opentrans_cli.steps.look.verify import verify
+from opentrans_cli.steps.report.report import report
 
 MICRO = DemoSize(
-    images=32, score_images=16, steps_per_round=1, final_steps=2, batch_size=16, lr=1e-3, finetune_steps=2, scenes=3
+    rate=0.3,
+    images=32,
+    score_images=16,
+    steps_per_round=1,
+    final_steps=2,
+    batch_size=16,
+    lr=1e-3,
+    width=16,
+    crop=32,
+    crops=6,
+    finetune_steps=2,
+    finetune_batch=4,
+    finetune_lr=1e-3,
+    freezing=("trunk", "alpha"),
+    scenes=2,
 )
+ROWS: list[dict[str, Any]] = []
+"""The rows that the demo told as they came."""
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    return demo(out=tmp_path_factory.mktemp("demo") / "out", size=MICRO, sparsity=0.5)
+    return demo(out=tmp_path_factory.mktemp("demo") / "out", size=MICRO, sparsity=0.5, on_row=ROWS.append)
 
 
 def test_the_report_is_the_result_and_fits_the_schema(result: DemoResult) -> None:
@@ -29,12 +49,13 @@ def test_the_report_is_the_result_and_fits_the_schema(result: DemoResult) -> Non
     assert document == json.loads(json.dumps(result.to_json()))
     check_document(document, "demo_report")
     assert [row["name"] for row in document["rows"]] == list(TOWERS)
-    assert [row["name"] for row in document["finetune_rows"]] == list(FREEZING)
+    assert [row["name"] for row in document["finetune_rows"]] == list(MICRO.freezing)
+    assert [*result.rows, *result.finetune_rows[1:]] == ROWS  # the first way of freezing is the subnet's own row
 
 
 def test_every_bundle_of_the_demo_verifies(result: DemoResult) -> None:
-    bundles = [path for path in result.path.iterdir() if path.is_dir()]
-    assert len(bundles) == len(TOWERS) + len(TOWERS) + len(FREEZING) - 1  # the subnet with nothing frozen is in both
+    bundles = [path for path in result.path.iterdir() if path.is_dir() and path.name != "scenes"]
+    assert len(bundles) == 3 * len(TOWERS) + len(MICRO.freezing) - 1  # pruned, with a new head, fine-tuned
     assert all(verify(path).ok for path in bundles)
 
 
@@ -58,16 +79,33 @@ def test_rows_agree_with_their_bundles(result: DemoResult) -> None:
     assert kept["dense"] - kept["subnet"] == removed
 
 
-def test_freezing_costs_less_and_the_full_row_is_the_subnet_row(result: DemoResult) -> None:
+def test_freezing_costs_less_and_the_first_way_is_the_subnet_row(result: DemoResult) -> None:
     cost = {row["name"]: row["training_macs"] for row in result.finetune_rows}
-    assert all(cost[name] < cost["full"] for name in cost if name != "full")
+    assert cost["trunk"] < cost["alpha"] < result.finetune_rows[0]["full_training_macs"]
     assert result.finetune_rows[0]["miou"] == result.rows[1]["miou"]
 
 
 def test_the_pictures_are_there_to_look_at(result: DemoResult) -> None:
-    for name in ("overview.png", "density.png", "alpha.png"):
+    for name in ("overview.png", "density.png", "alpha.png", "esd.png"):
         with Image.open(result.path / name) as picture:
             assert min(picture.size) > 300
+    kinds = ("image", "truth", *TOWERS)
+    scenes = {f"{number}-{kind}.png" for number in range(MICRO.scenes) for kind in kinds}
+    assert {path.name for path in (result.path / "scenes").iterdir()} == scenes
+
+
+def test_the_page_shows_every_scene_beside_its_overlays_and_every_figure(result: DemoResult, tmp_path: Path) -> None:
+    page = (result.path / "report.html").read_text()
+    charts = [result.path / name for name in ("density.png", "alpha.png", "esd.png")]
+    for path in (*(result.path / "scenes").iterdir(), *charts):
+        assert b64encode(path.read_bytes()).decode() in page, path
+    assert page.index(">scene<") < page.index(">ground truth<") < page.index(">dense<")
+    for row in (*result.rows, *result.finetune_rows):
+        assert f">{100 * row['miou']:.1f}<" in page
+    elsewhere = report(result.path, out=tmp_path / "again.html").path
+    for place, text in ((result.path, page), (tmp_path, elsewhere.read_text())):
+        links = re.findall(r'href="([^"]+)"', text)
+        assert len(links) > len(TOWERS) and all((place / link).exists() for link in links)
 
 
 def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""Numbers as people read them, in tables and on pages."""
+
+from __future__ import annotations
+
+
+def human_bytes(count: int) -> str:
+    """1234567 -> "1.2 MB" (powers of 1000)."""
+    value, units = float(count), ["B", "kB", "MB", "GB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def human_count(count: float) -> str:
+    """1234567 -> "1.23 M" (powers of 1000)."""
+    value, units = float(count), ["", " k", " M", " G", " T", " P", " E"]
+    while abs(value) >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.3g}{units[0]}"
+
+
+def percent(value: float | None) -> str:
+    """0.1234 -> "12.3"; None -> "-"."""
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,1 @@
+"""report: one HTML page of a bundle, or of what a demo made."""
