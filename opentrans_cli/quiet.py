@@ -1,18 +1,18 @@
-"""Keeps what libraries print about themselves off the screen."""
+"""Keeps off the screen what libraries log and warn about: what matters of it is checked and said in our words."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What libraries read before their first line of C++ or their first progress bar; programs started by ours inherit it.
+# Read by what is written in C++ or Rust, and by the processes that ours starts.
 _ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "PYTHONWARNINGS": "ignore",
 }
@@ -20,23 +20,33 @@ _ENVIRONMENT = {
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide all warnings and log lines inside the block; what matters of them, callers check and say in their words."""
+    """No library logs or warns inside the block."""
     disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            # Some libraries turn their own warnings on again, so the filter alone does not do.
-            warnings.simplefilter("ignore")
-            warnings.showwarning = _dropped
+            _silence()
             yield
     finally:
         logging.disable(disabled)
 
 
 def quiet_process() -> None:
-    """Set the variables of the environment that keep libraries quiet which are not loaded yet; the user's own stay."""
+    """No library logs or warns from now on, here and in processes started later; called before any is loaded.
+
+    Who wants to see all of it says so to Python, with -W or PYTHONWARNINGS.
+    """
+    if sys.warnoptions:
+        return
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _silence()
+
+
+def _silence() -> None:
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    # Some libraries turn their own warnings on again, which the filter alone would let through.
+    warnings.showwarning = _dropped
 
 
 def _dropped(*warning: object, **more: object) -> None:

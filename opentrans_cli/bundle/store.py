@@ -31,6 +31,7 @@ from opentrans_cli.files.atomic import locked, staged_folder, sync_folder, write
 from opentrans_cli.files.header import TensorHeader
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.tensorfile import OpenTensors, open_tensors, read_bytes, tensor_chunks
+from opentrans_cli.source_name import plain_source
 
 __all__ = ["Bundle", "BundleContents", "add_file", "add_files", "open_bundle", "write_bundle"]
 
@@ -185,7 +186,7 @@ def open_bundle(path: Path | str) -> Bundle:
     Raises BundleError for a missing folder, no bundle, a wrong or newer manifest, missing or cut-off files,
     links that leave the folder, and undeclared tensor or pickle files.
     """
-    folder = Path(path)
+    folder = Path(plain_source(str(path)))
     manifest = read_manifest(folder)
     check_bundle_folder(folder, manifest)
     return Bundle(folder, manifest)

@@ -30,6 +30,7 @@ from opentrans_cli.cli import (
 from opentrans_cli.cli.output import tell
 from opentrans_cli.cli.typed import command_line
 from opentrans_cli.errors import OpentransError, RunStopped
+from opentrans_cli.quiet import quiet_process
 from opentrans_cli.version import __version__
 
 _TYPED = "opentrans.typed"
@@ -143,4 +144,5 @@ def main() -> None:
     # machine that has other work. OpenMP reads this when torch is imported, and worker processes inherit it.
     if not any(name in os.environ for name in _WAITING):
         os.environ["OMP_WAIT_POLICY"] = "passive"
+    quiet_process()
     app()

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
@@ -28,6 +26,7 @@ from opentrans_cli.errors import OptionError, TransferError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.frameworks.base import ClassText
+from opentrans_cli.quiet import quiet_libraries
 from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import open_source
@@ -275,15 +274,8 @@ def export_graph(module: nn.Module, side: int, *, dynamic: bool, name: str) -> A
 @contextmanager
 def _silence() -> Iterator[None]:
     """Suppress output and warnings: the exporter prints messages about its work even if all is well."""
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), quiet_libraries():
+        yield
 
 
 def _forget_places(model: Any) -> None:
