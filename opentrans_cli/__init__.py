@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.look.diff import diff as diff
     from opentrans_cli.steps.look.doctor import doctor as doctor
     from opentrans_cli.steps.look.inspect import inspect as inspect
+    from opentrans_cli.steps.look.models import models as models
     from opentrans_cli.steps.look.verify import verify as verify
     from opentrans_cli.steps.prune.prune import prune as prune
     from opentrans_cli.steps.report.report import report as report
@@ -50,6 +51,7 @@ _PLACES = {
     "import_masks": f"{_STEPS}.import_masks",
     "inspect": f"{_STEPS}.look.inspect",
     "load": f"{_STEPS}.load",
+    "models": f"{_STEPS}.look.models",
     "prune": f"{_STEPS}.prune.prune",
     "pull": f"{_STEPS}.hub.pull",
     "push": f"{_STEPS}.hub.push",

@@ -55,6 +55,7 @@ class Published(NamedTuple):
     name: str  # architecture, "RN50-quickgelu"
     tag: str  # "openai"
     repo: str | None  # "timm/resnet50_clip.openai"; None for weights that are not on the Hub
+    files: tuple[str, ...]  # names that the file of the weights may have there
 
 
 def published(source: str) -> Published | None:
@@ -64,9 +65,18 @@ def published(source: str) -> Published | None:
     if source == "tiny" or is_local(source) or (tag and is_local(tag)):
         return None
     record = _record(name, tag or DEFAULT_TAG)
-    if not record:
-        return None
-    return Published(name, tag or DEFAULT_TAG, _repo_and_file(record)[0] or None)
+    return _published(name, tag or DEFAULT_TAG, record) if record else None
+
+
+def all_published() -> tuple[Published, ...]:
+    """All entries of open_clip's table, in its order."""
+    names = open_clip_module("pretrained").list_pretrained()
+    return tuple(_published(name, tag, _record(name, tag)) for name, tag in names)
+
+
+def _published(name: str, tag: str, record: Mapping[str, Any]) -> Published:
+    repo, file = _repo_and_file(record)
+    return Published(name, tag, repo or None, _weight_files(file))
 
 
 def _record(name: str, tag: str) -> Mapping[str, Any]:
@@ -80,6 +90,11 @@ def _repo_and_file(record: Mapping[str, Any]) -> tuple[str, str]:
     owner, _, rest = record.get("hf_hub", "").partition("/")
     name, _, file = rest.partition("/")
     return f"{owner}/{name}".strip("/"), file
+
+
+def _weight_files(file: str) -> tuple[str, ...]:
+    """Names of the file with the weights of a repo, the first that is there counts; `file` as the record has it."""
+    return (f"{Path(file).stem}.safetensors", file) if file else _HUB_WEIGHTS[:2]
 
 
 DEFAULT_TAG = "openai"
@@ -230,7 +245,7 @@ def _published_place(name: str, tag: str) -> _Place:
     repo, file = _repo_and_file(record)
     try:
         with quiet_libraries():
-            path = _from_hub(repo, (f"{Path(file).stem}.safetensors", file) if file else _HUB_WEIGHTS[:2])
+            path = _from_hub(repo, _weight_files(file))
         if path is None:
             raise FileNotFoundError(repo)
     except Exception as error:  # hub, network and file errors come in many classes

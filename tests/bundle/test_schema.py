@@ -83,6 +83,9 @@ REQUIRED = {
     "doctor_report/devices": "kind available names note",
     "doctor_report/caches": "of path exists bytes files complete",
     "doctor_report/disks": "of path free total",
+    "models_report": "sources families forms",
+    "models_report/sources": "source kind family path bytes cached",
+    "models_report/families": "name sources patterns",
 }
 KINDS = [place for place in REQUIRED if "/" not in place]
 TEXTS = ("x", "org/name", "sha256:" + 64 * "0", 40 * "0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def parse(line: str) -> dict[str, Any]:
-    """The parameters of a line `opentrans COMMAND ...`, redirections and comments left out; nothing is run."""
+    """The parameters of a line `opentrans COMMAND ...`, pipes, redirections and comments left out; nothing is run."""
     built: Any = typer.main.get_command(app)
-    _, command, *arguments = shlex.split(line.partition(" > ")[0].partition(" && ")[0], comments=True)
+    words = shlex.shlex(line, posix=True, punctuation_chars="|&>;")
+    words.whitespace_split = True
+    _, command, *arguments = takewhile(lambda word: not set(word) <= set("|&>;"), words)
     return dict(built.commands[command].make_context(command, arguments).params)
 
 

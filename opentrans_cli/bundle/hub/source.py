@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,6 +180,15 @@ def _repo_folder(ref: HubRef) -> Path:
 def bundle_folder(ref: HubRef, commit: str) -> Path:
     """Where the bundle of one commit is, or goes."""
     return _repo_folder(ref) / commit
+
+
+def pulled_bundles() -> Iterator[tuple[str, Path]]:
+    """The bundles in the cache, each with the addresses by which it was pulled, or with that of its commit."""
+    for folder in sorted((cache_folder() / "hub").glob("*--*")):
+        repo, revisions = folder.name.replace("--", "/"), _read(folder)
+        for path in sorted(each for each in folder.iterdir() if COMMIT.fullmatch(each.name)):
+            names = sorted(name for name, commit in revisions.items() if commit == path.name) or [path.name]
+            yield from ((str(HubRef(repo, name or None)), path) for name in names)
 
 
 def _remembered(ref: HubRef) -> str | None:

@@ -96,7 +96,7 @@ def _pretrained(source: str) -> Pretrained | None:
     from opentrans_cli.clip.source import published
 
     entry = published(source)
-    return None if entry is None else Pretrained(*entry)
+    return None if entry is None else Pretrained(entry.name, entry.tag, entry.repo)
 
 
 def _base_model(source: str, base: Pretrained | None) -> str | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
 
+from opentrans_cli.files.folder_size import folder_size
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.step_record import processor
 from opentrans_cli.version import __version__
@@ -381,8 +382,7 @@ def _caches(problems: list[str]) -> Iterator[CacheState]:
     for name, place in places.items():
         try:
             path = place()
-            size, files, complete = _size(path)
-            yield CacheState(name, str(path), path.is_dir(), size, files, complete)
+            yield CacheState(name, str(path), path.is_dir(), *folder_size(path, most=_MOST_FILES))
         except Exception as error:
             problems.append(f"cache of {name}: {type(error).__name__}: {error}")
 
@@ -402,21 +402,6 @@ def _hub_cache() -> Path:
 def _open_clip_cache() -> Path:
     """Where open_clip keeps weights that it loads by an address of their own."""
     return Path("~/.cache/clip").expanduser()
-
-
-def _size(folder: Path) -> tuple[int, int, bool]:
-    """Bytes and number of the files below a folder, and whether all were counted; links are not followed."""
-    size = files = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            if files == _MOST_FILES:
-                return size, files, False
-            try:
-                size += os.lstat(os.path.join(root, name)).st_size
-            except OSError:
-                continue  # deleted meanwhile
-            files += 1
-    return size, files, True
 
 
 def _disks(caches: tuple[CacheState, ...]) -> Iterator[DiskState]:
