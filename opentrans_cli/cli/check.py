@@ -48,7 +48,7 @@ def check_command(options: CheckOptions, asked: CheckRequest, write: Force, talk
     talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
     if not result.ok:
         faults = [each for each in result.findings if each.level == "fault"]
-        more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        more = f" (the first of {len(faults)} faults)" if len(faults) > 1 else ""
         typer.echo(f"opentrans: error: this data cannot work: {faults[0].what}{more}; {faults[0].move}", err=True)
         raise typer.Exit(1)
 
@@ -81,7 +81,8 @@ def _show(console: Console, result: CheckResult) -> None:
         console.print(f"suggested: --ignore {','.join(map(str, result.suggested_ignore))}", markup=False)
     if result.path is not None:
         console.print(f"samples: {result.path}", markup=False)
-    console.print("[green]This data can work.[/]" if result.ok else "[bold red]This data cannot work.[/]")
+    if result.ok:
+        console.print("[green]This data can work.[/]")
 
 
 def _sizes(result: CheckResult) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from opentrans_cli.datasets.folder import classes_of
 from opentrans_cli.datasets.pairs import pair_files
+from opentrans_cli.datasets.scan import Facts, scan
 from opentrans_cli.files.atomic import staged_folder
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_folder_target, prepare_parent
@@ -21,7 +22,6 @@ from opentrans_cli.steps.check.files import about_files
 from opentrans_cli.steps.check.findings import LEVELS, Finding
 from opentrans_cli.steps.check.ids import Classes, Ids, about_ids
 from opentrans_cli.steps.check.options import CheckOptions
-from opentrans_cli.steps.check.scan import Facts, scan
 
 REPORT = "check.json"
 

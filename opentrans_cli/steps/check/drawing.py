@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from opentrans_cli.datasets.images import read_image, read_label_map, resize_image, resize_label_map
+from opentrans_cli.datasets.scan import Facts
 from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.steps.check.ids import Classes
-from opentrans_cli.steps.check.scan import Facts
 
 SAMPLES = 5
 LONGEST = 960

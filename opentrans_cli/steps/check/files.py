@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from opentrans_cli.datasets.pairs import Pairing
+from opentrans_cli.datasets.scan import Facts
 from opentrans_cli.errors import DataError
 from opentrans_cli.steps.check.findings import Finding, counted
-from opentrans_cli.steps.check.scan import Facts
 
 Named = Sequence[tuple[str, Facts]]
 """Facts of pairs by the name of one of the two files."""
