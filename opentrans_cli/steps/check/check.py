@@ -90,7 +90,8 @@ def check(
     ids = Ids.of([(each.pair.label_map.relative_to(options.labels).as_posix(), each.pixels) for each in facts], known)
     about, suggested = about_ids(ids, known)
     findings = [*about_files(pairing, facts, options.images, options.labels), *about]
-    shown = [] if out is None else chosen(facts)
+    told = {Path(name).with_suffix("").as_posix() for each in findings for name in each.names}
+    shown = [] if out is None else chosen(facts, told)
     samples = {f"{number}-{each.pair.name.replace('/', '-')}.png": each for number, each in enumerate(shown, start=1)}
     result = CheckResult(
         path=out,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -18,13 +18,16 @@ LONGEST = 960
 """Longer side of a drawn photo in pixels."""
 
 
-def chosen(facts: Sequence[Facts]) -> list[Facts]:
-    """Up to SAMPLES pairs that can be drawn, spread evenly, with turned photos first among them."""
+def chosen(facts: Sequence[Facts], told: Set[str]) -> list[Facts]:
+    """Up to SAMPLES pairs that can be drawn, spread evenly; the first two, if there are, of those with names in `told`.
+
+    told: names of pairs that findings are about.
+    """
     sound = [each for each in facts if each.fits]
-    turned = [each for each in sound if each.photo is not None and each.photo.orientation != 1][:2]
-    others = [each for each in sound if each not in turned]
-    wanted = min(SAMPLES - len(turned), len(others))
-    return [*turned, *(others[(2 * number + 1) * len(others) // (2 * wanted)] for number in range(wanted))]
+    first = [each for each in sound if each.pair.name in told][:2]
+    others = [each for each in sound if each not in first]
+    wanted = min(SAMPLES - len(first), len(others))
+    return [*first, *(others[(2 * number + 1) * len(others) // (2 * wanted)] for number in range(wanted))]
 
 
 def drawn(facts: Facts, classes: Classes) -> bytes:
@@ -37,7 +40,7 @@ def drawn(facts: Facts, classes: Classes) -> bytes:
         image, label_map = resize_image(image, shape), resize_label_map(label_map, shape)
     found, places = np.unique(label_map, return_inverse=True)
     foreign = classes.foreign(found.tolist())
-    names = [*classes.names, *(f"id {number}: not in the class file" for number in foreign)]
+    names = [*classes.names, *(f"id {number}" for number in foreign)]
     row = {number: place for place, number in enumerate([*classes.ids, *foreign])}  # the ignored id has none
     rows = np.array([row.get(number, -1) for number in found.tolist()])[places].reshape(label_map.shape)
     buffer = io.BytesIO()
