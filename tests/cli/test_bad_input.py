@@ -212,7 +212,7 @@ def test_like_without_random_and_twins_of_something_else(refused: Any, desk: Pat
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--to", "fcn"), "unknown framework: 'fcn'"),
+        (("--to", "fcn"), "unknown target: 'fcn'"),
         (("--option", "colour=red"), "deeplabv3 has no option: 'colour'; choose from output_stride"),
         (("--option", "output_stride=7"), "deeplabv3 has no output stride: 7; choose 8, 16 or 32"),
         (("--option", "output_stride=many"), "wrong value for deeplabv3 output_stride: 'many'"),

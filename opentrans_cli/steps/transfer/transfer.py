@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.errors import OptionError, flag
+from opentrans_cli.clip.key_tables import table_names
+from opentrans_cli.errors import OptionError, flag, unknown
+from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import check_names, on_processor
 from opentrans_cli.steps.transfer.result import Transferred
@@ -50,6 +52,8 @@ def transfer(
     """
     on_processor("transfer", device)
     target = _CHECKPOINT if checkpoint is not None else f"--to {to or 'deeplabv3'}"
+    if checkpoint is None:
+        _check_target(to or "deeplabv3")
     for owner, names in _OPTIONS.items():
         for name in names if owner != target else ():
             if name in given:
@@ -79,3 +83,13 @@ def transfer(
     from opentrans_cli.steps.transfer.framework import transfer_framework
 
     return transfer_framework(source, to=to or "deeplabv3", options=given, seed=seed, **common)
+
+
+def _check_target(to: str) -> None:
+    """Raises OptionError for a name of no target, where no checkpoint is given."""
+    targets = (*FRAMEWORKS.names(), *(name.removeprefix("--to ") for name in _OPTIONS if name != _CHECKPOINT))
+    if to in targets:
+        return
+    if to in table_names():
+        raise OptionError(f"'{to}' names the tensors of a checkpoint: --to {to}; add --checkpoint FILE")
+    raise OptionError(unknown("target", to, targets))

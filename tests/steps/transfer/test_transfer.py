@@ -86,7 +86,12 @@ def test_the_alpha_report_comes_along(tiny_bundle: Path, tmp_path: Path) -> None
 
 
 def test_what_cannot_be_transferred_is_told_before_anything_is_written(tiny_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="unknown framework: 'fcn'"):
+    targets = "deeplabv3, han, fcclip, mask2former, maskclip, open-clip, onnx, patch"
+    with pytest.raises(OptionError, match=f"unknown target: 'onx'; choose one of {targets}; did you mean onnx"):
+        transfer(tiny_bundle, to="onx", out=tmp_path / "x")
+    with pytest.raises(OptionError, match="'timm' names the tensors of a checkpoint: --to timm; add --checkpoint"):
+        transfer(tiny_bundle, to="timm", out=tmp_path / "x")
+    with pytest.raises(OptionError, match="unknown target: 'fcn'"):
         transfer(tiny_bundle, to="fcn", out=tmp_path / "t")
     with pytest.raises(OptionError, match="deeplabv3 has no output stride: 5"):
         transfer(tiny_bundle, to="deeplabv3", out=tmp_path / "t", **{"output_stride": 5})
