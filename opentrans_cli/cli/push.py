@@ -24,10 +24,10 @@ class PushRequest(Options):
         metavar="REPO", help="repo on the Hub, org/name or org/name@tag; made if it is not there", argument=True
     )
     dense: bool = option(False, help="add the files that open_clip loads as hf-hub:ORG/NAME")
-    mask_only: bool = option(False, help="masks and reports alone, no weights")
+    mask_only: bool = option(False, help="publish masks and reports alone, no weights")
     patch: bool = option(False, help="add what differs from the base, as indices and values")
-    private: bool = option(False, help="a new repo that only you, or your organization, may see")
-    tag: str | None = option(None, flag="--revision", help="tag to give", unset="the next of v1, v2, ...")
+    private: bool = option(False, help="make a new repo one that only you, or your organization, may see")
+    tag: str | None = option(None, flag="--revision", help="tag for this publication", unset="the next of v1, v2, ...")
     license: str = option(
         "other", help="license of the weights as the Hub or SPDX names it, such as apache-2.0 or mit; needed"
     )
@@ -39,7 +39,7 @@ class PushRequest(Options):
         "leaderboard (repeatable)",
         kind="pairs",
     )
-    message: str | None = option(None, help="what the commit says", unset="the last step of the bundle")
+    message: str | None = option(None, help="message of the commit", unset="the last step of the bundle")
     dry_run: bool = option(False, help="list files, sizes and the points of the gate; no call to the Hub")
     no_gate: str | None = option(None, metavar="REASON", help="publish although the gate says no; why, for the card")
 

@@ -19,7 +19,7 @@ class AnalyzeOptions(Options):
     estimator: str = option("xmin_peak", help="how the start of the tail is found", choices=ESTIMATORS.names())
     window: str = option(
         "log",
-        help="of xmin_peak: where it looks for that start",
+        help="where xmin_peak looks for that start",
         choices={"log": "as published", "linear": "with its lower end mended"},
     )
     include: tuple[str, ...] = option(

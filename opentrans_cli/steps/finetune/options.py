@@ -223,7 +223,7 @@ class FinetuneOptions(CropOptions):
         0.0,
         least=0,
         most=_HEAVIEST,
-        help="frameworks of masks: weight of words of captions against queries; needs --captions",
+        help="frameworks of masks: weight of the loss between queries and the words of captions; needs --captions",
         panel=_LOSS,
     )
     captions: str | None = option(
@@ -327,7 +327,7 @@ class FinetuneControls(Options):
     save_every: int = option(
         100, least=1, help="steps between two states on disk, from which --resume goes on", panel=_RUNNING
     )
-    log: Path | None = option(None, help="file of JSON lines, a line a step", unset="OUT.log.jsonl", panel=_RUNNING)
+    log: Path | None = option(None, help="file of JSON lines, one for each step", unset="OUT.log.jsonl", panel=_RUNNING)
     tensorboard: Path | None = option(
         None, help="folder for TensorBoard's event files; needs the extra opentrans-cli[tensorboard]", panel=_RUNNING
     )

@@ -159,7 +159,9 @@ class PruneOptions(Options):
         panel=_WHEN,
     )
     mask_only: bool = option(False, help="store masks without values", panel=_OUT)
-    dtype: str = option("float32", help="of the stored values", choices=("float32", "float16", "bfloat16"), panel=_OUT)
+    dtype: str = option(
+        "float32", help="type of the stored values", choices=("float32", "float16", "bfloat16"), panel=_OUT
+    )
     seed: int = seed()
 
     def __post_init__(self) -> None:
@@ -205,7 +207,10 @@ class PruneControls(Options):
         None, above=0, help="stop after so long, with a state for --resume and exit code 75", panel=_OUT
     )
     log: Path | None = option(
-        None, help="JSON lines, one a round and a step of distillation", unset="OUT.log.jsonl", panel=_OUT
+        None,
+        help="file of JSON lines, one for each round and each step of distillation",
+        unset="OUT.log.jsonl",
+        panel=_OUT,
     )
 
 
