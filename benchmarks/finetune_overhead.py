@@ -113,7 +113,7 @@ class Drawn:
         """Nothing."""
 
     @contextmanager
-    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Callable[[str], None]]:
+    def bar(self, title: str, total: int, *, done: int = 0, left: object = None) -> Iterator[Callable[[str], None]]:
         """A bar like the command's."""
         task = self._bars.add_task(title, total=total, completed=done, status="")
         yield lambda status: self._bars.update(task, advance=1, status=status)

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -21,7 +20,9 @@ import typer
 
 from opentrans_cli.files.figures import human_bytes as human_bytes
 from opentrans_cli.files.figures import human_count as human_count
+from opentrans_cli.files.figures import in_words
 from opentrans_cli.files.figures import percent as percent
+from opentrans_cli.reporter import Advance, Left
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from opentrans_cli.cli.progress import Bars
 
 Show = Callable[["Console"], object]
-Advance = Callable[[str], None]
 
 LINE_EVERY = 60.0
 """Seconds between two lines of progress where no bar can be shown."""
@@ -137,22 +137,22 @@ class ConsoleReporter:
             tell(text)
 
     @contextmanager
-    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+    def bar(self, title: str, total: int, *, done: int = 0, left: Left | None = None) -> Iterator[Advance]:
         """A live bar on a terminal, else a line about every minute and one at the end.
 
-        done: units that an interrupted run has already done.
+        done: units that an interrupted run has already done. left: the time left of a longer run.
         """
         if self.quiet:
             yield lambda status: None
             return
         console = stderr_console()
         if not console.is_terminal:
-            lines = _ProgressLines(title, total, done, self.say)
+            lines = _ProgressLines(title, total, done, left, self.say)
             yield lines.advance
             lines.finish()
             return
         with self._shown(console) as bars:
-            task = bars.add_task(title, total=total, completed=done, status="")
+            task = bars.add_task(title, total=total, completed=done, status="", left=left, beside="")
             try:
                 yield lambda status: bars.update(task, advance=1, status=status)
             finally:
@@ -176,8 +176,9 @@ class ConsoleReporter:
 class _ProgressLines:
     """Progress where no bar can be shown, as in the log of a batch job: a line from time to time."""
 
-    def __init__(self, title: str, total: int, done: int, say: Callable[[str], None]) -> None:
+    def __init__(self, title: str, total: int, done: int, left: Left | None, say: Callable[[str], None]) -> None:
         self._title, self._total, self._first, self._say = title, total, done, say
+        self._left = left or self._own
         self._done, self._status = done, ""
         self._started = self._told = time.monotonic()
 
@@ -187,10 +188,13 @@ class _ProgressLines:
         now = time.monotonic()
         if now - self._told >= LINE_EVERY and self._done < self._total:
             self._told = now
-            seconds = (now - self._started) / (self._done - self._first) * (self._total - self._done)
-            left = f"{timedelta(seconds=round(seconds))} left"
-            self._say(f"{self._title}: {self._done} of {self._total}, {', '.join(filter(None, (status, left)))}")
+            seconds = self._left(self._done)
+            left = "" if seconds is None else f"{in_words(seconds)} left"
+            self._say(f"{self._title}: {self._done} of {self._total}, {', '.join(filter(None, (left, status)))}")
+
+    def _own(self, done: float) -> float:
+        return (time.monotonic() - self._started) / (done - self._first) * (self._total - done)
 
     def finish(self) -> None:
         """Print the last line."""
-        self._say(f"{self._title}: {self._total} done{', ' + self._status if self._status else ''}")
+        self._say(f"{self._title}: {self._done} done{', ' + self._status if self._status else ''}")

@@ -2,63 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console, RenderableType
-from rich.padding import Padding
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
-_BAR = 24  # columns
-_TIME = len("10:00:00")
-_GAPS = 4
+from opentrans_cli.files.figures import in_words
+
+_WIDE, _NARROW = 24, 6  # columns of a bar
 _REFRESHES = 4  # per second; each one holds up the main thread for a few milliseconds
 _SPEED_OF = 3600.0  # seconds used to estimate the remaining time; must contain two steps, which may take minutes
+_DOT = " · "
 
 
 class Bars(Progress):
-    """Bars below each other, each with its status beside it, or below it if the terminal is too narrow."""
+    """Bars below each other, each on one line: title, bar, count, time left, and what fits of the status."""
 
     def __init__(self, console: Console) -> None:
+        self._bar = BarColumn(bar_width=_WIDE)
         super().__init__(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=_BAR),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            _Beside(console),
+            _Title(),
+            self._bar,
+            _Beside(),
             console=console,
             refresh_per_second=_REFRESHES,
             speed_estimate_period=_SPEED_OF,
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Each bar, and below it the status if there is no room beside it."""
+        """One line for each bar, which is as long as the texts beside it leave room for."""
         for task in self.tasks:
+            title = str(task.description)
+            room = self.console.width - len(title) - 2  # with a space on both sides of the bar
+            text = next((text for text in _texts(task) if len(text) <= room - _NARROW), "")
+            task.fields["beside"] = text
+            self._bar.bar_width = max(1, min(_WIDE, room - len(text)))
             yield self.make_tasks_table([task])
-            if not _fits(task, self.console):
-                yield Padding(Text(str(task.fields["status"])), (0, 0, 0, 2))
+
+
+class _Title(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """The title, cut off where the terminal ends."""
+        return Text(str(task.description), no_wrap=True, overflow="ellipsis")
 
 
 class _Beside(ProgressColumn):
-    """The status beside a bar, if there is room for it."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        super().__init__()
-
     def render(self, task: Task) -> Text:
-        """The status, or an empty text."""
-        return Text(str(task.fields["status"]) if _fits(task, self._console) else "", no_wrap=True)
+        """The text that `Bars` chose."""
+        return Text(task.fields["beside"], no_wrap=True, overflow="ellipsis")
 
 
-def _fits(task: Task, console: Console) -> bool:
-    bar = len(task.description) + _BAR + 2 * len(f"{task.total or 0:.0f}") + 1 + _TIME + _GAPS
-    return bar + len(str(task.fields["status"])) <= console.width
+def _texts(task: Task) -> Iterator[str]:
+    """What may stand beside a bar, from the longest to the shortest."""
+    total = f"{task.total or 0:.0f}"
+    count = f"{task.completed:.0f}".rjust(len(total)) + f"/{total}"
+    left = _left(task)
+    # A part in brackets says more of the part before it: "loss 1.2 (classes 1, mask 0.2), mIoU 34.5".
+    status = str(task.fields["status"])
+    parts = [part for part in re.split(r", (?![^(]*\))", status) if part]
+    short = [re.sub(r" \(.*\)$", "", part) for part in parts]
+    for shown in (parts, *(short[:kept] for kept in range(len(short), 0, -1))):
+        yield _DOT.join(filter(None, (count, left, ", ".join(shown))))
+    yield _DOT.join(filter(None, (count, left)))
+    yield count
+
+
+def _left(task: Task) -> str:
+    if task.finished:
+        return f"in {in_words(task.finished_time or 0)}"
+    whole = task.fields["left"]
+    seconds = task.time_remaining if whole is None else whole(task.completed)
+    return "" if seconds is None else f"{in_words(seconds)} left"

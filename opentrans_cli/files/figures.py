@@ -24,3 +24,11 @@ def human_count(count: float) -> str:
 def percent(value: float | None) -> str:
     """0.1234 -> "12.3"; None -> "-"."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def in_words(seconds: float) -> str:
+    """8.2 -> "8 s"; 100 -> "2 min"; 7500 -> "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join(filter(None, (f"{hours} h" if hours else "", f"{minutes} min" if minutes else "")))

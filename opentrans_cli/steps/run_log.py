@@ -171,17 +171,15 @@ class RunLog:
         return 1 / seconds if seconds else 0.0
 
     def status(self) -> str:
-        """Text for a progress bar, such as "3.21 steps/s, loss 1.23 (classes 0.61, mask 0.32, dice 0.30), mIoU 34.5";
+        """Text for a progress bar, such as "loss 1.23 (classes 0.61, mask 0.32, dice 0.30), mIoU 34.5, 3.21 steps/s";
         empty before the first step.
         """
-        parts = []
-        if self._last is not None:
-            terms = ", ".join(f"{name} {value:.3g}" for name, value in self._last.terms.items())
-            apart = f" ({terms})" if len(self._last.terms) > 1 else ""
-            parts = [f"{self.steps_per_second:.3g} steps/s", f"loss {self._last.loss:.4g}{apart}"]
-        if self._miou is not None:
-            parts.append(f"mIoU {100 * self._miou:.1f}")
-        return ", ".join(parts)
+        if self._last is None:
+            return ""
+        terms = ", ".join(f"{name} {value:.3g}" for name, value in self._last.terms.items())
+        apart = f" ({terms})" if len(self._last.terms) > 1 else ""
+        scored = [] if self._miou is None else [f"mIoU {100 * self._miou:.1f}"]
+        return ", ".join([f"loss {self._last.loss:.4g}{apart}", *scored, f"{self.steps_per_second:.3g} steps/s"])
 
     def __enter__(self) -> RunLog:
         return self

@@ -38,13 +38,12 @@ def test_a_run_without_images_says_that_it_does_not_distil(run_cli: Any, desk: P
     assert "no images were given: weights are chosen by magnitude, and nothing is distilled" in result.stderr
 
 
-def test_distilling_reports_each_round_on_stderr(run_cli: Any, desk: Path) -> None:
+def test_distilling_reports_its_round_on_stderr(run_cli: Any, desk: Path) -> None:
     result = run_cli(
         *("prune", "tiny", "-s", 0.19, "-o", desk / "b", "--images", "shapes", "--image-limit", 4),
         *("--batch-size", 2, "--steps-per-round", 1, "--final-steps", 2),
     )
-    rounds = [line for line in result.stderr.splitlines() if line.startswith("round ")]
-    assert rounds == ["round 1/2, sparsity 0.100", "round 2/2, sparsity 0.190"]
+    assert "distilling: 3 done, round 2 of 2, loss " in result.stderr
 
 
 def test_every_option_reaches_the_bundle_s_history(run_cli: Any, desk: Path, tiny_bundle: Path) -> None:

@@ -70,7 +70,7 @@ class Interruption:
         pass
 
     @contextmanager
-    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Callable[[str], None]]:
+    def bar(self, title: str, total: int, *, done: int = 0, left: object = None) -> Iterator[Callable[[str], None]]:
         self.remaining -= 1
         done = 0
 

@@ -48,7 +48,7 @@ class StopAt:
         pass
 
     @contextmanager
-    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Callable[[str], None]]:
+    def bar(self, title: str, total: int, *, done: int = 0, left: object = None) -> Iterator[Callable[[str], None]]:
         def advance(status: str) -> None:
             if title in ("warming up", "fine-tuning"):
                 self.left -= 1

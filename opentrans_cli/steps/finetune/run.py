@@ -136,7 +136,7 @@ class FinetuneRun:
         """Run the steps up to `end` with fixed frozen layers. narrowed: `resume_from` is the end of the warm-up."""
         taken = 0 if resume_from is None else int(state_file.load_meta(resume_from)["step"])
         title = "warming up" if choice is None else "fine-tuning"
-        with self.reporter.bar(title, end, done=taken) as advance:
+        with self.reporter.bar(title, self.options.steps, done=taken) as advance:
 
             def progress(figures: StepFigures) -> None:
                 self.log.step(figures)

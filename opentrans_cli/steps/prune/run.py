@@ -125,7 +125,8 @@ class PruneRun(Cuts):
 
             def progress(figures: StepFigures) -> None:
                 self._record(figures, objective.figures)
-                advance(self.log.status())
+                number = self.timetable.round_of(figures.step - 1) + 1
+                advance(f"round {number} of {self.timetable.count}, {self.log.status()}")
 
             done = train(
                 _Distilled(self.tower.visual, objective.learned),
@@ -175,8 +176,6 @@ class PruneRun(Cuts):
         step = self.timetable.first_step(number)
         sparsity = sparsity_of(self.tower.masks)
         self.log.round(step=step, number=number + 1, sparsity=sparsity, kept=kept_now)
-        if self.objective is not None:
-            self.reporter.say(f"round {number + 1}/{self.timetable.count}, sparsity {sparsity:.3f}")
 
     def _holder(self) -> Any:
         return hold(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))

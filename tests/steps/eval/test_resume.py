@@ -32,7 +32,7 @@ class Signalled(Silent):
         self.left, self.number = at, number
 
     @contextmanager
-    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Callable[[str], None]]:
+    def bar(self, title: str, total: int, *, done: int = 0, left: object = None) -> Iterator[Callable[[str], None]]:
         def advance(status: str) -> None:
             self.left -= 1
             if self.left == 0:
@@ -84,7 +84,7 @@ def test_a_state_is_saved_now_and_then_for_a_process_that_is_killed(
 
     class Kill(Signalled):
         @contextmanager
-        def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Callable[[str], None]]:
+        def bar(self, title: str, total: int, *, done: int = 0, left: object = None) -> Iterator[Callable[[str], None]]:
             def advance(status: str) -> None:
                 self.left -= 1
                 if self.left == 0:

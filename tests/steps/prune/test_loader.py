@@ -95,7 +95,7 @@ class Recorder:
         self.said.append(text)
 
     @contextmanager
-    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+    def bar(self, title: str, total: int, *, done: int = 0, left: object = None) -> Iterator[Advance]:
         self.bars.append((title, total))
 
         def advance(status: str) -> None:

@@ -152,7 +152,6 @@ def test_another_learning_rate_may_go_on_and_is_said(interrupted: Path, distille
     assert said == [
         "going on with another lr: 0.0001, until here 0.001",
         "resuming after step 5 of 8",
-        "round 4/4, sparsity 0.300",
     ]
     steps = json.loads(open_bundle(result.path).read(REPORT))["steps"]
     assert [step["step"] for step in steps] == list(range(8)) and steps[5]["lr"] < steps[4]["lr"]
