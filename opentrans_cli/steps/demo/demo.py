@@ -14,7 +14,7 @@ from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_folder_target, prepare_parent
-from opentrans_cli.reporter import SILENT, Advance, Reporter
+from opentrans_cli.reporter import SILENT, Advance, Left, Reporter
 from opentrans_cli.steps.analyze.analyze import analyze
 from opentrans_cli.steps.analyze.result import AnalyzeResult
 from opentrans_cli.steps.demo.pictures import PICTURES, draw_pictures
@@ -203,9 +203,9 @@ class _Stages:
         """Say nothing."""
 
     @contextmanager
-    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+    def bar(self, title: str, total: int, *, done: int = 0, left: Left | None = None) -> Iterator[Advance]:
         """A bar with the stage in front of its title."""
-        with self._reporter.bar(f"  {title}", total, done=done) as advance:
+        with self._reporter.bar(f"  {title}", total, done=done, left=left) as advance:
             yield advance
 
 
