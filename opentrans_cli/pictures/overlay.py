@@ -20,8 +20,10 @@ from opentrans_cli.pictures.legend import (
 )
 
 SMALLEST_WIDTH = 640
-_LEAST_ROOM = 0.6
-"""A name is written where this share of its width and height lies inside its region; on a ring none fits wholly."""
+_LEAST_ROOM = 0.45
+"""A name is written if this share of its width and height lies inside its region; on a ring none fits wholly."""
+_LOOKED_AT = 320
+"""Places for names are looked for among about so many rows or columns, however large the image is."""
 LEGIBLE_SIDE = 480
 """Images are enlarged by a whole number until their longer side has this many pixels."""
 
@@ -87,20 +89,24 @@ def labelled(
 ) -> Image.Image:
     """`painted`, an image as `paint` gives it of `label_map` (H, W), with the name of each class in letters of `size`.
 
-    A name stands once, where the class has most room for it; names for which there is hardly any room are left out.
+    A name stands once, where it fits and is farthest from other classes, so that it is not read as the name of one of
+    these; where there is hardly any room it is left out.
     """
     picture, font = Image.fromarray(painted), font_of(size)
-    draw, factor = ImageDraw.Draw(picture), painted.shape[0] // label_map.shape[0]
-    across, down = _room(label_map, axis=1), _room(label_map, axis=0)
-    for entry in class_shares(label_map, names):
+    draw, entries = ImageDraw.Draw(picture), class_shares(label_map, names)
+    step = max(1, max(label_map.shape) // _LOOKED_AT)
+    factor = step * (painted.shape[0] // label_map.shape[0])
+    label_map = label_map[::step, ::step]
+    across, down, around = _room(label_map, axis=1), _room(label_map, axis=0), _depth(label_map)
+    for entry in entries:
         text = shortened(entry.name)
         width = font.getlength(text)
-        wide, high = across * (2 * factor / width), down * (2 * factor / size)
-        fit = np.minimum(wide, high) + 0.01 * high  # in the middle, where several places are as wide
+        fit = np.minimum(across * (2 * factor / width), down * (2 * factor / size))
         fit[label_map != entry.index] = 0
-        row, column = np.unravel_index(int(fit.argmax()), fit.shape)
-        if fit[row, column] < _LEAST_ROOM:
+        if fit.max() < _LEAST_ROOM:
             continue
+        place = np.where(fit >= min(fit.max(), 1), around + 0.01 * (across + down), 0).argmax()
+        row, column = np.unravel_index(int(place), fit.shape)
         half = min(int(width / 2) + 4, picture.width // 2)
         x = int(np.clip((column + 0.5) * factor, half, picture.width - half))
         y = int(np.clip((row + 0.5) * factor, size, picture.height - size))
@@ -117,6 +123,25 @@ def _room(label_map: NDArray[np.integer], *, axis: int) -> NDArray[np.float64]:
     starts = np.maximum.accumulate(np.where(changes[:, :-1], place, 0), axis=1)
     ends = np.minimum.accumulate(np.where(changes[:, 1:], place + 1, len(place))[:, ::-1], axis=1)[:, ::-1]
     return np.moveaxis(np.minimum(place + 0.5 - starts, ends - place - 0.5), -1, axis)
+
+
+def _depth(label_map: NDArray[np.integer]) -> NDArray[np.int64]:
+    """By pixel how many steps, diagonal ones too, lead past the nearest edge of a segment or of the map, (H, W)."""
+    edges = _contours(label_map)
+    edges[1:] |= label_map[1:] != label_map[:-1]
+    edges[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
+    depth = np.pad(np.where(edges, 1, max(label_map.shape)), 1)
+    # Two passes, each row from the row before and then along itself, give the distance everywhere.
+    place = np.arange(depth.shape[1])
+    for _ in range(2):
+        for row in range(1, depth.shape[0]):
+            above = depth[row - 1]
+            nearest = np.minimum(above[1:-1], np.minimum(above[:-2], above[2:])) + 1
+            depth[row, 1:-1] = np.minimum(depth[row, 1:-1], nearest)
+            depth[row] = np.minimum.accumulate(depth[row] - place) + place
+            depth[row] = (np.minimum.accumulate(depth[row, ::-1] - place) + place)[::-1]
+        depth = depth[::-1]
+    return depth[1:-1, 1:-1]
 
 
 def _contours(label_map: NDArray[np.integer]) -> NDArray[np.bool_]:
