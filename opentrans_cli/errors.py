@@ -7,6 +7,7 @@
     ├── BundleError           a bundle is missing, damaged, or from another version
     ├── MaskError             masks and weights disagree (shape, count, a pruned weight that is not zero)
     ├── DataError             images, label maps, class files
+    │   └── PictureError      one picture among others is damaged, too small, or does not fit its label map
     ├── SpectrumError         a layer's spectrum cannot be computed
     ├── TransferError         a key or shape has no place in the target framework
     ├── HubError              the Hugging Face Hub cannot be reached, refuses, or sends what was not asked for
@@ -54,6 +55,10 @@ class MaskError(OpentransError):
 
 class DataError(OpentransError):
     """Images, label maps or class files are missing, unreadable or inconsistent."""
+
+
+class PictureError(DataError):
+    """One picture among others cannot be used; `--skip-bad` leaves it out."""
 
 
 class SpectrumError(OpentransError):
@@ -104,6 +109,11 @@ class RunStopped(OpentransError):
         else:
             ended = f"interrupted after {self.after}; {room}go on with: {command}"
         return f"{self.reason}; {ended}" if self.reason else ended
+
+
+def without_move(error: Exception) -> str:
+    """The message of an error without the next move, for a list of what was skipped."""
+    return str(error).rpartition("; ")[0] or str(error)
 
 
 def flag(option: str) -> str:

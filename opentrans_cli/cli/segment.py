@@ -36,6 +36,7 @@ class SegmentRequest(Options):
     stuff: tuple[str, ...] = option(
         (), help="words that are no objects, for the other tasks, with commas", kind="commas"
     )
+    skip_bad: bool = option(False, help="leave out images that cannot be read or are too small, and name them")
     save_scores: Path | None = option(None, help="file for the scores of the one image too: float32 (C, H, W), as .npy")
     save_vocabulary: Path | None = option(
         None, help="only write the words with their embeddings, as a vocabulary pack (.safetensors)"
@@ -93,7 +94,7 @@ def segment_command(
     from opentrans_cli.steps.segment.segment import segment
 
     given = {**vars(published), **vars(base), **vars(machine), **vars(write)}
-    given |= {"out": asked.out, "task": asked.task, "stuff": asked.stuff, "save_scores": asked.save_scores}
+    given |= {name: getattr(asked, name) for name in ("out", "task", "stuff", "save_scores", "skip_bad")}
     result = segment(source, images=images, words=words, **given, reporter=talk.reporter)
     talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
 

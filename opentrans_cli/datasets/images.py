@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -16,66 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
-from opentrans_cli.errors import DataError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-LABEL_SUFFIXES = (".png", ".tif", ".tiff")
+from opentrans_cli.errors import PictureError
 
 Shape = tuple[int, int]
+
+_ORIENTATION = 0x0112  # the tag of EXIF
+_QUARTER_TURNS: dict[int, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {
+    5: lambda stored: stored.T,
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].T,
+    8: lambda stored: np.rot90(stored),
+}
 
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Pillow stretches grey pixels of 2 and 4 bits to 0..255, which would turn id 1 into 85 or 17.
 _STRETCHED = {"L;2": 85, "L;4": 17}
-
-
-def list_images(folder: Path) -> list[Path]:
-    """All images in `folder` and its subfolders, sorted by relative path; hidden files are left out.
-
-    Raises DataError if the folder is missing or holds no image.
-    """
-    return _listed(folder, IMAGE_SUFFIXES, "image")
-
-
-def list_label_maps(folder: Path) -> list[Path]:
-    """All PNG and TIFF files in `folder` and its subfolders, in the manner of `list_images`."""
-    return _listed(folder, LABEL_SUFFIXES, "label map")
-
-
-def _listed(folder: Path, suffixes: tuple[str, ...], kind: str) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(f"{kind} folder not found: {folder}; check the path")
-    found = files_under(folder, suffixes)
-    if not found:
-        raise DataError(f"no {kind} in folder: {folder}; it needs files that end in {', '.join(suffixes)}")
-    return found
-
-
-def files_under(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files in `folder` and its subfolders whose names end in one of `suffixes`, sorted by relative path; may be empty.
-
-    Hidden files and folders are left out, links to folders are not followed. Raises DataError for a folder
-    that cannot be read.
-    """
-    names: list[str] = []
-    waiting = [""]
-    while waiting:
-        inside = waiting.pop()
-        try:
-            # scandir tells files from folders without another disk access, which saves time with a million images.
-            with os.scandir(folder / inside) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(f"{inside}{entry.name}/")
-                    elif entry.name.lower().endswith(suffixes) and entry.is_file():
-                        names.append(inside + entry.name)
-        except OSError as error:
-            raise DataError(
-                f"folder cannot be read: {folder / inside} ({error.strerror}); check its permissions"
-            ) from error
-    return [folder / name for name in sorted(names)]
 
 
 def read_image(path: Path, *, shrink_to: int | None = None) -> NDArray[np.uint8]:
@@ -99,11 +54,11 @@ def _rgb(source: Path | io.BytesIO, name: str, shrink_to: int | None) -> NDArray
             opened.draft(None, (shrink_to, shrink_to))  # has an effect on JPEG only
         image: Image.Image = ImageOps.exif_transpose(opened)
         if image.mode == "F":
-            raise DataError(f"image has float pixels: {name}; save it with 8 bits a channel")
+            raise PictureError(f"image has float pixels: {name}; save it with 8 bits a channel")
         if image.mode.startswith("I"):
             deep = np.asarray(image).astype(np.int64)
             if deep.min() < 0 or deep.max() > 65535:
-                raise DataError(f"image has more than 16 bits a pixel: {name}; save it with 8 bits a channel")
+                raise PictureError(f"image has more than 16 bits a pixel: {name}; save it with 8 bits a channel")
             image = Image.fromarray((deep // 257).astype(np.uint8))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
@@ -116,12 +71,38 @@ def read_label_map(path: Path) -> NDArray[np.int64]:
 
     Raises DataError for colour images, whose ids would have to be guessed, and for damaged files.
     """
-    with _reading(path, str(path), "label map") as opened:
-        if opened.mode not in ("1", "L", "P") and not opened.mode.startswith("I"):
-            raise DataError(f"label map has colours, not ids: {path} ({opened.mode}); save a palette or grey PNG")
+    return _ids(path, str(path))
+
+
+def decode_label_map(data: bytes, name: str) -> NDArray[np.int64]:
+    """Like `read_label_map`, from a file's content; `name` names it in messages."""
+    return _ids(io.BytesIO(data), name)
+
+
+def _ids(source: Path | io.BytesIO, name: str) -> NDArray[np.int64]:
+    with _reading(source, name, "label map") as opened:
+        if not has_ids(opened):
+            raise PictureError(f"label map has colours, not ids: {name} ({opened.mode}); save a palette or grey PNG")
         coding = opened.tile[0][3] if opened.tile else None
         coding = coding[0] if isinstance(coding, tuple) else coding
         return np.array(opened).astype(np.int64) // _STRETCHED.get(str(coding), 1)
+
+
+def has_ids(picture: Image.Image) -> bool:
+    """Whether the pixels of a picture are single numbers, and so may be ids."""
+    return picture.mode in ("1", "L", "P") or picture.mode.startswith("I")
+
+
+def turned_as(source: Path | io.BytesIO, name: str, label_map: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """`label_map` (H, W) turned by the EXIF orientation of a photo, if it has the size of the photo's stored pixels.
+
+    None if it has another size, or if the photo is not turned by a quarter: then sizes say nothing about a turn.
+    """
+    with _reading(source, name, "image") as opened:
+        turn = _QUARTER_TURNS.get(opened.getexif().get(_ORIENTATION, 1))
+        if turn is None or opened.size != label_map.shape[::-1]:
+            return None
+        return np.ascontiguousarray(turn(label_map))
 
 
 @contextmanager
@@ -132,12 +113,12 @@ def _reading(source: Path | io.BytesIO, name: str, kind: str) -> Iterator[ImageF
             with Image.open(source) as opened:
                 yield opened
     except FileNotFoundError:
-        raise DataError(f"{kind} not found: {name}; check the path") from None
+        raise PictureError(f"{kind} not found: {name}; check the path") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = Image.MAX_IMAGE_PIXELS
-        raise DataError(f"{kind} has more than {limit} pixels: {name}; make it smaller first") from error
+        raise PictureError(f"{kind} has more than {limit} pixels: {name}; make it smaller first") from error
     except _DAMAGED as error:
-        raise DataError(f"{kind} cannot be read: {name}; it is damaged or no picture, replace it") from error
+        raise PictureError(f"{kind} cannot be read: {name}; it is damaged or no picture, replace it") from error
 
 
 def write_label_map(path: Path, label_map: NDArray[np.integer], palette: NDArray[np.uint8]) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from opentrans_cli.errors import OptionError, unknown
+from opentrans_cli.datasets.listing import IMAGE_SUFFIXES
+from opentrans_cli.errors import OptionError, flag, unknown
 from opentrans_cli.option import Options, option, seed, shown
 
 SMALLEST_SIZE = 32
@@ -22,8 +23,17 @@ class DatasetOptions(Options):
     """The options of a data set; a data set refuses options that it cannot use."""
 
     split: Split = "train"  # shapes: which scenes; folder: no effect, `split_list` selects
-    images: Path | None = option(None, help="folder of images", kind="path", panel=_DATA)
+    images: Path | None = option(None, help="folder of images, or tar shards with label maps", kind="path", panel=_DATA)
     labels: Path | None = option(None, help="folder of label maps (PNG) with the same names", kind="path", panel=_DATA)
+    image_suffix: str | None = option(
+        None,
+        help="end of the names of images; what is before it is the name of the pair, as with _leftImg8bit.png",
+        unset="any suffix",
+        panel=_DATA,
+    )
+    label_suffix: str | None = option(
+        None, help="the same for label maps, such as _gtFine_labelIds.png", unset="any suffix", panel=_DATA
+    )
     classes: Path | None = option(
         None,
         help="class file: a class on each line, its name and then its synonyms, with commas; or id:name, JSON, a table",
@@ -54,12 +64,19 @@ class DatasetOptions(Options):
     )
     size: int | None = None  # side of the scenes (shapes) or of the training crops (folder), in pixels
     limit: int | None = option(None, least=1, help="use the first so many images", unset="all", panel=_DATA)
+    skip_bad: bool = option(
+        False, help="leave out pictures that cannot be read, are too small or do not fit, and name them", panel=_DATA
+    )
     hold_out: tuple[str, ...] = option(
         (), help="class names to leave unlabelled in training, with commas", kind="commas", panel=_DATA
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("image_suffix", "label_suffix"):
+            end = getattr(self, name)
+            if end is not None and not end.lower().endswith((*IMAGE_SUFFIXES,)):
+                raise OptionError(f"no end of a picture's name: {flag(name)} {end}; write the suffix too, as _x.png")
         if self.split not in get_args(Split):
             raise OptionError(unknown("split", self.split, get_args(Split)))
         if self.size is not None and self.size < SMALLEST_SIZE:

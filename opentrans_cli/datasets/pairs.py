@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from opentrans_cli.datasets.folder import _stems_of
-from opentrans_cli.datasets.images import _reading, list_images, list_label_maps
+from opentrans_cli.datasets.images import _reading
+from opentrans_cli.datasets.listing import list_images, list_label_maps
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.datasets.images import IMAGE_SUFFIXES, decode_image, files_under, list_images, read_image
+from opentrans_cli.datasets.images import decode_image, decode_label_map, read_image, read_label_map
+from opentrans_cli.datasets.listing import IMAGE_SUFFIXES, Say, files_under, list_images, unsaid
 from opentrans_cli.datasets.shards import COMPRESSED_SUFFIXES, SHARD_SUFFIX, expand_braces, index_shard
 from opentrans_cli.datasets.textfile import read_entries
-from opentrans_cli.errors import DataError
+from opentrans_cli.errors import DataError, PictureError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +25,34 @@ class Picture:
     member: str | None = None  # name within the shard `path`
     offset: int = 0  # of the member's first byte in the shard
     size: int = 0  # of the member in bytes
+    label: Picture | None = None  # its label map, if it lies beside it in the shard
 
     @property
     def name(self) -> str:
         """Its name in messages: "photos/a.jpg" or "shard-000.tar:0001.jpg"."""
         return str(self.path) if self.member is None else f"{self.path}:{self.member}"
 
+    @property
+    def bytes(self) -> int:
+        """Size in bytes."""
+        return self.path.stat().st_size if self.member is None else self.size
 
-def list_pictures(where: str | Path) -> tuple[Picture, ...]:
+    def content(self) -> Path | io.BytesIO:
+        """The file, or the bytes of the member. Raises DataError if the shard cannot be read."""
+        if self.member is None:
+            return self.path
+        try:
+            with self.path.open("rb") as shard:
+                shard.seek(self.offset)
+                data = shard.read(self.size)
+        except OSError as error:
+            raise PictureError(f"image cannot be read: {self.name} ({error.strerror}); check the shard") from error
+        if len(data) < self.size:
+            raise PictureError(f"image cannot be read: {self.name}; the shard was cut short after it was listed")
+        return io.BytesIO(data)
+
+
+def list_pictures(where: str | Path, *, say: Say = unsaid) -> tuple[Picture, ...]:
     """All pictures of `where`, in an order that depends on names (folder, shards) or lines (list) alone.
 
     What `where` is on disk decides, in this order:
@@ -38,16 +61,16 @@ def list_pictures(where: str | Path) -> tuple[Picture, ...]:
     - any other file: a list of image files, one a line, relative to the list's folder; a file named twice counts twice;
     - nothing, but the name has braces: the shards of that pattern, as in `shards/{000..012}.tar`.
 
-    Raises DataError where a picture, shard or list is missing or empty, or cannot be understood.
+    What is left out, and label maps beside the photos in shards, are said. Raises DataError where a picture, shard or
+    list is missing or empty, or cannot be understood.
     """
     path = Path(where)
     if path.is_dir():
-        return _of_folder(path)
+        return _of_folder(path, say)
+    if is_shards(where):
+        return _of_shards([path] if path.exists() else [Path(name) for name in expand_braces(str(where))], say)
     if path.exists():
-        lowered = path.name.lower()
-        return _of_shards([path]) if lowered.endswith((SHARD_SUFFIX, *COMPRESSED_SUFFIXES)) else _of_list(path)
-    if "{" in str(where):
-        return _of_shards([Path(name) for name in expand_braces(str(where))])
+        return _of_list(path)
     raise DataError(
         f"images not found: {where}; give a folder, a list of image files, a .tar, or shards such as {{000..012}}.tar"
     )
@@ -55,37 +78,56 @@ def list_pictures(where: str | Path) -> tuple[Picture, ...]:
 
 def read_picture(picture: Picture, *, shrink_to: int | None = None) -> NDArray[np.uint8]:
     """The pixels of a picture, uint8 (H, W, 3) RGB; see `read_image`. Raises DataError if it cannot be read."""
-    if picture.member is None:
-        return read_image(picture.path, shrink_to=shrink_to)
-    try:
-        with picture.path.open("rb") as shard:
-            shard.seek(picture.offset)
-            data = shard.read(picture.size)
-    except OSError as error:
-        raise DataError(f"image cannot be read: {picture.name} ({error.strerror}); check the shard") from error
-    if len(data) < picture.size:
-        raise DataError(f"image cannot be read: {picture.name}; the shard was cut short after it was listed")
-    return decode_image(data, picture.name, shrink_to=shrink_to)
+    content = picture.content()
+    if isinstance(content, Path):
+        return read_image(content, shrink_to=shrink_to)
+    return decode_image(content.getvalue(), picture.name, shrink_to=shrink_to)
 
 
-def _of_folder(folder: Path) -> tuple[Picture, ...]:
-    files = files_under(folder, (*IMAGE_SUFFIXES, SHARD_SUFFIX, *COMPRESSED_SUFFIXES))
+def read_ids(picture: Picture) -> NDArray[np.int64]:
+    """The ids of a label map, int64 (H, W); see `read_label_map`. Raises DataError if it cannot be read."""
+    content = picture.content()
+    if isinstance(content, Path):
+        return read_label_map(content)
+    return decode_label_map(content.getvalue(), picture.name)
+
+
+def is_shards(where: str | Path) -> bool:
+    """Whether `where` names tar shards: one, or a pattern with braces and no file of that name."""
+    if str(where).lower().endswith((SHARD_SUFFIX, *COMPRESSED_SUFFIXES)) and Path(where).is_file():
+        return True
+    return "{" in str(where) and not Path(where).exists()
+
+
+def _of_folder(folder: Path, say: Say) -> tuple[Picture, ...]:
+    told: list[str] = []
+    files = files_under(folder, (*IMAGE_SUFFIXES, SHARD_SUFFIX, *COMPRESSED_SUFFIXES), say=told.append)
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     shards = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
     if images and shards:
         raise DataError(f"folder holds both images and tar shards: {folder}, such as {shards[0].name}; move one kind")
-    if shards:
-        return _of_shards(shards)
-    return tuple(Picture(path) for path in images or list_images(folder))
+    if not files:
+        list_images(folder)  # says what is there
+    for line in told:
+        say(line)
+    return _of_shards(shards, say) if shards else tuple(map(Picture, images))
 
 
-def _of_shards(shards: list[Path]) -> tuple[Picture, ...]:
+def _of_shards(shards: list[Path], say: Say) -> tuple[Picture, ...]:
     for shard in shards:  # a missing one is reported before time is spent on the others
         if not shard.is_file():
             raise DataError(f"tar shard not found: {shard}; check the path and the numbers of the pattern")
         if not shard.name.lower().endswith((SHARD_SUFFIX, *COMPRESSED_SUFFIXES)):
             raise DataError(f"shard is no .tar: {shard}; give plain tar files")
-    return tuple(Picture(shard, *member) for shard in shards for member in index_shard(shard))
+    pictures: list[Picture] = []
+    beside: Counter[str] = Counter()
+    for shard in shards:
+        for member in index_shard(shard, beside):
+            label = None if member.label is None else Picture(shard, *member.label[:3])
+            pictures.append(Picture(shard, *member[:3], label))
+    for kind, count in sorted(beside.items()):
+        say(f"no photos but label maps beside them in the shards: {count} named {kind}")
+    return tuple(pictures)
 
 
 def _of_list(path: Path) -> tuple[Picture, ...]:

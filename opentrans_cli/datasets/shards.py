@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from opentrans_cli.datasets.images import IMAGE_SUFFIXES
+from PIL import Image
+
+from opentrans_cli.datasets.images import has_ids
+from opentrans_cli.datasets.listing import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from opentrans_cli.errors import DataError
 
 SHARD_SUFFIX = ".tar"
@@ -21,6 +26,13 @@ MOST_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SPAN = re.compile(r"(\d+)\.\.(\d+)")
 _BLOCK = tarfile.BLOCKSIZE
+_LABEL_NAMES = """
+    seg segm segmentation segmentations segmentationclass semantic sem mask masks label labels labelmap labelmaps
+    label_map label_maps labelids labeltrainids annotation annotations ann anno gt gtfine groundtruth ground_truth
+"""
+_LABEL_WORDS = frozenset(_LABEL_NAMES.split())
+_PHOTO_NAMES = "image images img imgs photo photos picture pictures jpegimages leftimg8bit rgb"
+_PHOTO_FOLDERS = frozenset(_PHOTO_NAMES.split())
 
 
 class ShardMember(NamedTuple):
@@ -29,6 +41,7 @@ class ShardMember(NamedTuple):
     name: str  # as the archive has it
     offset: int  # of its first byte in the shard
     size: int  # in bytes
+    label: ShardMember | None = None  # its label map
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -64,27 +77,85 @@ def _choices(inside: str, pattern: str) -> list[str]:
     return inside.split(",")
 
 
-def index_shard(path: Path) -> list[ShardMember]:
-    """The pictures in the tar file `path`, in its order, from one pass over the headers.
+def index_shard(path: Path, beside: Counter[str] | None = None) -> list[ShardMember]:
+    """The photos in the tar file `path`, in its order, from one pass over the headers, each with its label map if any.
 
-    Members that are no pictures (captions, labels) and hidden ones are left out. Raises DataError for a shard without
-    pictures, one that is cut short, compressed or no tar, and for pictures stored as links or sparse.
+    Members that are no pictures (captions, labels) and hidden ones are left out. A picture is a label map, not a photo,
+    if it is a PNG or TIFF and is called so (000.seg.png beside 000.jpg, labels/000.png), or lies beside one photo of
+    its sample as 000.png beside 000.jpg and holds ids. `beside` counts label maps by their kind of name.
+
+    Raises DataError for a shard without photos, one that is cut short, compressed or no tar, and for pictures stored as
+    links or sparse.
     """
     if path.name.lower().endswith(COMPRESSED_SUFFIXES):
         raise DataError(f"tar shard is compressed: {path}; unpack it to a plain .tar, pictures in it gain nothing")
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            members = list(_pictures(archive, path))
+            pictures = list(_pictures(archive, path))
             _check_end(file, archive.offset, path)
+            members = _photos(pictures, file, Counter[str]() if beside is None else beside)
     except FileNotFoundError:
         raise DataError(f"tar shard not found: {path}; check the path") from None
     except OSError as error:
         raise DataError(f"tar shard cannot be read: {path} ({error.strerror}); check the path") from error
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
         raise DataError(f"tar shard cannot be read: {path}; it is cut short, compressed or no tar") from error
+    if pictures and not members:
+        raise DataError(f"no photo in tar shard, only label maps: {path}, such as {pictures[0].name}; give the photos")
     if not members:
         raise DataError(f"no image in tar shard: {path}; its members must end in {', '.join(IMAGE_SUFFIXES)}")
     return members
+
+
+def _photos(pictures: list[ShardMember], file: BinaryIO, beside: Counter[str]) -> list[ShardMember]:
+    """The photos among `pictures`, with their label maps."""
+    samples: dict[str, list[ShardMember]] = {}
+    for member in pictures:
+        samples.setdefault(_key(member), []).append(member)
+    labels: dict[str, ShardMember | None] = {}  # name of a label map -> None; name of a photo -> its label map
+    for sample in samples.values():
+        if len(sample) == 1 and not _is_called_label(sample[0]):
+            continue
+        called = [member for member in sample if _is_called_label(member)]
+        rest = [member for member in sample if member not in called]
+        lossy = [member for member in rest if not member.name.lower().endswith(LABEL_SUFFIXES)]
+        if not called and len(lossy) == 1:
+            called = [member for member in rest if member not in lossy and _holds_ids(member, file)]
+            rest = [member for member in rest if member not in called]
+        labels |= dict.fromkeys((member.name for member in called), None)
+        if len(called) == 1 and len(rest) == 1:
+            labels[rest[0].name] = called[0]
+        for member in called:
+            parts = PurePosixPath(member.name)
+            folder = "" if "." in parts.stem or str(parts.parent) == "." else f"{parts.parent}/"
+            beside[f"{folder}*.{parts.name.partition('.')[2]}"] += 1
+    return [
+        member._replace(label=labels.get(member.name))
+        for member in pictures
+        if member.name not in labels or labels[member.name] is not None
+    ]
+
+
+def _key(member: ShardMember) -> str:
+    """What the members of a sample share: the path up to the first dot, without folders that name a kind of picture."""
+    path = PurePosixPath(member.name)
+    folders = [part for part in path.parts[:-1] if part.casefold() not in (*_LABEL_WORDS, *_PHOTO_FOLDERS)]
+    return "/".join([*folders, path.name.partition(".")[0]])
+
+
+def _is_called_label(member: ShardMember) -> bool:
+    path = PurePosixPath(member.name)
+    words = [*path.parts[:-1], *path.name.split(".")[1:-1]]
+    return path.suffix.lower() in LABEL_SUFFIXES and any(word.casefold() in _LABEL_WORDS for word in words)
+
+
+def _holds_ids(member: ShardMember, file: BinaryIO) -> bool:
+    file.seek(member.offset)
+    try:
+        with Image.open(io.BytesIO(file.read(member.size))) as picture:
+            return has_ids(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False  # reading it as a photo says what is wrong
 
 
 def _pictures(archive: tarfile.TarFile, path: Path) -> Iterator[ShardMember]:

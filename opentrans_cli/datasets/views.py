@@ -228,7 +228,7 @@ class Views:
         for rows, (pixels, wrong) in zip(batches, self._make(batches), strict=True):
             if wrong and not self._skip_bad:
                 raise DataError(f"{next(iter(wrong.values()))} or skip it and others with --skip-bad")
-            bad.update(dict.fromkeys(map(_without_remedy, wrong.values())))
+            bad.update(dict.fromkeys(message.rpartition("; ")[0] for message in wrong.values()))
             whole = np.array([position not in wrong for position in range(len(rows))])
             pixels = pixels[whole] if wrong else pixels
             digest.update(pixels.data)
@@ -318,7 +318,3 @@ def _joined(made: list[Made], size: int) -> tuple[Pixels, dict[int, str]]:
         bad |= {first + position: reason for position, reason in part.bad.items()}
         first += len(part.pixels)
     return np.concatenate([np.empty((0, size, size, 3), np.uint8), *(part.pixels for part in made)]), bad
-
-
-def _without_remedy(message: str) -> str:
-    return message.rpartition("; ")[0]

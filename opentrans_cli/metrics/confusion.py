@@ -12,14 +12,15 @@ class ConfusionMatrix:
     """Pixel counts of a whole data set.
 
     `counts` is int64 (num_classes, num_classes) on the CPU: row = class in the label map, column =
-    predicted class. Pixels labelled `ignore_index` are not counted, whatever was predicted there. Matrices
-    of parts of a data set may be added.
+    predicted class. Pixels labelled `ignore_index` are not counted, whatever was predicted there; `ignored` is
+    their number. Matrices of parts of a data set may be added.
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.ignored = 0
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add one image: predicted classes and label map, both (H, W), any integer dtype, any device.
@@ -41,6 +42,7 @@ class ConfusionMatrix:
         if bool(((predicted_P < 0) | (predicted_P >= self.num_classes)).any()):
             raise ValueError(f"predicted classes must lie in [0, {self.num_classes})")
         pairs = torch.bincount(true_P * self.num_classes + predicted_P, minlength=self.num_classes**2)
+        self.ignored += int(counted.numel() - counted.sum())
         self.counts += pairs.reshape(self.num_classes, self.num_classes)
 
     def _check_labels(self, true_P: Tensor) -> None:

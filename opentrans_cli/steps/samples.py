@@ -2,15 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import SegDataset
-from opentrans_cli.datasets.options import DatasetOptions
+from opentrans_cli.datasets.folder import FolderDataset
+from opentrans_cli.datasets.options import SMALLEST_SIZE, DatasetOptions
+from opentrans_cli.errors import DataError, PictureError, without_move
 from opentrans_cli.reporter import SILENT, Reporter
 
+NAMED = 8
+"""So many classes without pixels are named; the rest is counted."""
 
-def open_samples(dataset: str, data: DatasetOptions, reporter: Reporter = SILENT) -> SegDataset:
-    """The data set of this name; how its files were read is reported. Raises DataError or OptionError."""
+
+def open_samples(dataset: str, data: DatasetOptions, reporter: Reporter = SILENT, *, sound: bool = False) -> SegDataset:
+    """The data set of this name; how its files were read is reported.
+
+    sound: with `skip_bad`, read every pair now and leave out those that are damaged or do not fit, which are reported;
+    a training must know beforehand how many there are. Raises DataError or OptionError.
+    """
     samples: SegDataset = DATASETS.load(dataset)(data)
     for remark in samples.remarks:
         reporter.say(remark)
+    if sound and data.skip_bad and isinstance(samples, FolderDataset):
+        leave_out_bad(samples, reporter)
     return samples
+
+
+def leave_out_bad(samples: FolderDataset, reporter: Reporter) -> None:
+    """Leave the pairs out that are damaged or do not fit, and report them. Raises DataError if none is left."""
+    bad: dict[int, str] = {}
+    total = len(samples)
+    with reporter.bar("reading pictures", total) as advance:
+        for index in range(total):
+            try:
+                height, width, _ = samples[index].image.shape
+                if min(height, width) < SMALLEST_SIZE:
+                    name = samples.name(index)
+                    bad[index] = f"image is smaller than {SMALLEST_SIZE} pixels: {name} ({width} x {height})"
+            except PictureError as error:
+                bad[index] = without_move(error)
+            advance("")
+    if len(bad) == total:
+        raise DataError(f"no image is left: {total} are bad, first: {bad[0]}; give others")
+    samples.leave_out(bad)
+    tell_skipped(tuple(bad.values()), total, reporter)
+
+
+def tell_skipped(skipped: Sequence[str], total: int, reporter: Reporter) -> None:
+    """Report pictures that were left out: each one, and their number."""
+    for text in skipped:
+        reporter.say(f"skipped: {text}")
+    if skipped:
+        reporter.say(f"skipped {len(skipped)} of {total} pictures")
+
+
+def tell_empty(names: Sequence[str], pixels: Sequence[int], ignored: int, reporter: Reporter) -> None:
+    """Report classes without labelled pixels; `pixels`: by class, `ignored`: how many are not labelled."""
+    empty = [name for name, count in zip(names, pixels, strict=True) if not count]
+    if not empty:
+        return
+    shown = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED} more" if len(empty) > NAMED else "")
+    share = 100 * ignored / max(1, ignored + sum(pixels))
+    text = f"no pixel of the label maps is: {shown}; not scored, {share:.3g} % of the pixels have an ignored id"
+    if len(empty) >= len(pixels) - 1 and ignored:
+        text += " (masks of 0 and 255 need the ids in the class file: 0:NAME, 255:NAME)"
+    reporter.say(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.folder import FolderDataset, open_folder
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.errors import DataError, OptionError, PictureError
 
 WORDS = Vocabulary.from_names(["cat,kitten", "dog", "bus"])
 
@@ -132,6 +134,57 @@ def test_ids_of_the_class_file_become_class_indices(folders: tuple[Path, Path], 
         images=folders[0], labels=folders[1], classes=written(tmp_path / "c.txt", "4:a\n5:b\n9:c\n"), label_ids="order"
     )
     assert [int(open_folder(in_order)[index].label_map.max()) for index in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
+
+
+def test_photos_turned_by_exif_fit_label_maps_of_both_kinds(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.zeros((40, 50), np.uint8)
+    stored[:10] = 1
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.stack([stored * 200] * 3, -1)).save(tmp_path / "images/a.png", exif=exif)
+    for label_map in (stored, np.rot90(stored, -1)):  # as stored, and as a person sees the photo
+        put(tmp_path / "labels/a.png", label_map)
+        sample = FolderDataset(tmp_path / "images", tmp_path / "labels", WORDS)[0]
+        assert np.array_equal(sample.image[..., 0] == 200, sample.label_map == 1)
+    put(tmp_path / "labels/a.png", stored[:39])
+    with pytest.raises(PictureError, match="image is 40x50 but its label map 50x39"):
+        FolderDataset(tmp_path / "images", tmp_path / "labels", WORDS)[0]
+
+
+def test_the_ends_of_names_may_differ_as_in_cityscapes(tmp_path: Path) -> None:
+    put(tmp_path / "left/aachen/a_0_leftImg8bit.png", np.zeros((40, 50, 3), np.uint8))
+    for end, value in (("labelIds", 1), ("instanceIds", 9), ("color", 0)):
+        put(tmp_path / f"fine/aachen/a_0_gtFine_{end}.png", np.full((40, 50), value, np.uint8))
+    ends = {"image_suffix": "_leftImg8bit.png", "label_suffix": "_gtFine_labelIds.png"}
+    dataset = FolderDataset(tmp_path / "left", tmp_path / "fine", WORDS, **ends)  # type: ignore[arg-type]
+    assert (len(dataset), dataset.name(0)) == (1, "aachen/a_0")
+    assert (dataset[0].label_map == 1).all()
+    with pytest.raises(OptionError, match="no end of a picture's name: --label-suffix _labelIds; write the suffix too"):
+        DatasetOptions(label_suffix="_labelIds")
+
+
+def test_label_maps_in_shards_belong_to_the_photos_beside_them(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for k in range(3):
+            for name, array in (
+                (f"{k}.jpg", np.full((40, 50, 3), 80 * k, np.uint8)),
+                (f"{k}.seg.png", np.full((40, 50), k, np.uint8)),
+            ):
+                data = io.BytesIO()
+                Image.fromarray(array).save(data, "JPEG" if name.endswith("jpg") else "PNG")
+                member = tarfile.TarInfo(name)
+                member.size = data.tell()
+                data.seek(0)
+                archive.addfile(member, data)
+    classes = written(tmp_path / "c.txt", "cat\ndog\nbus\n")
+    dataset = open_folder(DatasetOptions(images=tmp_path / "s.tar", classes=classes))
+    assert [dataset.name(k) for k in range(3)] == ["0", "1", "2"]
+    for k in range(3):
+        assert (dataset[k].label_map == k).all()
+        assert abs(int(dataset[k].image.mean()) - 80 * k) < 3
+    assert dataset.remarks == ("no photos but label maps beside them in the shards: 3 named *.seg.png",)
+    assert dataset.fingerprint.startswith("sha256:")
 
 
 def test_no_class_is_dropped_in_silence_because_its_id_is_255(folders: tuple[Path, Path]) -> None:

@@ -12,13 +12,11 @@ from PIL import Image
 
 from opentrans_cli.datasets.images import (
     decode_image,
-    files_under,
-    list_images,
-    list_label_maps,
     read_image,
     read_label_map,
     resize_image,
     resize_label_map,
+    turned_as,
     write_label_map,
 )
 from opentrans_cli.errors import DataError
@@ -35,24 +33,6 @@ def grey_png(rows: list[bytes], *, width: int, bits: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, len(rows), bits, 0, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def test_images_are_listed_by_relative_path_and_hidden_files_are_not(tmp_path: Path) -> None:
-    for name in ["b.JPG", "a/z.png", "a.webp", "a-b.tif", "notes.txt", ".hidden.png", ".cache/x.png", "._b.JPG"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
-    assert names == ["a-b.tif", "a.webp", "a/z.png", "b.JPG"]
-    assert [path.name for path in list_label_maps(tmp_path)] == ["a-b.tif", "z.png"]
-
-
-def test_a_folder_without_images_or_without_existence_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no image in folder: .*; it needs files that end in \.jpg"):
-        list_images(tmp_path)
-    with pytest.raises(DataError, match="image folder not found"):
-        list_images(tmp_path / "none")
-    with pytest.raises(DataError, match="label map folder not found"):
-        list_label_maps(tmp_path / "none")
 
 
 def test_a_picture_is_read_as_rgb(tmp_path: Path) -> None:
@@ -193,14 +173,17 @@ def test_the_content_of_a_file_reads_like_the_file_and_errors_have_the_given_nam
         decode_image(data[:-30], "a.tar:1.png")
 
 
-def test_files_are_listed_without_hidden_ones_and_without_following_linked_folders(tmp_path: Path) -> None:
-    for name in ("a.tar", "b/c.TAR", "b/.d.tar", ".e/f.tar", "g.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "loop").symlink_to(tmp_path)
-    (tmp_path / "link.tar").symlink_to(tmp_path / "a.tar")
-    (tmp_path / "dead.tar").symlink_to(tmp_path / "none")
-    found = files_under(tmp_path, (".tar",))
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.tar", "b/c.TAR", "link.tar"]
-    with pytest.raises(DataError, match=r"folder cannot be read: .*none \(No such file"):
-        files_under(tmp_path / "none", (".tar",))
+def test_a_label_map_drawn_on_the_stored_photo_is_turned_as_the_photo_is(tmp_path: Path) -> None:
+    stored = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        Image.fromarray(stored).save(tmp_path / "x.png", exif=exif)
+        turned = turned_as(tmp_path / "x.png", "x", stored.astype(np.int64))
+        upright = read_image(tmp_path / "x.png")[..., 0]
+        if turn < 5:  # sizes cannot say whether the label map is turned as well
+            assert turned is None
+        else:
+            assert turned is not None
+            assert np.array_equal(turned, upright)
+        assert turned_as(tmp_path / "x.png", "x", np.zeros((5, 8), np.int64)) is None

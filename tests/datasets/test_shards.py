@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from opentrans_cli.datasets.shards import ShardMember, expand_braces, index_shard
 from opentrans_cli.errors import DataError
@@ -39,6 +41,30 @@ def test_pictures_are_found_at_their_bytes_in_the_order_of_the_archive(tmp_path:
         found = index_shard(shard)
         assert [member.name for member in found] == ["z.webp", "0001.jpg", "sub/0002.PNG", long]
         assert read(shard, found) == {member.name: contents[member.name] for member in found}
+
+
+def test_label_maps_are_no_photos_and_belong_to_the_photo_of_their_sample(tmp_path: Path) -> None:
+    ids, colours = io.BytesIO(), io.BytesIO()
+    Image.new("L", (4, 4)).save(ids, "PNG")
+    Image.new("RGB", (4, 4)).save(colours, "PNG")
+    grey, rgb, jpeg = ids.getvalue(), colours.getvalue(), b"any"
+    for contents, photos, kinds in (
+        ({"1.jpg": jpeg, "1.seg.png": rgb, "1.txt": b""}, {"1.jpg": "1.seg.png"}, {"*.seg.png": 1}),
+        ({"a/1.label.tif": grey, "a/1.webp": jpeg}, {"a/1.webp": "a/1.label.tif"}, {"*.label.tif": 1}),
+        ({"1.jpg": jpeg, "1.png": grey}, {"1.jpg": "1.png"}, {"*.png": 1}),
+        ({"1.jpg": jpeg, "1.png": rgb}, {"1.jpg": None, "1.png": None}, {}),
+        ({"x/images/1.png": rgb, "x/labels/1.png": grey}, {"x/images/1.png": "x/labels/1.png"}, {"x/labels/*.png": 1}),
+        ({"IMG.2020.1.jpg": jpeg, "IMG.2020.2.jpg": jpeg}, {"IMG.2020.1.jpg": None, "IMG.2020.2.jpg": None}, {}),
+        ({"1.left.jpg": jpeg, "1.right.jpg": jpeg, "1.mask.png": grey}, {"1.left.jpg": None, "1.right.jpg": None},
+         {"*.mask.png": 1}),
+        ({"1.png": grey, "2.png": grey}, {"1.png": None, "2.png": None}, {}),
+    ):  # fmt: skip
+        beside: Counter[str] = Counter()
+        found = index_shard(write_tar(tmp_path / "a.tar", contents), beside)
+        assert {member.name: member.label and member.label.name for member in found} == photos
+        assert dict(beside) == kinds
+    with pytest.raises(DataError, match=r"no photo in tar shard, only label maps: .*, such as 1\.seg\.png"):
+        index_shard(write_tar(tmp_path / "a.tar", {"1.seg.png": grey}))
 
 
 def test_hidden_members_and_folders_are_no_pictures(tmp_path: Path) -> None:

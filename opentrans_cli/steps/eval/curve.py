@@ -84,7 +84,16 @@ def curve(
 
         def scored(built: BuiltSegmentor, number: int) -> dict[str, Any]:
             part = f"of round {number}" if number else "of the dense base"
-            return score(built, samples, text, device=where, state=state, part=part, reporter=reporter)
+            return score(
+                built,
+                samples,
+                text,
+                device=where,
+                skip_bad=data.skip_bad,
+                state=state,
+                part=part,
+                reporter=reporter,
+            )
 
         reports = []
         for info in rounds:

@@ -24,7 +24,7 @@ from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.eval.state import EvalState, eval_identity, eval_target
 from opentrans_cli.steps.run_files import check_state, resumable
-from opentrans_cli.steps.samples import open_samples
+from opentrans_cli.steps.samples import open_samples, tell_empty, tell_skipped
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.picture_size import Sides
@@ -124,7 +124,15 @@ def evaluate(
         written = out is not None or into is not None
         state = EvalState(target, written=written, resume=resume, reporter=reporter)
         report = score(
-            opened.built, samples, text, device=where, seen=seen, sides=sides, state=state, reporter=reporter
+            opened.built,
+            samples,
+            text,
+            device=where,
+            seen=seen,
+            sides=sides,
+            skip_bad=data.skip_bad,
+            state=state,
+            reporter=reporter,
         )
         report = {**report, "dataset": dataset, "data": samples.fingerprint}
         if opened.checkpoint is not None:
@@ -199,6 +207,7 @@ def score(
     device: torch.device,
     seen: Sequence[bool] | None = None,
     sides: Sides | None = None,
+    skip_bad: bool = False,
     state: EvalState | None = None,
     part: str = "",
     reporter: Reporter = SILENT,
@@ -206,9 +215,10 @@ def score(
     """Accuracy, size, and counted and measured cost of one segmentor; the cost is for the size of the first image.
 
     seen: by class, whether it had training labels; None: as from `seen_classes`. sides: the picture size it works at.
-    state: keeps the finished pictures, of this `part` if there are several.
+    skip_bad: leave out pictures that cannot be scored. state: keeps the finished pictures, of this `part` if there are
+    several. Skipped pictures, and classes that no pixel of the label maps has, are reported.
     """
-    scoring = Scoring(Predictor(built, text, device=device, sides=sides), samples, counted=True)
+    scoring = Scoring(Predictor(built, text, device=device, sides=sides), samples, counted=True, skip_bad=skip_bad)
     total, identity = len(samples), eval_identity(built, samples, text, device, sides) if state else ""
     keeping = state.keeping(scoring, part, identity, images=total) if state else nullcontext(lambda: None)
     with keeping as between, reporter.bar("scoring", total, done=scoring.taken) as advance:
@@ -216,14 +226,19 @@ def score(
             scoring.take(row)
             advance("")
             between()
-    scored = scoring.scored()
+    scored, names = scoring.scored(), samples.vocabulary.names
+    if not scored.seconds:
+        raise DataError(f"no image is left: {total} are bad, first: {scored.skipped[0]}; give others")
+    tell_skipped(scored.skipped, total, reporter)
+    tell_empty(names, scored.confusion.counts.sum(dim=1).tolist(), scored.confusion.ignored, reporter)
     flags = seen_classes(samples, built.tower) if seen is None else seen
     return {
         "framework": built.framework.name,
-        "images": len(samples),
-        "classes": len(samples.vocabulary),
+        "images": len(scored.seconds),
+        "classes": len(names),
+        "skipped": list(scored.skipped),
         **group_miou(scored.confusion, flags),
-        "per_class": class_ious(scored.confusion, samples.vocabulary.names, flags),
+        "per_class": class_ious(scored.confusion, names, flags),
         **_cost(built, scored.macs),
         "seconds_per_image": statistics.median(scored.seconds[1:] or scored.seconds),
         "resolution": list(scored.resolution),

@@ -68,6 +68,8 @@ class EvalState:
             scoring.restore(
                 kept["taken"],
                 self._tensors[f"{part}.counts"],
+                ignored=kept["ignored"],
+                skipped=kept["skipped"],
                 seconds=self._tensors[f"{part}.seconds"].tolist(),
                 resolution=kept["resolution"],
                 macs=kept["macs"],
@@ -103,6 +105,7 @@ class EvalState:
         self._tensors[f"{part}.counts"] = found.confusion.counts
         self._tensors[f"{part}.seconds"] = torch.tensor(found.seconds, dtype=torch.float64)
         facts = {"identity": identity, "taken": scoring.taken}
+        facts |= {"ignored": found.confusion.ignored, "skipped": list(found.skipped)}
         self._parts[part] = {**facts, "resolution": list(found.resolution), "macs": dict(found.macs)}
 
     def discard(self) -> None:

@@ -144,7 +144,7 @@ class _Job:
         self.parent, self.options, self.controls = parent, options, controls
         self.world, self.reporter = world, reporter
         self._dataset, self._data = dataset, data
-        self.samples = open_samples(dataset, data, reporter)
+        self.samples = open_samples(dataset, data, reporter, sound=True)
         tower = bundle_tower(parent, base=base, reporter=reporter)
         self.built = segmentor_to_train(tower, options.framework, seed=options.seed)
         preprocess = self.built.tower.preprocess

@@ -43,7 +43,7 @@ def validation_samples(dataset: str, data: DatasetOptions, controls: FinetuneCon
     check_validation_options(dataset, controls)
     split_list = data.split_list if dataset == "shapes" else controls.eval_split_list
     chosen = replace(data, split="val", split_list=split_list, limit=controls.eval_limit)
-    return open_samples(dataset, chosen)
+    return open_samples(dataset, chosen, sound=True)
 
 
 class Validator:

@@ -90,7 +90,7 @@ def labelled_images(options: PruneOptions, reporter: Reporter = SILENT) -> SegDa
         ignore=options.ignore,
         limit=options.image_limit,
     )
-    return open_samples("folder", folder, reporter)
+    return open_samples("folder", folder, reporter, sound=True)
 
 
 class ImageObjective:

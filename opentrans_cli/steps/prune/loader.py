@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.datasets.listing import Say
 from opentrans_cli.datasets.picture_source import list_pictures
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.views import IN_MEMORY, PhotoViews, SceneViews, Views, ViewSet
@@ -41,7 +42,10 @@ def open_views(
     `skip_bad`) and OptionError for a limit below 1 or a negative number of workers.
     """
     views = Views(
-        _view_set(where, size=size, limit=limit, seed=seed), workers=workers, skip_bad=skip_bad, in_memory=in_memory
+        _view_set(where, size=size, limit=limit, seed=seed, say=reporter.say),
+        workers=workers,
+        skip_bad=skip_bad,
+        in_memory=in_memory,
     )
     title = "rendering scenes" if where == EMBEDDED else "reading images"
     try:
@@ -60,10 +64,10 @@ def open_views(
     return views
 
 
-def _view_set(where: str, *, size: int, limit: int, seed: int) -> ViewSet:
+def _view_set(where: str, *, size: int, limit: int, seed: int, say: Say) -> ViewSet:
     if where == EMBEDDED:
         return SceneViews(size=size, limit=limit)
-    return PhotoViews(list_pictures(where), size=size, limit=limit, seed=seed)
+    return PhotoViews(list_pictures(where, say=say), size=size, limit=limit, seed=seed)
 
 
 SCORE_BATCH = 16

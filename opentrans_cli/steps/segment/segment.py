@@ -14,9 +14,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from opentrans_cli.datasets.images import list_images, read_image, write_label_map
+from opentrans_cli.datasets.images import read_image, write_label_map
+from opentrans_cli.datasets.listing import list_images
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError, OptionError, unknown
+from opentrans_cli.errors import DataError, OptionError, PictureError, unknown, without_move
 from opentrans_cli.files.atomic import staged_folder, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, check_folder_target, prepare_parent
@@ -24,6 +25,7 @@ from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
+from opentrans_cli.steps.samples import tell_skipped
 from opentrans_cli.steps.segment.segments import coco_panoptic, find_instances, find_segments, things_of
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.predictor import Labels, Predictor, Queries
@@ -51,6 +53,7 @@ class SegmentOptions:
     stuff: tuple[str, ...] = ()  # classes that are not objects, for the other tasks
     base: str | None = None
     device: str = "auto"
+    skip_bad: bool = False  # leave out pictures that are damaged or too small
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -73,10 +76,18 @@ class SegmentResult:
     images: tuple[dict[str, Any], ...]
     vocabulary: tuple[str, ...]
     segmentor: dict[str, Any] = field(default_factory=dict)  # framework, and the checkpoint if it is one
+    ids: tuple[int, ...] = ()  # of each class in the label maps; as the class file writes them, else 0, 1, ...
+    skipped: tuple[str, ...] = ()  # pictures that were left out: which, and what is wrong with them
 
     def to_json(self) -> dict[str, Any]:
         """The segment report of `artifacts.schema.json`."""
-        return {"images": list(self.images), "vocabulary": list(self.vocabulary), **self.segmentor}
+        return {
+            "images": list(self.images),
+            "vocabulary": list(self.vocabulary),
+            "ids": list(self.ids),
+            "skipped": list(self.skipped),
+            **self.segmentor,
+        }
 
 
 @takes(SegmentOptions)
@@ -94,7 +105,9 @@ def segment(
     """Label every pixel of `images` (files or folders) with one of `words`.
 
     Writes NAME.png (class ids) and NAME-overlay.png for each image, and segment.json, into the new folder `out`, which
-    appears only if all was written. A source without a segmentor is read out without training.
+    appears only if all was written. NAME is the file's stem; images whose outputs would have the same name get their
+    folder, and then their suffix, into it (photos-a-jpg). Ids are those of the class file if it writes any, else 0, 1,
+    ... in the order of the words. A source without a segmentor is read out without training.
 
     source: None with `checkpoint`, a file of the `framework`'s own. words: "red star, sky", a sequence of names, or
     the Path of a class file or vocabulary pack. Options: the fields of `SegmentOptions`.
@@ -108,7 +121,7 @@ def segment(
     reporter, words = reporter or LOGGED, Words.of(words)
     for remark in words.remarks:
         reporter.say(remark)
-    files = _files([Path(image) for image in ([images] if isinstance(images, str | Path) else images)])
+    files = _files(reporter, [Path(image) for image in ([images] if isinstance(images, str | Path) else images)])
     _check_targets(options, len(files))
     things = things_of(words.vocabulary.names, options.stuff)
     where = resolve_device(options.device)
@@ -120,13 +133,15 @@ def segment(
     seen = None if options.seen is None else words.seen_by(names_of(options.seen))
     text = opened.embedded(words, seen, reporter)
     sides = None if options.own_size else opened.sides
-    job = _Job(Predictor(opened.built, text, device=where, sides=sides), words.vocabulary, things, options, files)
+    job = _Job(Predictor(opened.built, text, device=where, sides=sides), words, things, options, files)
     told = {"framework": framework.name, **({"checkpoint": opened.checkpoint} if opened.checkpoint else {})}
     if options.out is None:
         assert options.save_scores is not None
-        image = read_image(next(iter(files.values())))
+        path = next(iter(files.values()))
+        image = read_image(path)
+        job.predictor.check_size(image, str(path))
         job.save_scores(job.predictor.parts(image), image)
-        return SegmentResult(options.save_scores, (), words.vocabulary.names, told)
+        return SegmentResult(options.save_scores, (), words.vocabulary.names, told, words.ids)
     return job.run(options.out, told, reporter)
 
 
@@ -143,7 +158,7 @@ class _Job:
     """Pictures to be labelled, and where the results go."""
 
     predictor: Predictor
-    vocabulary: Vocabulary
+    words: Words
     things: tuple[bool, ...]
     options: SegmentOptions
     files: dict[str, Path]
@@ -151,34 +166,54 @@ class _Job:
     @cached_property
     def colours(self) -> np.ndarray:
         """Colours of the classes, uint8 (C, 3)."""
-        return class_colours(self.vocabulary.names)
+        return class_colours(self.words.vocabulary.names)
+
+    @cached_property
+    def palette(self) -> np.ndarray:
+        """Colours by id, uint8 (N, 3); black where there is no class."""
+        palette = np.zeros((max(self.words.ids) + 1, 3), np.uint8)
+        palette[list(self.words.ids)] = self.colours
+        return palette
 
     def run(self, out: Path, told: dict[str, Any], reporter: Reporter) -> SegmentResult:
         """Write everything into `out`, which appears at the end."""
         entries: list[dict[str, Any]] = []
         sizes: list[tuple[int, int]] = []
+        pictures: list[str] = []
+        skipped: list[str] = []
         with staged_folder(out, replace=self.options.force) as folder:
             with reporter.bar("segmenting", len(self.files)) as advance:
                 for name, path in self.files.items():
-                    image = read_image(path)
-                    entries.append(self._image(folder, name, image))
-                    sizes.append((image.shape[0], image.shape[1]))
+                    try:
+                        image = read_image(path)
+                        self.predictor.check_size(image, str(path))
+                    except PictureError as error:
+                        if not self.options.skip_bad:
+                            raise PictureError(f"{error}, or skip it and others with --skip-bad") from error
+                        skipped.append(without_move(error))
+                    else:
+                        entries.append(self._image(folder, name, image))
+                        sizes.append((image.shape[0], image.shape[1]))
+                        pictures.append(path.name)
                     advance(name)
-            result = SegmentResult(out, tuple(entries), self.vocabulary.names, told)
+            if not entries:
+                raise DataError(f"no image is left: {len(skipped)} are bad, first: {skipped[0]}; give others")
+            tell_skipped(skipped, len(self.files), reporter)
+            names, ids = self.words.vocabulary.names, self.words.ids
+            result = SegmentResult(out, tuple(entries), names, told, ids, tuple(skipped))
             (folder / REPORT).write_bytes(json_bytes(result.to_json()))
             if self.options.task == "panoptic":
-                classes = list(zip(self.vocabulary.names, self.things, self.colours.tolist(), strict=True))
-                pictures = [path.name for path in self.files.values()]
+                classes = list(zip(names, self.things, self.colours.tolist(), strict=True))
                 (folder / PANOPTIC).write_bytes(json_bytes(coco_panoptic(entries, sizes, pictures, classes)))
         return result
 
     def _image(self, folder: Path, name: str, image: np.ndarray) -> dict[str, Any]:
-        names, colours, predictor = self.vocabulary.names, self.colours, self.predictor
+        names, colours, predictor = self.words.vocabulary.names, self.colours, self.predictor
         queries = None if self.options.task == "semantic" else predictor.queries(image)
         label_map = self._label_map(image, queries).numpy()
-        write_label_map(folder / f"{name}.png", label_map, colours)
+        write_label_map(folder / f"{name}.png", np.array(self.words.ids)[label_map], self.palette)
         overlay(image, label_map, names, colours=colours).save(folder / f"{name}-overlay.png")
-        entry = _entry(name, label_map, self.vocabulary)
+        entry = _entry(name, label_map, self.words.vocabulary)
         if queries is not None and self.options.task == "instance":
             entry["instances"] = find_instances(queries, image, names, self.things)
         elif queries is not None:
@@ -202,7 +237,7 @@ class _Job:
         """Write the scores of an image, (C, H, W), float32, by numpy.save, completely or not at all."""
         assert self.options.save_scores is not None
         header = io.BytesIO()
-        shape = (len(self.vocabulary), image.shape[0], image.shape[1])
+        shape = (len(self.words.vocabulary), image.shape[0], image.shape[1])
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
         chunks = (np.ascontiguousarray(part.cpu().numpy(), dtype="<f4").reshape(-1).view(np.uint8) for part in parts)
         try:
@@ -232,22 +267,45 @@ def _check_targets(options: SegmentOptions, count: int) -> None:
     prepare_parent(scores)
 
 
-def _files(images: Sequence[Path]) -> dict[str, Path]:
-    """Output name -> image; a file name that occurs twice gets the name of its folder in front."""
-    found: dict[str, Path] = {}
+def _files(reporter: Reporter, images: Sequence[Path]) -> dict[str, Path]:
+    """Output name -> image, in the order given.
+
+    The name is the stem. Images whose outputs would have the same name, in small letters, get the path within the given
+    folder in front, and if that does not tell them apart, their suffix behind: a, sub-a, sub-a-jpg.
+    """
+    found: dict[Path, tuple[str, ...]] = {}  # image -> its names, the shortest first
     taken: set[Path] = set()
     for given in images:
         if not given.exists():
             raise DataError(f"no such image or folder: {given}; check the path")
-        for path in list_images(given) if given.is_dir() else [given]:
+        for path in list_images(given, say=reporter.say) if given.is_dir() else [given]:
             if path.resolve() in taken:
                 raise DataError(f"image given twice: {path}; name it once")
             taken.add(path.resolve())
-            name = path.stem if path.stem not in found else f"{path.parent.name}-{path.stem}"
-            if name in found:
-                raise DataError(f"two images would get the same name: {found[name]} and {path}; segment them apart")
-            found[name] = path
-    return found
+            inside = path.relative_to(given).parent if given.is_dir() else Path()
+            long = "-".join([*(inside.parts or (path.parent.name,)), path.stem])
+            found[path] = (path.stem, long, f"{long}-{path.suffix[1:]}")
+    names = _named_apart(found)
+    return {name: path for path, name in names.items()}
+
+
+def _named_apart(found: dict[Path, tuple[str, ...]]) -> dict[Path, str]:
+    """The first name of each image with which its outputs clash with no other's. Raises DataError if there is none."""
+    tried = dict.fromkeys(found, 0)
+    while True:
+        makers: dict[str, list[Path]] = {}
+        for path, names in found.items():
+            for output in ("", "-overlay", "-panoptic"):
+                makers.setdefault(f"{names[tried[path]]}{output}".casefold(), []).append(path)
+        clashing = {path for paths in makers.values() if len(paths) > 1 for path in paths}
+        if not clashing:
+            return {path: names[tried[path]] for path, names in found.items()}
+        longer = {path for path in clashing if tried[path] + 1 < len(found[path])}
+        if not longer:
+            first, second = sorted(clashing)[:2]
+            raise DataError(f"two images would get the same name: {first} and {second}; segment them apart")
+        for path in longer:
+            tried[path] += 1
 
 
 def _foreign(out: Path) -> set[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opentrans_cli.errors import DataError
+from opentrans_cli.errors import PictureError
 from opentrans_cli.frameworks.base import ClassText, MaskQueries
 from opentrans_cli.frameworks.score_chunks import mask_chunks, score_chunks
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
@@ -59,7 +59,7 @@ class Predictor:
         """Scores of every class at every pixel of `image` (H, W, 3) uint8, some following classes at a time.
 
         float32 (K, H, W), on the segmentor's device. found: the `queries` of the image, if they are there. Raises
-        DataError for an image smaller than the tower's stride.
+        PictureError for an image smaller than the tower's stride.
         """
         if found is None:
             chunks = score_chunks(self._module, self._batch(image), self._text)
@@ -92,14 +92,20 @@ class Predictor:
         found = self._module.queries(batch, self._text)
         return found.class_logits[0].cpu(), found.mask_logits[0].cpu(), (batch.shape[2], batch.shape[3])
 
+    def check_size(self, image: np.ndarray, name: str) -> None:
+        """Raises PictureError, which names the picture, if it is smaller than the tower's stride."""
+        height, width = self.looks_at(image.shape[0], image.shape[1])
+        if min(height, width) < 32:
+            raise PictureError(
+                f"image is smaller than the tower's stride of 32: {name} ({width} x {height}); enlarge it"
+            )
+
     def looks_at(self, height: int, width: int) -> tuple[int, int]:
         """Height and width to which a picture of this size is resized."""
         return (height, width) if self._sides is None else self._sides.shape(height, width)
 
     def _batch(self, image: np.ndarray) -> Tensor:
         """`image` as input of the segmentor, resized and normalised (1, 3, H, W)."""
+        self.check_size(image, "a picture")
         looked_at = image if self._sides is None else self._sides.resized(image)
-        height, width = looked_at.shape[:2]
-        if min(height, width) < 32:
-            raise DataError(f"image is smaller than the tower's stride of 32: {width} x {height}; enlarge it")
         return self._preprocess.normalise(torch.from_numpy(np.ascontiguousarray(looked_at))[None].to(self._device))

@@ -26,6 +26,7 @@ class Words:
 
     vocabulary: Vocabulary
     pack: VocabularyPack | None = None
+    written: tuple[int, ...] = ()  # ids of the classes, if a class file writes them
     remarks: tuple[str, ...] = ()  # what a user should know of how they were read
 
     @classmethod
@@ -48,9 +49,14 @@ class Words:
         """A vocabulary pack (`.safetensors`) or a class file. Raises DataError or BundleError."""
         if not is_pack(path):
             listed = read_classes(path)
-            return cls(listed.vocabulary, remarks=listed.remarks)
+            return cls(listed.vocabulary, written=listed.ids, remarks=listed.remarks)
         pack = read_pack(path)
         return cls(Vocabulary(tuple(_named(packed) for packed in pack.classes)), pack)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The id of each class in label maps."""
+        return self.written or tuple(range(len(self.vocabulary)))
 
     def seen_by(self, names: Sequence[str]) -> tuple[bool, ...]:
         """By class, whether it had training labels: from a pack, else from `names`; no names mean all classes."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.datasets.class_file import read_classes
-from opentrans_cli.datasets.images import read_label_map
+from opentrans_cli.datasets.images import read_label_map, write_label_map
 from opentrans_cli.datasets.options import DatasetOptions
+from opentrans_cli.errors import PictureError
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.look.verify import verify
 from opentrans_cli.steps.prune.prune import prune
@@ -122,3 +126,40 @@ def test_a_bundle_scores_alike_before_and_after_transfer_to_the_training_free_re
         for source in (before, tmp_path / "t")
     ]
     assert accuracy(reports[0]) == accuracy(reports[1])
+
+
+class Heard:
+    """A reporter that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def bar(self, title: str, total: int, *, done: int = 0) -> Iterator[Callable[[str], None]]:
+        yield lambda status: None
+
+
+def test_a_class_that_no_pixel_has_and_skipped_pictures_are_said(labelled_folder: Any, tmp_path: Path) -> None:
+    for number, path in enumerate(sorted(labelled_folder.labels.iterdir())):
+        label_map = read_label_map(path)
+        write_label_map(path, np.where(label_map == 0, 0, 255), np.zeros((256, 3)))
+        if number == 1:
+            (labelled_folder.images / path.name).write_bytes(b"no picture")
+        if number == 2:
+            Image.new("RGB", (99, 31)).save(labelled_folder.images / path.name)
+            Image.new("L", (99, 31)).save(path)
+    given = vars(options(labelled_folder))
+    with pytest.raises(PictureError, match="image cannot be read: "):
+        evaluate("tiny", **given, out=tmp_path / "r.json")
+    heard, total = Heard(), number + 1
+    report = evaluate("tiny", **{**given, "skip_bad": True}, out=tmp_path / "r.json", reporter=heard).report
+    assert (report["images"], len(report["skipped"])) == (total - 2, 2)
+    assert f"skipped 2 of {total} pictures" in heard.said
+    (line,) = [
+        text for text in heard.said if text.startswith("no pixel of the label maps is: red square, blue square; ")
+    ]
+    assert "masks of 0 and 255 need the ids in the class file" in line
+    assert [entry["iou"] is None for entry in report["per_class"]] == [False, True, True]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from opentrans_cli.datasets.images import read_label_map
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError, OutputError
+from opentrans_cli.errors import DataError, OutputError, PictureError
 from opentrans_cli.steps.segment.segment import segment
 
 Content = Callable[[Path], dict[str, bytes]]
@@ -91,12 +91,48 @@ def test_words_are_found_where_they_are_painted(tmp_path: Path) -> None:
     assert right > by_chance
 
 
-def test_one_bad_picture_and_nothing_is_written(labelled_folder: Any, tmp_path: Path) -> None:
-    (labelled_folder.images / "9.png").write_bytes(b"no picture")
+def test_bad_pictures_stop_the_run_or_are_skipped_by_name(labelled_folder: Any, tmp_path: Path) -> None:
+    bad, small = labelled_folder.images / "9.png", labelled_folder.images / "8.png"
+    bad.write_bytes(b"no picture")
+    Image.new("RGB", (31, 99)).save(small)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(DataError, match="image cannot be read"):
+    with pytest.raises(PictureError, match=r"smaller than the tower's stride of 32: .*8\.png .*31 x 99.*--skip-bad"):
+        segment("tiny", images=[labelled_folder.images], out=tmp_path / "s", device="cpu", words=WORDS)
+    small.unlink()
+    with pytest.raises(PictureError, match=r"cannot be read: .*9\.png; .*, or skip it and others with --skip-bad"):
         segment("tiny", images=[labelled_folder.images], out=tmp_path / "s", device="cpu", words=WORDS)
     assert sorted(tmp_path.iterdir()) == before
+    result = segment("tiny", images=labelled_folder.images, out=tmp_path / "s", words=WORDS, skip_bad=True)
+    assert result.skipped == (f"image cannot be read: {bad}",)
+    assert "9" not in [image["name"] for image in result.images]
+    assert result.to_json()["skipped"] == list(result.skipped)
+    with pytest.raises(DataError, match="no image is left: 1 are bad, first: image cannot be read"):
+        segment("tiny", images=bad, out=tmp_path / "t", words=WORDS, skip_bad=True)
+
+
+def test_outputs_have_names_of_their_own_and_no_output_is_an_input(tmp_path: Path) -> None:
+    photo = Image.new("RGB", (40, 40), "green")
+    for name in ("a.jpg", "a.png", "A-overlay.png", "sub/a.jpg", "b.jpg", "sub-b.png", "sub/b.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        photo.save(tmp_path / "photos" / name)
+    first = segment("tiny", images=tmp_path / "photos", out=tmp_path / "photos/first", words=WORDS)
+    names = [image["name"] for image in first.images]
+    written = [image[kind].casefold() for image in first.images for kind in ("label_map", "overlay")]
+    assert len(set(written)) == len(written) == len([*(tmp_path / "photos/first").glob("*.png")])
+    again = segment("tiny", images=tmp_path / "photos", out=tmp_path / "photos/second", words=WORDS)
+    assert [image["name"] for image in again.images] == names
+
+
+def test_label_maps_hold_the_ids_of_the_class_file(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), "green").save(tmp_path / "a.png")
+    (tmp_path / "c.txt").write_text("7:grass\n300:red square\n")
+    (tmp_path / "d.txt").write_text("grass\nred square\n")
+    found = {}
+    for name in ("c", "d"):
+        result = segment("tiny", images=tmp_path / "a.png", out=tmp_path / name, words=tmp_path / f"{name}.txt")
+        found[name] = read_label_map(result.path / "a.png")
+        assert result.to_json()["ids"] == ([7, 300] if name == "c" else [0, 1])
+    assert np.array_equal(found["c"], np.array([7, 300])[found["d"]])
 
 
 def test_force_replaces_an_earlier_run_but_no_other_file(labelled_folder: Any, tmp_path: Path) -> None:
