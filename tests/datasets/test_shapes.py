@@ -44,9 +44,11 @@ def test_the_splits_share_no_scene_and_options_choose_among_them() -> None:
     assert chosen.vocabulary.names == CLASSES and open_shapes(DatasetOptions()).default_crop == 96
     with pytest.raises(IndexError):
         chosen[-1]
-    for name, value in (("limit", 0), ("size", 31), ("ignore", -1), ("ignore", 65536), ("split", "test")):
+    for name, value in (("limit", 0), ("size", 31), ("ignore", -1), ("ignore", 65536)):
         with pytest.raises(OptionError, match=f"{name}:? {value}; "):  # of any data set
             DatasetOptions(**{name: value})
+    with pytest.raises(OptionError, match="unknown split: 'test'; choose one of train, val"):
+        DatasetOptions(split="test")
     with pytest.raises(OptionError, match="has no use for: --classes, --hold-out; leave it out"):
         open_shapes(DatasetOptions(classes=Path("x.txt"), hold_out=("red star",)))
 
