@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opentrans_cli.cli.command import Force, Talk, command
+from opentrans_cli.cli.command import Force, Resume, Talk, command
 from opentrans_cli.cli.output import human_bytes, human_count, percent, plain_table
 from opentrans_cli.errors import OptionError
 from opentrans_cli.option import Options, option, seed
@@ -37,7 +37,7 @@ class DemoRequest(Options):
 
 
 @command
-def demo_command(asked: DemoRequest, write: Force, talk: Talk) -> None:
+def demo_command(asked: DemoRequest, resume: Resume, write: Force, talk: Talk) -> None:
     """Run the whole pipeline on the embedded tiny CLIP and its scenes, and compare what pruning and freezing do.
 
     opentrans demo
@@ -54,6 +54,7 @@ def demo_command(asked: DemoRequest, write: Force, talk: Talk) -> None:
         seed=asked.seed,
         device=asked.device,
         force=write.force,
+        resume=resume.resume,
         reporter=talk.reporter,
         on_row=lambda row: talk.reporter.say(_line(row)),
     )

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.datasets.options import DatasetOptions
-from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.records import json_bytes, parse_json
 from opentrans_cli.files.targets import check_folder_target, prepare_parent
-from opentrans_cli.reporter import SILENT, Advance, Left, Reporter
+from opentrans_cli.reporter import SILENT, Parts, Reporter
+from opentrans_cli.sparsity.schedule import imp_sparsities
+from opentrans_cli.spectral.report import bundle_report
 from opentrans_cli.steps.analyze.analyze import analyze
-from opentrans_cli.steps.analyze.result import AnalyzeResult
 from opentrans_cli.steps.demo.pictures import PICTURES, draw_pictures
+from opentrans_cli.steps.demo.state import FEATURES, DemoState
 from opentrans_cli.steps.eval.evaluate import evaluate
-from opentrans_cli.steps.finetune.finetune import FinetuneResult, finetune
+from opentrans_cli.steps.finetune.finetune import finetune
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.report.demo_page import SCENES
 from opentrans_cli.steps.report.report import PAGE, report
+from opentrans_cli.steps.run_files import check_state, resumable, state_path
 from opentrans_cli.steps.sources import shared_clips
 from opentrans_cli.steps.step_record import environment
 from opentrans_cli.steps.transfer.framework import transfer_framework
@@ -35,6 +37,7 @@ TOWERS = {
     "random": "random positions, not distilled (the paper's control)",
     "random_distilled": "random positions with the subnet's counts, distilled as long as the subnet",
 }
+_REPORT = "reports/eval-shapes.json"
 _LAST_BLOCK = "layer4.0"
 """Of the embedded tower: what it gives can be kept on disk while the trunk is frozen."""
 
@@ -133,6 +136,7 @@ def demo(
     seed: int = 0,
     device: str = "cpu",
     force: bool = False,
+    resume: bool = False,
     reporter: Reporter = SILENT,
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> DemoResult:
@@ -140,39 +144,62 @@ def demo(
 
     Every tower is fine-tuned for the same number of steps in the first way of freezing of `size`, and the subnet in the
     other ways as well. Bundles, pictures, report.json and report.html go into the new folder `out`. `on_row` gets each
-    row of the two tables as soon as it is measured.
+    row of the two tables as soon as it is measured. resume: go on with an interrupted demo; without it and without
+    `force` a state is refused.
+
+    Raises RunStopped after SIGTERM or when the disk is full, with everything kept that is finished.
     """
-    started = time.perf_counter()
     where = resolve_device(device)
-    check_folder_target(out, force=force, foreign=_foreign)
+    check_state(out, resume=resume, force=force)
+    resume = resume and state_path(out).exists()
+    check_folder_target(out, force=force or resume, foreign=_foreign)
     prepare_parent(out)
-    stages = _Stages(len(TOWERS) + len(size.freezing), reporter)
-    run = _Demo(out, size, sparsity=sparsity, seed=seed, device=device, stages=stages)
-    rows, freezing = [], []
-    with shared_clips():
-        for name in TOWERS:
-            with stages.next(name):
-                rows.append(run.tower_row(name))
-            on_row(rows[-1])
-        freezing.append(run.freezing_row(size.freezing[0]))  # the subnet's own row above, with its cost
-        for way in size.freezing[1:]:
-            with stages.next(f"subnet, frozen: {way}"):
-                freezing.append(run.freezing_row(way))
-            on_row(freezing[-1])
-        with stages.next("pictures"):
-            bundles = {name: run.finetuned(name, size.freezing[0]) for name in TOWERS}
-            draw_pictures(out, analysis=run.analysis, scenes=min(6, size.scenes), bundles=bundles)
-    settings = {
-        "full": size == FULL,
-        "sparsity": sparsity,
-        "seed": seed,
-        **asdict(size),
-        "environment": environment(where),
-    }
-    result = DemoResult(out, tuple(rows), tuple(freezing), settings, time.perf_counter() - started)
-    (out / "report.json").write_bytes(json_bytes(result.to_json()))
-    report(out, out=out / PAGE, force=True)
+    work = _work(size, sparsity)
+    identity = {"verb": "demo", "sparsity": sparsity, "seed": seed, "device": where.type, "size": asdict(size)}
+    with resumable(out) as finishing, shared_clips():
+        state = DemoState(out, identity=identity, parts=len(work), resume=resume, reporter=reporter)
+        parts = Parts(reporter, work)
+        run = _Demo(out, size, sparsity=sparsity, seed=seed, device=device, state=state, reporter=parts)
+        for part in work:
+            if part in state.finished:
+                parts.skip(part)
+                continue
+            if part in TOWERS:
+                reporter.say(f"{part}: {TOWERS[part]}")
+            with parts.next(part):
+                run.make(part)
+            state.finish(part)
+            if part != _DRAWN:
+                on_row(run.row(part))
+        settings = {
+            "full": size == FULL,
+            "sparsity": sparsity,
+            "seed": seed,
+            **asdict(size),
+            "environment": environment(where),
+        }
+        rows = tuple(run.tower_row(name) for name in TOWERS)
+        freezing = tuple(run.freezing_row(way) for way in size.freezing)
+        result = DemoResult(out, rows, freezing, settings, state.seconds)
+        with finishing():
+            write_file(out / "report.json", [json_bytes(result.to_json())])
+            report(out, out=out / PAGE, force=True)
+            state.discard()
     return result
+
+
+_FROZEN, _DRAWN = "subnet, frozen: ", "pictures"
+"""Titles of the parts that are no tower: a way of freezing the subnet, and what comes last."""
+
+
+def _work(size: DemoSize, sparsity: float) -> dict[str, dict[str, float]]:
+    """By part and by title of a bar how long it takes, in images through the tower and back, about."""
+    rounds = len(imp_sparsities(sparsity, rate=size.rate))
+    looks = {"distilling": size.batch_size * ((rounds - 1) * size.steps_per_round + size.final_steps)}
+    looks["distilling"] += rounds * size.score_images
+    trained = {"fine-tuning": size.finetune_steps * size.finetune_batch * (size.crop / 64) ** 2, "scoring": size.scenes}
+    parts = {name: {**(looks if "distilled" in name or name == "subnet" else {}), **trained} for name in TOWERS}
+    return parts | {f"{_FROZEN}{way}": trained for way in size.freezing[1:]} | {_DRAWN: {}}
 
 
 def _foreign(out: Path) -> list[str]:
@@ -181,53 +208,45 @@ def _foreign(out: Path) -> list[str]:
     return [name for name in names if not name.removeprefix(".").startswith(tuple(TOWERS))]
 
 
-class _Stages:
-    """The stages of a demo as its reporter shows them: bars are named after them, and steps say nothing else."""
-
-    def __init__(self, count: int, reporter: Reporter) -> None:
-        self._count, self._reporter = count, reporter
-        self._number, self._title = 0, ""
-
-    @contextmanager
-    def next(self, title: str) -> Iterator[None]:
-        """Inside the `with` block the next stage, called `title`, runs."""
-        self._number += 1
-        self._title = f"{self._number} of {self._count} · {title}"
-        if title in TOWERS:
-            self._reporter.say(f"{self._title}: {TOWERS[title]}")
-        else:
-            self._reporter.say(self._title)
-        yield
-
-    def say(self, text: str) -> None:
-        """Say nothing."""
-
-    @contextmanager
-    def bar(self, title: str, total: int, *, done: int = 0, left: Left | None = None) -> Iterator[Advance]:
-        """A bar with the stage in front of its title."""
-        with self._reporter.bar(f"  {title}", total, done=done, left=left) as advance:
-            yield advance
-
-
 class _Demo:
     """The bundles of one demo and what was measured on them."""
 
-    analysis: AnalyzeResult  # of the subnet
-
-    def __init__(self, out: Path, size: DemoSize, *, sparsity: float, seed: int, device: str, stages: _Stages) -> None:
+    def __init__(
+        self,
+        out: Path,
+        size: DemoSize,
+        *,
+        sparsity: float,
+        seed: int,
+        device: str,
+        state: DemoState,
+        reporter: Reporter,
+    ) -> None:
         self.out, self.size, self.sparsity, self.seed = out, size, sparsity, seed
-        self.device, self.reporter = device, stages
-        self._finetuned: dict[str, FinetuneResult] = {}
-        self._reports: dict[str, dict[str, Any]] = {}
+        self.device, self.state, self.reporter = device, state, reporter
+
+    def make(self, part: str) -> None:
+        """Do the work of a part that is not finished."""
+        size = self.size
+        if part == _DRAWN:
+            bundles = {name: self.finetuned(name, size.freezing[0]) for name in TOWERS}
+            draw_pictures(self.out, scenes=min(6, size.scenes), bundles=bundles)
+            return
+        if part in TOWERS:
+            self.state.once(f"prune {part}", lambda: self._prune(part))
+            if part == "subnet":
+                self.state.once("analyze", self._analyze)
+            if size.width is not None:
+                self.state.once(f"head {part}", lambda: self._replace_head(part))
+        self._finetune(*((part, size.freezing[0]) if part in TOWERS else ("subnet", part.removeprefix(_FROZEN))))
+
+    def row(self, part: str) -> dict[str, Any]:
+        """The row of a part in its table."""
+        return self.tower_row(part) if part in TOWERS else self.freezing_row(part.removeprefix(_FROZEN))
 
     def tower_row(self, name: str) -> dict[str, Any]:
-        """Make a tower, fine-tune it in the first way of freezing, and return its figures."""
-        self._prune(name)
-        if name == "subnet":
-            self.analysis = analyze(str(self.out / name), seed=self.seed, reporter=self.reporter)
-        if self.size.width is not None:
-            self._replace_head(name)
-        scored = self._reports[self._finetune(name, self.size.freezing[0])]
+        """Figures of a tower, fine-tuned in the first way of freezing."""
+        _, scored = self._finetune(name, self.size.freezing[0])
         bundle = open_bundle(self.out / name)
         return {
             "name": name,
@@ -242,9 +261,9 @@ class _Demo:
         }
 
     def freezing_row(self, way: str) -> dict[str, Any]:
-        """Figures of the subnet fine-tuned in one way of freezing."""
-        key = self._finetune("subnet", way)
-        cost, scored = self._finetuned[key].cost, self._reports[key]
+        """Figures of the subnet, fine-tuned in one way of freezing."""
+        trained, scored = self._finetune("subnet", way)
+        cost = trained["cost"]
         return {
             "name": way,
             "title": _FREEZING[way][0],
@@ -255,7 +274,7 @@ class _Demo:
             "full_training_macs": cost["dense_total"],
             "training_macs_unmasked": cost["unmasked_total"],
             "frozen_layers": len(cost["frozen_layers"]),
-            "seconds_per_step": self._finetuned[key].seconds_per_step,
+            "seconds_per_step": trained["seconds_per_step"],
         }
 
     def finetuned(self, tower: str, way: str) -> Path:
@@ -280,7 +299,12 @@ class _Demo:
             "random_distilled": {"random": True, "like": str(self.out / "subnet"), **distilled},
         }
         chosen = PruneOptions("tiny", **{"sparsity": self.sparsity, "seed": self.seed, **own[name]})
-        prune(**vars(chosen), out=self.out / name, device=self.device, force=True, reporter=self.reporter)
+        prune(**vars(chosen), out=self.out / name, device=self.device, force=True, resume=True, reporter=self.reporter)
+
+    def _analyze(self) -> None:
+        """Add the alphas to the subnet, if a process that was killed has not done so."""
+        if bundle_report(open_bundle(self.out / "subnet")) is None:
+            analyze(str(self.out / "subnet"), seed=self.seed, reporter=self.reporter)
 
     def _replace_head(self, name: str) -> None:
         """A segmentor around the tower with a head of the demo's width, at another place."""
@@ -293,13 +317,14 @@ class _Demo:
             force=True,
         )
 
-    def _finetune(self, tower: str, way: str) -> str:
-        """Fine-tune and score, once for each tower and way of freezing; returns the key of the figures."""
-        key = f"{tower}-{way}"
-        if key in self._finetuned:
-            return key
-        size, target = self.size, self.finetuned(tower, way)
-        features = self.out / f"{tower}-features"
+    def _finetune(self, tower: str, way: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Fine-tune and score, once for each tower and way of freezing; returns the figures of both."""
+        trained = self.state.once(f"finetune {tower} {way}", lambda: self._trained(tower, way))
+        scored = self.state.once(f"eval {tower} {way}", lambda: self._scored(self.finetuned(tower, way)))
+        return trained, scored
+
+    def _trained(self, tower: str, way: str) -> dict[str, Any]:
+        size, features = self.size, self.out / f"{tower}{FEATURES}"
         given: dict[str, Any] = {
             **_FREEZING[way][1],
             "steps": size.finetune_steps,
@@ -312,17 +337,24 @@ class _Demo:
             given |= {"limit": size.crops, "views": 1}
         if "prefix_end" in given:
             given["cache_features"] = features
-        self._finetuned[key] = finetune(
+        result = finetune(
             self.out / (tower if size.width is None else f"{tower}-transferred"),
-            out=target,
+            out=self.finetuned(tower, way),
             **given,
             timing_steps=0,
             device=self.device,
             force=True,
+            resume=True,
             reporter=self.reporter,
         )
         if features.exists():
             shutil.rmtree(features)
-        data = DatasetOptions(split="val", limit=size.scenes)
-        self._reports[key] = evaluate(str(target), **vars(data), device=self.device, reporter=self.reporter).report
-        return key
+        return {"cost": result.cost, "seconds_per_step": result.seconds_per_step}
+
+    def _scored(self, path: Path) -> dict[str, Any]:
+        """The report of `eval`, which a process that was killed may have written."""
+        bundle = open_bundle(path)
+        if bundle.has(_REPORT):
+            return dict(parse_json(bundle.read(_REPORT), _REPORT))
+        data = DatasetOptions(split="val", limit=self.size.scenes)
+        return evaluate(path, **vars(data), device=self.device, resume=True, force=True, reporter=self.reporter).report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,7 @@ from opentrans_cli.pictures.overlay import labelled, paint
 from opentrans_cli.pictures.overview import overview
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import SILENT
-from opentrans_cli.spectral.report import LayerAlpha
-from opentrans_cli.steps.analyze.result import AnalyzeResult
+from opentrans_cli.spectral.report import LayerAlpha, bundle_report
 from opentrans_cli.steps.report.demo_page import SCENES
 from opentrans_cli.steps.segmentors.built import bundle_segmentor
 from opentrans_cli.steps.segmentors.predictor import Predictor
@@ -33,7 +33,7 @@ _FACTOR = 4  # scenes have 96 pixels, too few for words
 _LETTERS = 22
 
 
-def draw_pictures(out: Path, *, analysis: AnalyzeResult, scenes: int, bundles: dict[str, Path]) -> None:
+def draw_pictures(out: Path, *, scenes: int, bundles: dict[str, Path]) -> None:
     """Write `PICTURES` and the folder of scenes into the demo's folder. bundles: by tower its trained segmentor."""
     dataset = ShapesDataset("val", count=scenes)
     names = dataset.vocabulary.names
@@ -64,14 +64,18 @@ def draw_pictures(out: Path, *, analysis: AnalyzeResult, scenes: int, bundles: d
         title=f"Weights kept in each layer at {subnet.manifest.achieved_sparsity:.0%} sparsity",
         control=_layers(open_bundle(out / "random")),
     )
-    alpha_chart(out / "alpha.png", analysis.layers, analysis.median_alpha, title="Alpha of each layer of the subnet")
-    esd_chart(out / "esd.png", _telling(analysis), title="Spectra: the heaviest tail, one in the middle, the lightest")
+    analysis = bundle_report(subnet)
+    assert analysis is not None
+    alpha_chart(out / "alpha.png", analysis.layers, analysis.median, title="Alpha of each layer of the subnet")
+    esd_chart(
+        out / "esd.png", _telling(analysis.layers), title="Spectra: the heaviest tail, one in the middle, the lightest"
+    )
 
 
-def _telling(analysis: AnalyzeResult) -> list[LayerAlpha]:
+def _telling(layers: Sequence[LayerAlpha]) -> list[LayerAlpha]:
     """The layers with the smallest, a middle and the largest alpha; the first ones if no spectrum could be fitted."""
-    ranked = sorted((layer for layer in analysis.layers if math.isfinite(layer.alpha)), key=lambda layer: layer.alpha)
-    ranked = ranked or list(analysis.layers)
+    ranked = sorted((layer for layer in layers if math.isfinite(layer.alpha)), key=lambda layer: layer.alpha)
+    ranked = ranked or list(layers)
     return [ranked[place] for place in sorted({0, len(ranked) // 2, len(ranked) - 1})]
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from PIL import Image
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
-from opentrans_cli.errors import OutputError
+from opentrans_cli.errors import OutputError, RunStopped, TrainingError
+from opentrans_cli.reporter import Silent
 from opentrans_cli.steps.demo.demo import TOWERS, DemoResult, DemoSize, demo
 from opentrans_cli.steps.look.verify import verify
 from opentrans_cli.steps.report.report import report
@@ -106,6 +110,44 @@ def test_the_page_shows_every_scene_beside_its_overlays_and_every_figure(result:
     for place, text in ((result.path, page), (tmp_path, elsewhere.read_text())):
         links = re.findall(r'href="([^"]+)"', text)
         assert len(links) > len(TOWERS) and all((place / link).exists() for link in links)
+
+
+class Signalled(Silent):
+    """A reporter under which SIGTERM comes in the first unit of a bar."""
+
+    def __init__(self, bar: str) -> None:
+        self.wanted = bar
+
+    @contextmanager
+    def bar(self, title: str, total: int, *, done: int = 0, left: object = None) -> Iterator[Callable[[str], None]]:
+        yield lambda status: signal.raise_signal(signal.SIGTERM) if title == self.wanted else None
+
+
+def test_an_interrupted_demo_goes_on_to_the_same_bundles_and_figures(result: DemoResult, tmp_path: Path) -> None:
+    out, told = tmp_path / "out", list[str | None]()
+    for bar in (
+        "2 of 6 · subnet · distilling",
+        "2 of 6 · subnet · scoring",
+        "5 of 6 · subnet, frozen: alpha · fine-tuning",
+    ):
+        with pytest.raises(RunStopped) as stopped:
+            demo(out=out, size=MICRO, sparsity=0.5, resume=True, reporter=Signalled(bar))
+        told.append(stopped.value.after)
+    assert told == ["1 of 6 parts", "1 of 6 parts", "4 of 6 parts"]
+    with pytest.raises(OutputError, match="a state of 4 of 6 parts lies at"):
+        demo(out=out, size=MICRO, sparsity=0.5)
+    with pytest.raises(TrainingError, match=r"sparsity was 0\.5, now 0\.6"):
+        demo(out=out, size=MICRO, sparsity=0.6, resume=True)
+    rows: list[dict[str, Any]] = []
+    resumed = demo(out=out, size=MICRO, sparsity=0.5, resume=True, on_row=rows.append)
+    assert resumed.rows == result.rows and [row["name"] for row in rows] == ["alpha"]
+    untimed = [[{**row, "seconds_per_step": 0} for row in each.finetune_rows] for each in (resumed, result)]
+    assert untimed[0] == untimed[1]
+    for bundle in [path for path in result.path.iterdir() if (path / "manifest.json").exists()]:
+        whole, again = open_bundle(bundle), open_bundle(out / bundle.name)
+        assert again.digest == whole.digest and len(again.manifest.steps) == len(whole.manifest.steps)
+    assert {path.name for path in out.iterdir()} == {path.name for path in result.path.iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path) -> None:
