@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.clip.layers import split_shapes
+from opentrans_cli.clip.layers import Shapes, split_shapes
 from opentrans_cli.clip.open_clip import open_clip_module
 from opentrans_cli.errors import SourceError
 from opentrans_cli.quiet import quiet_libraries
@@ -298,23 +298,60 @@ def build_visual(model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> n
     return visual.eval().requires_grad_(True)
 
 
-def fit_state(state: Mapping[str, NDArray[Any]], model_cfg: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+class NarrowTower(SourceError):
+    """A tower whose layers have fewer channels than its architecture, in a way that open_clip cannot build."""
+
+
+def check_shapes(given: Shapes, wanted: Shapes, *, origin: str) -> None:
+    """Raises SourceError, naming `origin` and the first wrong tensor, unless both have the same names and shapes.
+
+    It is a NarrowTower if the names are the same and nothing is larger than wanted.
+    """
+    others = [name for name, shape in wanted.items() if name in given and tuple(given[name]) != shape]
+    for problem, names in (
+        ("missing", [name for name in wanted if name not in given]),
+        ("not known", [name for name in given if name not in wanted]),
+        ("of another shape", others),
+    ):
+        if not names:
+            continue
+        first = f"'{names[0]}'"
+        if names is others:
+            own, full = written_shape(given[names[0]]), written_shape(wanted[names[0]])
+            if all(_inside(given[name], wanted[name]) for name in others):
+                raise NarrowTower(
+                    f"narrower than its architecture: {first} is {own} in {origin}, not {full}; name the architecture "
+                    "of the file, or, if a program took channels out of it, import the masks that it had before, or "
+                    "prune with --pattern channel"
+                )
+        more = f" and {len(names) - 1} others" if len(names) > 1 else ""
+        raise SourceError(
+            f"weights do not fit the architecture: {origin} ({first}{more}, {problem}); "
+            "name another architecture, as NAME:FILE or in `model_cfg`"
+        )
+
+
+def _inside(given: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(given) == len(wanted) and all(own <= other for own, other in zip(given, wanted, strict=True))
+
+
+def written_shape(shape: Sequence[int]) -> str:
+    """A shape for messages: "64 x 32 x 3 x 3"."""
+    return " x ".join(map(str, shape)) or "one number"
+
+
+def fit_state(
+    state: Mapping[str, NDArray[Any]], model_cfg: Mapping[str, Any], *, origin: str
+) -> dict[str, NDArray[Any]]:
     """The tensors of an image tower, one per layer, in module order, as float32; counters are int64.
 
-    Raises SourceError, naming the first wrong tensor, if they do not fit the architecture.
+    Raises SourceError as `check_shapes` does.
     """
     shapes = split_shapes(tower_shapes(model_cfg))
     # Files from before torch 1.0 have no counter of batches, and nothing depends on it.
     counters = {name: np.zeros((), np.int64) for name in shapes if name.endswith(_COUNTER) and name not in state}
     given = {**state, **counters}
-    for problem, names in (
-        ("missing", [name for name in shapes if name not in given]),
-        ("not known", [name for name in given if name not in shapes]),
-        ("of another shape", [name for name, shape in shapes.items() if name in given and given[name].shape != shape]),
-    ):
-        if names:
-            more = f" and {len(names) - 1} others" if len(names) > 1 else ""
-            raise SourceError(f"tensors do not fit the architecture: '{names[0]}'{more}, {problem}")
+    check_shapes({name: array.shape for name, array in given.items()}, shapes, origin=origin)
     ordered = {name: given[name] for name in shapes}
     kinds = {name: np.int64 if name.endswith(_COUNTER) else np.float32 for name in ordered}
     return {name: array.astype(kinds[name], copy=False) for name, array in ordered.items()}
@@ -333,18 +370,20 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str) ->
     Raises SourceError naming `origin` and the first tensor that does not fit.
     """
     given, notes = _as_built(model, dict(state)), list[str]()
-    try:
-        for key, tower, size in _positions(model):
-            if key in given and given[key].shape != size.shape and given[key].shape[-1] == size.shape[-1]:
-                count, wanted = given[key].shape[-2], size.shape[-2]
-                given[key] = _resized(given[key].float(), size.shape, size.grid, f"{key} of {origin}")
-                notes.append(f"{origin}: {count} positions of the {tower} tower are resized to {wanted}")
-        model.load_state_dict(given, strict=True)
-    except RuntimeError as error:
-        raise SourceError(
-            f"weights do not fit the architecture: {origin} ({_first_mismatch(error)}); "
-            "name another architecture, as NAME:FILE or in `model_cfg`"
-        ) from error
+    for key, tower, size in _positions(model):
+        if key in given and given[key].shape != size.shape and given[key].shape[-1] == size.shape[-1]:
+            count, wanted = given[key].shape[-2], size.shape[-2]
+            given[key] = _resized(given[key].float(), size.shape, size.grid, f"{key} of {origin}")
+            notes.append(f"{origin}: {count} positions of the {tower} tower are resized to {wanted}")
+    own = model.state_dict()
+    # Files from before torch 1.0 have no counter of batches, and nothing depends on it.
+    given |= {name: tensor for name, tensor in own.items() if name.endswith(_COUNTER) and name not in given}
+    check_shapes(
+        {name: tuple(tensor.shape) for name, tensor in given.items()},
+        {name: tuple(tensor.shape) for name, tensor in own.items()},
+        origin=origin,
+    )
+    model.load_state_dict(given, strict=True)
     return "; ".join(notes) or None
 
 
@@ -409,32 +448,93 @@ def _resized(values: Tensor, shape: tuple[int, ...], grid: tuple[int, int] | Non
 
 
 def infer_config(state: Mapping[str, Shaped]) -> dict[str, Any]:
-    """The configuration of a ModifiedResNet CLIP from the shapes of its tensors (open_clip key names).
+    """The configuration of a CLIP with a ModifiedResNet, or of a ViT of OpenAI's, from the shapes of its tensors.
 
-    Text heads are taken as 64 wide, as in every published CLIP; the text activation is QuickGELU only if the tensors
-    come from OpenAI's own archive. Raises SourceError if the tensors are not those of such a model.
+    Names are open_clip's. Heads are taken as 64 wide, as in OpenAI's CLIPs; the activation is QuickGELU only if the
+    tensors come from OpenAI's own archive. A ViT from elsewhere has no configuration, since its image tower depends on
+    both. Raises SourceError if the tensors are not those of such a model.
     """
-    needed = ("visual.layer1.0.conv1.weight", "visual.attnpool.c_proj.weight", "ln_final.weight")
+    openai = any(key in state for key in OPENAI_MARKS)
+    needed: tuple[str, ...] = ("visual.layer1.0.conv1.weight", "visual.attnpool.c_proj.weight", "ln_final.weight")
+    if openai and "visual.class_embedding" in state:
+        needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "ln_final.weight")
     missing = [key for key in needed if key not in state]
     if missing:
+        name = "ViT-B-16" if "visual.class_embedding" in state else "RN50"
         raise SourceError(
-            f"cannot tell the architecture from the tensors: no '{missing[0]}'; give the source as NAME:FILE, "
-            "for example RN50-quickgelu:weights.safetensors"
+            f"cannot tell the architecture from the tensors: no '{missing[0]}'; give the source as NAME:FILE, for "
+            f"example {name}:weights.safetensors, or {name}-quickgelu:weights.safetensors for OpenAI's"
         )
     width = state["ln_final.weight"].shape[0]
-    layers = {key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")}
     inside = {key.removeprefix("visual."): tensor for key, tensor in state.items() if key.startswith("visual.")}
     return {
-        **infer_vision(inside),
+        **(_infer_vit(inside) if "visual.proj" in needed else infer_vision(inside)),
         "text_cfg": {
             "context_length": state["positional_embedding"].shape[0],
             "vocab_size": state["token_embedding.weight"].shape[0],
             "width": width,
             "heads": max(1, width // 64),
-            "layers": len(layers),
+            "layers": _blocks(state, "transformer.resblocks."),
         },
-        "quick_gelu": any(key in state for key in OPENAI_MARKS),
+        "quick_gelu": openai,
     }
+
+
+def _blocks(state: Iterable[str], prefix: str) -> int:
+    return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
+
+
+def _infer_vit(state: Mapping[str, Shaped]) -> dict[str, Any]:
+    """The image tower's part of `infer_config` for a ViT of OpenAI's; names are inside the tower."""
+    width, _, patch, _ = state["conv1.weight"].shape
+    side = math.isqrt(state["positional_embedding"].shape[0] - 1)
+    vision = {"image_size": side * patch, "width": width, "patch_size": patch}
+    return {
+        "embed_dim": state["proj"].shape[1],
+        "vision_cfg": {**vision, "layers": _blocks(state, _VIT_BLOCKS), **_vit_hidden(state, width)},
+    }
+
+
+_VIT_BLOCKS = "transformer.resblocks."
+
+
+def _vit_hidden(state: Mapping[str, Shaped], width: int) -> dict[str, float]:
+    first = state.get(f"{_VIT_BLOCKS}0.mlp.c_fc.weight")
+    if first is None:
+        return {}
+    hidden, ratio = first.shape[0], first.shape[0] / width
+    return {"mlp_ratio": ratio if int(width * ratio) == hidden else (hidden + 0.5) / width}  # open_clip rounds down
+
+
+def with_sizes_of(model_cfg: Mapping[str, Any], state: Mapping[str, Shaped]) -> dict[str, Any]:
+    """`model_cfg` with the numbers of an image tower from which channels or blocks were taken, where open_clip has one.
+
+    These are a ResNet with another width or other numbers of blocks, and a ViT with fewer blocks or with MLPs that all
+    have another size. `state`: tensors by names inside the tower, packed projections not split. If no such numbers fit
+    all shapes, `model_cfg` is returned as it is. Raises SourceError for a wrong configuration.
+    """
+    shapes = plain_shapes(model_cfg)
+    given = {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(_COUNTER)}
+    if shapes is None or given == {name: shape for name, shape in shapes.items() if not name.endswith(_COUNTER)}:
+        return dict(model_cfg)
+    vision = model_cfg["vision_cfg"]
+    if isinstance(vision["layers"], list):
+        first = state.get("layer1.0.conv1.weight")
+        blocks = [_blocks(state, f"layer{stage}.") for stage in range(1, 5)]
+        sizes: dict[str, Any] = {"layers": blocks} if first is None else {"layers": blocks, "width": first.shape[0]}
+    else:
+        width = vision.get("width", _VIT_DEFAULTS["width"])
+        sizes = {"layers": _blocks(state, _VIT_BLOCKS), **_vit_hidden(state, width)}
+    changed = {name: size for name, size in sizes.items() if size != vision.get(name, _VIT_DEFAULTS.get(name))}
+    fitted = {**model_cfg, "vision_cfg": {**vision, **changed}}
+    try:
+        wanted = plain_shapes(fitted) or {}
+    except SourceError:
+        return dict(model_cfg)
+    positions = {"positional_embedding", "attnpool.positional_embedding"}  # they are resized
+    alike = {name: shape for name, shape in wanted.items() if not name.endswith(_COUNTER) and name not in positions}
+    same = alike == {name: shape for name, shape in given.items() if name not in positions}
+    return fitted if same else dict(model_cfg)
 
 
 def infer_vision(state: Mapping[str, Shaped]) -> dict[str, Any]:
@@ -445,7 +545,9 @@ def infer_vision(state: Mapping[str, Shaped]) -> dict[str, Any]:
     to the width of the last stage. Raises SourceError if the tensors are not those of a ModifiedResNet.
     """
     blocks = [len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")}) for stage in range(1, 5)]
-    first, pool = state.get("layer1.0.conv1.weight"), state.get("attnpool.c_proj.weight")
+    # The stem tells the width, since programs that take channels out of the blocks keep what goes from block to block.
+    first = state.get("conv3.weight", state.get("layer1.0.conv1.weight"))
+    pool = state.get("attnpool.c_proj.weight")
     if first is None or 0 in blocks:
         raise SourceError("cannot tell the architecture from the tensors: no four stages; give the source as NAME:FILE")
     positions = state.get("attnpool.positional_embedding")

@@ -32,6 +32,7 @@ from opentrans_cli.clip.architecture import (
     infer_config,
     load_state,
     plain_shapes,
+    with_sizes_of,
 )
 from opentrans_cli.clip.key_tables import find_tower
 from opentrans_cli.clip.layers import split_packed
@@ -196,15 +197,8 @@ def read_tower(source: str) -> ImageTower | None:
             raise SourceError(
                 f"tensor holds NaN or infinite values: '{name}' in {place.path}; repair or replace the checkpoint"
             )
-    try:
-        fitted = fit_state(split_packed(state), model_cfg)
-    except SourceError as error:
-        raise SourceError(
-            f"weights do not fit the architecture: {place.path} ({str(error).partition(': ')[2]}); "
-            "name another architecture, as NAME:FILE or in `model_cfg`"
-        ) from error
     return ImageTower(
-        state=fitted,
+        state=fit_state(split_packed(state), model_cfg, origin=str(place.path)),
         source=source,
         architecture=place.architecture,
         model_cfg=model_cfg,
@@ -286,10 +280,16 @@ def _config(state: Mapping[str, Any], place: _Place, notes: list[str]) -> dict[s
         return model_cfg
     if place.note is not None:
         notes.append(place.note)
-    if openai and not place.model_cfg.get("quick_gelu"):
+    inside = {name.removeprefix("visual."): tensor for name, tensor in state.items() if name.startswith("visual.")}
+    model_cfg = with_sizes_of(place.model_cfg, inside)
+    old, new = place.model_cfg["vision_cfg"], model_cfg["vision_cfg"]
+    changed = [f"{name} {new[name]}, not {old.get(name, 'the usual')}" for name in new if new[name] != old.get(name)]
+    if changed:
+        notes.append(f"{place.path}: smaller than its architecture, so built with {' and '.join(changed)}")
+    if openai and not model_cfg.get("quick_gelu"):
         notes.append(f"{place.path}: OpenAI's own file, so built with QuickGELU and not with GELU")
-        return {**place.model_cfg, "quick_gelu": True}
-    return place.model_cfg
+        return {**model_cfg, "quick_gelu": True}
+    return model_cfg
 
 
 def _finish(model: Any, record: Mapping[str, Any], *, folder: Path | None = None, local: bool = True) -> LoadedClip:

@@ -16,6 +16,7 @@ from opentrans_cli.bundle.layout import weight_name
 from opentrans_cli.bundle.manifest import DTYPES
 from opentrans_cli.bundle.store import write_bundle
 from opentrans_cli.checkpoints.pruned import ZEROS, PrunedCheckpoint, masked, open_pruned
+from opentrans_cli.clip.architecture import NarrowTower
 from opentrans_cli.clip.key_tables import Found, Place, find_tower_layers, laid_out
 from opentrans_cli.clip.layers import choose_layers, tower_candidates
 from opentrans_cli.errors import MaskError, OptionError, SourceError, unknown
@@ -145,6 +146,8 @@ def _base(foreign: PrunedCheckpoint, base: str | None, reporter: Reporter) -> To
         raise SourceError(f"the checkpoint cannot be its own base, for it holds masks: {foreign.path}; {_NAME_BASE}")
     try:
         return load_tower(str(foreign.path), reporter)
+    except NarrowTower:
+        raise
     except SourceError as error:
         raise SourceError(f"no whole CLIP in the checkpoint: {foreign.path}; {_NAME_BASE}") from error
 

@@ -216,7 +216,7 @@ def bundle_tower(bundle: Bundle, *, base: str | None = None, reporter: Reporter 
     clip = None if bundle.has(WEIGHTS) else _base_for(bundle, base, reporter)
     if clip is not None:
         bundle = with_base(bundle, _state(clip))
-    state, masks = fit_state(bundle.tower(), bundle.manifest.base.model_cfg), bundle.masks()
+    state, masks = fit_state(bundle.tower(), bundle.manifest.base.model_cfg, origin=str(bundle.path)), bundle.masks()
     for layer, mask in masks.items():
         if f"{layer}.weight" not in state or state[f"{layer}.weight"].shape != mask.shape:
             raise BundleError(f"mask fits no layer of the tower: '{layer}' in {bundle.path}; write the bundle again")

@@ -23,6 +23,7 @@ from opentrans_cli.source_name import plain_source
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
 VIT = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
 RESNET = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "patch_size": None}
+BATCHNORM = ("weight", "bias", "running_mean", "running_var")
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "timm_proj": "linear", "image_size": 224}
 
 
@@ -211,3 +212,76 @@ def test_commands_take_the_spellings_of_open_clip(
         ):
             result = run_cli(*command)
             assert result.exit_code == 0, (command, result.stderr)
+
+
+# Towers from which another program took channels or blocks.
+
+
+def without(state: dict[str, Tensor], rows: int, *parts: str) -> dict[str, Tensor]:
+    """Hidden units above `rows` removed from the MLPs whose names hold one of `parts`."""
+    narrow = dict(state)
+    for name in state:
+        if name.startswith("visual.") and any(part in name for part in parts):
+            if "c_fc" in name:
+                narrow[name] = state[name][:rows].clone()
+            elif name.endswith("c_proj.weight"):
+                narrow[name] = state[name][:, :rows].clone()
+    return narrow
+
+
+def test_a_smaller_tower_that_open_clip_can_build_is_built_and_told(tmp_path: Path) -> None:
+    vit = config({**VIT, "layers": 2})
+    state = random_state(vit)
+    fewer = {name: tensor for name, tensor in state.items() if "visual.transformer.resblocks.1." not in name}
+    narrow_resnet = random_state(config({**RESNET, "width": 4}))
+    for name, model_cfg, given, told in (
+        ("mlp", vit, without(state, 50, "mlp"), "mlp_ratio 1.5625, not the usual"),
+        ("odd", vit, without(state, 49, "mlp"), "mlp_ratio 1.53125, not the usual"),
+        ("blocks", vit, fewer, "layers 1, not 2"),
+        ("resnet", config(RESNET), narrow_resnet, "width 4, not 8"),
+    ):
+        path = str(folder(tmp_path / name, model_cfg, given))
+        tower, whole = read_tower(path), load_clip(path)
+        assert tower is not None and tower.note is not None and tower.note.endswith(f"so built with {told}")
+        assert whole.note == tower.note and whole.model_cfg == tower.model_cfg
+        assert torch.equal(whole.model.state_dict()[list(given)[-1]], given[list(given)[-1]])
+
+
+@pytest.mark.parametrize("layout", ["folder", "bare", "import", "import with a base"])
+def test_other_smaller_towers_are_refused_with_a_layer_and_both_shapes(
+    layout: str, run_cli: Any, tmp_path: Path
+) -> None:
+    state = random_state(config(RESNET))
+    first = "visual.layer1.0."
+    for name in ("conv1.weight", "conv2.weight", *(f"bn{n}.{leaf}" for n in (1, 2) for leaf in BATCHNORM)):
+        state[first + name] = state[first + name][:4].clone()
+    for name in ("conv2.weight", "conv3.weight"):
+        state[first + name] = state[first + name][:, :4].clone()
+    full = folder(tmp_path / "full", config(RESNET), random_state(config(RESNET)))
+    path = folder(tmp_path / "narrow", config(RESNET), state)
+    file = path / "open_clip_pytorch_model.bin"
+    command: dict[str, tuple[Any, ...]] = {
+        "folder": ("prune", path, "--sparsity", "0.5"),
+        "bare": ("prune", file, "--sparsity", "0.5"),
+        "import": ("import", file),
+        "import with a base": ("import", file, "--base", full),
+    }
+    result = run_cli(*command[layout], "--out", tmp_path / "subnet")
+    assert result.exit_code == 1 and "Traceback" not in result.stderr
+    assert "layer1.0.conv1.weight' is 4 x 8 x 1 x 1 in" in result.stderr and "8 x 8 x 1 x 1" in result.stderr
+    assert "took channels out of it" in result.stderr and "--pattern channel" in result.stderr
+
+
+def test_a_vit_of_openai_is_found_from_its_tensors_and_another_one_is_not(tmp_path: Path) -> None:
+    vit = config({"layers": 2, "width": 64, "patch_size": 16, "image_size": 48}, quick_gelu=True)
+    state = random_state(vit)
+    marks = {"input_resolution": torch.tensor(48), "context_length": torch.tensor(8), "vocab_size": torch.tensor(49408)}
+    torch.save({**state, **marks}, tmp_path / "vit.pt")
+    loaded, pixels = load_clip(str(tmp_path / "vit.pt")), torch.randn(1, 3, 48, 48)
+    theirs: Any = build_clip(vit)
+    theirs.load_state_dict(state)
+    assert torch.equal(loaded.model.visual(pixels), theirs.visual(pixels)) and loaded.activation == "quick_gelu"
+    assert loaded.preprocess.size == 48
+    torch.save(state, tmp_path / "vit.pt")
+    with pytest.raises(SourceError, match=r"ViT-B-16:weights.safetensors, or ViT-B-16-quickgelu:weights.safetensors"):
+        load_clip(str(tmp_path / "vit.pt"))

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from opentrans_cli.bundle.layout import weight_name
 from opentrans_cli.checkpoints.rules import Place
+from opentrans_cli.clip.architecture import written_shape
 from opentrans_cli.clip.key_tables.tables import TABLES, KeyTable, Layout, TowerKind, find_table
 from opentrans_cli.clip.layers import Array, Shapes
 from opentrans_cli.errors import TransferError
@@ -164,16 +165,36 @@ def find_tower_layers(
     try:
         found = find_layers(layers, keys, to=table, under=under)
     except TransferError as error:
+        _check_narrow(layers, keys, where)
         head, _, detail = str(error).split("; ")[0].partition(": ")
         problem = "several towers fit" if head.startswith("several") else "the tower is not there"
         raise TransferError(f"{problem} in {where}: {detail}; {next_move}") from error
     if found.missing:
+        _check_narrow(layers, keys, where)
         others = f" and {len(found.missing) - 1} others" if len(found.missing) > 1 else ""
         raise TransferError(
             f"a layer has no place of its shape in {where}: {found.missing[0]}{others}, by the names of "
             f"{found.table.name} under '{found.prefix}'; {next_move}"
         )
     return found
+
+
+def _check_narrow(layers: Shapes, keys: Shapes, where: str) -> None:
+    """Raises TransferError if all `layers` are in `keys` below one prefix, but some of them with fewer channels."""
+    prefixes = _by_suffix(keys)
+    for layout in _LAYOUTS:
+        places = {layer: place for layer in layers for place in layout.places(weight_name(layer))[:1]}
+        below = [set(prefixes.get(place.key, ())) for place in places.values()]
+        for prefix in sorted(set.intersection(*below)) if len(places) == len(layers) and below else []:
+            sides = {prefix + place.key: place.stored_shape(layers[layer]) for layer, place in places.items()}
+            other = [key for key, shape in sides.items() if keys[key] != shape]
+            fewer = [len(keys[key]) == len(sides[key]) and all(map(int.__le__, keys[key], sides[key])) for key in other]
+            if other and all(fewer):
+                raise TransferError(
+                    f"narrower than the tower: '{other[0]}' is {written_shape(keys[other[0]])} in {where} and "
+                    f"{written_shape(sides[other[0]])} in the tower; a program took channels out of it, but masks "
+                    "keep shapes: import the masks that it had before, or prune with --pattern channel"
+                )
 
 
 _LAYOUTS = tuple(dict.fromkeys(table.layout for table in TABLES))
