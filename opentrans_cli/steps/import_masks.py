@@ -17,9 +17,9 @@ from opentrans_cli.bundle.manifest import DTYPES
 from opentrans_cli.bundle.store import write_bundle
 from opentrans_cli.checkpoints.pruned import ZEROS, PrunedCheckpoint, masked, open_pruned
 from opentrans_cli.clip.architecture import NarrowTower
-from opentrans_cli.clip.key_tables import Found, Place, find_tower_layers, laid_out
+from opentrans_cli.clip.key_tables import Found, Place, check_narrow, find_tower_layers, laid_out
 from opentrans_cli.clip.layers import choose_layers, tower_candidates
-from opentrans_cli.errors import MaskError, OptionError, SourceError, unknown
+from opentrans_cli.errors import MaskError, OptionError, SourceError, TransferError, unknown
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import prepare_parent
 from opentrans_cli.reporter import LOGGED, Reporter
@@ -158,14 +158,19 @@ def _places(
     """The place of the tower in the file, and the layers that get a mask, in module order."""
     possible = tower_candidates(tower.shapes)
     chosen = choose_layers(possible, include=include)
-    found = find_tower_layers(
-        {candidate.name: candidate.shape for candidate in possible if candidate.name in chosen},
-        foreign.shapes,
-        where=str(foreign.path),
-        table=keys,
-        under=under,
-        next_move="name the CLIP it was pruned from with --base, or where it is with --keys and --under",
-    )
+    shapes = {candidate.name: candidate.shape for candidate in possible if candidate.name in chosen}
+    try:
+        found = find_tower_layers(
+            shapes,
+            foreign.shapes,
+            where=str(foreign.path),
+            table=keys,
+            under=under,
+            next_move="name the CLIP it was pruned from with --base, or where it is with --keys and --under",
+        )
+    except TransferError:
+        check_narrow(shapes, foreign.shapes, where=str(foreign.path))
+        raise
     masked = foreign.masked
     layers = tuple(
         candidate.name

@@ -165,12 +165,10 @@ def find_tower_layers(
     try:
         found = find_layers(layers, keys, to=table, under=under)
     except TransferError as error:
-        _check_narrow(layers, keys, where)
         head, _, detail = str(error).split("; ")[0].partition(": ")
         problem = "several towers fit" if head.startswith("several") else "the tower is not there"
         raise TransferError(f"{problem} in {where}: {detail}; {next_move}") from error
     if found.missing:
-        _check_narrow(layers, keys, where)
         others = f" and {len(found.missing) - 1} others" if len(found.missing) > 1 else ""
         raise TransferError(
             f"a layer has no place of its shape in {where}: {found.missing[0]}{others}, by the names of "
@@ -179,7 +177,7 @@ def find_tower_layers(
     return found
 
 
-def _check_narrow(layers: Shapes, keys: Shapes, where: str) -> None:
+def check_narrow(layers: Shapes, keys: Shapes, where: str) -> None:
     """Raises TransferError if all `layers` are in `keys` below one prefix, but some of them with fewer channels."""
     prefixes = _by_suffix(keys)
     for layout in _LAYOUTS:
