@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -63,6 +63,7 @@ class FolderDataset:
         self._indices = _index_table(self.classes, self.ignored, self.ignore_index)
         self.unseen = _spelled_as_in(self.vocabulary, unseen)
         self._crop = crop
+        self.left_out: tuple[str, ...] = ()  # pictures that `leave_out` was told of
         self._listed: list[str] = []  # what was left out
         pictures, maps = self._files(images, labels, image_suffix, label_suffix)
         if split is None:
@@ -119,9 +120,10 @@ class FolderDataset:
             raise DataError(foreign_ids(foreign, ids.size, self.classes, self.ignored, map_file))
         return indices
 
-    def leave_out(self, rows: Container[int]) -> None:
-        """Leave these pairs out."""
-        self._pairs = [pair for row, pair in enumerate(self._pairs) if row not in rows]
+    def leave_out(self, bad: Mapping[int, str]) -> None:
+        """Leave these pairs out: row -> which picture it is and what is wrong with it."""
+        self._pairs = [pair for row, pair in enumerate(self._pairs) if row not in bad]
+        self.left_out = (*self.left_out, *bad.values())
 
     def name(self, index: int) -> str:
         """The stem of sample `index`."""

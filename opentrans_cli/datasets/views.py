@@ -51,6 +51,10 @@ class ViewSet(Protocol):
 
     size: int
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures they are made of."""
+
     def __len__(self) -> int:
         """How many views there are if no picture is bad."""
 
@@ -77,6 +81,11 @@ class PhotoViews:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the views are made of."""
+        return len(self._chosen)
 
     def piece(self, rows: Sequence[int]) -> ViewTask:
         """The work of making views `rows`."""
@@ -119,6 +128,11 @@ class SceneViews:
         self.size, self._count = size, _checked(limit, limit)
 
     def __len__(self) -> int:
+        return self._count
+
+    @property
+    def pictures(self) -> int:
+        """How many scenes there are."""
         return self._count
 
     def piece(self, rows: Sequence[int]) -> ViewTask:

@@ -12,6 +12,7 @@ from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
+from opentrans_cli.datasets.folder import FolderDataset
 from opentrans_cli.datasets.options import DatasetOptions, dataset_name
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_parent, prepare_parent
@@ -115,7 +116,7 @@ def finetune(
                 environment=environment(world.device),
             )
             run, trained = job.train(log, state=state, checkpoint=state_path(out))
-            receipt, loss = run.receipt(), final_loss(trained.losses)
+            receipt, loss = {**run.receipt(), **job.skipped}, final_loss(trained.losses)
             timing = None if run.timing is None else run.timing.to_json()
             if world.is_main:
                 with finishing():
@@ -161,6 +162,12 @@ class _Job:
             "base": base,
             **place,
         }
+
+    @property
+    def skipped(self) -> dict[str, list[str]]:
+        """For the receipt: the pictures that --skip-bad has left out."""
+        left_out = self.samples.left_out if isinstance(self.samples, FolderDataset) else ()
+        return {"skipped": list(left_out)} if left_out else {}
 
     def train(self, log: RunLog, *, state: Path | None, checkpoint: Path) -> tuple[FinetuneRun, TrainLog]:
         """Run all steps, or those that are left."""

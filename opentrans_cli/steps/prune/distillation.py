@@ -82,12 +82,16 @@ def labelled_images(options: PruneOptions, reporter: Reporter = SILENT) -> SegDa
     """The data set of text-guided distillation: the embedded scenes, or a folder of photos with label maps."""
     if options.images == EMBEDDED:
         return open_samples(EMBEDDED, DatasetOptions(limit=options.image_limit))
-    assert options.images and options.labels and options.classes  # PruneOptions has checked this
+    assert options.images and options.classes  # PruneOptions has checked this
     folder = DatasetOptions(
         images=Path(options.images),
-        labels=Path(options.labels),
+        labels=None if options.labels is None else Path(options.labels),
         classes=Path(options.classes),
         ignore=options.ignore,
+        image_suffix=options.image_suffix,
+        label_suffix=options.label_suffix,
+        label_ids=options.label_ids,
+        skip_bad=options.skip_bad,
         limit=options.image_limit,
     )
     return open_samples("folder", folder, reporter, sound=True)

@@ -16,10 +16,8 @@ from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.views import IN_MEMORY, PhotoViews, SceneViews, Views, ViewSet
 from opentrans_cli.reporter import Reporter
 from opentrans_cli.steps.prune.options import EMBEDDED, PruneOptions
+from opentrans_cli.steps.samples import tell_skipped
 from opentrans_cli.training.processes.distributed import World
-
-NAMED = 8
-"""So many skipped pictures are named; the rest is counted."""
 
 
 def open_views(
@@ -41,12 +39,8 @@ def open_views(
     the teacher need not read them again. Close the result. Raises DataError for what cannot be read (pictures: unless
     `skip_bad`) and OptionError for a limit below 1 or a negative number of workers.
     """
-    views = Views(
-        _view_set(where, size=size, limit=limit, seed=seed, say=reporter.say),
-        workers=workers,
-        skip_bad=skip_bad,
-        in_memory=in_memory,
-    )
+    chosen = _view_set(where, size=size, limit=limit, seed=seed, say=reporter.say)
+    views = Views(chosen, workers=workers, skip_bad=skip_bad, in_memory=in_memory)
     title = "rendering scenes" if where == EMBEDDED else "reading images"
     try:
         with reporter.bar(title, views.planned) as advance:
@@ -57,10 +51,7 @@ def open_views(
     except BaseException:
         views.close()
         raise
-    for text in views.bad[:NAMED]:
-        reporter.say(f"skipped: {text}")
-    if len(views.bad) > NAMED:
-        reporter.say(f"skipped: {len(views.bad) - NAMED} more, {len(views.bad)} altogether")
+    tell_skipped(views.bad, chosen.pictures, reporter)
     return views
 
 

@@ -100,7 +100,18 @@ class PruneOptions(Options):
     )
     image_limit: int = option(4096, least=1, help="most views; a photo gives two, whole and cropped", panel=_ON)
     skip_bad: bool = option(False, help="leave out images that cannot be read, and name them", panel=_ON)
-    labels: str | None = option(None, help=f"{_GUIDED}folder of label maps", kind="path", panel=_ON)
+    labels: str | None = option(
+        None, help=f"{_GUIDED}folder of label maps; not with tar shards that hold them", kind="path", panel=_ON
+    )
+    image_suffix: str | None = option(
+        None, help=f"{_GUIDED}end of the names of images, such as _leftImg8bit.png", unset="any suffix", panel=_ON
+    )
+    label_suffix: str | None = option(
+        None,
+        help=f"{_GUIDED}end of the names of label maps, such as _gtFine_labelIds.png",
+        unset="any suffix",
+        panel=_ON,
+    )
     classes: str | None = option(None, help=f"{_GUIDED}class file", kind="path", panel=_ON)
     ignore: tuple[int, ...] = option(
         (),
@@ -109,6 +120,16 @@ class PruneOptions(Options):
         help=f"{_GUIDED}ids of unlabelled pixels, with commas",
         kind="commas",
         unset="those that the class file calls void, else 255",
+        panel=_ON,
+    )
+    label_ids: str = option(
+        "file",
+        help=f"{_GUIDED}what label maps hold",
+        choices={
+            "file": "the ids in the class file, if it writes any",
+            "order": "0, 1, ... in the order of the classes",
+        },
+        noun="kind of label ids",
         panel=_ON,
     )
     # Distillation.
@@ -178,13 +199,16 @@ class PruneOptions(Options):
             raise OptionError(f"too many rounds: {rounds + 0.5:.0f}, at most {MAX_ROUNDS} fit; raise --rate")
 
     def _check_label_maps(self) -> None:
-        given = [name for name in ("labels", "classes", "ignore") if getattr(self, name) not in (None, ())]
+        names = ("labels", "classes", "ignore", "image_suffix", "label_suffix", "label_ids")
+        given = [name.replace("_", "-") for name in names if getattr(self, name) not in (None, (), "file")]
+        # Shards may hold the label maps; without them the data set says so.
+        shards = self.images is not None and (self.images.lower().endswith(".tar") or "{" in self.images)
         if self.distill != "text-guided" or self.images == EMBEDDED:
             if given:
                 raise OptionError(f"no use for label maps: --{given[0]}; add --distill text-guided, or leave it out")
         elif self.images is None:
             raise OptionError("text-guided distillation needs images: --distill text-guided; add --images and --labels")
-        elif self.labels is None or self.classes is None:
+        elif self.classes is None or (self.labels is None and not shards):
             raise OptionError(
                 "text-guided distillation needs labelled regions: --labels and --classes; add both, or use --distill "
                 "image"
