@@ -31,6 +31,12 @@ commas   several values in one text, with commas
 """
 
 
+Completes = Literal["source", "bundle", "layer", "block", "round"]
+"""What the shell lists for a value: sources or bundles that are here, or layers, blocks or sparsities of the source."""
+
+_COMPLETED: Mapping[Kind, Completes] = {"base": "source", "bundle": "bundle"}
+
+
 @dataclass(frozen=True)
 class Statement:
     """The description of an option apart from its name, type and default; see `option`."""
@@ -49,6 +55,8 @@ class Statement:
     also: tuple[str, ...]
     argument: bool
     metavar: str | None
+    known: tuple[str, ...]
+    completes: Completes | None
 
     def spelled(self, name: str) -> str:
         """The option of the field `name` as a user types it: "--weight-decay"."""
@@ -101,6 +109,8 @@ def option(
     also: tuple[str, ...] = (),
     argument: bool = False,
     metavar: str | None = None,
+    known: Sequence[str] = (),
+    completes: Completes | None = None,
 ) -> Any:
     """A field of an options dataclass; an option without a default is required.
 
@@ -108,9 +118,15 @@ def option(
     number in a tuple. choices: the allowed names, with or without a description of each. noun: what such a name is
     called ("criterion"); None: the field's own name. unset: what applies where the default is None. flag: the flag, if
     it differs from the name. also: other flags for the same option ("-s"). argument: it is positional and has no flag.
+    known: values that the shell offers beside others that are allowed. completes: what it lists; by default what `kind`
+    says.
     """
     listed = choices if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
-    said = Statement(help, panel, above, least, below, most, listed, noun, unset, kind, flag, also, argument, metavar)
+    completes = completes or _COMPLETED.get(kind)
+    said = Statement(
+        *(help, panel, above, least, below, most, listed, noun, unset, kind, flag, also, argument, metavar),
+        *(tuple(known), completes),
+    )
     return field(default=default, metadata={Statement: said})
 
 

@@ -27,17 +27,24 @@ _REPORT = "Report"
 class AnalyzeRequest(Options):
     """What is asked for besides the options in `AnalyzeOptions`."""
 
-    source: str = option(help=SOURCE, kind="source", argument=True)
+    source: str = option(help=SOURCE, kind="source", argument=True, completes="source")
     freeze_list: Path | None = option(
         None, help="freeze the layers of this text file, a name on each line", panel=WHICH_LAYERS
     )
     against: str | None = option(
-        None, help="another source whose alphas are put beside, or base, that of the bundle itself", panel=STABILITY
+        None,
+        help="another source whose alphas are put beside, or base, that of the bundle itself",
+        panel=STABILITY,
+        known=("base",),
+        completes="source",
     )
     out: Path | None = option(None, also=("-o",), help="new folder for report and pictures", panel=_REPORT)
     plot: Path | None = option(None, help="picture of the whole tower, .png or .svg", panel=_REPORT)
     esd: tuple[str, ...] = option(
-        (), help="for --plot and --out: draw the spectra of these layers (glob, repeatable)", panel=_REPORT
+        (),
+        help="for --plot and --out: draw the spectra of these layers (glob, repeatable)",
+        panel=_REPORT,
+        completes="layer",
     )
 
 

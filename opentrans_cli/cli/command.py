@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_t
 
 import typer
 
+from opentrans_cli.cli.completion import completer
 from opentrans_cli.cli.config import ConfigChoice, Offered, read_config
 from opentrans_cli.cli.output import ConsoleReporter, Show, emit
 from opentrans_cli.errors import OptionError
@@ -114,9 +115,9 @@ def _parameter(field: Field[Any], said: Statement, hint: Any, **more: Any) -> in
     text = said.described()
     settings: dict[str, Any] = {"help": f"{text[:1].upper()}{text[1:]}."}
     settings |= {"rich_help_panel": said.panel, "metavar": said.metavar, **more}
-    default, names = field.default, tuple(said.choices)
-    if names:
-        settings["autocompletion"] = lambda incomplete: [name for name in names if name.startswith(incomplete)]
+    default = field.default
+    if (offer := completer(said)) is not None:
+        settings["autocompletion"] = offer
     if isinstance(default, tuple | dict):
         settings["show_default"], default = (shown(default) if default else said.unset or False), None
     elif default is None and said.unset is not None:

@@ -11,6 +11,7 @@ from opentrans_cli.cli.command import Force, Resume, Talk, command
 from opentrans_cli.cli.output import human_bytes, human_count, percent, plain_table
 from opentrans_cli.errors import OptionError
 from opentrans_cli.option import Options, option, seed
+from opentrans_cli.steps.shared_options import DEVICES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +28,7 @@ class DemoRequest(Options):
     quick: bool = option(False, help="the short demo, which is the default; for scripts that say so")
     sparsity: float = option(0.9, least=0, below=1, also=("-s",), help="share of the prunable weights to remove")
     seed: int = seed()
-    device: str = option("cpu", help="device to compute on: auto, cpu, cuda or mps")
+    device: str = option("cpu", help="device to compute on: auto, cpu, cuda or mps", known=DEVICES)
 
     def __post_init__(self) -> None:
         """Raises OptionError for a demo that is to be both."""

@@ -37,8 +37,9 @@ class DiffRequest(Options):
         help="bundle folder, hf://org/name@revision, alpha.safetensors, or a file that `analyze --json` wrote",
         argument=True,
         metavar="A",
+        completes="bundle",
     )
-    b: str = option(help="the same, to compare A with", argument=True, metavar="B")
+    b: str = option(help="the same, to compare A with", argument=True, metavar="B", completes="bundle")
 
 
 @command

@@ -23,7 +23,11 @@ class EvalRequest(Options):
     """What is scored, and where the report goes."""
 
     source: str | None = option(
-        None, help="a source (see `opentrans prune --help`), unless --checkpoint is given", kind="source", argument=True
+        None,
+        help="a source (see `opentrans prune --help`), unless --checkpoint is given",
+        kind="source",
+        argument=True,
+        completes="source",
     )
     vocabulary: Path | None = option(
         None, help="other words for the classes, in their order: class file or vocabulary pack", kind="path"

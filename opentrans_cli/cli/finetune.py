@@ -19,7 +19,9 @@ from opentrans_cli.steps.shared_options import BUNDLE, BaseChoice, DataChoice, M
 class FinetuneRequest(Options):
     """What is asked for besides the options that decide the result."""
 
-    bundle: str | None = option(None, help=f"{BUNDLE}; may be left out with --estimate", kind="source", argument=True)
+    bundle: str | None = option(
+        None, help=f"{BUNDLE}; may be left out with --estimate", kind="source", argument=True, completes="bundle"
+    )
     out: Path | None = option(None, also=("-o",), help="new bundle; needed but for --estimate and --show-recipe")
     show_recipe: bool = option(False, help="print every value and where it is from; train nothing")
     estimate: bool = option(False, help="count what training would cost; train nothing", panel="Cost")

@@ -22,7 +22,9 @@ class PullRequest(Options):
 
     repo: str = option(help="org/name or org/name@REVISION: a tag, a branch or a commit", argument=True)
     out: Path | None = option(None, also=("-o",), help="new bundle", unset="in the cache, whose path is printed")
-    base: str | None = option(None, help="source of your own base weights, to complete a bundle of masks alone")
+    base: str | None = option(
+        None, help="source of your own base weights, to complete a bundle of masks alone", completes="source"
+    )
 
 
 @command

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opentrans_cli.bundle.card.licenses import HUB_LICENSES, OTHER
 from opentrans_cli.cli.command import Talk, command
 from opentrans_cli.cli.output import human_bytes, plain_table
 from opentrans_cli.option import Options, option
@@ -29,7 +30,9 @@ class PushRequest(Options):
     private: bool = option(False, help="make a new repo one that only you, or your organization, may see")
     tag: str | None = option(None, flag="--revision", help="tag for this publication", unset="the next of v1, v2, ...")
     license: str = option(
-        "other", help="license of the weights as the Hub or SPDX names it, such as apache-2.0 or mit; needed"
+        "other",
+        help="license of the weights as the Hub or SPDX names it, such as apache-2.0 or mit; needed",
+        known=(*sorted(HUB_LICENSES), OTHER),
     )
     license_name: str | None = option(None, help="name of a license that neither of them knows")
     license_link: str | None = option(None, help="address of the text of that license, https")

@@ -26,6 +26,7 @@ class SegmentRequest(Options):
         (),
         help="a source (see `opentrans prune --help`), unless --checkpoint is given, and images or folders of images",
         argument=True,
+        completes="source",
     )
     out: Path | None = option(None, also=("-o",), help="new folder of label maps and overlays")
     task: str = option(

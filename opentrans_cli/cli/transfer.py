@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class TransferRequest(Options):
     """What is transferred, and where it goes."""
 
-    bundle: str = option(help=BUNDLE, kind="source", argument=True)
+    bundle: str = option(help=BUNDLE, kind="source", argument=True, completes="bundle")
     out: Path | None = option(None, also=("-o",), help="new bundle, folder or file; needed unless --dry-run")
     dry_run: bool = option(False, help="print every key and write nothing")
     seed: int = seed()

@@ -36,7 +36,7 @@ from opentrans_cli.clip.architecture import (
 )
 from opentrans_cli.clip.key_tables import find_tower
 from opentrans_cli.clip.layers import split_packed
-from opentrans_cli.clip.open_clip import open_clip_architectures, open_clip_config, open_clip_module
+from opentrans_cli.clip.open_clip import open_clip_architectures, open_clip_config, open_clip_table
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.tokenizer import Tokenizer
 from opentrans_cli.errors import SourceError, did_you_mean
@@ -71,7 +71,7 @@ def published(source: str) -> Published | None:
 
 def all_published() -> tuple[Published, ...]:
     """All entries of open_clip's table, in its order."""
-    names = open_clip_module("pretrained").list_pretrained()
+    names = open_clip_table().list_pretrained()
     return tuple(_published(name, tag, _record(name, tag)) for name, tag in names)
 
 
@@ -82,7 +82,7 @@ def _published(name: str, tag: str, record: Mapping[str, Any]) -> Published:
 
 def _record(name: str, tag: str) -> Mapping[str, Any]:
     """open_clip's record of published weights: place, preprocessing, activation; {} if there are none of this name."""
-    record: Mapping[str, Any] = open_clip_module("pretrained").get_pretrained_cfg(name, tag)
+    record: Mapping[str, Any] = open_clip_table().get_pretrained_cfg(name, tag)
     return record
 
 
@@ -225,7 +225,7 @@ def _place(source: str) -> _Place:
 
 def _published_place(name: str, tag: str) -> _Place:
     model_cfg = named_config(name)
-    tags, record = open_clip_module("pretrained").list_pretrained_tags_by_model(name), _record(name, tag)
+    tags, record = open_clip_table().list_pretrained_tags_by_model(name), _record(name, tag)
     if not record:
         raise SourceError(
             f"open_clip has no weights '{tag}' for {name} (known: {', '.join(tags) or 'none'}); "

@@ -35,7 +35,7 @@ class ImportOptions(Options):
     keys: str | None = option(None, help="key table by which the file names the tower", unset="the one that fits")
     under: str | None = option(None, help="prefix of the tower in the file, where several towers fit")
     include: tuple[str, ...] = option(
-        (), help="layers to mask beside the default ones (glob over whole names, repeatable)"
+        (), help="layers to mask beside the default ones (glob over whole names, repeatable)", completes="layer"
     )
     mask_only: bool = option(False, help="store masks without values")
     dtype: str = option("float32", help="type of the stored values", choices=("float32", "float16", "bfloat16"))

@@ -16,6 +16,8 @@ SOURCE = (
 """What a source is, in the words of `--help`."""
 BUNDLE = "bundle folder, or hf://org/name@revision"
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
 FREEZE = {
     "heavy": "small alpha, the method",
     "light": "large alpha",
@@ -29,7 +31,9 @@ FREEZE = {
 class Machine(Options):
     """The device on which a command computes."""
 
-    device: str = option("auto", help="device to compute on: auto (CUDA, then MPS, then CPU), cpu, cuda or mps")
+    device: str = option(
+        "auto", help="device to compute on: auto (CUDA, then MPS, then CPU), cpu, cuda or mps", known=DEVICES
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class BaseChoice(Options):
 class BundleChoice(Options):
     """The source of a command that takes only bundles."""
 
-    bundle: str = option(help=BUNDLE, kind="source", argument=True)
+    bundle: str = option(help=BUNDLE, kind="source", argument=True, completes="bundle")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class RoundChoice(Options):
         below=1,
         help="sparsity of an earlier round of the bundle, of those that `opentrans inspect` lists",
         unset="the last round",
+        completes="round",
     )
 
 

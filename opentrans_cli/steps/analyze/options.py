@@ -23,9 +23,11 @@ class AnalyzeOptions(Options):
         choices={"log": "as published", "linear": "with its lower end mended"},
     )
     include: tuple[str, ...] = option(
-        (), help="layers to analyze beside the default ones (glob over whole names, repeatable)"
+        (), help="layers to analyze beside the default ones (glob over whole names, repeatable)", completes="layer"
     )
-    exclude: tuple[str, ...] = option((), help="layers to leave out (glob over whole names, repeatable)")
+    exclude: tuple[str, ...] = option(
+        (), help="layers to leave out (glob over whole names, repeatable)", completes="layer"
+    )
     # which layers to freeze; if no ratio, threshold, top or layer is given: those below the median
     freeze: str = option(
         "heavy", help="layers that fine-tuning freezes", choices=FREEZE, noun="freeze mode", panel=WHICH_LAYERS
@@ -43,7 +45,10 @@ class AnalyzeOptions(Options):
         panel=WHICH_LAYERS,
     )
     freeze_layer: tuple[str, ...] = option(
-        (), help="freeze this layer, whatever its alpha (glob over whole names, repeatable)", panel=WHICH_LAYERS
+        (),
+        help="freeze this layer, whatever its alpha (glob over whole names, repeatable)",
+        panel=WHICH_LAYERS,
+        completes="layer",
     )
     # how stable the decisions are
     bootstrap: int = option(

@@ -260,7 +260,10 @@ class FinetuneOptions(CropOptions):
         panel=_FREEZING,
     )
     prefix_end: str | None = option(
-        None, help="last block of the frozen prefix, such as stem, layer2.3 or layer4.0", panel=_FREEZING
+        None,
+        help="last block of the frozen prefix, such as stem, layer2.3 or layer4.0",
+        panel=_FREEZING,
+        completes="block",
     )
     warmup_steps: int = option(
         0,

@@ -53,7 +53,7 @@ _GUIDED = "for text-guided distillation on photos: "
 class PruneOptions(Options):
     """Everything that decides the result of `prune`; recorded in the bundle."""
 
-    source: str = option("RN50-quickgelu:openai", help=SOURCE, kind="source", argument=True)
+    source: str = option("RN50-quickgelu:openai", help=SOURCE, kind="source", argument=True, completes="source")
     sparsity: float = option(
         0.9, least=0, below=1, also=("-s",), help="share of the prunable weights to remove; N:M brings its own along"
     )
@@ -69,13 +69,17 @@ class PruneOptions(Options):
         "unstructured",
         help="which weights go together: unstructured (one threshold for all layers), layerwise (the same share of "
         "every layer), channel (whole channels), or N:M such as 2:4 (N of every M inputs are kept)",
+        known=("unstructured", "layerwise", "channel", "2:4", "4:8"),
         panel=_WHICH,
     )
     include: tuple[str, ...] = option(
-        (), help="layers to prune beside the default ones (glob over whole names, repeatable)", panel=_WHICH
+        (),
+        help="layers to prune beside the default ones (glob over whole names, repeatable)",
+        panel=_WHICH,
+        completes="layer",
     )
     exclude: tuple[str, ...] = option(
-        (), help="layers to leave alone (glob over whole names, repeatable)", panel=_WHICH
+        (), help="layers to leave alone (glob over whole names, repeatable)", panel=_WHICH, completes="layer"
     )
     score_images: int = option(512, least=1, help="most views a criterion looks at in each round", panel=_WHICH)
     probes: int = option(1, least=1, help="for fisher: random probes an image, each a backward pass", panel=_WHICH)
@@ -95,6 +99,7 @@ class PruneOptions(Options):
         None,
         help="a folder, a list file, .tar shards (a-{000..009}.tar), or shapes (the embedded scenes)",
         unset="none: one cut by magnitude, no distillation",
+        known=(EMBEDDED,),
         kind="path",
         panel=_ON,
     )
@@ -147,6 +152,7 @@ class PruneOptions(Options):
     framework: str = option(
         "deeplabv3",
         help="for text-guided: the segmentor that makes embeddings of regions, deeplabv3 or maskclip",
+        known=("deeplabv3", "maskclip"),
         panel=_DISTIL,
     )
     steps_per_round: int = option(16, least=1, help="optimizer steps in each round but the last", panel=_DISTIL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.option import Options, option
 
 _FRAMEWORK, _CHECKPOINT, _ONNX = "For frameworks", "For --checkpoint", "For --to onnx"
@@ -20,6 +21,7 @@ class TransferOptions(Options):
         "open-clip (a folder with the whole CLIP), onnx (one graph with your words) or patch (what differs from the "
         "base, sparse); with --checkpoint a key table",
         unset="deeplabv3; with --checkpoint the key table that fits",
+        known=(*FRAMEWORKS.names(), "open-clip", "onnx"),
     )
     options: dict[str, str] | None = option(
         None,
@@ -45,7 +47,7 @@ class TransferOptions(Options):
         None, help="prefix of the tower's keys, where the checkpoint has several that fit", panel=_CHECKPOINT
     )
     allow_missing: tuple[str, ...] = option(
-        (), help="layers that the checkpoint may lack (name or glob, repeatable)", panel=_CHECKPOINT
+        (), help="layers that the checkpoint may lack (name or glob, repeatable)", panel=_CHECKPOINT, completes="layer"
     )
     framework: str | None = option(None, help="maskclip, to leave out the segmentor that a bundle holds", panel=_ONNX)
     resolution: int | None = option(
