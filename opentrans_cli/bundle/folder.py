@@ -21,7 +21,7 @@ _MAX_FOLDERS = 32  # levels below a bundle; it needs one itself, and a repositor
 
 # Tensor and pickle files that the manifest does not declare are refused: another program might load them.
 _REFUSED = {".safetensors", ".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so"}
-_HARMLESS = {".DS_Store", ".gitattributes"}
+_HARMLESS = {".DS_Store", ".gitattributes", "model.sig"}
 
 
 def read_manifest(folder: Path) -> Manifest:

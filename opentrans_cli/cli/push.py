@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.bundle.card.licenses import HUB_LICENSES, OTHER
@@ -43,6 +44,10 @@ class PushRequest(Options):
         kind="pairs",
     )
     message: str | None = option(None, help="message of the commit", unset="the last step of the bundle")
+    sign: bool = option(False, help="sign it by Sigstore with your identity (needs the extra sign)")
+    sign_key: Path | None = option(
+        None, help="sign it with the elliptic curve key in this file, PEM (needs the extra sign)"
+    )
     dry_run: bool = option(False, help="list files, sizes and the points of the gate; no call to the Hub")
     no_gate: str | None = option(None, metavar="REASON", help="publish although the gate says no; why, for the card")
 

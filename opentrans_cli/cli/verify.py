@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.look.verify import VerifyResult
 
 
+_SIGNED = "Signature (needs the extra sign)"
+
+
 @dataclass(frozen=True)
 class VerifyRequest(Options):
     """What the bundle is compared with."""
@@ -27,6 +31,14 @@ class VerifyRequest(Options):
         help="a bundle of its history, to prove digest and frozen layers (repeatable)",
         kind="bundle",
     )
+    key: Path | None = option(None, help="public key in PEM that must have signed it", panel=_SIGNED)
+    identity: str | None = option(
+        None, help="who must have signed it by Sigstore, an address or a workflow", panel=_SIGNED
+    )
+    issuer: str | None = option(None, help="who vouched for that identity, an address", panel=_SIGNED)
+    trust_root: Path | None = option(
+        None, help="trust configuration of Sigstore", unset="asked for over the network", panel=_SIGNED
+    )
 
 
 @command
@@ -35,10 +47,11 @@ def verify_command(source: BundleChoice, asked: VerifyRequest, talk: Talk) -> No
 
     opentrans verify subnet
     opentrans verify trained --parent subnet
+    opentrans verify hf://org/name@v1 --key publisher.pub
     """
     from opentrans_cli.steps.look.verify import verify
 
-    result = verify(source.bundle, parents=asked.parents, reporter=talk.reporter)
+    result = verify(source.bundle, **vars(asked), reporter=talk.reporter)
     talk.emit(asdict(result), lambda console: _show(console, result))
     if not result.ok:
         failed = next(check for check in result.checks if not check.ok)

@@ -17,6 +17,7 @@ from pathlib import Path
 from opentrans_cli.bundle.folder import MANIFEST, check_replaceable
 from opentrans_cli.bundle.hub.client import hub_errors, retrying
 from opentrans_cli.bundle.hub.remote import RemoteRepo
+from opentrans_cli.bundle.layout import SIGNATURE
 from opentrans_cli.bundle.manifest import FileEntry, Manifest
 from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError
@@ -33,8 +34,9 @@ def download(
     """Write the bundle that `manifest_text` declares at `target`, and return the bytes that were fetched.
 
     Only declared files are fetched, never more than their declared bytes, and every one is hashed before the bundle
-    appears. seed: a folder that may hold some of them already. Raises HubError or BundleError; `target` is then as it
-    was. A second download of the same bundle waits, and finds it there.
+    appears; and the signature, where there is one, which `verify` can check. seed: a folder that may hold some of them
+    already. Raises HubError or BundleError; `target` is then as it was. A second download of the same bundle waits, and
+    finds it there.
     """
     manifest = repo.parse(manifest_text)
     target = Path(os.path.realpath(target))
@@ -177,6 +179,9 @@ def _finish(
     bundle = place / "bundle"
     _clear(bundle, {entry.name for entry in manifest.files})
     write_file(bundle / MANIFEST, [manifest_text])
+    signature = repo.signature_bytes()
+    if signature is not None:
+        write_file(bundle / SIGNATURE, [signature])
     failed = next((check for check in verify_bundle(bundle) if not check.ok), None)
     if failed is not None:
         shutil.rmtree(place, ignore_errors=True)

@@ -32,21 +32,29 @@ class RemoteRepo:
 
     def manifest_bytes(self) -> bytes | None:
         """The text of `manifest.json`; None if the repo has none."""
+        text = self._small_file(MANIFEST, MAX_MANIFEST)
+        if text is not None and is_lfs_pointer(text):
+            raise HubError(
+                f"Git LFS pointer instead of the manifest: {self.ref}; ask its owner to upload the file itself"
+            )
+        return text
+
+    def signature_bytes(self) -> bytes | None:
+        """The signature of the bundle, which no manifest declares; None if the repo has none."""
+        return self._small_file(layout.SIGNATURE, layout.MAX_SIGNATURE)
+
+    def _small_file(self, name: str, most: int) -> bytes | None:
         from huggingface_hub.errors import EntryNotFoundError
 
-        text = io.BytesIO()
+        data = io.BytesIO()
         try:
-            retrying(lambda: self.receive(MANIFEST, text, most=MAX_MANIFEST))
+            retrying(lambda: self.receive(name, data, most=most))
         except EntryNotFoundError:
             return None
         except Exception:
             with hub_errors(str(self.ref)):
                 raise
-        if is_lfs_pointer(text.getvalue()):
-            raise HubError(
-                f"Git LFS pointer instead of the manifest: {self.ref}; ask its owner to upload the file itself"
-            )
-        return text.getvalue()
+        return data.getvalue()
 
     def parse(self, data: bytes) -> Manifest:
         """The manifest in the text `data`. Raises BundleError, naming the repo."""

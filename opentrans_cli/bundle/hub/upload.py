@@ -31,6 +31,7 @@ from opentrans_cli.bundle.layout import (
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
     README,
+    SIGNATURE,
     SPARSE_PATCH,
     SPARSITY_CHART,
 )
@@ -91,10 +92,12 @@ class _Tree(NamedTuple):
     files: Mapping[str, Any]  # path -> RepoFile of the client
 
     def has(self, addition: CommitOperationAdd) -> bool:
-        """Whether the file is there, the same byte for byte."""
+        """Whether the file is there, the same byte for byte; of signatures, whether there is one."""
         from huggingface_hub.utils.sha import git_hash
 
         found, here = self.files.get(addition.path_in_repo), addition.upload_info
+        if found is not None and addition.path_in_repo == SIGNATURE:
+            return True  # each signing gives other bytes; one beside the same files holds as well
         if found is None or found.size != here.size:
             return False
         if found.lfs is not None:
@@ -167,11 +170,11 @@ class _Upload:
         from huggingface_hub import CommitOperationAdd
 
         declared = self._declared(remote)
-        beside = {*_EXTRAS, SPARSITY_CHART, ALPHA_CHART}
+        beside = {*_EXTRAS, SIGNATURE, SPARSITY_CHART, ALPHA_CHART}
         if declared is None:
             self._refuse_foreign(remote, {*self.contents, *beside})
         card = self.outgoing.card(tag or _next(tags))
-        new = [content for content in self.contents.values() if not remote.has(content)]
+        new = [content for name, content in self.contents.items() if name == SIGNATURE or not remote.has(content)]
         new += [CommitOperationAdd(name, data) for name, data in card.items()]
         ours = set() if declared is None else {*declared, *beside}
         gone = tuple(sorted(ours.intersection(remote.files) - {*self.contents, *card}))

@@ -26,6 +26,7 @@ from opentrans_cli.bundle.verify.laws import (
     TensorHashes,
     ValueCounts,
 )
+from opentrans_cli.bundle.verify.signature import Signer, check_signature
 from opentrans_cli.errors import BundleError, OpentransError
 from opentrans_cli.files.header import Head
 from opentrans_cli.files.scan import Scanned, TensorPiece, scan_file, scan_tensors
@@ -44,12 +45,14 @@ class Check:
     detail: str  # what was counted, or what is wrong with the next move
 
 
-def verify_bundle(path: Path | str, *, parents: Sequence[Path | str] = ()) -> tuple[Check, ...]:
+def verify_bundle(
+    path: Path | str, *, parents: Sequence[Path | str] = (), signer: Signer | None = None
+) -> tuple[Check, ...]:
     """Checks manifest, files, hashes, headers, masks, values, rounds, reports and history, reading every byte once.
 
     parents: bundles said to be steps of its history; each is checked completely, compared by digest, and its tensors
-    with those that were frozen since. A damaged bundle gives failed checks; only a path that is no bundle at all
-    raises BundleError.
+    with those that were frozen since. signer: whose signature it must have. A damaged bundle gives failed checks; only
+    a path that is no bundle at all raises BundleError.
     """
     folder = Path(path)
     manifest_bytes(folder)
@@ -62,6 +65,7 @@ def verify_bundle(path: Path | str, *, parents: Sequence[Path | str] = ()) -> tu
         Check("manifest", True, f"version {manifest.version}, {len(manifest.layers)} layers"),
         *reading.checks(),
         *(_attempt("parent", partial(_parent, reading, Path(given))) for given in parents),
+        *([] if signer is None else [_attempt("signature", partial(check_signature, folder, signer))]),
     )
 
 

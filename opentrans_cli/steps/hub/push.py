@@ -19,9 +19,17 @@ from opentrans_cli.bundle.folder import MANIFEST, read_manifest
 from opentrans_cli.bundle.hub.client import HubRef, endpoint, is_revision, parse_ref
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.hub.upload import BRANCH, Outgoing, Uploaded, upload
-from opentrans_cli.bundle.layout import EVAL_RESULTS, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, README, SPARSE_PATCH
+from opentrans_cli.bundle.layout import (
+    EVAL_RESULTS,
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_WEIGHTS,
+    README,
+    SIGNATURE,
+    SPARSE_PATCH,
+)
 from opentrans_cli.bundle.mask_only import is_mask_only, write_mask_only
 from opentrans_cli.bundle.store import Bundle, open_bundle
+from opentrans_cli.bundle.verify.signature import need_signing, sign_folder
 from opentrans_cli.bundle.verify.verify import Check, verify_bundle
 from opentrans_cli.errors import BundleError, OptionError
 from opentrans_cli.files.atomic import write_file
@@ -88,6 +96,8 @@ def push(
     base: str | None = None,
     dry_run: bool = False,
     no_gate: str | None = None,
+    sign: bool = False,
+    sign_key: str | Path | None = None,
 ) -> PushResult:
     """Verify the bundle `source`, let it pass the gate, and put it into the repo `ref`, "org/name[@tag]", in one commit
     with a model card.
@@ -96,9 +106,11 @@ def push(
     mask_only: send no values. patch: add what differs from the base, as indices and values. license: an identifier of
     the Hub or of SPDX, or "other" with license_name and license_link. benchmark: data set of an eval report ->
     "org/dataset:task[@commit]" of the Hub. tag: default the next of v1, v2, ... no_gate: publish although points of the
-    gate fail, for this reason, which stands on the card. With `dry_run` the network is not used, and failed points are
-    only listed. Raises BundleError for a damaged or incomplete bundle, GateError for one that does not pass,
-    OptionError, SourceError, or HubError. The repo then holds its old state, or the new one without its tag, and
+    gate fail, for this reason, which stands on the card. sign: by Sigstore, with your identity; sign_key: with the
+    private key in this file. With `dry_run` the network is not used, and failed points are only listed.
+
+    Raises BundleError for a damaged or incomplete bundle or if it cannot be signed, GateError for one that does not
+    pass, OptionError, SourceError, or HubError. The repo then holds its old state, or the new one without its tag, and
     another push continues from there.
     """
     # It draws the charts of the card.
@@ -109,6 +121,10 @@ def push(
         raise OptionError("with and without weights at once: --dense and --mask-only; leave one of them out")
     if no_gate is not None and not (no_gate.strip() and len(no_gate) <= LONGEST):
         raise OptionError(f"no reason for the card: --no-gate {no_gate[:80]!r}; say why, at most {LONGEST} characters")
+    if sign and sign_key is not None:
+        raise OptionError(f"two signatures at once: --sign and --sign-key {sign_key}; leave one of them out")
+    if sign or sign_key is not None:
+        need_signing()
     terms = license_of(license, name=license_name, link=license_link)
     benchmarks = benchmarks_of(benchmark or {})
     bundle = _verified(source, reporter)
@@ -126,6 +142,8 @@ def push(
             files[EVAL_RESULTS].write_bytes(render_eval_results(evaluations.values(), benchmarks, repo=place.repo))
         subject = gate.Subject(bundle, staged, terms, evaluations, cost_of(staged), frozenset(benchmarks), opened)
         points = _judged(subject, place.repo, reporter, lenient=dry_run or no_gate is not None)
+        if sign_key is not None or (sign and not dry_run):
+            files[SIGNATURE] = sign_folder(staged.path, None if sign_key is None else Path(sign_key))
         failed = tuple(point.name for point in points if not point.ok)
         unchecked = None if no_gate is None else Unchecked(no_gate, failed)
         card = partial(

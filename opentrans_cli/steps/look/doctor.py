@@ -52,6 +52,10 @@ EXTRAS: dict[str, tuple[str, dict[str, str]]] = {
         "transfer --to onnx",
         {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
     ),
+    "sign": (
+        "push --sign, push --sign-key and verify of a signature",
+        {"model-signing": "model_signing", "pyopenssl": "OpenSSL"},
+    ),
     "tensorboard": ("finetune --tensorboard", {"tensorboard": "tensorboard"}),
 }
 """By extra the commands that need it, and its packages with the modules that they are imported as."""
