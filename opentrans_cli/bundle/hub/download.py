@@ -23,6 +23,7 @@ from opentrans_cli.bundle.verify.verify import verify_bundle
 from opentrans_cli.errors import BundleError, HubError
 from opentrans_cli.files.atomic import locked, put_in_place, sync_folder, write_file
 from opentrans_cli.files.digest import file_sha256
+from opentrans_cli.files.tensorfile import read_bytes
 from opentrans_cli.reporter import Reporter
 
 _MEGABYTE = 1_000_000
@@ -34,8 +35,8 @@ def download(
     """Write the bundle that `manifest_text` declares at `target`, and return the bytes that were fetched.
 
     Only declared files are fetched, never more than their declared bytes, and every one is hashed before the bundle
-    appears; and the signature, where there is one, which `verify` can check. seed: a folder that may hold some of them
-    already. Raises HubError or BundleError; `target` is then as it was. A second download of the same bundle waits, and
+    appears; and the signature, where there is one, which `verify` can check. seed: the same bundle as it was pulled
+    before. Raises HubError or BundleError; `target` is then as it was. A second download of the same bundle waits, and
     finds it there.
     """
     manifest = repo.parse(manifest_text)
@@ -49,7 +50,7 @@ def download(
                 check_replaceable(target, force=force)
                 _check_room(place, total, repo)
                 fetched = _Download(repo, manifest, place, arrived, reporter).run(seed)
-                _finish(repo, manifest, manifest_text, place, target, force=force)
+                _finish(repo, manifest, manifest_text, place, target, seed, force=force)
             shutil.rmtree(place, ignore_errors=True)
             return fetched
     except OSError as error:
@@ -173,13 +174,20 @@ class _Download:
 
 
 def _finish(
-    repo: RemoteRepo, manifest: Manifest, manifest_text: bytes, place: Path, target: Path, *, force: bool
+    repo: RemoteRepo,
+    manifest: Manifest,
+    manifest_text: bytes,
+    place: Path,
+    target: Path,
+    seed: Path | None,
+    *,
+    force: bool,
 ) -> None:
     """Check the whole bundle, and let it appear at `target`."""
     bundle = place / "bundle"
     _clear(bundle, {entry.name for entry in manifest.files})
     write_file(bundle / MANIFEST, [manifest_text])
-    signature = repo.signature_bytes()
+    signature = repo.signature_bytes() if seed is None else _signature_in(seed)
     if signature is not None:
         write_file(bundle / SIGNATURE, [signature])
     failed = next((check for check in verify_bundle(bundle) if not check.ok), None)
@@ -192,6 +200,12 @@ def _finish(
     sync_folder(bundle)
     put_in_place(bundle, target, replace=force)
     sync_folder(target.parent)
+
+
+def _signature_in(folder: Path) -> bytes | None:
+    """The signature beside the same bundle in the cache, where what was pulled is complete."""
+    path = folder / SIGNATURE
+    return read_bytes(path) if path.is_file() else None
 
 
 def _clear(bundle: Path, declared: set[str]) -> None:
