@@ -45,7 +45,7 @@ def demo_command(asked: DemoRequest, resume: Resume, write: Force, talk: Talk) -
     opentrans demo --out try --sparsity 0.8
     """
     length = "ten minutes" if asked.full else "a minute"
-    talk.reporter.say(f"the whole method on a tiny CLIP and drawn scenes, about {length} on two cores, in {asked.out}")
+    talk.reporter.say(f"the whole method on a tiny CLIP and drawn scenes: about {length} on two cores")
     from opentrans_cli.steps.demo.demo import FULL, SHORT, demo
 
     result = demo(

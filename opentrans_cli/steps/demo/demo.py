@@ -35,7 +35,7 @@ TOWERS = {
     "dense": "nothing pruned",
     "subnet": "what the embedding feels least, removed in rounds, distilled in each",
     "random": "random positions, not distilled (the paper's control)",
-    "random_distilled": "random positions with the subnet's counts, distilled as long as the subnet",
+    "random_distilled": "random positions, the subnet's counts by layer, distilled as long",
 }
 _REPORT = "reports/eval-shapes.json"
 _LAST_BLOCK = "layer4.0"
