@@ -90,7 +90,7 @@ def labelled(
     """`painted`, an image as `paint` gives it of `label_map` (H, W), with the name of each class in letters of `size`.
 
     A name stands once, where it fits and is farthest from other classes, so that it is not read as the name of one of
-    these; where there is hardly any room it is left out.
+    these. It is left out where there is hardly any room, or where the name of a larger class stands.
     """
     picture, font = Image.fromarray(painted), font_of(size)
     draw, entries = ImageDraw.Draw(picture), class_shares(label_map, names)
@@ -98,6 +98,7 @@ def labelled(
     factor = step * (painted.shape[0] // label_map.shape[0])
     label_map = label_map[::step, ::step]
     across, down, around = _room(label_map, axis=1), _room(label_map, axis=0), _depth(label_map)
+    boxes: list[tuple[float, float, float, float]] = []
     for entry in entries:
         text = shortened(entry.name)
         width = font.getlength(text)
@@ -110,8 +111,16 @@ def labelled(
         half = min(int(width / 2) + 4, picture.width // 2)
         x = int(np.clip((column + 0.5) * factor, half, picture.width - half))
         y = int(np.clip((row + 0.5) * factor, size, picture.height - size))
+        box = draw.textbbox((x, y), text, font=font, anchor="mm", stroke_width=1)
+        if any(_overlap(box, other) for other in boxes):
+            continue
+        boxes.append(box)
         draw.text((x, y), text, fill=INK, font=font, anchor="mm", stroke_width=max(2, size // 7), stroke_fill=PAPER)
     return picture
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _room(label_map: NDArray[np.integer], *, axis: int) -> NDArray[np.float64]:

@@ -85,3 +85,9 @@ def test_a_word_stands_on_its_region_where_it_has_most_room_and_nowhere_without_
         assert abs(rows[half].mean() - 200) < 30
     assert abs(columns[columns < 300].mean() - 150) < 30 and abs(columns[columns >= 300].mean() - 450) < 30
     assert not drawn[:100].any()  # nothing on the two pixels of the third
+    stripes = np.full((130, 200), 255)
+    for top, height in ((40, 16), (56, 15)):  # both lower than a line of text
+        stripes[top : top + height] = top // 50
+        page = np.asarray(labelled(np.full((130, 200, 3), 100, np.uint8), stripes, ("upper", "lower"), size=20)) != 100
+        rows = np.nonzero(page.any((1, 2)))[0]
+        assert rows.min() > 30 and rows.max() < 65  # of the second no word, which would stand on the first
