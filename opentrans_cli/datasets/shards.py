@@ -109,11 +109,8 @@ def index_shard(path: Path, beside: Counter[str] | None = None) -> list[ShardMem
 
 def _photos(pictures: list[ShardMember], file: BinaryIO, beside: Counter[str]) -> list[ShardMember]:
     """The photos among `pictures`, with their label maps."""
-    samples: dict[str, list[ShardMember]] = {}
-    for member in pictures:
-        samples.setdefault(_key(member), []).append(member)
     labels: dict[str, ShardMember | None] = {}  # name of a label map -> None; name of a photo -> its label map
-    for sample in samples.values():
+    for sample in _samples(pictures):
         if len(sample) == 1 and not _is_called_label(sample[0]):
             continue
         called = [member for member in sample if _is_called_label(member)]
@@ -136,11 +133,29 @@ def _photos(pictures: list[ShardMember], file: BinaryIO, beside: Counter[str]) -
     ]
 
 
-def _key(member: ShardMember) -> str:
-    """What the members of a sample share: the path up to the first dot, without folders that name a kind of picture."""
+def _samples(pictures: list[ShardMember]) -> Iterator[list[ShardMember]]:
+    """Pictures that belong together: up to the first dot of their names or, with several photos, to the last ones."""
+    by_first: dict[str, list[ShardMember]] = {}
+    for member in pictures:
+        by_first.setdefault(_key(member, 1), []).append(member)
+    for sample in by_first.values():
+        by_last: dict[str, list[ShardMember]] = {}
+        for member in sample:
+            by_last.setdefault(_key(member), []).append(member)
+        photos = sum(not member.name.lower().endswith(LABEL_SUFFIXES) for member in sample)
+        yield from by_last.values() if photos > 1 else [sample]
+
+
+def _key(member: ShardMember, parts: int | None = None) -> str:
+    """What the members of a sample share: the path without folders that name a kind of picture, and of its last name
+    the first `parts` between dots, or all but the suffix and words for a label map in front of it.
+    """
     path = PurePosixPath(member.name)
     folders = [part for part in path.parts[:-1] if part.casefold() not in (*_LABEL_WORDS, *_PHOTO_FOLDERS)]
-    return "/".join([*folders, path.name.partition(".")[0]])
+    name = path.name.split(".")
+    while parts is None and len(name) > 2 and name[-2].casefold() in _LABEL_WORDS:
+        del name[-2]
+    return "/".join([*folders, ".".join(name[: parts or max(1, len(name) - 1)])])
 
 
 def _is_called_label(member: ShardMember) -> bool:

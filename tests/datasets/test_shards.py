@@ -55,6 +55,8 @@ def test_label_maps_are_no_photos_and_belong_to_the_photo_of_their_sample(tmp_pa
         ({"1.jpg": jpeg, "1.png": rgb}, {"1.jpg": None, "1.png": None}, {}),
         ({"x/images/1.png": rgb, "x/labels/1.png": grey}, {"x/images/1.png": "x/labels/1.png"}, {"x/labels/*.png": 1}),
         ({"IMG.2020.1.jpg": jpeg, "IMG.2020.2.jpg": jpeg}, {"IMG.2020.1.jpg": None, "IMG.2020.2.jpg": None}, {}),
+        ({"s.day.jpg": jpeg, "s.day.png": grey, "s.night.jpg": jpeg, "s.night.seg.png": rgb},
+         {"s.day.jpg": "s.day.png", "s.night.jpg": "s.night.seg.png"}, {"*.day.png": 1, "*.night.seg.png": 1}),
         ({"1.left.jpg": jpeg, "1.right.jpg": jpeg, "1.mask.png": grey}, {"1.left.jpg": None, "1.right.jpg": None},
          {"*.mask.png": 1}),
         ({"1.png": grey, "2.png": grey}, {"1.png": None, "2.png": None}, {}),
