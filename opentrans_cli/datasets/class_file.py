@@ -119,6 +119,11 @@ class ClassList:
         """
         return self.void or ((UNLABELLED,) if UNLABELLED not in self.ids else (LARGEST_ID,))
 
+    @property
+    def counted(self) -> bool:
+        """Whether ids are 0, 1, ... in the order of the classes."""
+        return self.ids == tuple(range(len(self.ids)))
+
     def in_order(self) -> ClassList:
         """The same classes for label maps that count 0, 1, ... in their order, whatever the file writes."""
         return ClassList(self.vocabulary, tuple(range(len(self.vocabulary))))

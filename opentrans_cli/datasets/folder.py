@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 
 from opentrans_cli.datasets.base import Sample
 from opentrans_cli.datasets.class_file import LARGEST_ID, UNLABELLED, ClassList, read_classes
-from opentrans_cli.datasets.images import turned_as
-from opentrans_cli.datasets.listing import IMAGE_SUFFIXES, list_images, list_label_maps
 from opentrans_cli.datasets.options import SMALLEST_SIZE, DatasetOptions
-from opentrans_cli.datasets.picture_source import Picture, is_shards, list_pictures, read_ids, read_picture
-from opentrans_cli.datasets.textfile import read_entries
+from opentrans_cli.datasets.pairs import pair_pictures, read_pair
+from opentrans_cli.datasets.picture_source import is_shards, read_picture
+from opentrans_cli.datasets.scan import count_ids, scan, spread
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError, PictureError, did_you_mean
+
+MOST_HEADERS, QUICK_PIXELS = 4096, 1 << 26
+"""What is looked at before long work: headers of so many pairs, and label maps of so many pixels; about a second."""
+
+OR_SKIP = ", or skip it and others with --skip-bad"
+"""The other next move for a bad picture."""
 
 LARGEST_DEFAULT_CROP = 512
 """The crop of the paper's experiments."""
@@ -64,61 +69,69 @@ class FolderDataset:
         self.unseen = _spelled_as_in(self.vocabulary, unseen)
         self._crop = crop
         self.left_out: tuple[str, ...] = ()  # pictures that `leave_out` was told of
-        self._listed: list[str] = []  # what was left out
-        pictures, maps = self._files(images, labels, image_suffix, label_suffix)
-        if split is None:
-            _refuse_missing(pictures.keys() - maps.keys(), "images have no label map", f"add it to {labels or images}")
-            _refuse_missing(maps.keys() - pictures.keys(), "label maps have no image", f"add it to {images}")
-            stems = list(pictures)
-        else:
-            stems = _stems_of(split, pictures)
-            _refuse_missing(set(stems) - maps.keys(), "images have no label map", f"add it to {labels or images}")
-        self._pairs = [(stem, pictures[stem], maps[stem]) for stem in stems[:limit]]
-
-    def _files(
-        self, images: Path, labels: Path | None, image_suffix: str | None, label_suffix: str | None
-    ) -> tuple[dict[str, Picture], dict[str, Picture]]:
-        """Photos and label maps by stem."""
-        if labels is None:
-            found = _by_stem(None, list_pictures(images, say=self._listed.append), "images", None)
-            return found, {stem: picture.label for stem, picture in found.items() if picture.label is not None}
-        photos = list_images(images, suffix=image_suffix, say=self._listed.append)
-        maps = list_label_maps(labels, suffix=label_suffix, say=self._listed.append)
-        return (
-            _by_stem(images, map(Picture, photos), "images", image_suffix),
-            _by_stem(labels, map(Picture, maps), "label maps", label_suffix),
-        )
+        pairing = pair_pictures(images, labels, image_suffix=image_suffix, label_suffix=label_suffix, split=split)
+        pairing.refuse_faults(images, labels, suffixes=image_suffix is not None or label_suffix is not None)
+        self._listed, self._pairs = pairing.remarks, list(pairing.pairs[:limit])
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`; raises DataError for an id without a class, PictureError for a damaged file or other size."""
-        name, picture, map_file = self._pairs[index]
-        image, label_map = read_picture(picture), read_ids(map_file)
-        if image.shape[:2] != label_map.shape:
-            label_map = self._fitting(image.shape[:2], label_map, picture, map_file)
-        return Sample(image=image, label_map=self._classes_in(label_map, map_file.name), name=name)
-
-    def _fitting(
-        self, shape: tuple[int, int], label_map: NDArray[np.int64], picture: Picture, map_file: Picture
-    ) -> NDArray[np.int64]:
-        """A label map of another size than the upright photo, turned as the photo is. Raises PictureError."""
-        turned = turned_as(picture.content(), picture.name, label_map)
-        if turned is not None and turned.shape == shape:
-            return turned
-        (h, w), (lh, lw) = shape, label_map.shape
-        raise PictureError(
-            f"image is {w}x{h} but its label map {lw}x{lh}: {map_file.name}; resize the label map (nearest)"
-        )
+        pair = self._pairs[index]
+        try:
+            image, ids = read_pair(pair)
+        except PictureError as error:
+            raise PictureError(f"{error}{OR_SKIP}") from error
+        return Sample(image=image, label_map=self._classes_in(ids, pair.label_map.name), name=pair.name)
 
     def _classes_in(self, ids: NDArray[np.int64], map_file: str) -> NDArray[np.int64]:
         """A label map of ids as one of class indices. Raises DataError for an id without a class."""
         last = len(self._indices) - 1
         indices = self._indices[np.where((ids < 0) | (ids > last), last, ids)]
-        if (foreign := ids[indices < 0]).size:
-            raise DataError(foreign_ids(foreign, ids.size, self.classes, self.ignored, map_file))
+        if (indices < 0).any():
+            raise self._foreign_ids(count_ids(ids), map_file)
         return indices
+
+    def _foreign_ids(self, pixels: Mapping[int, int], map_file: str) -> DataError:
+        """The error for the label map `map_file` with ids that are no class; pixels: how many have each id."""
+        classes, ids = self.classes, sorted(pixels.keys() - self._known)
+        shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+        what = f"id {shown} has no class" if len(ids) == 1 else f"{len(ids)} ids have no class, {shown}"
+        known = f"classes have ids {classes.ids[0]} to {classes.ids[-1]}"
+        if classes.written and len(classes.ids) <= classes.ids[-1] - classes.ids[0]:
+            known += f", {len(classes.ids)} of them"
+        share = 100 * sum(pixels[number] for number in ids) / sum(pixels.values())
+        unlabelled = ",".join(map(str, sorted({*self.ignored, *ids})))
+        moves = [f"pass --ignore {unlabelled} if they are not labelled"] if len(ids) < 6 else []
+        if classes.written and not classes.counted:
+            moves.append("--label-ids order if label maps count classes from 0")
+        elif not classes.written and ids == [len(classes.ids)]:
+            moves.append(f"write 1:{classes.vocabulary.names[0]} and so on into the class file if they count from 1")
+        moves.append("add the class to the class file")
+        return DataError(f"{what} ({share:.2g} % of the pixels; {known}): {map_file}; {', or '.join(moves)}")
+
+    @cached_property
+    def _known(self) -> frozenset[int]:
+        """The ids that label maps may hold."""
+        return frozenset((*self.classes.ids, *self.ignored))
+
+    def probe(self, *, skip_bad: bool) -> None:
+        """Look at the headers of the pairs and at the ids in some label maps, before long work begins.
+
+        Raises what reading would raise, for the first pair; skip_bad: not what reading would leave out.
+        """
+        facts = scan(spread(self._pairs, MOST_HEADERS), "sizes")
+        sizes = [each.label_map.width * each.label_map.height for each in facts if each.label_map is not None]
+        maps = QUICK_PIXELS * len(sizes) // max(1, sum(sizes))
+        errors: list[DataError] = [each.error for each in facts if each.error is not None and not skip_bad]
+        for each in scan(spread(self._pairs, max(1, maps)), "ids"):
+            if each.pixels.keys() - self._known:
+                errors.append(self._foreign_ids(each.pixels, each.pair.label_map.name))
+        if errors:
+            skip = OR_SKIP if isinstance(errors[0], PictureError) else ""
+            more = f" ({len(errors)} such files; `opentrans check` names all)" if len(errors) > 1 else ""
+            raise type(errors[0])(f"{errors[0]}{skip}{more}")
 
     def leave_out(self, bad: Mapping[int, str]) -> None:
         """Leave these pairs out: row -> which picture it is and what is wrong with it."""
@@ -157,7 +170,7 @@ class FolderDataset:
     def fingerprint(self) -> str:
         """SHA-256 over names and sizes of all files, in order, and over the options that change labels."""
         files = [[stem, picture.bytes, map_file.bytes] for stem, picture, map_file in self._pairs]
-        plain = self.classes.ids == tuple(range(len(self.vocabulary))) and len(self.ignored) == 1
+        plain = self.classes.counted and len(self.ignored) == 1
         labels = self.ignored[0] if plain else [self.classes.ids, self.ignored]
         content = [self.vocabulary.classes, labels, self.unseen, files]
         return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
@@ -196,70 +209,6 @@ def _index_table(classes: ClassList, ignored: tuple[int, ...], unlabelled: int) 
     table[list(classes.ids)] = np.arange(len(classes.ids))
     table[list(ignored)] = unlabelled
     return table
-
-
-def foreign_ids(
-    foreign: NDArray[np.int64], pixels: int, classes: ClassList, ignored: tuple[int, ...], map_file: str
-) -> str:
-    """What is wrong with a label map of so many `pixels`, of which some hold the ids `foreign`, and what to do."""
-    ids = np.unique(foreign).tolist()
-    shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
-    what = f"id {shown} has no class" if len(ids) == 1 else f"{len(ids)} ids have no class, {shown}"
-    known = f"classes have ids {classes.ids[0]} to {classes.ids[-1]}"
-    if classes.written and len(classes.ids) <= classes.ids[-1] - classes.ids[0]:
-        known += f", {len(classes.ids)} of them"
-    share = 100 * foreign.size / pixels
-    unlabelled = ",".join(map(str, sorted({*ignored, *ids})))
-    moves = [f"pass --ignore {unlabelled} if they are not labelled"] if len(ids) < 6 else []
-    if classes.written and classes.ids != tuple(range(len(classes.ids))):
-        moves.append("--label-ids order if label maps count classes from 0")
-    elif not classes.written and ids == [len(classes.ids)]:
-        moves.append(f"write 1:{classes.vocabulary.names[0]} and so on into the class file if they count from 1")
-    moves.append("add the class to the class file")
-    return f"{what} ({share:.2g} % of the pixels; {known}): {map_file}; {', or '.join(moves)}"
-
-
-def _by_stem(folder: Path | None, files: Iterable[Picture], kind: str, suffix: str | None) -> dict[str, Picture]:
-    """Pictures by their name in `folder`, or in their shard, without suffix."""
-    found: dict[str, Picture] = {}
-    for picture in files:
-        path = picture.path.relative_to(folder) if folder is not None else Path(picture.member or picture.path)
-        stem = stem_of(path, suffix)
-        if stem in found:
-            move = (
-                "keep one" if suffix is not None else "keep one, or choose a kind with --image-suffix, --label-suffix"
-            )
-            raise DataError(f"two {kind} with one stem: {found[stem].name} and {picture.name}; {move}")
-        found[stem] = picture
-    return found
-
-
-def stem_of(path: Path, suffix: str | None) -> str:
-    """The relative path of a picture without its suffix, or without a longer end that the user named."""
-    return path.with_suffix("").as_posix() if suffix is None else path.as_posix()[: -len(suffix)]
-
-
-def _stems_of(split: Path, pictures: Mapping[str, object]) -> list[str]:
-    """The stems a split list names, in its order; each must be an image and occur once."""
-    stems: dict[str, int] = {}
-    unknown: list[str] = []
-    for number, entry in read_entries(split, "split list"):
-        bare = entry[: -len(Path(entry).suffix)] if Path(entry).suffix.lower() in IMAGE_SUFFIXES else entry
-        stem = entry if entry in pictures else bare
-        if stem in stems:
-            raise DataError(f"'{stem}' occurs twice: {split}, lines {stems[stem]} and {number}; keep one")
-        stems[stem] = number
-        if stem not in pictures:
-            unknown.append(f"'{entry}' in line {number}")
-    if unknown:
-        first, count = unknown[0], len(unknown)
-        raise DataError(f"{count} entries without an image: {split}, first {first}; correct the list or --images")
-    return list(stems)
-
-
-def _refuse_missing(stems: Iterable[str], what: str, remedy: str) -> None:
-    if missing := sorted(stems):
-        raise DataError(f"{len(missing)} {what}: first '{missing[0]}'; {remedy}, or choose with --split-list")
 
 
 def _spelled_as_in(vocabulary: Vocabulary, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from opentrans_cli.errors import PictureError
 
 Shape = tuple[int, int]
 
-_ORIENTATION = 0x0112  # the tag of EXIF
+ORIENTATION = 0x0112  # the tag of EXIF
 _QUARTER_TURNS: dict[int, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {
     5: lambda stored: stored.T,
     6: lambda stored: np.rot90(stored, -1),
@@ -49,7 +49,7 @@ def decode_image(data: bytes, name: str, *, shrink_to: int | None = None) -> NDA
 
 
 def _rgb(source: Path | io.BytesIO, name: str, shrink_to: int | None) -> NDArray[np.uint8]:
-    with _reading(source, name, "image") as opened:
+    with open_picture(source, name, "image") as opened:
         if shrink_to is not None:
             opened.draft(None, (shrink_to, shrink_to))  # has an effect on JPEG only
         image: Image.Image = ImageOps.exif_transpose(opened)
@@ -80,7 +80,7 @@ def decode_label_map(data: bytes, name: str) -> NDArray[np.int64]:
 
 
 def _ids(source: Path | io.BytesIO, name: str) -> NDArray[np.int64]:
-    with _reading(source, name, "label map") as opened:
+    with open_picture(source, name, "label map") as opened:
         if not has_ids(opened):
             raise PictureError(f"label map has colours, not ids: {name} ({opened.mode}); save a palette or grey PNG")
         coding = opened.tile[0][3] if opened.tile else None
@@ -98,15 +98,16 @@ def turned_as(source: Path | io.BytesIO, name: str, label_map: NDArray[np.int64]
 
     None if it has another size, or if the photo is not turned by a quarter: then sizes say nothing about a turn.
     """
-    with _reading(source, name, "image") as opened:
-        turn = _QUARTER_TURNS.get(opened.getexif().get(_ORIENTATION, 1))
+    with open_picture(source, name, "image") as opened:
+        turn = _QUARTER_TURNS.get(opened.getexif().get(ORIENTATION, 1))
         if turn is None or opened.size != label_map.shape[::-1]:
             return None
         return np.ascontiguousarray(turn(label_map))
 
 
 @contextmanager
-def _reading(source: Path | io.BytesIO, name: str, kind: str) -> Iterator[ImageFile.ImageFile]:
+def open_picture(source: Path | io.BytesIO, name: str, kind: str) -> Iterator[ImageFile.ImageFile]:
+    """A picture whose pixels are not decoded yet. What Pillow says against it becomes a PictureError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -7,16 +7,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from opentrans_cli.datasets.images import read_image, read_label_map
-from opentrans_cli.datasets.pairs import Header, Pair, read_header
-from opentrans_cli.errors import DataError
+from opentrans_cli.datasets.class_file import LARGEST_ID
+from opentrans_cli.datasets.pairs import Header, Pair, other_size, read_header
+from opentrans_cli.datasets.picture_source import Picture, read_ids, read_picture
+from opentrans_cli.errors import PictureError
 from opentrans_cli.reporter import SILENT, Reporter
 
 Depth = Literal["sizes", "ids", "everything"]
@@ -36,13 +36,21 @@ class Facts:
     photo: Header | None = None  # None where the file cannot be read, as in the next
     label_map: Header | None = None
     pixels: dict[int, int] = field(default_factory=dict)  # by id; empty where ids were not read
-    photo_error: DataError | None = None  # of the loader, as in the next
-    label_map_error: DataError | None = None
+    photo_error: PictureError | None = None  # of the loader, as in the next
+    label_map_error: PictureError | None = None
 
     @property
-    def fits(self) -> bool:
-        """Whether both files can be read and are of one size."""
-        return self.photo is not None and self.label_map is not None and self.photo.upright == self.label_map.stored
+    def error(self) -> PictureError | None:
+        """What a loader would raise for this pair, ids apart; None if it can be used."""
+        wrong = self.photo_error or self.label_map_error
+        if self.photo is None or self.label_map is None or self.photo.holds(self.label_map):
+            return wrong
+        return other_size(self.photo, self.label_map, self.pair.label_map.name)
+
+
+def spread(pairs: Sequence[Pair], most: int) -> Sequence[Pair]:
+    """All pairs, or `most` of them at even distances."""
+    return pairs if len(pairs) <= most else [pairs[place * len(pairs) // most] for place in range(most)]
 
 
 def scan(pairs: Sequence[Pair], depth: Depth, *, reporter: Reporter = SILENT) -> list[Facts]:
@@ -69,33 +77,32 @@ def _facts(pair: Pair, depth: Depth) -> Facts:
     photo, photo_error = _tried(lambda: _photo(pair.photo, whole=depth == "everything"))
     label_map, map_error = _tried(lambda: _label_map(pair.label_map, whole=depth != "sizes"))
     header, pixels = label_map or (None, {})
+    if photo is not None and header is not None and not photo.holds(header):
+        photo, photo_error = _tried(lambda: read_header(pair.photo, "image", whole=True))
     return Facts(pair, photo, header, pixels, photo_error, map_error)
 
 
-def _tried(read: Callable[[], T]) -> tuple[T | None, DataError | None]:
+def _tried(read: Callable[[], T]) -> tuple[T | None, PictureError | None]:
     try:
         return read(), None
-    except DataError as error:
+    except PictureError as error:
         return None, error
 
 
-def _photo(path: Path, *, whole: bool) -> Header:
-    header = read_header(path, "image")
+def _photo(picture: Picture, *, whole: bool) -> Header:
+    header = read_header(picture, "image")
     if whole:
-        read_image(path, shrink_to=1)  # every byte of a JPEG is decoded, into an eighth of the pixels
+        read_picture(picture, shrink_to=1)  # every byte of a JPEG is decoded, into an eighth of the pixels
     return header
 
 
-def _label_map(path: Path, *, whole: bool) -> tuple[Header, dict[int, int]]:
-    header = read_header(path, "label map")
-    if not whole:
-        return header, {}
-    return header, _counted(read_label_map(path))
+def _label_map(picture: Picture, *, whole: bool) -> tuple[Header, dict[int, int]]:
+    return read_header(picture, "label map"), count_ids(read_ids(picture)) if whole else {}
 
 
-def _counted(label_map: NDArray[np.int64]) -> dict[int, int]:
+def count_ids(label_map: NDArray[np.int64]) -> dict[int, int]:
     """Pixels by id."""
-    if label_map.min() < 0 or label_map.max() > 65535:
+    if label_map.min() < 0 or label_map.max() > LARGEST_ID:
         ids, counts = np.unique(label_map, return_counts=True)
     else:  # several times as fast, since nothing is sorted
         every = np.bincount(label_map.reshape(-1))

@@ -16,7 +16,7 @@ NAMED = 8
 
 
 def open_samples(dataset: str, data: DatasetOptions, reporter: Reporter = SILENT, *, sound: bool = False) -> SegDataset:
-    """The data set of this name; how its files were read is reported.
+    """The data set of this name; how its files were read is reported, and that they fit is made sure of.
 
     sound: with `skip_bad`, read every pair now and leave out those that are damaged or do not fit, which are reported;
     a training must know beforehand how many there are. Raises DataError or OptionError.
@@ -24,8 +24,10 @@ def open_samples(dataset: str, data: DatasetOptions, reporter: Reporter = SILENT
     samples: SegDataset = DATASETS.load(dataset)(data)
     for remark in samples.remarks:
         reporter.say(remark)
-    if sound and data.skip_bad and isinstance(samples, FolderDataset):
-        leave_out_bad(samples, reporter)
+    if isinstance(samples, FolderDataset):
+        samples.probe(skip_bad=data.skip_bad)
+        if sound and data.skip_bad:
+            leave_out_bad(samples, reporter)
     return samples
 
 

@@ -26,7 +26,7 @@ def bad_photo(request: pytest.FixtureRequest, labelled_folder: Any) -> Path:
     """One of the photos of the data set, damaged."""
     path: Path = labelled_folder.images / "0.png"
     with Image.open(path) as photo:
-        photo.resize((256, 256)).save(path.with_suffix(".jpg"))
+        photo.save(path.with_suffix(".jpg"), quality=95)
     path.unlink()
     path = path.with_suffix(".jpg")
     data = path.read_bytes()
@@ -44,15 +44,14 @@ def test_a_damaged_photo_in_every_command_that_reads_photos(
         ("segment", "tiny", labelled_folder.images, "-w", "red,green", "-o", desk / "s"),
         ("segment", "tiny", labelled_folder.images / "1.png", bad_photo, "-w", "red,green", "-o", desk / "s"),
     ):
-        remedy = "replace it or skip it and others with --skip-bad" if line[0] == "prune" else "replace it"
+        remedy = f"replace it{'' if line[0] == 'prune' else ','} or skip it and others with --skip-bad"
         assert refused(*line) == f"image cannot be read: {bad_photo}; it is damaged or no picture, {remedy}"
 
 
 def test_an_image_smaller_than_the_tower_can_see(refused: Any, desk: Path) -> None:
     Image.new("RGB", (40, 31)).save(desk / "small.png")
-    assert "smaller than the tower's stride of 32: 40 x 31" in refused(
-        "segment", "tiny", desk / "small.png", "-w", "red", "-o", desk / "s"
-    )
+    message = refused("segment", "tiny", desk / "small.png", "-w", "red", "-o", desk / "s")
+    assert f"smaller than the tower's stride of 32: {desk / 'small.png'} (40 x 31)" in message
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from opentrans_cli.datasets.folder import classes_of
-from opentrans_cli.datasets.pairs import pair_files
+from opentrans_cli.datasets.pairs import pair_pictures
+from opentrans_cli.datasets.picture_source import is_shards
 from opentrans_cli.datasets.scan import Facts, scan
 from opentrans_cli.files.atomic import staged_folder
 from opentrans_cli.files.records import json_bytes
@@ -18,7 +19,7 @@ from opentrans_cli.files.targets import check_folder_target, prepare_parent
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, on_processor, takes
 from opentrans_cli.steps.check.drawing import chosen, drawn
-from opentrans_cli.steps.check.files import about_files
+from opentrans_cli.steps.check.files import about_files, short_name
 from opentrans_cli.steps.check.findings import LEVELS, Finding
 from opentrans_cli.steps.check.ids import Classes, Ids, about_ids
 from opentrans_cli.steps.check.options import CheckOptions
@@ -84,15 +85,26 @@ def check(
         check_folder_target(out, force=force, foreign=_foreign)
         prepare_parent(out)
     known = Classes.of(classes_of(options, options.classes), options.ignore)
-    pairing = pair_files(options.images, options.labels, split=options.split_list)
+    inside = is_shards(options.images) and options.labels == options.images
+    folder = None if inside else options.labels
+    pairing = pair_pictures(
+        options.images,
+        folder,
+        image_suffix=options.image_suffix,
+        label_suffix=options.label_suffix,
+        split=options.split_list,
+    )
     pairs = pairing.pairs[: options.limit]
     facts = scan(pairs, "everything", reporter=reporter)
-    ids = Ids.of([(each.pair.label_map.relative_to(options.labels).as_posix(), each.pixels) for each in facts], known)
+    ids = Ids.of([(short_name(each.pair.label_map, folder), each.pixels) for each in facts], known)
     about, suggested = about_ids(ids, known)
-    findings = [*about_files(pairing, facts, options.images, options.labels), *about]
-    told = {Path(name).with_suffix("").as_posix() for each in findings for name in each.names}
-    shown = [] if out is None else chosen(facts, told)
-    samples = {f"{number}-{each.pair.name.replace('/', '-')}.png": each for number, each in enumerate(shown, start=1)}
+    findings = [*about_files(pairing, facts, options.images, folder), *about]
+    told = {name for each in findings for name in each.names}
+    about_them = {
+        pair for pair in pairs if {short_name(pair.photo, options.images), short_name(pair.label_map, folder)} & told
+    }
+    shown = [each.pair for each in chosen(facts, about_them)] if out is not None else []
+    samples = {f"{number}-{pair.name.replace('/', '-')}.png": pair for number, pair in enumerate(shown, start=1)}
     result = CheckResult(
         path=out,
         ok=not any(each.level == "fault" for each in findings),
@@ -105,10 +117,10 @@ def check(
         samples=tuple(samples),
     )
     if out is not None:
-        with staged_folder(out, replace=force) as folder:
-            for name, each in samples.items():
-                (folder / name).write_bytes(drawn(each, known))
-            (folder / REPORT).write_bytes(json_bytes(result.to_json()))
+        with staged_folder(out, replace=force) as staged:
+            for name, pair in samples.items():
+                (staged / name).write_bytes(drawn(pair, known))
+            (staged / REPORT).write_bytes(json_bytes(result.to_json()))
     return result
 
 

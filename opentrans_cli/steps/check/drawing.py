@@ -7,7 +7,8 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
-from opentrans_cli.datasets.images import read_image, read_label_map, resize_image, resize_label_map
+from opentrans_cli.datasets.images import resize_image, resize_label_map
+from opentrans_cli.datasets.pairs import Pair, read_pair
 from opentrans_cli.datasets.scan import Facts
 from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
@@ -18,21 +19,18 @@ LONGEST = 960
 """Longer side of a drawn photo in pixels."""
 
 
-def chosen(facts: Sequence[Facts], told: Set[str]) -> list[Facts]:
-    """Up to SAMPLES pairs that can be drawn, spread evenly; the first two, if there are, of those with names in `told`.
-
-    told: names of pairs that findings are about.
-    """
-    sound = [each for each in facts if each.fits]
-    first = [each for each in sound if each.pair.name in told][:2]
+def chosen(facts: Sequence[Facts], told: Set[Pair]) -> list[Facts]:
+    """Up to SAMPLES pairs that can be drawn, spread evenly; two of them are among those `told` of, if there are."""
+    sound = [each for each in facts if each.photo and each.label_map and not each.error]
+    first = [each for each in sound if each.pair in told][:2]
     others = [each for each in sound if each not in first]
     wanted = min(SAMPLES - len(first), len(others))
     return [*first, *(others[(2 * number + 1) * len(others) // (2 * wanted)] for number in range(wanted))]
 
 
-def drawn(facts: Facts, classes: Classes) -> bytes:
+def drawn(pair: Pair, classes: Classes) -> bytes:
     """The photo with its label map over it, and beside it what is there, ids without a class by number; as PNG."""
-    image, label_map = read_image(facts.pair.photo), read_label_map(facts.pair.label_map)
+    image, label_map = read_pair(pair)
     height, width = label_map.shape
     scale = LONGEST / max(height, width)
     if scale < 1:

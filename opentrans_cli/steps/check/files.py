@@ -5,52 +5,56 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from opentrans_cli.datasets.options import SMALLEST_SIZE
 from opentrans_cli.datasets.pairs import Pairing
+from opentrans_cli.datasets.picture_source import Picture
 from opentrans_cli.datasets.scan import Facts
 from opentrans_cli.errors import DataError
-from opentrans_cli.steps.check.findings import Finding, counted
+from opentrans_cli.steps.check.findings import Finding, Level, counted
 
 Named = Sequence[tuple[str, Facts]]
 """Facts of pairs by the name of one of the two files."""
 
 
-def about_files(pairing: Pairing, facts: Sequence[Facts], images: Path, labels: Path) -> list[Finding]:
+def short_name(picture: Picture, folder: Path | None) -> str:
+    """A picture's path in its folder; in full for one in a tar shard."""
+    if folder is None or picture.member is not None:
+        return picture.name
+    return picture.path.relative_to(folder).as_posix()
+
+
+def about_files(pairing: Pairing, facts: Sequence[Facts], images: Path, labels: Path | None) -> list[Finding]:
     """Findings about files, which are named relative to the folders `images` and `labels`."""
-    photos = [(each.pair.photo.relative_to(images).as_posix(), each) for each in facts]
-    maps = [(each.pair.label_map.relative_to(labels).as_posix(), each) for each in facts]
+    photos = [(short_name(each.pair.photo, images), each) for each in facts]
+    maps = [(short_name(each.pair.label_map, labels), each) for each in facts]
     return [
         *_alone(pairing, images, labels),
         *_unreadable((name, each.photo_error) for name, each in photos),
         *_unreadable((name, each.label_map_error) for name, each in maps),
         *_sizes(maps),
         *_turns(photos),
+        *_small(photos),
+        *(Finding("left-out", "note", remark, "") for remark in pairing.remarks),
     ]
 
 
-def _alone(pairing: Pairing, images: Path, labels: Path) -> list[Finding]:
+def _alone(pairing: Pairing, images: Path, labels: Path | None) -> list[Finding]:
     found = []
     if pairing.photos_alone:
-        names = tuple(path.relative_to(images).as_posix() for path in pairing.photos_alone)
+        names = tuple(short_name(photo, images) for photo in pairing.photos_alone.values())
         what = counted(len(names), "photo has no label map", "photos have no label map")
-        move = f"add label maps to {labels}, or choose photos with --split-list"
+        move = f"add label maps to {labels or images}, or choose photos with --split-list"
         found.append(Finding("photo-alone", "fault", what, move, names))
     if pairing.label_maps_alone:
-        names = tuple(path.relative_to(labels).as_posix() for path in pairing.label_maps_alone)
+        names = tuple(short_name(label_map, labels) for label_map in pairing.label_maps_alone.values())
         what = counted(len(names), "label map has no photo", "label maps have no photo")
         move = f"add photos to {images}, or choose photos with --split-list"
         found.append(Finding("label-map-alone", "fault", what, move, names))
     if pairing.same_names:
-        names = tuple(map(str, pairing.same_names))
+        names = tuple(second.name for _, _, second in pairing.same_names)
         what = counted(len(names), "file has the name of another", "files have the names of others")
-        found.append(
-            Finding(
-                "same-name",
-                "fault",
-                what,
-                "keep one of a name, or choose a kind with --image-suffix and --label-suffix",
-                names,
-            )
-        )
+        move = "keep one of a name, or choose a kind with --image-suffix and --label-suffix"
+        found.append(Finding("same-name", "fault", what, move, names))
     return found
 
 
@@ -68,44 +72,48 @@ def _unreadable(read: Iterable[tuple[str, DataError | None]]) -> list[Finding]:
 
 
 def _sizes(maps: Named) -> list[Finding]:
-    """Label maps of another size than their upright photos, those apart that have the size of the stored photo."""
-    turned, others = [], []
-    example = ""
-    for name, each in maps:
-        if each.photo is None or each.label_map is None or each.fits:
-            continue
-        if each.label_map.stored == each.photo.stored:
-            turned.append(name)
-        else:
-            others.append(name)
-            example = example or f"{_size(each.label_map.stored)} for {_size(each.photo.upright)}"
-    found = []
-    if turned:
-        what = f"EXIF turns the photo and not the label map: {counted(len(turned), 'label map')}"
-        move = "turn the label maps like their photos, or take the orientation out of the photos' EXIF"
-        found.append(Finding("turned", "fault", what, move, tuple(turned)))
-    if others:
-        what = counted(len(others), "label map differs", "label maps differ")
-        move = "resize the label maps without smoothing (nearest neighbour), or the photos"
-        found.append(Finding("size", "fault", f"{what} in size from the photo, such as {example}", move, tuple(others)))
-    return found
+    """Label maps of another size than their photos."""
+    wrong = [(name, each) for name, each in maps if each.photo and each.label_map and each.error]
+    if not wrong:
+        return []
+    first = wrong[0][1]
+    assert first.photo is not None and first.label_map is not None
+    what = counted(len(wrong), "label map differs", "label maps differ")
+    what += f" in size from the photo, such as {_size(first.label_map.stored)} for {_size(first.photo.upright)}"
+    move = "resize the label maps without smoothing (nearest neighbour), or the photos"
+    return [Finding("size", "fault", what, move, tuple(name for name, _ in wrong))]
 
 
 def _turns(photos: Named) -> list[Finding]:
-    """Photos that EXIF turns and whose label maps have the right size."""
-    clear: list[str] = []
-    unclear: list[str] = []
+    """Photos that EXIF turns, by what sizes say of their label maps."""
+    kinds: dict[str, list[str]] = {"clear": [], "stored": [], "unclear": []}
     for name, each in photos:
-        if each.photo is not None and each.fits and each.photo.orientation != 1:
-            (unclear if each.photo.upright == each.photo.stored else clear).append(name)
+        if each.photo is None or each.label_map is None or each.photo.orientation == 1 or each.error:
+            continue
+        if each.photo.upright == each.photo.stored:
+            kinds["unclear"].append(name)
+        else:
+            kinds["clear" if each.label_map.stored == each.photo.upright else "stored"].append(name)
     found = []
-    if unclear:
-        what = f"{counted(len(unclear), 'photo is', 'photos are')} turned by EXIF; sizes do not say if label maps are"
-        found.append(Finding("turned", "warning", what, "look at samples: --out DIR", tuple(unclear)))
-    if clear:
-        what = f"{counted(len(clear), 'photo is', 'photos are')} turned by EXIF, and the label maps fit"
-        found.append(Finding("turned", "note", what, "", tuple(clear)))
+    texts: tuple[tuple[str, Level, str, str], ...] = (
+        ("unclear", "warning", "; sizes do not say if label maps are", "look at samples: --out DIR"),
+        ("stored", "note", ", and so will be the label maps, which fit the stored photos", ""),
+        ("clear", "note", ", and the label maps fit", ""),
+    )
+    for kind, level, text, move in texts:
+        if names := kinds[kind]:
+            what = f"{counted(len(names), 'photo is', 'photos are')} turned by EXIF{text}"
+            found.append(Finding("turned", level, what, move, tuple(names)))
     return found
+
+
+def _small(photos: Named) -> list[Finding]:
+    """Photos in which a tower sees nothing."""
+    names = [name for name, each in photos if each.photo is not None and min(each.photo.stored) < SMALLEST_SIZE]
+    if not names:
+        return []
+    what = f"{counted(len(names), 'photo is', 'photos are')} smaller than {SMALLEST_SIZE} pixels"
+    return [Finding("small", "warning", what, "leave them out, or pass --skip-bad", tuple(names))]
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -102,6 +102,10 @@ def _about_classes(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int
     foreign = classes.foreign(ids.pixels)
     if (shifted := _counts_from_one(ids, classes)) is not None:
         return [shifted], _ignored(ids, classes, [0]) if 0 in ids.pixels else None
+    if classes.after is None and foreign and ids.pixels.keys() - {*classes.void} <= {*range(len(classes.ids))}:
+        what = f"label maps count classes from 0, and the class file writes other ids: {_listed(foreign)} has no class"
+        files = sorted({name for number in foreign for name in ids.files[number]})
+        return [Finding("ids-in-order", "fault", what, "pass --label-ids order", tuple(files))], None
     usual = [number for number in foreign if ids.spread(number) >= COMMON * ids.label_maps]
     if usual and len(ids.pixels.keys() & {*classes.ids}) <= 1:
         return [_other_ids(ids, classes)], None

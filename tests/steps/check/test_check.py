@@ -90,6 +90,17 @@ def turned_with_its_label_map(data: Data) -> None:
     save(data, "2.png", np.ascontiguousarray(np.rot90(ids(data, "2.png"), -1)))
 
 
+def small(data: Data) -> None:
+    for path in (data.images / "1.png", data.labels / "1.png"):
+        with Image.open(path) as image:
+            image.crop((0, 0, 30, 64)).save(path)
+
+
+def other_kinds(data: Data) -> None:
+    (data.images / "6.heic").touch()
+    (data.labels / "6.jpg").touch()
+
+
 def turned_square(data: Data) -> None:
     turn(data.images / "0.png", 3)
 
@@ -174,7 +185,9 @@ ALL = {f"{number}.png" for number in range(6)}
 PLANTED: dict[Callable[[Data], None], dict[str, set[str]]] = {
     slip: {"fault id-without-class": {"3.png"}},
     half_size: {"fault size": {"1.png"}},
-    on_its_side: {"fault turned": {"2.png"}},
+    on_its_side: {"note turned": {"2.png"}},
+    small: {"warning small": {"1.png"}},
+    other_kinds: {"note left-out": set()},
     turned_with_its_label_map: {"note turned": {"2.png"}},
     turned_square: {"warning turned": {"0.png"}},
     no_label_map: {"fault photo-alone": {"0.png"}},

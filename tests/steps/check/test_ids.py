@@ -29,6 +29,8 @@ def test_an_id_that_all_label_maps_have_is_offered_to_be_ignored() -> None:
     written = Classes(NAMES, (1, 2, 3), (255,))
     assert judged(of(1, 2, 3), written) == ({}, None)
     assert judged(of(0, 1, 2, 3), written)[1] == (0,)
+    found, suggested = judged(of(0, 1, 2), written)
+    assert suggested is None and found.keys() == {"ids-in-order"} and "--label-ids order" in found["ids-in-order"]
 
 
 def test_ids_that_count_from_one_are_known_with_and_without_void() -> None:
