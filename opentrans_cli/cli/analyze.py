@@ -29,11 +29,11 @@ class AnalyzeRequest(Options):
 
     source: str = option(help=SOURCE, kind="source", argument=True, completes="source")
     freeze_list: Path | None = option(
-        None, help="freeze the layers of this text file, a name on each line", panel=WHICH_LAYERS
+        None, help="freeze the layers that this text file names, one on each line", panel=WHICH_LAYERS
     )
     against: str | None = option(
         None,
-        help="another source whose alphas are put beside, or base, that of the bundle itself",
+        help="another source whose alphas are shown beside these, or base for the bundle's own",
         panel=STABILITY,
         known=("base",),
         completes="source",
@@ -42,7 +42,7 @@ class AnalyzeRequest(Options):
     plot: Path | None = option(None, help="picture of the whole tower, .png or .svg", panel=_REPORT)
     esd: tuple[str, ...] = option(
         (),
-        help="for --plot and --out: draw the spectra of these layers (glob, repeatable)",
+        help="draw the spectra of these layers in --plot and --out (glob, repeatable)",
         panel=_REPORT,
         completes="layer",
     )

@@ -28,7 +28,7 @@ class Talk(Options):
     """How a command answers."""
 
     json: bool = option(False, help="print one JSON document on stdout")
-    quiet: bool = option(False, also=("-q",), help="no talk and no progress on stderr")
+    quiet: bool = option(False, also=("-q",), help="print no messages and no progress on stderr")
 
     @property
     def reporter(self) -> ConsoleReporter:
@@ -44,14 +44,14 @@ class Talk(Options):
 class Force(Options):
     """What a command that writes does with existing files."""
 
-    force: bool = option(False, help="replace what is at the output, if this program wrote it")
+    force: bool = option(False, help="replace an output that exists, if this program wrote it")
 
 
 @dataclass(frozen=True)
 class Resume(Options):
     """What a command that trains does with an interrupted run."""
 
-    resume: bool = option(False, help="go on with a run that was interrupted; repeat its other options")
+    resume: bool = option(False, help="continue a run that was interrupted; its other options have to be repeated")
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:

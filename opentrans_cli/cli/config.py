@@ -32,7 +32,7 @@ else:
 class ConfigChoice(Options):
     """Where values of options come from that are not typed."""
 
-    config: Path | None = option(None, help="TOML file with values of these options; what is typed beside it wins")
+    config: Path | None = option(None, help="TOML file with values of these options; typed options win")
 
 
 @dataclass(frozen=True)

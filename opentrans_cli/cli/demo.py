@@ -24,8 +24,8 @@ class DemoRequest(Options):
     """What is shown, and where."""
 
     out: Path = option(Path("opentrans-demo"), also=("-o",), help="new folder for everything that the demo makes")
-    full: bool = option(False, help="long enough for figures to rely on, about ten minutes")
-    quick: bool = option(False, help="the short demo, which is the default; for scripts that say so")
+    full: bool = option(False, help="run long enough for figures to rely on, about ten minutes")
+    quick: bool = option(False, help="run the short demo, which is the default")
     sparsity: float = option(0.9, least=0, below=1, also=("-s",), help="share of the prunable weights to remove")
     seed: int = seed()
     device: str = option("cpu", help="device to compute on: auto, cpu, cuda or mps", known=DEVICES)

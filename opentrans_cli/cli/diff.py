@@ -34,12 +34,12 @@ class DiffRequest(Options):
     """What is compared."""
 
     a: str = option(
-        help="bundle folder, hf://org/name@revision, alpha.safetensors, or a file that `analyze --json` wrote",
+        help="bundle folder, hf://org/name@revision, alpha.safetensors, or the output of analyze --json",
         argument=True,
         metavar="A",
         completes="bundle",
     )
-    b: str = option(help="the same, to compare A with", argument=True, metavar="B", completes="bundle")
+    b: str = option(help="bundle or alpha report to compare A with", argument=True, metavar="B", completes="bundle")
 
 
 @command

@@ -22,7 +22,7 @@ class FinetuneRequest(Options):
     bundle: str | None = option(
         None, help=f"{BUNDLE}; may be left out with --estimate", kind="source", argument=True, completes="bundle"
     )
-    out: Path | None = option(None, also=("-o",), help="new bundle; needed but for --estimate and --show-recipe")
+    out: Path | None = option(None, also=("-o",), help="new bundle; needed unless --estimate or --show-recipe is given")
     show_recipe: bool = option(False, help="print every value and where it is from; train nothing")
     estimate: bool = option(False, help="count what training would cost; train nothing", panel="Cost")
     accounting: str | None = option(

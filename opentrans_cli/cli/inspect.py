@@ -23,7 +23,7 @@ _MARKS = {"bundle": " ", "base": "b", None: "m"}
 
 @command
 def inspect_command(source: BundleChoice, round: RoundChoice, talk: Talk) -> None:
-    """What a bundle is, from its manifest: base, sparsity by layer, rounds that can be taken out, history, files.
+    """Show what a bundle is, from its manifest: base, sparsity by layer, rounds that can be taken out, history, files.
 
     opentrans inspect subnet
     opentrans inspect hf://org/name@v1 --json

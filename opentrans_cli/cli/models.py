@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class ModelsRequest(Options):
     """Which sources are listed."""
 
-    word: str | None = option(None, help="only sources with this in their name or family", unset="all", argument=True)
-    cached: bool = option(False, help="only sources that lie on this disk")
+    word: str | None = option(
+        None, help="list only sources with this in their name or family", unset="all", argument=True
+    )
+    cached: bool = option(False, help="list only sources that lie on this disk")
 
 
 @command

@@ -17,7 +17,7 @@ class ProvenanceRequest(Options):
     """The form in which the history is printed."""
 
     toml: bool = option(False, help="print the options of the steps as a file for --config instead")
-    step: int | None = option(None, least=1, help="with --toml: only this step of the history", unset="all")
+    step: int | None = option(None, least=1, help="number of the one step that --toml prints", unset="all")
 
 
 @command

@@ -26,7 +26,7 @@ class PruneRequest(Options):
     out: Path | None = option(None, also=("-o",), help="new bundle", unset="SOURCE-sPERCENT, here")
     recipe: str | None = option(
         None,
-        help="values of other options under a name; what is typed beside it wins; both need images",
+        help="named set of values for other options; typed options win; both sets need images",
         choices={"paper": "magnitude, text-guided, 5000 steps in each round", "fast": "fisher, one cut"},
     )
     dry_run: bool = option(False, help="list layers, counts and rounds; write nothing")

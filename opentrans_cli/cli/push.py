@@ -28,7 +28,7 @@ class PushRequest(Options):
     dense: bool = option(False, help="add the files that open_clip loads as hf-hub:ORG/NAME")
     mask_only: bool = option(False, help="publish masks and reports alone, no weights")
     patch: bool = option(False, help="add what differs from the base, as indices and values")
-    private: bool = option(False, help="make a new repo one that only you, or your organization, may see")
+    private: bool = option(False, help="make a new repo private: only you, or your organization, may see it")
     tag: str | None = option(None, flag="--revision", help="tag for this publication", unset="the next of v1, v2, ...")
     license: str = option(
         "other",
@@ -49,7 +49,9 @@ class PushRequest(Options):
         None, help="sign it with the elliptic curve key in this file, PEM (needs the extra sign)"
     )
     dry_run: bool = option(False, help="list files, sizes and the points of the gate; no call to the Hub")
-    no_gate: str | None = option(None, metavar="REASON", help="publish although the gate says no; why, for the card")
+    no_gate: str | None = option(
+        None, metavar="REASON", help="reason to publish although the gate says no; it stands on the card"
+    )
 
 
 @command

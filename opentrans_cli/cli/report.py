@@ -20,7 +20,7 @@ class ReportRequest(Options):
 
 @command
 def report_command(asked: ReportRequest, write: Force, talk: Talk) -> None:
-    """Write one HTML page about a bundle or a demo, with every picture in it: no network, no script, to be mailed.
+    """Write one HTML page about a bundle or a demo; every picture is inside it, so that it can be mailed.
 
     opentrans report subnet --out subnet.html
     opentrans report opentrans-demo --out demo.html

@@ -31,16 +31,18 @@ class SegmentRequest(Options):
     out: Path | None = option(None, also=("-o",), help="new folder of label maps and overlays")
     task: str = option(
         "semantic",
-        help="what is found; the latter two are for frameworks of masks",
+        help="what is found; instance and panoptic are for frameworks of masks",
         choices=("semantic", "instance", "panoptic"),
     )
     stuff: tuple[str, ...] = option(
-        (), help="words that are no objects, for the other tasks, with commas", kind="commas"
+        (), help="words that are no objects, with commas; for instance and panoptic", kind="commas"
     )
     skip_bad: bool = option(False, help="leave out images that cannot be read or are too small, and name them")
-    save_scores: Path | None = option(None, help="file for the scores of the one image too: float32 (C, H, W), as .npy")
+    save_scores: Path | None = option(
+        None, help="file for the scores of a single image as well: float32 (C, H, W), as .npy"
+    )
     save_vocabulary: Path | None = option(
-        None, help="only write the words with their embeddings, as a vocabulary pack (.safetensors)"
+        None, help="file for the words with their embeddings, a vocabulary pack (.safetensors); nothing is segmented"
     )
 
 

@@ -32,7 +32,10 @@ class DatasetOptions(Options):
         panel=_DATA,
     )
     label_suffix: str | None = option(
-        None, help="the same for label maps, such as _gtFine_labelIds.png", unset="any suffix", panel=_DATA
+        None,
+        help="end of the names of label maps in the same way, such as _gtFine_labelIds.png",
+        unset="any suffix",
+        panel=_DATA,
     )
     classes: Path | None = option(
         None,
@@ -63,7 +66,7 @@ class DatasetOptions(Options):
         None, help="text file with the images to use, a stem on each line", kind="path", panel=_DATA
     )
     size: int | None = None  # side of the scenes (shapes) or of the training crops (folder), in pixels
-    limit: int | None = option(None, least=1, help="use the first so many images", unset="all", panel=_DATA)
+    limit: int | None = option(None, least=1, help="number of images to use, the first ones", unset="all", panel=_DATA)
     skip_bad: bool = option(
         False, help="leave out pictures that cannot be read, are too small or do not fit, and name them", panel=_DATA
     )
@@ -102,7 +105,7 @@ class CropOptions(Options):
         1,
         least=1,
         most=10**9,
-        help="equal parts of each process's share of a batch, one after the other, for less memory",
+        help="number of equal parts in which a process computes its share of a batch, for less memory",
         panel=_TRAINING,
     )
     crop: int | None = option(
@@ -127,9 +130,13 @@ class CropOptions(Options):
         choices={"image": "the size of the image", "crop": "the size that fits into the crop, large-scale jitter"},
         panel=_CROPS,
     )
-    flip: bool = option(True, help="mirror half of the crops, or none", panel=_CROPS)
+    flip: bool = option(True, help="mirror half of the crops, drawn at random", panel=_CROPS)
     views: int = option(
-        0, least=0, most=1 << 26, help="fixed crops of every image; 0 for new ones in every epoch", panel=_CROPS
+        0,
+        least=0,
+        most=1 << 26,
+        help="number of fixed crops of every image; 0 makes new ones in every epoch",
+        panel=_CROPS,
     )
     seed: int = seed()
 

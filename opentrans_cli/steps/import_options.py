@@ -12,7 +12,7 @@ class ImportOptions(Options):
     """How the file of another program is read, and what is stored from it; recorded in the bundle."""
 
     file: str = option(
-        help="pruned checkpoint of any kind, which its content tells",
+        help="pruned checkpoint of any kind; its content says which",
         kind="source",
         argument=True,
     )

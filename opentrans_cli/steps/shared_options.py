@@ -87,19 +87,23 @@ class CheckpointChoice(Options):
     """A framework's own checkpoint, in place of a source."""
 
     framework: str | None = option(
-        None, help="what --checkpoint is of, or what reads a source without a segmentor", choices=FRAMEWORKS.names()
+        None,
+        help="framework of --checkpoint, or the one that reads a source without a segmentor",
+        choices=FRAMEWORKS.names(),
     )
     checkpoint: Path | None = option(
         None, help="checkpoint of --framework as it was published, in place of a source", kind="path"
     )
     seen: Path | None = option(
         None,
-        help="class file of what training labelled",
+        help="class file with the classes that training had labels of",
         kind="path",
         unset="as the bundle records; for --checkpoint COCO's 133 names",
     )
     own_size: bool = option(
-        False, flag="--no-resize", help="look at pictures at their own size, not at that of the checkpoint's tests"
+        False,
+        flag="--no-resize",
+        help="keep pictures at their own size, not at that of the checkpoint's own evaluation",
     )
 
 

@@ -36,12 +36,12 @@ class AnalyzeOptions(Options):
         None, least=0, most=1, help="share of the layers to freeze", unset="those below the median", panel=WHICH_LAYERS
     )
     freeze_threshold: float | None = option(
-        None, above=1, help="freeze every alpha below this number, for light above it", panel=WHICH_LAYERS
+        None, above=1, help="freeze layers with an alpha below this number; for light, above it", panel=WHICH_LAYERS
     )
     freeze_top: int | None = option(
         None,
         least=0,
-        help="freeze so many of those below the median (light: above), the costliest to train first",
+        help="number of layers to freeze of those below the median (for light, above it), the costliest to train first",
         panel=WHICH_LAYERS,
     )
     freeze_layer: tuple[str, ...] = option(
@@ -54,11 +54,11 @@ class AnalyzeOptions(Options):
     bootstrap: int = option(
         0,
         least=0,
-        help="resamples of every spectrum, for intervals of 95 % and the stability of decisions; take 100 or more",
+        help="resamples of every spectrum, for intervals of 95 % and the stability of decisions; take at least 100",
         panel=STABILITY,
     )
     null: bool = option(
-        False, help="put the alphas of random matrices of the same shape and scale beside", panel=STABILITY
+        False, help="show the alphas of random matrices of the same shape and scale beside them", panel=STABILITY
     )
     seed: int = seed()
 
@@ -67,7 +67,9 @@ class AnalyzeOptions(Options):
 class CostChoice(Options):
     """Which cost of training is counted."""
 
-    frontier: bool = option(False, help="training cost that each share of frozen layers would save", panel=WHICH_LAYERS)
+    frontier: bool = option(
+        False, help="show the training cost that each share of frozen layers would save", panel=WHICH_LAYERS
+    )
     resolution: int | None = option(
         None, help="side in pixels of the images that cost is counted for", unset="the tower's own", panel=WHICH_LAYERS
     )

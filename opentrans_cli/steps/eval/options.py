@@ -11,4 +11,4 @@ from opentrans_cli.option import Options, option
 class EvalOptions(Options):
     """What is scored of a bundle."""
 
-    curve: bool = option(False, help="score every sparsity that the bundle's run passed through; report and chart")
+    curve: bool = option(False, help="score every sparsity that the bundle's run passed through, and draw a chart")

@@ -151,10 +151,10 @@ class FinetuneOptions(CropOptions):
         panel=_TRAINING,
     )
     # Optimizer.
-    optimizer: str = option("adamw", help="optimizer", choices=("adamw", "sgd"), panel=_OPTIMIZER)
+    optimizer: str = option("adamw", help="kind of optimizer", choices=("adamw", "sgd"), panel=_OPTIMIZER)
     lr: float = option(2e-3, above=0, most=_LARGEST, help="peak learning rate of the head", panel=_OPTIMIZER)
     backbone_lr_factor: float = option(
-        0.1, least=0, most=_LARGEST, help="learning rate of the tower / of the head", panel=_OPTIMIZER
+        0.1, least=0, most=_LARGEST, help="learning rate of the tower divided by that of the head", panel=_OPTIMIZER
     )
     weight_decay: float = option(
         0.05, least=0, most=_LARGEST, help="weight decay; norms, biases and embeddings have none", panel=_OPTIMIZER
@@ -177,44 +177,50 @@ class FinetuneOptions(CropOptions):
         (0.8, 0.9),
         above=0,
         below=1,
-        help="of schedule steps: shares of all steps after each of which the rate falls",
+        help="shares of all steps after which the rate falls; for --schedule steps",
         kind="commas",
         panel=_OPTIMIZER,
     )
     gamma: float = option(
-        0.1, above=0, most=1, help="of schedule steps: the factor by which the rate falls", panel=_OPTIMIZER
+        0.1, above=0, most=1, help="factor by which the rate falls each time; for --schedule steps", panel=_OPTIMIZER
     )
     grad_clip: float = option(
         1.0, least=0, help="largest L2 norm of all gradients together; 0 clips nothing", panel=_OPTIMIZER
     )
     # Loss.
     class_weight: float = option(
-        2.0, least=0, most=_HEAVIEST, help="frameworks of masks: weight of the class of a query", panel=_LOSS
+        2.0, least=0, most=_HEAVIEST, help="weight of the loss of a query's class; for frameworks of masks", panel=_LOSS
     )
     mask_weight: float = option(
         5.0,
         least=0,
         most=_HEAVIEST,
-        help="frameworks of masks: weight of the cross-entropy on the points of a mask",
+        help="weight of the cross-entropy at the points of a mask; for frameworks of masks",
         panel=_LOSS,
     )
     dice_weight: float = option(
-        5.0, least=0, most=_HEAVIEST, help="frameworks of masks: weight of dice on the points of a mask", panel=_LOSS
+        5.0,
+        least=0,
+        most=_HEAVIEST,
+        help="weight of the Dice loss at the points of a mask; for frameworks of masks",
+        panel=_LOSS,
     )
     no_object_weight: float = option(
         0.1,
         least=0,
         most=_HEAVIEST,
-        help="frameworks of masks: weight of the class of a query without a mask",
+        help="weight of the loss of the class of a query without a mask; for frameworks of masks",
         panel=_LOSS,
     )
-    points: int = option(12_544, least=1, most=10**6, help="points at which a mask is compared", panel=_LOSS)
-    oversample: float = option(3.0, least=1, most=100, help="points looked at for each that is taken", panel=_LOSS)
+    points: int = option(12_544, least=1, most=10**6, help="number of points at which a mask is compared", panel=_LOSS)
+    oversample: float = option(
+        3.0, least=1, most=100, help="number of points looked at for each that is taken", panel=_LOSS
+    )
     importance: float = option(
         0.75, least=0, most=1, help="share of the points that are taken for being uncertain", panel=_LOSS
     )
     region_dropout: float = option(
-        0.0, least=0, below=1, help="share of matched queries whose class takes no part (Han et al.)", panel=_LOSS
+        0.0, least=0, below=1, help="share of matched queries left out of the loss of classes (Han et al.)", panel=_LOSS
     )
     kd_weight: float = option(
         0.0, least=0, most=_HEAVIEST, help="weight of distillation of regions from the dense CLIP", panel=_LOSS
@@ -223,7 +229,7 @@ class FinetuneOptions(CropOptions):
         0.0,
         least=0,
         most=_HEAVIEST,
-        help="frameworks of masks: weight of the loss between queries and the words of captions; needs --captions",
+        help="weight of the loss between queries and the words of captions, for frameworks of masks; needs --captions",
         panel=_LOSS,
     )
     captions: str | None = option(
@@ -268,7 +274,7 @@ class FinetuneOptions(CropOptions):
     warmup_steps: int = option(
         0,
         least=0,
-        help="first steps, fewer than all, with nothing frozen; the alphas are then those of the weights they leave",
+        help="number of first steps with nothing frozen, fewer than all; alphas are those of the weights after them",
         panel=_FREEZING,
     )
     estimator: str | None = option(
@@ -281,7 +287,7 @@ class FinetuneOptions(CropOptions):
     # Other options.
     sync_batchnorm: bool = option(
         True,
-        help="several processes: BatchNorm statistics of the whole batch, or of each process alone",
+        help="with several processes, take BatchNorm statistics of the whole batch, not of each process alone",
         panel=_RUNNING,
     )
 
@@ -337,12 +343,15 @@ class FinetuneControls(Options):
     eval_every: int = option(
         0, least=0, help="steps between two evaluations on the validation split; 0 for none", panel=_RUNNING
     )
-    eval_limit: int = option(50, least=1, help="images of each evaluation", panel=_RUNNING)
+    eval_limit: int = option(50, least=1, help="number of images of each evaluation", panel=_RUNNING)
     eval_split_list: Path | None = option(
-        None, help="own photos: text file with the stems of the images to evaluate on", panel=_RUNNING
+        None, help="text file with the stems of the images to evaluate on; for own photos", panel=_RUNNING
     )
     max_minutes: float | None = option(
-        None, above=0, help="stop after so long, with a state for --resume; the exit code is 75", panel=_RUNNING
+        None,
+        above=0,
+        help="minutes after which the run stops, with a state for --resume and exit code 75",
+        panel=_RUNNING,
     )
     cache_features: Path | None = option(
         None,
@@ -350,11 +359,13 @@ class FinetuneControls(Options):
         panel=_FREEZING,
     )
     shard: bool = option(
-        False, help="several processes: each holds a part of the parameters (FSDP2) instead of a copy", panel=_RUNNING
+        False,
+        help="with several processes, let each hold a part of the parameters (FSDP2) instead of a copy",
+        panel=_RUNNING,
     )
     timing_steps: int = option(
         0,
         least=0,
-        help="steps of the run and of full training that are timed in turn before the first; 0 for none",
+        help="number of steps of the run and of full training that are timed in turn before the first; 0 times none",
         panel=_COST,
     )

@@ -46,7 +46,7 @@ EMBEDDED = "shapes"
 MAX_ROUNDS = 255  # one byte per weight holds the round that pruned it
 
 _WHICH, _WHEN, _ON, _DISTIL, _OUT = "Which weights", "Rounds", "Images", "Distillation", "Output and machine"
-_GUIDED = "for text-guided distillation on photos: "
+_GUIDED = "; for text-guided on photos"
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,20 @@ class PruneOptions(Options):
 
     source: str = option("RN50-quickgelu:openai", help=SOURCE, kind="source", argument=True, completes="source")
     sparsity: float = option(
-        0.9, least=0, below=1, also=("-s",), help="share of the prunable weights to remove; N:M brings its own along"
+        0.9, least=0, below=1, also=("-s",), help="share of the prunable weights to remove; a pattern N:M sets it"
     )
     # Which weights are removed.
     criterion: str | None = option(
         None,
-        help="how important a weight is; all but the first two need images",
+        help="measure of how important a weight is; all but magnitude and folded need images",
         choices=CRITERIA.names(),
         unset="fisher; without images magnitude",
         panel=_WHICH,
     )
     pattern: str = option(
         "unstructured",
-        help="which weights go together: unstructured (one threshold for all layers), layerwise (the same share of "
-        "every layer), channel (whole channels), or N:M such as 2:4 (N of every M inputs are kept)",
+        help="which weights are removed together: unstructured (one threshold for all layers), layerwise (the same "
+        "share of every layer), channel (whole channels), or N:M such as 2:4 (N of every M inputs are kept)",
         known=("unstructured", "layerwise", "channel", "2:4", "4:8"),
         panel=_WHICH,
     )
@@ -81,8 +81,12 @@ class PruneOptions(Options):
     exclude: tuple[str, ...] = option(
         (), help="layers to leave alone (glob over whole names, repeatable)", panel=_WHICH, completes="layer"
     )
-    score_images: int = option(512, least=1, help="most views a criterion looks at in each round", panel=_WHICH)
-    probes: int = option(1, least=1, help="for fisher: random probes an image, each a backward pass", panel=_WHICH)
+    score_images: int = option(
+        512, least=1, help="largest number of views that a criterion looks at in each round", panel=_WHICH
+    )
+    probes: int = option(
+        1, least=1, help="random probes for each image, a backward pass each; for fisher", panel=_WHICH
+    )
     # How fast they are removed.
     schedule: str = option(
         "rounds",
@@ -91,9 +95,9 @@ class PruneOptions(Options):
         panel=_WHEN,
     )
     rate: float = option(
-        0.1, above=0, below=1, help="for rounds: share of the remaining weights that each round removes", panel=_WHEN
+        0.1, above=0, below=1, help="share of the remaining weights that each round removes; for rounds", panel=_WHEN
     )
-    rounds: int = option(10, least=1, most=MAX_ROUNDS, help="for linear and cubic: how many rounds", panel=_WHEN)
+    rounds: int = option(10, least=1, most=MAX_ROUNDS, help="number of rounds; for linear and cubic", panel=_WHEN)
     # The images.
     images: str | None = option(
         None,
@@ -103,33 +107,35 @@ class PruneOptions(Options):
         kind="path",
         panel=_ON,
     )
-    image_limit: int = option(4096, least=1, help="most views; a photo gives two, whole and cropped", panel=_ON)
+    image_limit: int = option(
+        4096, least=1, help="largest number of views; a photo gives two, whole and cropped", panel=_ON
+    )
     skip_bad: bool = option(False, help="leave out images that cannot be read, and name them", panel=_ON)
     labels: str | None = option(
-        None, help=f"{_GUIDED}folder of label maps; not with tar shards that hold them", kind="path", panel=_ON
+        None, help=f"folder of label maps, not with tar shards that hold them{_GUIDED}", kind="path", panel=_ON
     )
     image_suffix: str | None = option(
-        None, help=f"{_GUIDED}end of the names of images, such as _leftImg8bit.png", unset="any suffix", panel=_ON
+        None, help=f"end of the names of images, such as _leftImg8bit.png{_GUIDED}", unset="any suffix", panel=_ON
     )
     label_suffix: str | None = option(
         None,
-        help=f"{_GUIDED}end of the names of label maps, such as _gtFine_labelIds.png",
+        help=f"end of the names of label maps, such as _gtFine_labelIds.png{_GUIDED}",
         unset="any suffix",
         panel=_ON,
     )
-    classes: str | None = option(None, help=f"{_GUIDED}class file", kind="path", panel=_ON)
+    classes: str | None = option(None, help=f"class file{_GUIDED}", kind="path", panel=_ON)
     ignore: tuple[int, ...] = option(
         (),
         least=0,
         most=65535,
-        help=f"{_GUIDED}ids of unlabelled pixels, with commas",
+        help=f"ids of unlabelled pixels, with commas{_GUIDED}",
         kind="commas",
         unset="those that the class file calls void, else 255",
         panel=_ON,
     )
     label_ids: str = option(
         "file",
-        help=f"{_GUIDED}what label maps hold",
+        help=f"what label maps hold{_GUIDED}",
         choices={
             "file": "the ids in the class file, if it writes any",
             "order": "0, 1, ... in the order of the classes",
@@ -151,7 +157,7 @@ class PruneOptions(Options):
     )
     framework: str = option(
         "deeplabv3",
-        help="for text-guided: the segmentor that makes embeddings of regions, deeplabv3 or maskclip",
+        help="segmentor that makes embeddings of regions for text-guided: deeplabv3 or maskclip",
         known=("deeplabv3", "maskclip"),
         panel=_DISTIL,
     )
@@ -173,14 +179,16 @@ class PruneOptions(Options):
     )
     # Other options.
     random: bool = option(
-        False, help="the control: random positions, with the counts of this run's own criterion", panel=_WHICH
+        False,
+        help="make a control: prune at random, as many weights of each layer as the criterion would",
+        panel=_WHICH,
     )
     like: str | None = option(
-        None, help="with --random: the bundle whose counts the control copies", kind="bundle", panel=_WHICH
+        None, help="bundle whose counts the control of --random copies", kind="bundle", panel=_WHICH
     )
     keep_rounds: str = option(
         "none",
-        help="what of earlier rounds stays in the bundle for --at-sparsity",
+        help="what the bundle keeps of earlier rounds, for --at-sparsity",
         choices={"none": "", "masks": "one byte a weight", "weights": "their towers as well"},
         noun="choice of rounds to keep",
         panel=_WHEN,
@@ -231,10 +239,10 @@ class PruneControls(Options):
     """How a run of `prune` works; none of this changes the result, except that `compile` changes rounding."""
 
     workers: int = option(2, least=0, help="processes that decode images; 0 decodes in the main one", panel=_ON)
-    compile: bool = option(False, help="for image: compile the student with torch.compile", panel=_DISTIL)
+    compile: bool = option(False, help="compile the student with torch.compile; for image distillation", panel=_DISTIL)
     save_every: int = option(100, least=1, help="distillation steps between two states on disk", panel=_OUT)
     max_minutes: float | None = option(
-        None, above=0, help="stop after so long, with a state for --resume and exit code 75", panel=_OUT
+        None, above=0, help="minutes after which the run stops, with a state for --resume and exit code 75", panel=_OUT
     )
     log: Path | None = option(
         None,

@@ -17,7 +17,7 @@ class TransferOptions(Options):
 
     to: str | None = option(
         None,
-        help="where to: deeplabv3, fcclip, han or mask2former (with a head to train), maskclip (nothing to train), "
+        help="target: deeplabv3, fcclip, han or mask2former (with a head to train), maskclip (nothing to train), "
         "open-clip (a folder with the whole CLIP), onnx (one graph with your words) or patch (what differs from the "
         "base, sparse); with --checkpoint a key table",
         unset="deeplabv3; with --checkpoint the key table that fits",
@@ -25,13 +25,13 @@ class TransferOptions(Options):
     )
     options: dict[str, str] | None = option(
         None,
-        help="NAME=VALUE of the framework, such as output_stride=8 (repeatable)",
+        help="option of the framework as NAME=VALUE, such as output_stride=8 (repeatable)",
         kind="pairs",
         flag="--option",
         panel=_FRAMEWORK,
     )
     compact: bool = option(
-        False, help="for open-clip: a smaller dense tower, without the channels pruned away", panel=_FRAMEWORK
+        False, help="write a smaller dense tower, without the channels pruned away; for open-clip", panel=_FRAMEWORK
     )
     checkpoint: Path | None = option(
         None, help="put the subnet into the tower of this file, .safetensors or .pth", kind="path", panel=_CHECKPOINT
@@ -49,7 +49,9 @@ class TransferOptions(Options):
     allow_missing: tuple[str, ...] = option(
         (), help="layers that the checkpoint may lack (name or glob, repeatable)", panel=_CHECKPOINT, completes="layer"
     )
-    framework: str | None = option(None, help="maskclip, to leave out the segmentor that a bundle holds", panel=_ONNX)
+    framework: str | None = option(
+        None, help="framework that reads the tower in place of the bundle's own segmentor: maskclip", panel=_ONNX
+    )
     resolution: int | None = option(
         None, help="side of the square pictures in pixels", unset="that of the tower's training", panel=_ONNX
     )
