@@ -158,7 +158,7 @@ def _read(field: Field[Any], said: Statement, hint: Any, value: Any) -> Any:
     if value is None and isinstance(field.default, tuple | dict):
         return field.default
     if get_origin(core) is dict:
-        return _pairs(said.spelled(field.name), value or ())
+        return _pairs(said.spelled(field.name), value or (), said.metavar or "output_stride=8")
     if get_origin(core) is not tuple or value is None:
         return value
     if said.kind != "commas":
@@ -174,8 +174,8 @@ def _read(field: Field[Any], said: Statement, hint: Any, value: Any) -> Any:
         raise OptionError(f"not numbers with commas: {name} {value}; such as {name} {example}") from None
 
 
-def _pairs(name: str, values: Sequence[str]) -> dict[str, str]:
+def _pairs(name: str, values: Sequence[str], example: str) -> dict[str, str]:
     for pair in values:
         if "=" not in pair:
-            raise OptionError(f"not NAME=VALUE: {name} {pair}; write for example output_stride=8")
+            raise OptionError(f"not NAME=VALUE: {name} {pair}; write for example {example}")
     return {left.strip(): right.strip() for left, _, right in (pair.partition("=") for pair in values)}

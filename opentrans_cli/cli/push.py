@@ -39,8 +39,8 @@ class PushRequest(Options):
     license_link: str | None = option(None, help="address of the text of that license, https")
     benchmark: dict[str, str] | None = option(
         None,
-        help="DATASET=ORG/NAME:TASK, the benchmark of the Hub that a report of the bundle was measured on, for its "
-        "leaderboard (repeatable)",
+        metavar="DATASET=ORG/NAME:TASK",
+        help="the benchmark of the Hub on which the report eval-DATASET was measured, for its leaderboard (repeatable)",
         kind="pairs",
     )
     message: str | None = option(None, help="message of the commit", unset="the last step of the bundle")

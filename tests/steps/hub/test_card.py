@@ -31,6 +31,7 @@ from opentrans_cli.steps.prune.prune import prune
 from opentrans_cli.steps.sources import bundle_tower
 from opentrans_cli.steps.step_record import step_record
 from opentrans_cli.steps.transfer.open_clip import export_open_clip
+from opentrans_cli.steps.transfer.patch import export_patch
 
 PNG = b"\x89PNG\r\n\x1a\n"
 VIT = {
@@ -40,10 +41,10 @@ VIT = {
 }
 
 
-def card(bundle: Bundle, *, dense: bool = False, revision: str | None = None) -> str:
-    return card_files(bundle, repo="org/tiny-half", license=License("apache-2.0"), dense=dense, revision=revision)[
-        "README.md"
-    ].decode()
+def card(bundle: Bundle, *, dense: bool = False, patch: bool = False, revision: str | None = None) -> str:
+    terms = License("apache-2.0")
+    files = card_files(bundle, repo="org/tiny-half", license=terms, dense=dense, patch=patch, revision=revision)
+    return files["README.md"].decode()
 
 
 def blocks(text: str, language: str = "python") -> list[str]:
@@ -240,6 +241,25 @@ def test_open_clip_loads_the_exported_folder_and_the_hub_s_where_it_is_dense(
     dense = blocks(card(bundle, dense=True))[0]
     assert dense == code.replace("local-dir:subnet-open-clip", "hf-hub:org/tiny-half")
     assert "transfer subnet --to open-clip" not in card(bundle, dense=True)
+
+
+def test_the_code_for_the_sparse_patch_makes_the_subnet_of_the_base(
+    tiny_bundle: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    export_patch(tiny_bundle, out=tmp_path / "p.safetensors")
+
+    def hf_hub_download(*where: str, **pinned: str) -> str:
+        asked.append((where, pinned))
+        return str(tmp_path / "p.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+    bundle, model = open_bundle(tiny_bundle), load_clip("tiny").model
+    text = card(bundle, patch=True, revision="v1")
+    run(next(block for block in blocks(text) if "hf_hub_download" in block), bundle.path, state=model.state_dict())
+    assert_same(model.visual.state_dict(), tensors(bundle.tower()))
+    assert asked == [(("org/tiny-half", "sparse_patch.safetensors"), {"revision": "v1"})]
+    assert "Sparse patch" not in card(bundle)
 
 
 @pytest.mark.parametrize(
