@@ -20,7 +20,7 @@ from opentrans_cli.clip.source import WEIGHT_SUFFIXES, all_published
 from opentrans_cli.errors import OptionError, did_you_mean
 from opentrans_cli.files.folder_size import folder_size
 from opentrans_cli.reporter import LOGGED, Reporter
-from opentrans_cli.source_name import HUB
+from opentrans_cli.source_name import HUB, plain_source
 
 FORMS = {
     "tiny": "the embedded model",
@@ -29,6 +29,8 @@ FORMS = {
     "FILE": "a checkpoint of any kind",
     "FOLDER": "a bundle, or a folder with open_clip_config.json",
     "hf://org/name[@revision]": "either of these on the Hugging Face Hub",
+    "hf-hub:, local-dir:": "open_clip's spellings of the Hub and of a folder",
+    "ViT-B/32, RN50x4": "OpenAI's spellings of names",
 }
 """How a source is named, and what it is then."""
 
@@ -84,6 +86,7 @@ def models(word: str | None = None, *, cached: bool = False, reporter: Reporter 
     patterns of a family are those that fit all its towers. Raises OptionError if `word` occurs nowhere.
     """
     reporter = reporter or LOGGED
+    word = None if word is None else plain_source(word)
     found = [(each, config) for each, config in _all(reporter) if each.cached or not cached]
     if word is not None:
         found = [(each, config) for each, config in found if _has(each, word)]
