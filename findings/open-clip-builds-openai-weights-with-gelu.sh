@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # open_clip builds the weights of OpenAI with GELU where they are asked for by the plain name.
 #
-# open_clip_torch 3.3.0 (torch 2.13.0, torchvision 0.28.0, timm 1.0.31, huggingface_hub 2.4.0). Its table says for every
+# open_clip_torch 3.3.0 (torch 2.14.1, torchvision 0.29.1, timm 1.0.31, huggingface_hub 2.4.0). Its table says for every
 # published CLIP whether it was trained with QuickGELU. create_model("RN50", pretrained="openai") builds what the name
 # says all the same, with a UserWarning alone; only the name RN50-quickgelu gives the model that was trained. So it is
 # for 27 pairs of name and tag: OpenAI's, and some of laion400m, yfcc15m, cc12m, metaclip and dfn. In a ResNet the text
@@ -17,7 +17,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
+venv/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 timm==1.0.31 \
     open_clip_torch==3.3.0 huggingface_hub==2.4.0 safetensors==0.8.0
 export HF_HUB_OFFLINE=1 HF_HUB_CACHE="$work/cache"
 cat > seen.py <<'PY'
