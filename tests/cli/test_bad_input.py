@@ -220,3 +220,8 @@ def test_like_without_random_and_twins_of_something_else(refused: Any, desk: Pat
 )
 def test_options_of_transfer(options: tuple[Any, ...], named: str, refused: Any, desk: Path, bundle: Path) -> None:
     assert named in refused("transfer", bundle, *options, "-o", desk / "t", code=2)
+
+
+def test_a_demo_is_short_or_full(refused: Any, desk: Path) -> None:
+    line = refused("demo", "--full", "--quick", "-o", desk / "d", code=2)
+    assert line.startswith("a demo is short or full: --full with --quick")
