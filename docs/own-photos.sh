@@ -39,6 +39,14 @@ TRAIN=() VAL=()
 if [[ $# -eq 6 ]]; then
   TRAIN=(--split-list "$5") VAL=(--split-list "$6")
 fi
+
+# Nothing expensive starts on data that cannot work. ${A[@]+...}: bash 3.2 knows no empty arrays.
+CHECK=(opentrans check "$IMAGES" "$LABELS" "$CLASSES" --ignore "$IGNORE")
+"${CHECK[@]}" ${TRAIN[@]+"${TRAIN[@]}"} >&2
+if [[ $# -eq 6 ]]; then
+  "${CHECK[@]}" "${VAL[@]}" >&2
+fi
+
 if [[ -n $HOLD_OUT ]]; then
   TRAIN+=(--hold-out "$HOLD_OUT")
 fi
@@ -49,7 +57,7 @@ SUBNET=$(opentrans prune "$SOURCE" --sparsity "$SPARSITY" --rate "$RATE" --crite
   --steps-per-round "$STEPS_PER_ROUND" --final-steps "$FINAL_STEPS" --out "$OUT/subnet")
 SUBNET=$(opentrans analyze "$SUBNET")
 
-# finetune builds DeepLabV3 around a bundle that holds no segmentor yet. ${A[@]+...}: bash 3.2 knows no empty arrays.
+# finetune builds DeepLabV3 around a bundle that holds no segmentor yet.
 TRAINED=$(opentrans finetune "$SUBNET" "${DATA[@]}" ${TRAIN[@]+"${TRAIN[@]}"} --steps "$STEPS" \
   --batch-size "$BATCH_SIZE" --out "$OUT/finetuned")
 TRAINED=$(opentrans eval "$TRAINED" "${DATA[@]}" ${VAL[@]+"${VAL[@]}"})

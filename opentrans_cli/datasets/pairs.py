@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.datasets.images import ORIENTATION, open_picture, turned_as
 from opentrans_cli.datasets.listing import IMAGE_SUFFIXES, list_images, list_label_maps
+from opentrans_cli.datasets.options import SMALLEST_SIZE
 from opentrans_cli.datasets.picture_source import Picture, list_pictures, read_ids, read_picture
 from opentrans_cli.datasets.textfile import read_entries
 from opentrans_cli.errors import DataError, PictureError
@@ -153,11 +154,18 @@ def read_header(picture: Picture, kind: str, *, whole: bool = False) -> Header:
         return Header(*opened.size, turn if turn in range(1, 9) else 1)
 
 
-def other_size(photo: Header, label_map: Header, name: str) -> PictureError:
-    """The error for the label map `name` that does not fit its photo."""
+def misfit(pair: Pair, photo: Header, label_map: Header) -> PictureError | None:
+    """What keeps two pictures that can be read from being used: a photo too small to see anything, or another size."""
     (width, height), (map_width, map_height) = photo.upright, label_map.stored
+    if min(width, height) < SMALLEST_SIZE:
+        return PictureError(
+            f"image is smaller than {SMALLEST_SIZE} pixels: {pair.photo.name} ({width} x {height}); enlarge it"
+        )
+    if photo.holds(label_map):
+        return None
     return PictureError(
-        f"image is {width}x{height} but its label map {map_width}x{map_height}: {name}; resize the label map (nearest)"
+        f"image is {width}x{height} but its label map {map_width}x{map_height}: {pair.label_map.name}; "
+        "resize the label map (nearest)"
     )
 
 
@@ -165,12 +173,12 @@ def read_pair(pair: Pair) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The photo, uint8 (H, W, 3) RGB, and the ids of its label map, int64 (H, W), both upright.
 
     A label map with the size of the stored photo was drawn on that, and is turned with it. Raises PictureError for a
-    damaged file or another size.
+    damaged file, and for what `misfit` says.
     """
     image, label_map = read_picture(pair.photo), read_ids(pair.label_map)
-    if image.shape[:2] == label_map.shape:
-        return image, label_map
-    turned = turned_as(pair.photo.content(), pair.photo.name, label_map)
-    if turned is None or turned.shape != image.shape[:2]:
-        raise other_size(Header(*image.shape[1::-1]), Header(*label_map.shape[::-1]), pair.label_map.name)
-    return image, turned
+    if image.shape[:2] != label_map.shape:
+        turned = turned_as(pair.photo.content(), pair.photo.name, label_map)
+        label_map = label_map if turned is None else turned
+    if (error := misfit(pair, Header(*image.shape[1::-1]), Header(*label_map.shape[::-1]))) is not None:
+        raise error
+    return image, label_map

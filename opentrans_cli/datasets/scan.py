@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from opentrans_cli.datasets.class_file import LARGEST_ID
-from opentrans_cli.datasets.pairs import Header, Pair, other_size, read_header
+from opentrans_cli.datasets.pairs import Header, Pair, misfit, read_header
 from opentrans_cli.datasets.picture_source import Picture, read_ids, read_picture
 from opentrans_cli.errors import PictureError
 from opentrans_cli.reporter import SILENT, Reporter
@@ -42,15 +42,14 @@ class Facts:
     @property
     def error(self) -> PictureError | None:
         """What a loader would raise for this pair, ids apart; None if it can be used."""
-        wrong = self.photo_error or self.label_map_error
-        if self.photo is None or self.label_map is None or self.photo.holds(self.label_map):
-            return wrong
-        return other_size(self.photo, self.label_map, self.pair.label_map.name)
+        if self.photo is None or self.label_map is None:
+            return self.photo_error or self.label_map_error
+        return misfit(self.pair, self.photo, self.label_map)
 
 
-def spread(pairs: Sequence[Pair], most: int) -> Sequence[Pair]:
-    """All pairs, or `most` of them at even distances."""
-    return pairs if len(pairs) <= most else [pairs[place * len(pairs) // most] for place in range(most)]
+def spread(items: Sequence[T], most: int) -> Sequence[T]:
+    """All items, or `most` of them at even distances."""
+    return items if len(items) <= most else [items[place * len(items) // most] for place in range(most)]
 
 
 def scan(pairs: Sequence[Pair], depth: Depth, *, reporter: Reporter = SILENT) -> list[Facts]:

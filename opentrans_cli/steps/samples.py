@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.folder import FolderDataset
-from opentrans_cli.datasets.options import SMALLEST_SIZE, DatasetOptions
+from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import DataError, PictureError, without_move
 from opentrans_cli.reporter import SILENT, Reporter
 
@@ -38,10 +38,7 @@ def leave_out_bad(samples: FolderDataset, reporter: Reporter) -> None:
     with reporter.bar("reading pictures", total) as advance:
         for index in range(total):
             try:
-                height, width, _ = samples[index].image.shape
-                if min(height, width) < SMALLEST_SIZE:
-                    name = samples.name(index)
-                    bad[index] = f"image is smaller than {SMALLEST_SIZE} pixels: {name} ({width} x {height})"
+                samples[index]
             except PictureError as error:
                 bad[index] = without_move(error)
             advance("")

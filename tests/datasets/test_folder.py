@@ -14,6 +14,7 @@ from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.folder import FolderDataset, open_folder
 from opentrans_cli.datasets.options import DatasetOptions
+from opentrans_cli.datasets.scan import spread
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError, PictureError
 
@@ -255,3 +256,23 @@ def test_real_data_sets_are_read(shared: Path, name: str) -> None:
     assert ids <= {*range(classes), dataset.ignore_index}
     assert dataset.ignore_index in ids
     assert len(ids) > classes // 2
+
+
+def test_a_probe_finds_what_reading_would_without_decoding_photos(folders: tuple[Path, Path]) -> None:
+    images, labels = folders
+    FolderDataset(*folders, WORDS).probe(skip_bad=False)
+    put(labels / "sub" / "c.png", np.full((20, 25), 2, np.uint8))
+    put(images / "b.png", np.zeros((40, 31, 3), np.uint8))
+    (images / "a.v1.png").write_bytes(b"no picture")
+    dataset = FolderDataset(*folders, WORDS)
+    with pytest.raises(PictureError, match=r"a\.v1\.png.*--skip-bad \(3 such files; `opentrans check` names all\)"):
+        dataset.probe(skip_bad=False)
+    dataset.probe(skip_bad=True)
+    put(labels / "a.v1.png", np.full((40, 50), 7, np.uint8))
+    with pytest.raises(DataError, match=r"id 7 has no class.*a\.v1\.png"):
+        dataset.probe(skip_bad=True)
+
+
+def test_files_are_probed_at_even_distances_where_there_are_many() -> None:
+    assert list(spread(range(10), 20)) == list(range(10))
+    assert list(spread(range(1000), 4)) == [0, 250, 500, 750]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from opentrans_cli.steps.check.ids import Classes, Ids, about_ids
 from opentrans_cli.steps.check.options import CheckOptions
 
 REPORT = "check.json"
+SKIPPED = ("unreadable", "small", "size")
+"""Kinds of findings about files that `--skip-bad` leaves out."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def check(
     ids = Ids.of([(short_name(each.pair.label_map, folder), each.pixels) for each in facts], known)
     about, suggested = about_ids(ids, known)
     findings = [*about_files(pairing, facts, options.images, folder), *about]
+    if options.skip_bad:
+        findings = [replace(each, level="warning") if each.kind in SKIPPED else each for each in findings]
     told = {name for each in findings for name in each.names}
     about_them = {
         pair for pair in pairs if {short_name(pair.photo, options.images), short_name(pair.label_map, folder)} & told

@@ -31,9 +31,8 @@ def about_files(pairing: Pairing, facts: Sequence[Facts], images: Path, labels: 
         *_alone(pairing, images, labels),
         *_unreadable((name, each.photo_error) for name, each in photos),
         *_unreadable((name, each.label_map_error) for name, each in maps),
-        *_sizes(maps),
+        *_misfits([(photo, label_map, each) for (photo, each), (label_map, _) in zip(photos, maps, strict=True)]),
         *_turns(photos),
-        *_small(photos),
         *(Finding("left-out", "note", remark, "") for remark in pairing.remarks),
     ]
 
@@ -71,17 +70,21 @@ def _unreadable(read: Iterable[tuple[str, DataError | None]]) -> list[Finding]:
     ]
 
 
-def _sizes(maps: Named) -> list[Finding]:
-    """Label maps of another size than their photos."""
-    wrong = [(name, each) for name, each in maps if each.photo and each.label_map and each.error]
-    if not wrong:
-        return []
-    first = wrong[0][1]
-    assert first.photo is not None and first.label_map is not None
-    what = counted(len(wrong), "label map differs", "label maps differ")
-    what += f" in size from the photo, such as {_size(first.label_map.stored)} for {_size(first.photo.upright)}"
-    move = "resize the label maps without smoothing (nearest neighbour), or the photos"
-    return [Finding("size", "fault", what, move, tuple(name for name, _ in wrong))]
+def _misfits(pairs: Sequence[tuple[str, str, Facts]]) -> list[Finding]:
+    """Photos that are too small, and label maps of another size than their photos."""
+    small = tuple(photo for photo, _, each in pairs if each.photo and min(each.photo.stored) < SMALLEST_SIZE)
+    others = [(label_map, each) for photo, label_map, each in pairs if each.error and photo not in small]
+    sizes = [(name, each.photo, each.label_map) for name, each in others if each.photo and each.label_map]
+    found = []
+    if small:
+        what = f"{counted(len(small), 'photo is', 'photos are')} smaller than {SMALLEST_SIZE} pixels"
+        found.append(Finding("small", "fault", what, "enlarge them, or leave them out", small))
+    for _, photo, label_map in sizes[:1]:
+        what = counted(len(sizes), "label map differs", "label maps differ")
+        what += f" in size from the photo, such as {_size(label_map.stored)} for {_size(photo.upright)}"
+        move = "resize the label maps without smoothing (nearest neighbour), or the photos"
+        found.append(Finding("size", "fault", what, move, tuple(name for name, _, _ in sizes)))
+    return found
 
 
 def _turns(photos: Named) -> list[Finding]:
@@ -105,15 +108,6 @@ def _turns(photos: Named) -> list[Finding]:
             what = f"{counted(len(names), 'photo is', 'photos are')} turned by EXIF{text}"
             found.append(Finding("turned", level, what, move, tuple(names)))
     return found
-
-
-def _small(photos: Named) -> list[Finding]:
-    """Photos in which a tower sees nothing."""
-    names = [name for name, each in photos if each.photo is not None and min(each.photo.stored) < SMALLEST_SIZE]
-    if not names:
-        return []
-    what = f"{counted(len(names), 'photo is', 'photos are')} smaller than {SMALLEST_SIZE} pixels"
-    return [Finding("small", "warning", what, "leave them out, or pass --skip-bad", tuple(names))]
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -186,7 +186,7 @@ PLANTED: dict[Callable[[Data], None], dict[str, set[str]]] = {
     slip: {"fault id-without-class": {"3.png"}},
     half_size: {"fault size": {"1.png"}},
     on_its_side: {"note turned": {"2.png"}},
-    small: {"warning small": {"1.png"}},
+    small: {"fault small": {"1.png"}},
     other_kinds: {"note left-out": set()},
     turned_with_its_label_map: {"note turned": {"2.png"}},
     turned_square: {"warning turned": {"0.png"}},
@@ -236,6 +236,14 @@ def test_samples_are_drawn_and_only_a_folder_of_samples_is_replaced(labelled_fol
     (out / "mine.txt").touch()
     with pytest.raises(OutputError, match="did not write"):
         run(labelled_folder, out=out, force=True)
+
+
+def test_what_skip_bad_leaves_out_is_no_fault(labelled_folder: Data) -> None:
+    for plant in (small, half_size, cut):
+        plant(labelled_folder)
+    assert not run(labelled_folder).ok
+    result = run(labelled_folder, skip_bad=True)
+    assert result.ok and {each.level for each in result.findings} == {"warning"}
 
 
 def test_a_split_list_chooses_the_photos_that_count(labelled_folder: Data, tmp_path: Path) -> None:
