@@ -1,12 +1,22 @@
-"""kill -9 at random moments of prune, finetune, push and pull: what is on the disk, and on the Hub, afterwards.
+"""Processes that are killed, or told to end, at random moments: what is on the disk, and on the Hub, afterwards.
 
     python benchmarks/kills.py > benchmarks/results/DATE-kills.md
 
-Every run is a process of its own, killed with its whole process group. Half of the moments are uniform over the time
-the command takes, half follow the first sign of writing by up to a quarter of a second: a new name beside the target,
-or a request to the Hub. Half of the targets are new, half hold another bundle already, which --force, or the push,
-replaces.
-The Hub is the one of the tests, on loopback. After each kill:
+Every run is a process of its own, and signals go to its whole process group, as a terminal and a batch queue send them.
+All moments are drawn from one seed.
+
+Told to end (SIGINT, SIGTERM) are prune, finetune, eval and demo, at moments that are uniform over the time the command
+takes, its start and imports among them. After each:
+
+- the exit code is 130 or 75, and the last line is the command that goes on, if anything was kept;
+- now and then the same command is tried as it was: it is refused, and the state has the same bytes as before;
+- the command of the last line is run, and interrupted again, until it comes to its end: then the result is compared
+  with that of a run nobody interrupted, byte by byte but for what a clock measured.
+
+kill -9 goes to prune, finetune, push and pull. Half of the moments are uniform, half follow the first sign of writing
+by up to a quarter of a second: a new name beside the target, or a request to the Hub. Half of the targets are new, half
+hold another bundle already, which --force, or the push, replaces. The Hub is the one of the tests, on loopback. After
+each kill:
 
 - prune, finetune, pull: the target is absent, or passes every check of `verify`, and is the old bundle or the new one;
 - push: the repo has no commit, or its newest commit holds a bundle that passes every check;
@@ -16,8 +26,10 @@ The Hub is the one of the tests, on loopback. After each kill:
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,6 +45,7 @@ import torch
 
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.bundle.verify.verify import verify_bundle
+from opentrans_cli.steps.run_files import state_path
 from opentrans_cli.steps.step_record import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hub"))
@@ -41,6 +54,10 @@ from server import HubServer  # type: ignore[import-not-found]
 SHORT = ("--batch-size", "16", "--device", "cpu", "--quiet")
 PRUNE = ("--images", "shapes", "--image-limit", "32", "--steps-per-round", "1", "--final-steps", "2", *SHORT)
 FINETUNE = ("--steps", "3", "--crop", "32", "--limit", "4", "--batch-size", "2", "--device", "cpu", "--quiet")
+# Those that are told to end train longer, so that many signals meet a step.
+LONGER = {"prune": ("--final-steps", "60", "--keep-rounds", "weights"), "finetune": ("--steps", "50", "--ema", "0.9")}
+TOLD = ("prune", "finetune", "eval", "demo")
+KILLED = ("prune", "finetune", "push", "pull")
 REPO = "org/killed"
 AFTER_SIGN = 0.25
 LONGEST = 180.0
@@ -55,7 +72,7 @@ class Bench:
     env: dict[str, str]
     source: Path  # small bundles of the embedded model
     other: Path
-    lasts: dict[str, float] = field(default_factory=dict)  # verb -> seconds of a whole run
+    lasts: dict[str, float] = field(default_factory=dict)  # verb -> seconds of a whole run that is killed
 
     def command(self, verb: str, target: Path, *, force: bool) -> list[str]:
         lines: dict[str, tuple[object, ...]] = {
@@ -78,6 +95,121 @@ class Bench:
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}: {done.stderr}")
         return time.monotonic() - started
+
+    def told(self, verb: str, target: Path) -> list[str]:
+        """The command that is told to end."""
+        if verb in LONGER:
+            return [*self.command(verb, target, force=False), *LONGER[verb]]
+        lines = {
+            "eval": ("eval", self.source, "--limit", "120", "--device", "cpu", "--quiet", "-o", target),
+            "demo": ("demo", "--quiet", "-o", target),
+        }
+        return [sys.executable, "-m", "opentrans_cli", *map(str, lines[verb])]
+
+
+@dataclass
+class Told:
+    """What was seen of a command that was told to end, again and again."""
+
+    seconds: float = 0.0  # of a whole run
+    signals: Counter[str] = field(default_factory=Counter)
+    kept: int = 0  # a state was there
+    nothing: int = 0  # nothing was done yet that could be kept
+    early: int = 0  # ended by Python itself, before the command line was read
+    done: int = 0  # the signal came when the result was being written
+    refused: int = 0  # the same command without --resume, tried where a state was
+    ends: int = 0  # runs that came to their end after one or more signals, to the same bytes
+    wrong: list[str] = field(default_factory=list)
+
+
+def result_of(verb: str, target: Path) -> object:
+    """What is to be the same in every run."""
+    if verb == "eval":
+        report = json.loads(target.read_text())
+        return {name: value for name, value in report.items() if name not in ("seconds_per_image", "environment")}
+    if verb == "demo":
+        report = json.loads((target / "report.json").read_text())
+        ways = [{**row, "seconds_per_step": 0} for row in report["finetune_rows"]]
+        bundles = sorted(path.parent for path in target.glob("*/manifest.json"))
+        names = sorted(str(path.relative_to(target)) for path in target.rglob("*"))
+        return report["rows"], ways, names, [open_bundle(bundle).digest for bundle in bundles]
+    return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+
+
+def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> Told:
+    """Interrupt a command `kills` times, and let it come to its end as often as it does in between, and at last."""
+    found, whole = Told(), bench.work / f"told-{verb}" / "whole" / "out"
+    whole.parent.mkdir(parents=True)
+    found.seconds = bench.run(bench.told(verb, whole))
+    wanted, number = result_of(verb, whole), 0
+    while sum(found.signals.values()) < kills:
+        number += 1
+        target = bench.work / f"told-{verb}" / str(number) / "out"
+        target.parent.mkdir()
+        first = line = bench.told(verb, target)
+        struck = 0
+        while True:
+            process = subprocess.Popen(line, env=bench.env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+            name, ended = moment.choice(("SIGINT", "SIGTERM")), False
+            try:
+                process.wait(moment.uniform(0, found.seconds) if sum(found.signals.values()) < kills else LONGEST)
+                ended = True
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, getattr(signal, name))
+            _, said = process.communicate(timeout=LONGEST)
+            if ended:
+                if process.returncode:
+                    found.wrong.append(f"{verb} {number}: {process.returncode} {said}")
+                break
+            struck += 1
+            found.signals[name] += 1
+            line = after_signal(bench, found, name, process.returncode, said, first, target, moment) or line
+            if target.exists() and not state_path(target).exists():
+                break  # the signal came when everything was written
+            print(f"{verb} {number}: {name} {process.returncode} {said.splitlines()[-1:]}", file=sys.stderr, flush=True)
+        if struck and target.exists():
+            same = result_of(verb, target) == wanted
+            found.ends += same
+            found.wrong += [] if same else [f"{verb} {number}: other bytes after {struck} signals"]
+        shutil.rmtree(target.parent)
+    return found
+
+
+def after_signal(
+    bench: Bench, found: Told, name: str, code: int, said: str, first: list[str], target: Path, moment: random.Random
+) -> list[str] | None:
+    """Look at what a signal left; the command that goes on, None if it is the same one."""
+    last, state = (said.splitlines() or [""])[-1], state_path(target)
+    expected, by_python = {"SIGINT": (130, -signal.SIGINT), "SIGTERM": (75, -signal.SIGTERM)}[name]
+    if code == 0 or "everything was written" in last:
+        found.done += 1
+        return None
+    if code == by_python or (name == "SIGINT" and not last.startswith("opentrans: ")):
+        found.early += 1
+        return None
+    if code == expected and last.endswith("the same command starts again"):
+        found.nothing += 1  # while it was imported
+        return None
+    if code != expected or not last.startswith("opentrans: interrupted"):
+        found.wrong.append(f"{name}: {code} {said}")
+        return None
+    if not state.exists():
+        found.nothing += 1
+        if "before anything was kept" not in last:
+            found.wrong.append(f"no state: {last}")
+        return None
+    found.kept += 1
+    again = shlex.split(last.partition("go on with: ")[2])
+    if again[-1:] != ["--resume"]:
+        found.wrong.append(f"no command: {last}")
+        return None
+    if moment.random() < 0.25:
+        before = state.read_bytes()
+        plain = subprocess.run(first, env=bench.env, capture_output=True, text=True, timeout=LONGEST)
+        refused = plain.returncode == 1 and "a state of" in plain.stderr and state.read_bytes() == before
+        found.refused += refused
+        found.wrong += [] if refused else [f"not refused: {plain.stderr}"]
+    return again
 
 
 def kill(bench: Bench, verb: str, target: Path, *, force: bool, moment: random.Random) -> bool:
@@ -171,42 +303,69 @@ def prepared(work: Path, server: HubServer) -> Bench:
     base = [sys.executable, "-m", "opentrans_cli", "prune", "tiny", "--quiet"]
     bench.run([*base, "--sparsity", "0.9", "-o", str(bench.source)])
     bench.run([*base, "--sparsity", "0.7", "-o", str(bench.other)])
-    for verb in ("prune", "finetune", "push", "pull"):
+    for verb in KILLED:
         bench.lasts[verb] = bench.run(bench.command(verb, work / f"whole-{verb}", force=False))
     return bench
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=100, help="of all four commands together")
+    parser.add_argument("--told", type=int, default=50, help="SIGINT and SIGTERM, of all commands together")
+    parser.add_argument("--kills", type=int, default=100, help="kill -9, of all commands together")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    # A shell ignores Ctrl-C in what it runs in the background, and so would all processes that are started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     moment = random.Random(arguments.seed)
-    print(f"# kill -9 at random moments, {time.strftime('%Y-%m-%d')}\n\n{environment(torch.device('cpu'))}\n")
+    print(f"# Killed and told to end at random moments, {time.strftime('%Y-%m-%d')}\n")
+    print(f"{environment(torch.device('cpu'))}\n")
+    with tempfile.TemporaryDirectory() as folder, HubServer() as server:
+        bench = prepared(Path(folder), server)
+        told(bench, arguments.told, moment)
+        killed(bench, arguments.kills, moment)
+
+
+def told(bench: Bench, kills: int, moment: random.Random) -> None:
+    """Print the table of the signals after which a command goes on."""
+    print("## SIGINT and SIGTERM\n")
+    columns = ["command", "whole run, s", "SIGINT", "SIGTERM", "state kept", "nothing to keep yet", "ended by Python"]
+    columns += ["result just written", "plain restart refused", "runs that ended in the same bytes", "wrong"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    wrong: list[str] = []
+    for place, verb in enumerate(TOLD):
+        found = tell_to_end(bench, verb, kills // len(TOLD) + (place < kills % len(TOLD)), moment)
+        counts = (found.kept, found.nothing, found.early, found.done, found.refused, found.ends, len(found.wrong))
+        signals = f"{found.signals['SIGINT']} | {found.signals['SIGTERM']}"
+        print(f"| {verb} | {found.seconds:.1f} | {signals} | {' | '.join(map(str, counts))} |", flush=True)
+        wrong += found.wrong
+    print("\nWrong: " + ("; ".join(wrong) if wrong else "nothing.") + "\n")
+
+
+def killed(bench: Bench, kills: int, moment: random.Random) -> None:
+    """Print the table of the processes that were killed."""
+    print("## kill -9\n")
     print("| command | whole run, s | kills | struck while running | absent | whole | damaged | run again, whole |")
     print("|---|---|---|---|---|---|---|---|")
     found: list[str] = []
-    with tempfile.TemporaryDirectory() as folder, HubServer() as server:
-        bench = prepared(Path(folder), server)
-        pushed = server.repos[REPO]
-        for verb in bench.lasts:
-            states: Counter[str] = Counter()
-            struck, again = 0, []
-            if verb == "pull":
-                server.repos[REPO] = pushed
-            for number in range(arguments.kills // 4):
-                alive, state, after = trial(bench, verb, number, moment)
-                struck += alive
-                states[state.split(":")[0]] += 1
-                again += [after] if after else []
-                found += [f"{verb} {number}: {state}"] if state.startswith("damaged") else []
-                print(f"{verb} {number}: {state} {after}", file=sys.stderr, flush=True)
-            counts = " | ".join(str(states[name]) for name in ("absent", "whole", "damaged"))
-            print(
-                f"| {verb} | {bench.lasts[verb]:.1f} | {arguments.kills // 4} | {struck} | {counts} | "
-                f"{again.count('whole')} of {len(again)} |",
-                flush=True,
-            )
+    pushed = bench.server.repos[REPO]
+    for verb in KILLED:
+        states: Counter[str] = Counter()
+        struck, again = 0, []
+        if verb == "pull":
+            bench.server.repos[REPO] = pushed
+        for number in range(kills // len(KILLED)):
+            alive, state, after = trial(bench, verb, number, moment)
+            struck += alive
+            states[state.split(":")[0]] += 1
+            again += [after] if after else []
+            found += [f"{verb} {number}: {state}"] if state.startswith("damaged") else []
+            print(f"{verb} {number}: {state} {after}", file=sys.stderr, flush=True)
+        counts = " | ".join(str(states[name]) for name in ("absent", "whole", "damaged"))
+        print(
+            f"| {verb} | {bench.lasts[verb]:.1f} | {kills // len(KILLED)} | {struck} | {counts} | "
+            f"{again.count('whole')} of {len(again)} |",
+            flush=True,
+        )
     print("\nDamaged: " + ("; ".join(found) if found else "none."))
 
 

@@ -66,6 +66,21 @@ def held_back() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Processes that are started inside never get these signals, which come to all of a terminal or a job: only their
+    parent acts on them. Does nothing on Windows.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *_TERMINATING))  # which children inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield

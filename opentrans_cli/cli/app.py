@@ -32,6 +32,7 @@ from opentrans_cli.cli.output import tell
 from opentrans_cli.cli.typed import command_line
 from opentrans_cli.errors import OpentransError, RunStopped
 from opentrans_cli.quiet import quiet_process
+from opentrans_cli.signals import Terminated, answered
 from opentrans_cli.version import __version__
 
 _TYPED = "opentrans.typed"
@@ -51,11 +52,12 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with answered():
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             stopped = error.__cause__ if isinstance(error.__cause__, RunStopped) else None
-            tell(f"opentrans: {_told(stopped, ctx) if stopped else 'interrupted'}")
-            raise typer.Exit(_INTERRUPTED) from None
+            tell(f"opentrans: {_told(stopped, ctx) if stopped else 'interrupted; the same command starts again'}")
+            raise typer.Exit(RunStopped.exit_code if isinstance(error, Terminated) else _INTERRUPTED) from None
         except (OpentransError, OSError) as error:
             if isinstance(error, BrokenPipeError) or os.environ.get("OPENTRANS_TRACEBACK"):
                 raise

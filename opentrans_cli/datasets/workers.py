@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from typing import Any, Generic, Protocol, TypeVar
 
 from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.signals import unheard
 
 AHEAD = 3
 """Tasks per worker that are begun before their results are asked for: one at work, one waiting, one done."""
@@ -97,7 +98,8 @@ class Workers(Generic[Result]):
                 self.count, mp_context=context, initializer=_be_a_worker, initargs=(self._prepare,)
             )
         while sum(map(len, begun)) < AHEAD * self.count and (tasks := next(source, None)) is not None:
-            begun.append([self._pool.submit(_run, task) for task in tasks])
+            with unheard():  # the first task starts the processes, which must not end in the middle of an import
+                begun.append([self._pool.submit(_run, task) for task in tasks])
 
 
 def _run(task: Task[Any]) -> Any:
@@ -105,11 +107,8 @@ def _run(task: Task[Any]) -> Any:
 
 
 def _be_a_worker(prepare: Callable[[], None] | None) -> None:
-    """Ctrl-C reaches all processes of a terminal, and a batch queue's SIGTERM all of a job, but only the parent acts
-    on them; a worker ends when its parent has ended.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Only the parent acts on signals; a worker ends when its parent has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where `unheard` does nothing
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
         prepare()

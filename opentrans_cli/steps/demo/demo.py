@@ -195,9 +195,10 @@ _FROZEN, _DRAWN = "subnet, frozen: ", "pictures"
 def _work(size: DemoSize, sparsity: float) -> dict[str, dict[str, float]]:
     """By part and by title of a bar how long it takes, in images through the tower and back, about."""
     rounds = len(imp_sparsities(sparsity, rate=size.rate))
-    looks = {"distilling": size.batch_size * ((rounds - 1) * size.steps_per_round + size.final_steps)}
-    looks["distilling"] += rounds * size.score_images
-    trained = {"fine-tuning": size.finetune_steps * size.finetune_batch * (size.crop / 64) ** 2, "scoring": size.scenes}
+    steps = (rounds - 1) * size.steps_per_round + size.final_steps
+    looks = {"distilling": steps * size.batch_size + rounds * size.score_images}
+    crops = size.finetune_steps * size.finetune_batch * (size.crop / 64) ** 2
+    trained = {"fine-tuning": 3 * crops, "scoring": 5 * size.scenes}
     parts = {name: {**(looks if "distilled" in name or name == "subnet" else {}), **trained} for name in TOWERS}
     return parts | {f"{_FROZEN}{way}": trained for way in size.freezing[1:]} | {_DRAWN: {}}
 

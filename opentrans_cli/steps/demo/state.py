@@ -29,18 +29,18 @@ class DemoState:
         self.finished: list[str] = []
         found = state_to_resume(out, resume=resume, reporter=reporter)
         if found is None:
-            out.mkdir(exist_ok=True)
-            for path in out.iterdir():
+            for path in out.iterdir() if out.exists() else ():
                 if path.is_dir() and path.name.endswith(FEATURES):
                     shutil.rmtree(path)
                 elif path.name.startswith("."):
                     path.unlink()
             self._save()
-            return
-        require_identity(found, identity)
-        meta = state_file.load_meta(found)
-        self._values, self.finished, self._seconds = meta["values"], meta["finished"], meta["seconds"]
-        reporter.say(f"resuming after {meta['after']}")
+        else:
+            require_identity(found, identity)
+            meta = state_file.load_meta(found)
+            self._values, self.finished, self._seconds = meta["values"], meta["finished"], meta["seconds"]
+            reporter.say(f"resuming after {meta['after']}")
+        out.mkdir(exist_ok=True)  # after the state, without which a folder is in the way
 
     @property
     def seconds(self) -> float:
