@@ -136,6 +136,8 @@ UNLOADED = {
     "verify {bundle}": NUMPY | DRAW | SHARE,
     "diff {bundle} {bundle}": NUMPY | DRAW | SHARE,
     "provenance {bundle}": NUMPY | DRAW | SHARE,
+    "models --cached": NUMPY | DRAW,
+    "doctor --no-imports --quiet": NUMPY | DRAW,
     "push {bundle} org/name --license mit --dry-run": BUILD,  # it compares the tower with what a stranger reads
     "pull org/name": NUMPY | DRAW,
     "eval tiny --dataset shapes --limit 1": BUILD | {"scipy", "matplotlib"} | SHARE,

@@ -142,8 +142,9 @@ def test_without_a_command_the_help_is_shown_and_the_exit_code_is_2(run_cli: Any
 def test_the_version_is_the_package_s(run_cli: Any) -> None:
     import opentrans_cli
 
-    result = run_cli("--version")
-    assert (result.exit_code, result.stdout) == (0, f"opentrans {opentrans_cli.__version__}\n")
+    for flag in ("--version", "-V"):
+        result = run_cli(flag)
+        assert (result.exit_code, result.stdout) == (0, f"opentrans {opentrans_cli.__version__}\n")
 
 
 def test_an_unknown_option_is_wrong_usage(run_cli: Any) -> None:
