@@ -120,8 +120,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
 """By name the function of a command, which says its options, and its heading in `opentrans --help`."""
 
 for name, (function, panel) in COMMANDS.items():
-    examples = [example.replace("[", r"\[") for example in function.examples]  # rich reads [a] as markup
-    app.command(name, rich_help_panel=panel, epilog="\n".join(["Examples:", *examples]))(function)
+    app.command(name, rich_help_panel=panel, epilog=function.epilog)(function)
 
 
 def _version(value: bool) -> None:

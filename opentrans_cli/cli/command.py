@@ -93,10 +93,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     parameters.append(_parameter(file, about_file, Path | None, callback=fill, is_eager=True))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__name__, run.__doc__ = function.__name__, lines[0]
+    run.__name__, run.__doc__ = function.__name__, unmarked(lines[0])
     run.groups = (*groups.values(), ConfigChoice)  # type: ignore[attr-defined]
-    run.examples = tuple(line for line in lines if line.startswith("opentrans "))  # type: ignore[attr-defined]
+    examples = (unmarked(line) for line in lines if line.startswith("opentrans "))
+    run.epilog = "\n".join(["Examples:", *examples])  # type: ignore[attr-defined]
     return run
+
+
+def unmarked(text: str) -> str:
+    """`text` for `--help`, where rich would take [name] for markup and leave it out."""
+    return text.replace("[", r"\[")
 
 
 def _is_typed(ctx: typer.Context, name: str) -> bool:
@@ -113,7 +119,7 @@ def _offered(said: Statement, hint: Any) -> Offered:
 def _parameter(field: Field[Any], said: Statement, hint: Any, **more: Any) -> inspect.Parameter:
     """The parameter from which typer makes an argument or option."""
     text = said.described()
-    settings: dict[str, Any] = {"help": f"{text[:1].upper()}{text[1:]}."}
+    settings: dict[str, Any] = {"help": unmarked(f"{text[:1].upper()}{text[1:]}.")}
     settings |= {"rich_help_panel": said.panel, "metavar": said.metavar, **more}
     default = field.default
     if (offer := completer(said)) is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class PullRequest(Options):
     """What is downloaded, and where it goes."""
 
-    repo: str = option(help="org/name or org/name@REVISION: a tag, a branch or a commit", argument=True)
+    repo: str = option(help="repo on the Hub: org/name or org/name@REVISION (tag, branch or commit)", argument=True)
     out: Path | None = option(None, also=("-o",), help="new bundle", unset="in the cache, whose path is printed")
     base: str | None = option(
         None, help="source of your own base weights, to complete a bundle of masks alone", completes="source"

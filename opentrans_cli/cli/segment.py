@@ -31,8 +31,8 @@ class SegmentRequest(Options):
     out: Path | None = option(None, also=("-o",), help="new folder of label maps and overlays")
     task: str = option(
         "semantic",
-        help="what is found; instance and panoptic are for frameworks of masks",
-        choices=("semantic", "instance", "panoptic"),
+        help="what is found",
+        choices={"semantic": "", "instance": "for frameworks of masks", "panoptic": "for frameworks of masks"},
     )
     stuff: tuple[str, ...] = option(
         (), help="words that are no objects, with commas; for instance and panoptic", kind="commas"

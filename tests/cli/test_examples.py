@@ -26,9 +26,10 @@ def parse(line: str) -> dict[str, Any]:
 
 def test_every_help_ends_with_examples_that_fit_the_screen_and_parse(run_cli: Any) -> None:
     for command, (function, _) in COMMANDS.items():
-        assert 1 <= len(function.examples) <= 3, command
+        title, *examples = function.epilog.replace("\\[", "[").splitlines()
+        assert title == "Examples:" and 1 <= len(examples) <= 3, command
         screen = run_cli(command, "--help").stdout
-        for line in function.examples:
+        for line in examples:
             assert line.startswith(f"opentrans {command}") and len(line) <= 78 and line in screen, line
             assert parse(line), line
 

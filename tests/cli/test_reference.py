@@ -104,7 +104,7 @@ def test_the_command_line_offers_what_is_stated() -> None:
             assert parameter.required is (field.default is MISSING)
             if isinstance(field.default, str | int | float):
                 assert parameter.default == field.default
-            assert said.help[1:] in parameter.help
+            assert said.help[1:] in parameter.help.replace("\\[", "[")
 
 
 def test_what_every_command_shares_is_named_alike() -> None:
@@ -114,10 +114,12 @@ def test_what_every_command_shares_is_named_alike() -> None:
         assert "--out" not in flags or "--force" in flags, command
 
 
-def test_help_is_printed_by_every_command() -> None:
-    for command in COMMANDS:
+def test_help_is_printed_by_every_command_with_every_word_in_brackets() -> None:
+    for command, (function, _) in COMMANDS.items():
         result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "260", "NO_COLOR": "1"})
         assert result.exit_code == 0 and "--help" in result.stdout
+        said = [said.help for _, said in entries(*function.groups)]
+        assert [word for text in said for word in re.findall(r"\[.*?\]", text) if word not in result.stdout] == []
 
 
 if __name__ == "__main__":

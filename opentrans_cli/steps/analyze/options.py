@@ -54,7 +54,7 @@ class AnalyzeOptions(Options):
     bootstrap: int = option(
         0,
         least=0,
-        help="resamples of every spectrum, for intervals of 95 % and the stability of decisions; take at least 100",
+        help="resamples of every spectrum, for intervals of 95 % and the stability of decisions; 0 draws none",
         panel=STABILITY,
     )
     null: bool = option(

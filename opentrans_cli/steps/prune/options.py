@@ -46,7 +46,8 @@ EMBEDDED = "shapes"
 MAX_ROUNDS = 255  # one byte per weight holds the round that pruned it
 
 _WHICH, _WHEN, _ON, _DISTIL, _OUT = "Which weights", "Rounds", "Images", "Distillation", "Output and machine"
-_GUIDED = "; for text-guided on photos"
+_GUIDED = ", for text-guided on photos"
+_BLIND = ("magnitude", "folded")  # criteria that look at weights alone
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class PruneOptions(Options):
     # Which weights are removed.
     criterion: str | None = option(
         None,
-        help="measure of how important a weight is; all but magnitude and folded need images",
-        choices=CRITERIA.names(),
+        help="measure of how important a weight is",
+        choices={name: "" if name in _BLIND else "needs images" for name in CRITERIA.names()},
         unset="fisher; without images magnitude",
         panel=_WHICH,
     )
@@ -112,7 +113,7 @@ class PruneOptions(Options):
     )
     skip_bad: bool = option(False, help="leave out images that cannot be read, and name them", panel=_ON)
     labels: str | None = option(
-        None, help=f"folder of label maps, not with tar shards that hold them{_GUIDED}", kind="path", panel=_ON
+        None, help=f"folder of label maps{_GUIDED}; not with tar shards that hold them", kind="path", panel=_ON
     )
     image_suffix: str | None = option(
         None, help=f"end of the names of images, such as _leftImg8bit.png{_GUIDED}", unset="any suffix", panel=_ON
