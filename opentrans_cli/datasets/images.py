@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
+from opentrans_cli.datasets.listing import OTHER_PICTURES
 from opentrans_cli.errors import PictureError
 
 Shape = tuple[int, int]
@@ -26,6 +28,8 @@ _QUARTER_TURNS: dict[int, Callable[[NDArray[np.int64]], NDArray[np.int64]]] = {
     7: lambda stored: stored[::-1, ::-1].T,
     8: lambda stored: np.rot90(stored),
 }
+
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xaeB`\x82"}  # the last bytes of a whole file
 
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -64,6 +68,23 @@ def _rgb(source: Path | io.BytesIO, name: str, shrink_to: int | None) -> NDArray
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def look_at(path: Path) -> None:
+    """Find out in about a millisecond whether a picture is there, is one, and is whole. Raises PictureError.
+
+    A JPEG or PNG without its end mark is decoded, since some programs write something behind it. Damage in the middle
+    of a file is seen by `read_image` alone.
+    """
+    with _reading(path, str(path), "image") as opened:
+        kind = opened.format
+    end = _ENDS.get(kind or "")
+    if end is not None:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - len(end)))
+            whole = file.read() == end
+        if not whole:
+            read_image(path, shrink_to=1)
 
 
 def read_label_map(path: Path) -> NDArray[np.int64]:
@@ -119,6 +140,9 @@ def open_picture(source: Path | io.BytesIO, name: str, kind: str) -> Iterator[Im
         limit = Image.MAX_IMAGE_PIXELS
         raise PictureError(f"{kind} has more than {limit} pixels: {name}; make it smaller first") from error
     except _DAMAGED as error:
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in OTHER_PICTURES:
+            raise PictureError(f"{kind} is of a kind that is not read: {name}; save it as JPEG or PNG") from error
         raise PictureError(f"{kind} cannot be read: {name}; it is damaged or no picture, replace it") from error
 
 

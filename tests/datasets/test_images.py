@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from opentrans_cli.datasets.images import (
     decode_image,
+    look_at,
     read_image,
     read_label_map,
     resize_image,
@@ -19,7 +21,7 @@ from opentrans_cli.datasets.images import (
     turned_as,
     write_label_map,
 )
-from opentrans_cli.errors import DataError
+from opentrans_cli.errors import DataError, PictureError
 
 CORNERS = np.array([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [90, 90, 90]], [[9, 9, 9], [200, 0, 200]]], np.uint8)
 
@@ -163,6 +165,29 @@ def test_a_jpeg_shrinks_by_halves_while_both_sides_stay_large_enough(tmp_path: P
         resized = resize_image(read_image(tmp_path / "x.jpg"), shape)
         assert np.abs(small.astype(int) - resized).max() <= 6
         assert read_image(tmp_path / "x.png", shrink_to=shrink_to).shape[:2] == (96, 160)
+
+
+def test_a_look_at_a_file_finds_what_is_cut_short_and_no_harm_in_what_is_behind_its_end(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    for suffix in (".jpg", ".png", ".bmp", ".webp"):
+        path = tmp_path / f"a{suffix}"
+        picture.save(path)
+        data = path.read_bytes()
+        look_at(path)
+        path.write_bytes(data + b"more")
+        look_at(path)
+        for length in range(0, len(data), 97) if suffix in (".jpg", ".png") else ():
+            path.write_bytes(data[:length])
+            try:
+                read_image(path)
+            except PictureError as error:
+                with pytest.raises(PictureError, match=re.escape(str(error))):
+                    look_at(path)
+            else:
+                look_at(path)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(PictureError, match=r"image is of a kind that is not read: .*a\.heic; save it as JPEG or PNG"):
+        look_at(tmp_path / "a.heic")
 
 
 def test_the_content_of_a_file_reads_like_the_file_and_errors_have_the_given_name(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from opentrans_cli.datasets.images import read_image, write_label_map
+from opentrans_cli.datasets.images import look_at, read_image, write_label_map
 from opentrans_cli.datasets.listing import list_images
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError, PictureError, unknown, without_move
@@ -123,6 +123,9 @@ def segment(
         reporter.say(remark)
     files = _files(reporter, [Path(image) for image in ([images] if isinstance(images, str | Path) else images)])
     _check_targets(options, len(files))
+    if not options.skip_bad:
+        for path in files.values():  # before the segmentor is loaded
+            _looked_at(path)
     things = things_of(words.vocabulary.names, options.stuff)
     where = resolve_device(options.device)
     opened = _opened(None if source is None else str(source), options, reporter)
@@ -189,7 +192,7 @@ class _Job:
                         self.predictor.check_size(image, str(path))
                     except PictureError as error:
                         if not self.options.skip_bad:
-                            raise PictureError(f"{error}, or skip it and others with --skip-bad") from error
+                            raise _with_way_out(error) from error
                         skipped.append(without_move(error))
                     else:
                         entries.append(self._image(folder, name, image))
@@ -265,6 +268,17 @@ def _check_targets(options: SegmentOptions, count: int) -> None:
         raise OptionError(f"scores are of one image: --save-scores {scores} with {count} images; name one image")
     check_file_target(scores, force=options.force, option="--save-scores")
     prepare_parent(scores)
+
+
+def _looked_at(path: Path) -> None:
+    try:
+        look_at(path)
+    except PictureError as error:
+        raise _with_way_out(error) from error
+
+
+def _with_way_out(error: PictureError) -> PictureError:
+    return PictureError(f"{error}, or skip it and others with --skip-bad")
 
 
 def _files(reporter: Reporter, images: Sequence[Path]) -> dict[str, Path]:

@@ -93,12 +93,12 @@ def test_words_are_found_where_they_are_painted(tmp_path: Path) -> None:
 
 def test_bad_pictures_stop_the_run_or_are_skipped_by_name(labelled_folder: Any, tmp_path: Path) -> None:
     bad, small = labelled_folder.images / "9.png", labelled_folder.images / "8.png"
-    bad.write_bytes(b"no picture")
     Image.new("RGB", (31, 99)).save(small)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(PictureError, match=r"smaller than the tower's stride of 32: .*8\.png .*31 x 99.*--skip-bad"):
         segment("tiny", images=[labelled_folder.images], out=tmp_path / "s", device="cpu", words=WORDS)
     small.unlink()
+    bad.write_bytes(b"no picture")
     with pytest.raises(PictureError, match=r"cannot be read: .*9\.png; .*, or skip it and others with --skip-bad"):
         segment("tiny", images=[labelled_folder.images], out=tmp_path / "s", device="cpu", words=WORDS)
     assert sorted(tmp_path.iterdir()) == before
