@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,14 @@ OR_SKIP = ", or skip it and others with --skip-bad"
 
 LARGEST_DEFAULT_CROP = 512
 """The crop of the paper's experiments."""
+
+
+class Probe(NamedTuple):
+    """What some label maps hold."""
+
+    label_maps: int  # that were read
+    pixels: tuple[int, ...]  # by class
+    unlabelled: int  # pixels of ignored ids
 
 
 class FolderDataset:
@@ -116,7 +126,7 @@ class FolderDataset:
         """The ids that label maps may hold."""
         return frozenset((*self.classes.ids, *self.ignored))
 
-    def probe(self, *, skip_bad: bool) -> None:
+    def probe(self, *, skip_bad: bool) -> Probe:
         """Look at the headers of the pairs and at the ids in some label maps, before long work begins.
 
         Raises what reading would raise, for the first pair; skip_bad: not what reading would leave out.
@@ -125,13 +135,19 @@ class FolderDataset:
         sizes = [each.label_map.width * each.label_map.height for each in facts if each.label_map is not None]
         maps = QUICK_PIXELS * len(sizes) // max(1, sum(sizes))
         errors: list[DataError] = [each.error for each in facts if each.error is not None and not skip_bad]
-        for each in scan(spread(self._pairs, max(1, maps)), "ids"):
+        counts: Counter[int] = Counter()
+        looked_at = scan(spread(self._pairs, max(1, maps)), "ids")
+        for each in looked_at:
+            counts.update(each.pixels)
             if each.pixels.keys() - self._known:
                 errors.append(self._foreign_ids(each.pixels, each.pair.label_map.name))
         if errors:
             skip = OR_SKIP if isinstance(errors[0], PictureError) else ""
             more = f" ({len(errors)} such files; `opentrans check` names all)" if len(errors) > 1 else ""
             raise type(errors[0])(f"{errors[0]}{skip}{more}")
+        return Probe(
+            len(looked_at), tuple(counts[number] for number in self.classes.ids), sum(counts[i] for i in self.ignored)
+        )
 
     def leave_out(self, bad: Mapping[int, str]) -> None:
         """Leave these pairs out: row -> which picture it is and what is wrong with it."""

@@ -76,7 +76,7 @@ def look_at(path: Path) -> None:
     A JPEG or PNG without its end mark is decoded, since some programs write something behind it. Damage in the middle
     of a file is seen by `read_image` alone.
     """
-    with _reading(path, str(path), "image") as opened:
+    with open_picture(path, str(path), "image") as opened:
         kind = opened.format
     end = _ENDS.get(kind or "")
     if end is not None:

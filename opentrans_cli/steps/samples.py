@@ -18,16 +18,19 @@ NAMED = 8
 def open_samples(dataset: str, data: DatasetOptions, reporter: Reporter = SILENT, *, sound: bool = False) -> SegDataset:
     """The data set of this name; how its files were read is reported, and that they fit is made sure of.
 
-    sound: with `skip_bad`, read every pair now and leave out those that are damaged or do not fit, which are reported;
-    a training must know beforehand how many there are. Raises DataError or OptionError.
+    sound: a training must know beforehand how many pairs there are, so with `skip_bad` read all now and leave out those
+    that are damaged or do not fit; these, and classes without pixels, are reported. Raises DataError or OptionError.
     """
     samples: SegDataset = DATASETS.load(dataset)(data)
     for remark in samples.remarks:
         reporter.say(remark)
     if isinstance(samples, FolderDataset):
-        samples.probe(skip_bad=data.skip_bad)
-        if sound and data.skip_bad:
-            leave_out_bad(samples, reporter)
+        probe = samples.probe(skip_bad=data.skip_bad)
+        if sound:
+            if data.skip_bad:
+                leave_out_bad(samples, reporter)
+            some = f" in the {probe.label_maps} looked at" if probe.label_maps < len(samples) else ""
+            tell_empty(samples.vocabulary.names, probe.pixels, probe.unlabelled, reporter, some=some)
     return samples
 
 
@@ -56,14 +59,19 @@ def tell_skipped(skipped: Sequence[str], total: int, reporter: Reporter) -> None
         reporter.say(f"skipped {len(skipped)} of {total} pictures")
 
 
-def tell_empty(names: Sequence[str], pixels: Sequence[int], ignored: int, reporter: Reporter) -> None:
-    """Report classes without labelled pixels; `pixels`: by class, `ignored`: how many are not labelled."""
+def tell_empty(
+    names: Sequence[str], pixels: Sequence[int], ignored: int, reporter: Reporter, *, some: str = ""
+) -> None:
+    """Report classes without labelled pixels; `pixels`: by class, `ignored`: how many are not labelled.
+
+    some: in which label maps, if these are not all.
+    """
     empty = [name for name, count in zip(names, pixels, strict=True) if not count]
     if not empty:
         return
     shown = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED} more" if len(empty) > NAMED else "")
     share = 100 * ignored / max(1, ignored + sum(pixels))
-    text = f"no pixel of the label maps is: {shown}; not scored, {share:.3g} % of the pixels have an ignored id"
+    text = f"no pixel of the label maps{some} is: {shown}; {share:.3g} % of the pixels have an ignored id"
     if len(empty) >= len(pixels) - 1 and ignored:
         text += " (masks of 0 and 255 need the ids in the class file: 0:NAME, 255:NAME)"
     reporter.say(text)

@@ -1,0 +1,58 @@
+"""Labelled images for training: what is left out and what is missing is said before long work begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opentrans_cli.datasets.options import DatasetOptions
+from opentrans_cli.errors import DataError, PictureError
+from opentrans_cli.steps.samples import open_samples
+
+
+class Heard:
+    """A reporter that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def bar(self, title: str, total: int, *, done: int = 0) -> Any:
+        from opentrans_cli.reporter import SILENT
+
+        return SILENT.bar(title, total, done=done)
+
+
+def test_bad_pairs_are_left_out_of_training_and_classes_without_pixels_are_said(labelled_folder: Any) -> None:
+    first, second, third, *others = sorted(path.name for path in labelled_folder.images.iterdir())
+    photo = labelled_folder.images / first
+    photo.write_bytes(photo.read_bytes()[:-40])
+    Image.new("L", (64, 63)).save(labelled_folder.labels / second)
+    Image.new("RGB", (64, 31)).save(labelled_folder.images / third)
+    Image.new("L", (64, 31)).save(labelled_folder.labels / third)
+    for name in (first, *others):
+        Image.fromarray(np.repeat([[0, 255]], 2048, 0).reshape(64, 64).astype(np.uint8)).save(
+            labelled_folder.labels / name
+        )
+    data = DatasetOptions(images=labelled_folder.images, labels=labelled_folder.labels, classes=labelled_folder.classes)
+    with pytest.raises(PictureError, match=r"(cannot be read|but its label map).*, or skip it and others"):
+        open_samples("folder", data, sound=True)
+    skipping = DatasetOptions(**{**vars(data), "skip_bad": True})
+    heard = Heard()
+    samples: Any = open_samples("folder", skipping, heard, sound=True)
+    assert [samples.name(index) for index in range(len(samples))] == [Path(name).stem for name in others]
+    assert len(samples.left_out) == 3 and "skipped 3 of 6 pictures" in heard.said
+    (line,) = [
+        text for text in heard.said if text.startswith("no pixel of the label maps is: red square, blue square; ")
+    ]
+    assert "masks of 0 and 255 need the ids in the class file: 0:NAME, 255:NAME" in line
+    for name in others:
+        (labelled_folder.images / name).write_bytes(b"")
+    with pytest.raises(DataError, match="no image is left: 6 are bad, first: "):
+        open_samples("folder", skipping, sound=True)
