@@ -12,12 +12,12 @@ OUT=${1:-opentrans-pipeline}
 SPARSITY=${SPARSITY:-0.9}                # share of the prunable weights to remove
 RATE=${RATE:-0.1}                        # share of the remaining weights that each round removes
 DISTILL_IMAGES=${DISTILL_IMAGES:-2048}   # scenes to distil on
-DISTILL_BATCH=${DISTILL_BATCH:-64}
+DISTILL_BATCH=${DISTILL_BATCH:-64}       # scenes in a batch of distillation
 STEPS_PER_ROUND=${STEPS_PER_ROUND:-16}   # distillation steps after each round
 FINAL_STEPS=${FINAL_STEPS:-200}          # distillation steps after the last round
-BATCH_SIZE=${BATCH_SIZE:-16}             # of fine-tuning
-STEPS=${STEPS:-300}                      # of fine-tuning
-SCENES=${SCENES:-200}                    # to score
+BATCH_SIZE=${BATCH_SIZE:-16}             # crops in a batch of fine-tuning
+STEPS=${STEPS:-300}                      # steps of fine-tuning
+SCENES=${SCENES:-200}                    # scenes to score
 PICTURE=${PICTURE:-$(dirname "$0")/scene.png}
 WORDS=${WORDS:-orange ring, yellow crescent, water, sand}
 

@@ -123,3 +123,7 @@ def test_the_choices_are_those_that_the_code_knows() -> None:
     ):
         said = {field.name: said for field, said in stated(options)}[name]
         assert set(said.choices) == set(known), (options, name)
+    criteria = {field.name: said for field, said in stated(PruneOptions)}["criterion"].choices
+    assert {name: bool(why) for name, why in criteria.items()} == {
+        name: CRITERIA.load(name).needs_images for name in CRITERIA.names()
+    }
