@@ -6,7 +6,8 @@ Every run is a process of its own, and signals go to its whole process group, as
 All moments are drawn from one seed.
 
 Told to end (SIGINT, SIGTERM) are prune, finetune, eval and demo, at moments that are uniform over the time the command
-takes, its start and imports among them. After each:
+takes. One run in four is of a new interpreter, whose start and imports are among these moments; the others are forked
+from a process in which torch is loaded, so that most moments lie in the work itself. After each:
 
 - the exit code is 130 or 75, and the last line is the command that goes on, if anything was kept;
 - now and then the same command is tried as it was: it is refused, and the state has the same bytes as before;
@@ -40,6 +41,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,11 +53,17 @@ from opentrans_cli.steps.step_record import environment
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hub"))
 from server import HubServer  # type: ignore[import-not-found]
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from forked import Forked, command_line  # type: ignore[import-not-found]
+
 SHORT = ("--batch-size", "16", "--device", "cpu", "--quiet")
 PRUNE = ("--images", "shapes", "--image-limit", "32", "--steps-per-round", "1", "--final-steps", "2", *SHORT)
 FINETUNE = ("--steps", "3", "--crop", "32", "--limit", "4", "--batch-size", "2", "--device", "cpu", "--quiet")
 # Those that are told to end train longer, so that many signals meet a step.
-LONGER = {"prune": ("--final-steps", "60", "--keep-rounds", "weights"), "finetune": ("--steps", "50", "--ema", "0.9")}
+LONGER = {
+    "prune": ("--final-steps", "60", "--keep-rounds", "weights"),
+    "finetune": ("--steps", "100", "--ema", "0.9", "--timing-steps", "0"),
+}
 TOLD = ("prune", "finetune", "eval", "demo")
 KILLED = ("prune", "finetune", "push", "pull")
 REPO = "org/killed"
@@ -111,7 +119,8 @@ class Bench:
 class Told:
     """What was seen of a command that was told to end, again and again."""
 
-    seconds: float = 0.0  # of a whole run
+    seconds: float = 0.0  # of a whole run of a new interpreter
+    forked: float = 0.0  # and of a forked one
     signals: Counter[str] = field(default_factory=Counter)
     kept: int = 0  # a state was there
     nothing: int = 0  # nothing was done yet that could be kept
@@ -142,6 +151,9 @@ def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> T
     whole.parent.mkdir(parents=True)
     found.seconds = bench.run(bench.told(verb, whole))
     wanted, number = result_of(verb, whole), 0
+    started = time.monotonic()
+    begin(bench, bench.told(verb, whole.with_name("forked")), forked=True).communicate(LONGEST)
+    found.forked = time.monotonic() - started
     while sum(found.signals.values()) < kills:
         number += 1
         target = bench.work / f"told-{verb}" / str(number) / "out"
@@ -149,13 +161,18 @@ def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> T
         first = line = bench.told(verb, target)
         struck = 0
         while True:
-            process = subprocess.Popen(line, env=bench.env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+            forked = moment.random() < 0.75
+            process = begin(bench, line, forked=forked)
             name, ended = moment.choice(("SIGINT", "SIGTERM")), False
+            due = moment.uniform(0, found.forked if forked else found.seconds)
             try:
-                process.wait(moment.uniform(0, found.seconds) if sum(found.signals.values()) < kills else LONGEST)
+                process.wait(due if sum(found.signals.values()) < kills else LONGEST)
                 ended = True
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, getattr(signal, name))
+                try:
+                    os.killpg(process.pid, getattr(signal, name))
+                except ProcessLookupError:  # it has no group of its own yet
+                    process.send_signal(getattr(signal, name))
             _, said = process.communicate(timeout=LONGEST)
             if ended:
                 if process.returncode:
@@ -173,6 +190,15 @@ def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> T
             found.wrong += [] if same else [f"{verb} {number}: other bytes after {struck} signals"]
         shutil.rmtree(target.parent)
     return found
+
+
+def begin(bench: Bench, line: list[str], *, forked: bool) -> Any:
+    """A process with the methods of Popen, in a group of its own."""
+    if forked:
+        return Forked(command_line, *line[3:], env=bench.env, session=True)
+    return subprocess.Popen(
+        line, env=bench.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def after_signal(
@@ -200,6 +226,8 @@ def after_signal(
         return None
     found.kept += 1
     again = shlex.split(last.partition("go on with: ")[2])
+    if again[0] == "opentrans":  # as a forked one is called
+        again = [*first[:3], *again[1:]]
     if again[-1:] != ["--resume"]:
         found.wrong.append(f"no command: {last}")
         return None
@@ -328,7 +356,16 @@ def main() -> None:
 def told(bench: Bench, kills: int, moment: random.Random) -> None:
     """Print the table of the signals after which a command goes on."""
     print("## SIGINT and SIGTERM\n")
-    columns = ["command", "whole run, s", "SIGINT", "SIGTERM", "state kept", "nothing to keep yet", "ended by Python"]
+    columns = [
+        "command",
+        "whole run, s",
+        "forked, s",
+        "SIGINT",
+        "SIGTERM",
+        "state kept",
+        "nothing to keep yet",
+        "ended by Python",
+    ]
     columns += ["result just written", "plain restart refused", "runs that ended in the same bytes", "wrong"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     wrong: list[str] = []
@@ -336,7 +373,10 @@ def told(bench: Bench, kills: int, moment: random.Random) -> None:
         found = tell_to_end(bench, verb, kills // len(TOLD) + (place < kills % len(TOLD)), moment)
         counts = (found.kept, found.nothing, found.early, found.done, found.refused, found.ends, len(found.wrong))
         signals = f"{found.signals['SIGINT']} | {found.signals['SIGTERM']}"
-        print(f"| {verb} | {found.seconds:.1f} | {signals} | {' | '.join(map(str, counts))} |", flush=True)
+        print(
+            f"| {verb} | {found.seconds:.1f} | {found.forked:.1f} | {signals} | {' | '.join(map(str, counts))} |",
+            flush=True,
+        )
         wrong += found.wrong
     print("\nWrong: " + ("; ".join(wrong) if wrong else "nothing.") + "\n")
 
