@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,6 +137,19 @@ def test_an_error_in_a_bar_leaves_none_behind(terminal: Console) -> None:
     with pytest.raises(KeyError), console.bar("outer", 2), console.bar("inner", 2):
         raise KeyError
     assert console._bars is None
+
+
+def test_talk_that_nobody_hears_any_more_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when `2>&1 | tee log` ends on the Ctrl-C that a run needs time for, or a terminal is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(output.sys, "stderr", stream)
+        console = ConsoleReporter(quiet=False)
+        for _ in range(2):
+            console.say("a line")
+        with console.bar("fine-tuning", 1) as advance:
+            advance("loss 1")
 
 
 def test_without_a_terminal_a_line_comes_about_every_minute_and_one_at_the_end(

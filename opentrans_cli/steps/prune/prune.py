@@ -197,7 +197,7 @@ def _with_images(
                 data = objective.fingerprint if objective else loader.fingerprint if loader else None
                 images = {"fingerprint": data, "images": len(loader) if loader else 0}
                 log.start(options=recorded, data=images, environment=environment(world.device))
-                run.finish(state=state)
+                run.finish(state=state, data=data)
                 if world.is_main:
                     with finishing():
                         write_bundle(out, _contents(run, plan, loader, recorded, data), force=force)

@@ -28,6 +28,7 @@ from opentrans_cli.steps.run_log import RunLog
 from opentrans_cli.training import state_file
 from opentrans_cli.training.loop import Hooks, NotFiniteError, StepFigures, train
 from opentrans_cli.training.processes.distributed import World
+from opentrans_cli.training.run_state import require_identity
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class PruneRun(Cuts):
         self._snapshots = Snapshots(out) if options.keep_rounds == "weights" else None
         self._hold = self._holder()
 
-    def finish(self, *, state: Path | None) -> None:
-        """Run all rounds, or those that are left after `state`.
+    def finish(self, *, state: Path | None, data: str | None) -> None:
+        """Run all rounds, or those that are left after `state`. data: fingerprint of the images.
 
         Raises TrainingError for a loss that is not finite and for the state of a run with other options or images; of
         the options only the learning rate may differ, and a message says so. Raises RunStopped when the time is up or a
@@ -106,13 +107,32 @@ class PruneRun(Cuts):
         if self._snapshots is not None and state is None and self.world.is_main:
             self._snapshots.discard()  # snapshots of an interrupted run that is not resumed have other weights
         if self.objective is not None:
-            self._distil(self.objective, state)
+            self._distil(self.objective, state, data)
             return
-        for number in range(self.timetable.count):
+        for number in range(self._restored(state, data), self.timetable.count):
             self.cut(number)
             self._keep_tower(number)
+            self._keep_round(number + 1, data)
 
-    def _distil(self, objective: Objective, state: Path | None) -> None:
+    def _keep_round(self, rounds: int, data: str | None) -> None:
+        """Save the state of a run without distillation: which weights the first `rounds` rounds removed."""
+        after = f"round {rounds} of {self.timetable.count}"
+        meta = {"identity": self._identity(data), "rounds": rounds, "after": after}
+        state_file.save_state(state_path(self.out), tensors=self.tensors(), meta=meta, write=self.world.is_main)
+        self.world.barrier()
+
+    def _restored(self, state: Path | None, data: str | None) -> int:
+        """How many rounds such a state has done; their weights are removed again."""
+        if state is None:
+            return 0
+        require_identity(state, self._identity(data))
+        kept, meta = state_file.read_run_state(state)
+        self.restore(kept)
+        self._apply()
+        self.reporter.say(f"resuming after {meta['after']}")
+        return int(meta["rounds"])
+
+    def _distil(self, objective: Objective, state: Path | None, data: str | None) -> None:
         reporter = self.reporter
         settings, taken = prune_settings(self.options, self.controls, steps=self.timetable.total), 0
         if state is not None:
@@ -140,7 +160,7 @@ class PruneRun(Cuts):
                 beside=self,
                 state=state,
                 checkpoint=state_path(self.out),
-                identity=self._identity(objective),
+                identity=self._identity(data),
             )
         objective.detach()
         self.tower.visual.eval()
@@ -149,10 +169,10 @@ class PruneRun(Cuts):
         last = last[-max(1, len(last) // 4) :]
         self.loss = sum(last) / len(last)
 
-    def _identity(self, objective: Objective) -> dict[str, Any]:
+    def _identity(self, data: str | None) -> dict[str, Any]:
         """What must be the same when an interrupted run goes on."""
         options = {name: value for name, value in asdict(self.options).items() if name != "lr"}
-        return {"verb": "prune", "options": options, "images": objective.fingerprint}
+        return {"verb": "prune", "options": options, "images": data}
 
     def _before_step(self, step: int) -> None:
         number = self.timetable.round_of(step)
@@ -170,12 +190,15 @@ class PruneRun(Cuts):
     def cut(self, number: int) -> None:
         """Remove the weights of round `number`, counted from 0, from the masks and the tower."""
         super().cut(number)
-        apply_masks(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))
-        self._hold = self._holder()
+        self._apply()
         kept_now = sum(int(mask.sum()) for mask in self.tower.masks.values())
         step = self.timetable.first_step(number)
         sparsity = sparsity_of(self.tower.masks)
         self.log.round(step=step, number=number + 1, sparsity=sparsity, kept=kept_now)
+
+    def _apply(self) -> None:
+        apply_masks(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))
+        self._hold = self._holder()
 
     def _holder(self) -> Any:
         return hold(self.tower.visual, self.tower.masks, self.pattern.coupled(self.tower.masks))

@@ -16,7 +16,7 @@ from opentrans_cli.errors import OptionError, OutputError, RunStopped, TrainingE
 from opentrans_cli.reporter import Silent
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
 from opentrans_cli.steps.prune.prune import REPORT, prune
-from opentrans_cli.steps.prune.run import Timetable
+from opentrans_cli.steps.prune.run import PruneRun, Timetable
 from opentrans_cli.steps.run_files import log_beside, state_path
 from opentrans_cli.training.state_file import load_meta
 
@@ -127,6 +127,32 @@ def test_every_kind_of_run_resumes_to_the_same_bytes(
     resumed = run(options, tmp_path / "b", resume=True)
     assert names(tmp_path) == ["b", "b.log.jsonl"]
     assert content(resumed.path) == content(run(options, tmp_path / "whole").path)
+
+
+def test_rounds_without_distillation_are_not_scored_again(
+    tmp_path: Path, distilled: Options, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, out, cut, seen = (
+        distilled(distill="none", keep_rounds="weights"),
+        tmp_path / "b",
+        PruneRun.cut,
+        list[int](),
+    )
+
+    def interrupted(self: PruneRun, number: int) -> None:
+        seen.append(number)
+        if seen == [0, 1, 2]:
+            raise KeyboardInterrupt
+        cut(self, number)
+
+    monkeypatch.setattr(PruneRun, "cut", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="interrupted after round 2 of 4; go on with: --resume"):
+        run(options, out)
+    with pytest.raises(TrainingError, match="seed was 0, now 1"):
+        run(replace(options, seed=1), out, resume=True)
+    run(options, out, resume=True)
+    assert seen == [0, 1, 2, 2, 3]
+    assert content(out) == content(run(options, tmp_path / "whole").path) and names(tmp_path) == ["b", "whole"]
 
 
 def test_snapshots_of_a_run_that_is_not_resumed_are_forgotten(
