@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from opentrans_cli.errors import did_you_mean, unknown
+import pytest
+
+from opentrans_cli.bundle.store import open_bundle
+from opentrans_cli.clip.source import load_clip
+from opentrans_cli.errors import BundleError, SourceError, did_you_mean, unknown
+from opentrans_cli.files.near import near_path
 
 PACKAGE = Path(__file__).parents[1] / "opentrans_cli"
 
@@ -30,3 +35,13 @@ def test_no_message_about_an_unknown_name_is_made_without_it() -> None:
         if re.search(r"f\"unknown [a-z ]+: '\{|get_close_matches|; choose one of \{', '\.join\(\w+\)\}\"\)", line)
     ]
     assert own == []
+
+
+def test_a_path_that_is_not_there_is_compared_with_what_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "subnet").mkdir()
+    assert near_path(tmp_path / "subnt") == "; did you mean subnet?"
+    assert near_path(tmp_path / "other") == near_path(tmp_path / "none" / "subnt") == near_path(Path("a\0/b")) == ""
+    with pytest.raises(BundleError, match=r"no such bundle: .*; did you mean subnet\?$"):
+        open_bundle(tmp_path / "Subnet2")
+    with pytest.raises(SourceError, match=r"no such file or folder: .*; did you mean subnet\?$"):
+        load_clip(f"{tmp_path}/subnets")

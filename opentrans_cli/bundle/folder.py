@@ -11,6 +11,7 @@ from opentrans_cli.bundle.manifest import FILE_NAME, FORMAT, FileEntry, Manifest
 from opentrans_cli.errors import BundleError
 from opentrans_cli.files.atomic import replaced_copy
 from opentrans_cli.files.header import is_lfs_pointer
+from opentrans_cli.files.near import near_path
 from opentrans_cli.files.records import parse_json
 from opentrans_cli.files.targets import check_folder_target
 from opentrans_cli.files.tensorfile import read_bytes
@@ -44,7 +45,9 @@ def manifest_bytes(folder: Path) -> bytes:
         aside = None if "\0" in str(folder) else replaced_copy(Path(os.path.realpath(folder)))
         if aside is not None and aside.is_dir():
             raise BundleError(f"bundle was cut off while being replaced: {str(folder)!r}; rename {str(aside)!r} to it")
-        raise BundleError(f"no such bundle: {str(folder)!r}; check the path, or make one with `opentrans prune`")
+        raise BundleError(
+            f"no such bundle: {str(folder)!r}; check the path, or make one with `opentrans prune`{near_path(folder)}"
+        )
     if not path.is_file():
         raise BundleError(
             f"not a bundle: {str(folder)!r} has no {MANIFEST}; pass a folder that `opentrans prune` wrote"

@@ -7,6 +7,7 @@ from pathlib import Path
 from opentrans_cli.checkpoints.pickle_data import OLD_MAGIC
 from opentrans_cli.errors import SourceError
 from opentrans_cli.files.header import is_lfs_pointer
+from opentrans_cli.files.near import near_path
 from opentrans_cli.files.regular import open_regular
 
 SAFETENSORS, SHARDS = "a safetensors file", "an index of shards"
@@ -39,7 +40,7 @@ def file_kind(path: Path) -> str:
         with open_regular(path) as file:
             start = file.read(512)
     except FileNotFoundError as error:
-        raise SourceError(f"no such checkpoint: {path}; check the path") from error
+        raise SourceError(f"no such checkpoint: {path}; check the path{near_path(path)}") from error
     except OSError as error:
         raise SourceError(f"cannot read: {path} ({error.strerror or error}); check the path and its rights") from error
     if not start:

@@ -40,6 +40,7 @@ from opentrans_cli.clip.open_clip import open_clip_architectures, open_clip_conf
 from opentrans_cli.clip.preprocess import Preprocess
 from opentrans_cli.clip.tokenizer import Tokenizer
 from opentrans_cli.errors import SourceError, did_you_mean
+from opentrans_cli.files.near import near_path
 from opentrans_cli.files.slots import FLOATS, decoded
 from opentrans_cli.quiet import quiet_libraries
 from opentrans_cli.source_name import HUB, plain_source
@@ -219,7 +220,7 @@ def _place(source: str) -> _Place:
         return _published_place(name, tag or DEFAULT_TAG)
     path = Path(source)
     if not path.exists():
-        raise SourceError(f"no such file or folder: {source}; {_OTHER_SOURCES}")
+        raise SourceError(f"no such file or folder: {source}; {_OTHER_SOURCES}{near_path(path)}")
     return _in_folder(path, source=source) if path.is_dir() else _Place(path)
 
 

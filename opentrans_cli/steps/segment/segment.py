@@ -19,6 +19,7 @@ from opentrans_cli.datasets.listing import list_images
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError, PictureError, unknown, without_move
 from opentrans_cli.files.atomic import staged_folder, write_file
+from opentrans_cli.files.near import near_path
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, check_folder_target, prepare_parent
 from opentrans_cli.pictures.overlay import overlay
@@ -291,7 +292,7 @@ def _files(reporter: Reporter, images: Sequence[Path]) -> dict[str, Path]:
     taken: set[Path] = set()
     for given in images:
         if not given.exists():
-            raise DataError(f"no such image or folder: {given}; check the path")
+            raise DataError(f"no such image or folder: {given}; check the path{near_path(given)}")
         for path in list_images(given, say=reporter.say) if given.is_dir() else [given]:
             if path.resolve() in taken:
                 raise DataError(f"image given twice: {path}; name it once")
