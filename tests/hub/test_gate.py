@@ -224,7 +224,13 @@ def test_no_figure_goes_to_a_leaderboard_that_is_not_certainly_its_own(
     evaluate(scored, device="cpu", limit=1, **photos)
     with pytest.raises(GateError) as caught:
         push(scored, REPO, benchmark={"folder": AT})
-    assert "measured on a part of the benchmark: reports/eval-folder.json, --limit 1" in caught.value.lines[0]
+    assert "measured on a part of the benchmark: reports/eval-folder.json; run" in caught.value.lines[0]
+    min(Path(photos["images"]).iterdir()).write_bytes(b"no picture")
+    evaluate(scored, device="cpu", skip_bad=True, **photos)
+    with pytest.raises(GateError) as caught:
+        push(scored, REPO, benchmark={"folder": AT})
+    assert "measured on a part of the benchmark: reports/eval-folder.json; run" in caught.value.lines[0]
+    assert ", 1 left out | " in _card(hub, push(scored, REPO))
 
 
 # The sparse patch.

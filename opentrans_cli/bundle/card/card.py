@@ -154,7 +154,7 @@ def _evaluation(reports: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             code_span(report["dataset"]),
-            f"{report['images']:,}",
+            _images(report),
             code_span(report["framework"]),
             f"{report['at_sparsity']:g}" if "at_sparsity" in report else "as it is",
             *(_percent(report[key]) for key, _, _ in _METRICS),
@@ -170,6 +170,12 @@ def _evaluation(reports: Sequence[Mapping[str, Any]]) -> str:
         "counted for one image, those of weights that are kept in the column after. The time of one image was measured "
         f"with dense kernels, on {', '.join(_places(reports))}."
     )
+
+
+def _images(report: Mapping[str, Any]) -> str:
+    """How many were scored, and how many could not be."""
+    skipped = report.get("skipped")
+    return f"{report['images']:,}" + (f", {len(skipped):,} left out" if isinstance(skipped, list) and skipped else "")
 
 
 def _left_out(manifest: Manifest) -> str:

@@ -119,15 +119,16 @@ def _license(found: License) -> str:
 
 
 def _figures(subject: Subject) -> str:
-    for name, report in subject.evaluations.items():
-        step = _measurement(subject, report)
-        if step is None:
-            raise BundleError(f"not measured on this bundle: {name}; run `opentrans eval` on it again")
-        if "at_sparsity" not in report and report["dataset"] in subject.benchmarks and step.options.get("limit"):
-            raise BundleError(
-                f"measured on a part of the benchmark: {name}, --limit {step.options['limit']}; run `opentrans eval` "
-                "without a limit, or leave --benchmark out"
-            )
+    measured = {name: _measurement(subject, report) for name, report in subject.evaluations.items()}
+    foreign = [name for name, step in measured.items() if step is None]
+    if foreign:
+        raise BundleError(f"not measured on this bundle: {', '.join(foreign)}; run `opentrans eval` on it again")
+    parts = [name for name, step in measured.items() if step and _is_part(subject, subject.evaluations[name], step)]
+    if parts:
+        raise BundleError(
+            f"measured on a part of the benchmark: {', '.join(parts)}; run `opentrans eval` without --limit on photos "
+            "of which none is left out, or leave --benchmark out"
+        )
     steps = subject.staged.manifest.steps
     cost = subject.cost
     if cost is not None and not any(
@@ -135,6 +136,12 @@ def _figures(subject: Subject) -> str:
     ):
         raise BundleError("cost of a fine-tuning that the history does not have: reports/finetune.json; train it again")
     return f"{len(subject.evaluations)} evaluations, each measured on this bundle"
+
+
+def _is_part(subject: Subject, report: Mapping[str, Any], step: Step) -> bool:
+    """Whether a figure for a leaderboard was measured on some of the photos alone."""
+    for_leaderboard = "at_sparsity" not in report and report["dataset"] in subject.benchmarks
+    return for_leaderboard and bool(step.options.get("limit") or report.get("skipped"))
 
 
 def _measurement(subject: Subject, report: Mapping[str, Any]) -> Step | None:
