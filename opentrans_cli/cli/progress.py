@@ -15,6 +15,7 @@ _WIDE, _NARROW = 24, 6  # columns of a bar
 _REFRESHES = 4  # per second; each one holds up the main thread for a few milliseconds
 _SPEED_OF = 3600.0  # seconds used to estimate the remaining time; must contain two steps, which may take minutes
 _DOT = " · "
+_CTRL_C = len("^C") + 1
 
 
 class Bars(Progress):
@@ -35,7 +36,8 @@ class Bars(Progress):
         """One line for each bar, which is as long as the texts beside it leave room for."""
         for task in self.tasks:
             title = str(task.description)
-            room = self.console.width - len(title) - 2  # with a space on both sides of the bar
+            # A space on both sides of the bar, and room for the ^C that a terminal shows: a line that it breaks stays.
+            room = self.console.width - len(title) - 2 - _CTRL_C
             text = next((text for text in _texts(task) if len(text) <= room - _NARROW), "")
             task.fields["beside"] = text
             self._bar.bar_width = max(1, min(_WIDE, room - len(text)))

@@ -51,7 +51,7 @@ def test_a_bar_is_one_line_with_what_fits_of_its_status(terminal: Console, total
         assert isinstance(page.file, io.StringIO)
         (line,) = page.file.getvalue().splitlines()
         assert len(line) <= columns and line.startswith("2 of 7 · subnet"[: columns - 10])
-        assert f"{total // 2}/{total}" in line or columns < 60
+        assert f"{total // 2}/{total}" in line or columns < 63
         assert line.endswith(STATUS) or columns < 190
         assert "(" not in line or TERMS in line
 
