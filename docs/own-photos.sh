@@ -6,7 +6,7 @@
 #   IMAGES      folder of photos
 #   LABELS      folder of label maps: PNG or TIFF of the same names, class ids as palette indices or grey values
 #   CLASSES     text file, one class a line: name,synonym,...
-#   IGNORE      label id that means "not labelled" (default 255)
+#   IGNORE      label ids that mean "not labelled", with commas (default: those that CLASSES calls void, else 255)
 #   TRAIN_LIST  text file, one image a line: train on these
 #   VAL_LIST    the same: score these. Without the two lists the score is that of the training images, and no measure
 #               of how the result does on other photos.
@@ -18,7 +18,10 @@ if [[ $# -lt 3 || $# -eq 5 || $# -gt 6 ]]; then
   echo "usage: $0 IMAGES LABELS CLASSES [IGNORE [TRAIN_LIST VAL_LIST]]" >&2
   exit 2
 fi
-IMAGES=$1 LABELS=$2 CLASSES=$3 IGNORE=${4:-255}
+IMAGES=$1 LABELS=$2 CLASSES=$3 IGNORE=()
+if [[ -n ${4:-} ]]; then
+  IGNORE=(--ignore "$4")
+fi
 
 SOURCE=${SOURCE:-RN50-quickgelu:openai}  # downloaded by open_clip at first use; any source of `opentrans prune`
 OUT=${OUT:-own-photos}                   # new folder
@@ -34,14 +37,15 @@ BATCH_SIZE=${BATCH_SIZE:-16}
 HOLD_OUT=${HOLD_OUT:-}                   # class names to leave unlabelled in training, with commas
 PICTURE=${PICTURE:-$IMAGES}              # photo or folder of photos to draw the result on
 
-DATA=(--dataset folder --images "$IMAGES" --labels "$LABELS" --classes "$CLASSES" --ignore "$IGNORE")
+# ${A[@]+...}: bash 3.2 knows no empty arrays.
+DATA=(--dataset folder --images "$IMAGES" --labels "$LABELS" --classes "$CLASSES" ${IGNORE[@]+"${IGNORE[@]}"})
 TRAIN=() VAL=()
 if [[ $# -eq 6 ]]; then
   TRAIN=(--split-list "$5") VAL=(--split-list "$6")
 fi
 
-# Nothing expensive starts on data that cannot work. ${A[@]+...}: bash 3.2 knows no empty arrays.
-CHECK=(opentrans check "$IMAGES" "$LABELS" "$CLASSES" --ignore "$IGNORE")
+# Nothing expensive starts on data that cannot work.
+CHECK=(opentrans check "$IMAGES" "$LABELS" "$CLASSES" ${IGNORE[@]+"${IGNORE[@]}"})
 "${CHECK[@]}" ${TRAIN[@]+"${TRAIN[@]}"} >&2
 if [[ $# -eq 6 ]]; then
   "${CHECK[@]}" "${VAL[@]}" >&2

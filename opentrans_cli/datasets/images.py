@@ -114,6 +114,15 @@ def has_ids(picture: Image.Image) -> bool:
     return picture.mode in ("1", "L", "P") or picture.mode.startswith("I")
 
 
+def holds_ids(source: Path | io.BytesIO) -> bool:
+    """Whether a picture can be opened and `has_ids`; what is wrong with another is said when it is read."""
+    try:
+        with Image.open(source) as opened:
+            return has_ids(opened)
+    except (*_DAMAGED, Image.DecompressionBombError):
+        return False
+
+
 def turned_as(source: Path | io.BytesIO, name: str, label_map: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """`label_map` (H, W) turned by the EXIF orientation of a photo, if it has the size of the photo's stored pixels.
 

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from opentrans_cli.datasets.label_names import LABEL_SUFFIXES, label_maps_among
 from opentrans_cli.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 
 _LEFT_OUT = """
     .heic .heif .avif .gif .jxl .jp2 .j2k .jfif .jpe .svg .psd .ico .tga .ppm .pgm .pnm .exr .hdr .npy .mpo .jps
@@ -34,10 +34,26 @@ def unsaid(text: str) -> None:
 def list_images(folder: Path, *, suffix: str | None = None, say: Say = unsaid) -> list[Path]:
     """All images in `folder` and its subfolders, sorted by relative path; hidden files are left out.
 
-    suffix: only those whose names end so ("_leftImg8bit.png"). Our own results in subfolders, and files that look like
-    pictures and are not read, are left out and said. Raises DataError if the folder is missing or holds no image.
+    suffix: only those whose names end so ("_leftImg8bit.png"). Label maps beside photos, our own results in subfolders,
+    and files that look like pictures and are not read, are left out and said. Raises DataError if the folder is missing
+    or holds no image.
     """
-    return _listed(folder, IMAGE_SUFFIXES if suffix is None else (suffix.lower(),), "image", say)
+    if suffix is not None:
+        return _listed(folder, (suffix.lower(),), "image", say)
+    return without_label_maps(folder, _listed(folder, IMAGE_SUFFIXES, "image", say), say)
+
+
+def without_label_maps(folder: Path, images: list[Path], say: Say = unsaid) -> list[Path]:
+    """`images` without those that are label maps of others (see `label_maps_among`), which are said."""
+    if not any(path.suffix.lower() in LABEL_SUFFIXES for path in images):
+        return images
+    from opentrans_cli.datasets.images import holds_ids  # Pillow is not light
+
+    names = {path.relative_to(folder).as_posix(): path for path in images}
+    found = label_maps_among(list(names), lambda name: holds_ids(names[name]), alone=False)
+    for kind, count in sorted(found.kinds.items()):
+        say(f"left out, label maps beside the photos: {count} named {kind} in {folder}")
+    return [path for name, path in names.items() if name not in found.label_maps]
 
 
 def list_label_maps(folder: Path, *, suffix: str | None = None, say: Say = unsaid) -> list[Path]:

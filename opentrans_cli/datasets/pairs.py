@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,20 +73,23 @@ def pair_pictures(
     def by_name(found: Iterable[Picture], folder: Path | None, kind: str, suffix: str | None) -> dict[str, Picture]:
         named: dict[str, Picture] = {}
         for picture in found:
-            first = named.setdefault(_name(picture, folder, suffix), picture)
+            first = named.setdefault(_name(picture, folder, suffix, several), picture)
             if first is not picture:
                 doubles.append((kind, first, picture))
         return named
 
+    several = False  # shards, which may number their samples alike
     if labels is None:
-        photos = by_name(list_pictures(images, say=said.append), None, "images", None)
+        found = list_pictures(images, say=said.append)
+        several = len({picture.path for picture in found}) > 1
+        photos = by_name(found, None, "images", None)
         maps = {name: photo.label for name, photo in photos.items() if photo.label is not None}
     else:
         listed = list_images(images, suffix=image_suffix, say=said.append)
         photos = by_name(map(Picture, listed), images, "images", image_suffix)
         listed = list_label_maps(labels, suffix=label_suffix, say=said.append)
         maps = by_name(map(Picture, listed), labels, "label maps", label_suffix)
-    names = list(photos) if split is None else _names_in(split, photos)
+    names = list(photos) if split is None else _names_in(split, photos, image_suffix)
     return Pairing(
         tuple(Pair(name, photos[name], maps[name]) for name in names if name in maps),
         {name: photos[name] for name in names if name not in maps},
@@ -95,19 +99,23 @@ def pair_pictures(
     )
 
 
-def _name(picture: Picture, folder: Path | None, suffix: str | None) -> str:
-    """The name of a picture in its folder, or in its shard."""
-    path = picture.path.relative_to(folder) if folder is not None else Path(picture.member or picture.path)
-    return path.with_suffix("").as_posix() if suffix is None else path.as_posix()[: -len(suffix)]
+def _name(picture: Picture, folder: Path | None, suffix: str | None, several: bool) -> str:
+    """The name of a picture in its folder, or in its shard, of which there may be several."""
+    member = Path(picture.path.stem if several else "", picture.member or "")
+    path = picture.path.relative_to(folder) if folder is not None else member
+    name = path.with_suffix("").as_posix() if suffix is None else path.as_posix()[: -len(suffix)]
+    return unicodedata.normalize("NFC", name)  # a Mac writes letters with accents in two parts
 
 
-def _names_in(split: Path, pictures: Mapping[str, object]) -> list[str]:
-    """The names a split list has, in its order; each must be an image and occur once."""
+def _names_in(split: Path, pictures: Mapping[str, object], suffix: str | None) -> list[str]:
+    """The names a split list has, in its order, with or without `suffix`; each must be an image and occur once."""
     names: dict[str, int] = {}
     unknown: list[str] = []
     for number, entry in read_entries(split, "split list"):
         bare = entry[: -len(Path(entry).suffix)] if Path(entry).suffix.lower() in IMAGE_SUFFIXES else entry
-        name = entry if entry in pictures else bare
+        if suffix is not None and entry.lower().endswith(suffix.lower()):
+            bare = entry[: -len(suffix)]
+        name = entry if entry in pictures else unicodedata.normalize("NFC", bare.removeprefix("./"))
         if name in names:
             raise DataError(f"'{name}' occurs twice: {split}, lines {names[name]} and {number}; keep one")
         names[name] = number

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.datasets.images import decode_image, decode_label_map, read_image, read_label_map
-from opentrans_cli.datasets.listing import IMAGE_SUFFIXES, Say, files_under, list_images, unsaid
+from opentrans_cli.datasets.listing import IMAGE_SUFFIXES, Say, files_under, list_images, unsaid, without_label_maps
 from opentrans_cli.datasets.shards import COMPRESSED_SUFFIXES, SHARD_SUFFIX, expand_braces, index_shard
 from opentrans_cli.datasets.textfile import read_entries
 from opentrans_cli.errors import DataError, PictureError
@@ -93,16 +93,18 @@ def read_ids(picture: Picture) -> NDArray[np.int64]:
 
 
 def is_shards(where: str | Path) -> bool:
-    """Whether `where` names tar shards: one, or a pattern with braces and no file of that name."""
+    """Whether `where` names tar shards: one, a folder of them, or a pattern with braces and no file of that name."""
     if str(where).lower().endswith((SHARD_SUFFIX, *COMPRESSED_SUFFIXES)) and Path(where).is_file():
         return True
-    return "{" in str(where) and not Path(where).exists()
+    if "{" in str(where):
+        return not Path(where).exists()
+    return Path(where).is_dir() and any(path.suffix.lower() == SHARD_SUFFIX for path in Path(where).iterdir())
 
 
 def _of_folder(folder: Path, say: Say) -> tuple[Picture, ...]:
     told: list[str] = []
     files = files_under(folder, (*IMAGE_SUFFIXES, SHARD_SUFFIX, *COMPRESSED_SUFFIXES), say=told.append)
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    images = without_label_maps(folder, [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES], told.append)
     shards = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
     if images and shards:
         raise DataError(f"folder holds both images and tar shards: {folder}, such as {shards[0].name}; move one kind")

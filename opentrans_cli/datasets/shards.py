@@ -11,10 +11,9 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image
-
-from opentrans_cli.datasets.images import has_ids
-from opentrans_cli.datasets.listing import IMAGE_SUFFIXES, LABEL_SUFFIXES
+from opentrans_cli.datasets.images import holds_ids
+from opentrans_cli.datasets.label_names import label_maps_among
+from opentrans_cli.datasets.listing import IMAGE_SUFFIXES
 from opentrans_cli.errors import DataError
 
 SHARD_SUFFIX = ".tar"
@@ -26,13 +25,6 @@ MOST_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SPAN = re.compile(r"(\d+)\.\.(\d+)")
 _BLOCK = tarfile.BLOCKSIZE
-_LABEL_NAMES = """
-    seg segm segmentation segmentations segmentationclass semantic sem mask masks label labels labelmap labelmaps
-    label_map label_maps labelids labeltrainids annotation annotations ann anno gt gtfine groundtruth ground_truth
-"""
-_LABEL_WORDS = frozenset(_LABEL_NAMES.split())
-_PHOTO_NAMES = "image images img imgs photo photos picture pictures jpegimages leftimg8bit rgb"
-_PHOTO_FOLDERS = frozenset(_PHOTO_NAMES.split())
 
 
 class ShardMember(NamedTuple):
@@ -109,68 +101,19 @@ def index_shard(path: Path, beside: Counter[str] | None = None) -> list[ShardMem
 
 def _photos(pictures: list[ShardMember], file: BinaryIO, beside: Counter[str]) -> list[ShardMember]:
     """The photos among `pictures`, with their label maps."""
-    labels: dict[str, ShardMember | None] = {}  # name of a label map -> None; name of a photo -> its label map
-    for sample in _samples(pictures):
-        if len(sample) == 1 and not _is_called_label(sample[0]):
-            continue
-        called = [member for member in sample if _is_called_label(member)]
-        rest = [member for member in sample if member not in called]
-        lossy = [member for member in rest if not member.name.lower().endswith(LABEL_SUFFIXES)]
-        if not called and len(lossy) == 1:
-            called = [member for member in rest if member not in lossy and _holds_ids(member, file)]
-            rest = [member for member in rest if member not in called]
-        labels |= dict.fromkeys((member.name for member in called), None)
-        if len(called) == 1 and len(rest) == 1:
-            labels[rest[0].name] = called[0]
-        for member in called:
-            parts = PurePosixPath(member.name)
-            folder = "" if "." in parts.stem or str(parts.parent) == "." else f"{parts.parent}/"
-            beside[f"{folder}*.{parts.name.partition('.')[2]}"] += 1
+    named = {member.name: member for member in pictures}
+    found = label_maps_among(list(named), lambda name: _holds_ids(named[name], file))
+    beside.update(found.kinds)
     return [
-        member._replace(label=labels.get(member.name))
+        member._replace(label=named.get(found.photos.get(member.name, "")))
         for member in pictures
-        if member.name not in labels or labels[member.name] is not None
+        if member.name not in found.label_maps
     ]
-
-
-def _samples(pictures: list[ShardMember]) -> Iterator[list[ShardMember]]:
-    """Pictures that belong together: up to the first dot of their names or, with several photos, to the last ones."""
-    by_first: dict[str, list[ShardMember]] = {}
-    for member in pictures:
-        by_first.setdefault(_key(member, 1), []).append(member)
-    for sample in by_first.values():
-        by_last: dict[str, list[ShardMember]] = {}
-        for member in sample:
-            by_last.setdefault(_key(member), []).append(member)
-        photos = sum(not member.name.lower().endswith(LABEL_SUFFIXES) for member in sample)
-        yield from by_last.values() if photos > 1 else [sample]
-
-
-def _key(member: ShardMember, parts: int | None = None) -> str:
-    """What the members of a sample share: the path without folders that name a kind of picture, and of its last name
-    the first `parts` between dots, or all but the suffix and words for a label map in front of it.
-    """
-    path = PurePosixPath(member.name)
-    folders = [part for part in path.parts[:-1] if part.casefold() not in (*_LABEL_WORDS, *_PHOTO_FOLDERS)]
-    name = path.name.split(".")
-    while parts is None and len(name) > 2 and name[-2].casefold() in _LABEL_WORDS:
-        del name[-2]
-    return "/".join([*folders, ".".join(name[: parts or max(1, len(name) - 1)])])
-
-
-def _is_called_label(member: ShardMember) -> bool:
-    path = PurePosixPath(member.name)
-    words = [*path.parts[:-1], *path.name.split(".")[1:-1]]
-    return path.suffix.lower() in LABEL_SUFFIXES and any(word.casefold() in _LABEL_WORDS for word in words)
 
 
 def _holds_ids(member: ShardMember, file: BinaryIO) -> bool:
     file.seek(member.offset)
-    try:
-        with Image.open(io.BytesIO(file.read(member.size))) as picture:
-            return has_ids(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False  # reading it as a photo says what is wrong
+    return holds_ids(io.BytesIO(file.read(member.size)))
 
 
 def _pictures(archive: tarfile.TarFile, path: Path) -> Iterator[ShardMember]:

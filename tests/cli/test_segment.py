@@ -60,4 +60,4 @@ def test_images_of_one_name_from_two_folders_are_kept_apart(run_cli: Any, desk: 
         (desk / name / "a.png").write_bytes((labelled_folder.images / "0.png").read_bytes())
     line = ("segment", "tiny", desk / "left", desk / "right", "-w", "red,green", "-o", desk / "s", "--json")
     document = json.loads(run_cli(*line).stdout)
-    assert [image["name"] for image in document["images"]] == ["a", "right-a"]
+    assert [image["name"] for image in document["images"]] == ["left-a", "right-a"]

@@ -161,6 +161,8 @@ def test_the_ends_of_names_may_differ_as_in_cityscapes(tmp_path: Path) -> None:
     dataset = FolderDataset(tmp_path / "left", tmp_path / "fine", WORDS, **ends)  # type: ignore[arg-type]
     assert (len(dataset), dataset.name(0)) == (1, "aachen/a_0")
     assert (dataset[0].label_map == 1).all()
+    split = written(tmp_path / "val.txt", "aachen/a_0_leftImg8bit.png\n")
+    assert FolderDataset(tmp_path / "left", tmp_path / "fine", WORDS, split=split, **ends).name(0) == "aachen/a_0"  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="no end of a picture's name: --label-suffix _labelIds; write the suffix too"):
         DatasetOptions(label_suffix="_labelIds")
 
@@ -186,6 +188,10 @@ def test_label_maps_in_shards_belong_to_the_photos_beside_them(tmp_path: Path) -
         assert abs(int(dataset[k].image.mean()) - 80 * k) < 3
     assert dataset.remarks == ("no photos but label maps beside them in the shards: 3 named *.seg.png",)
     assert dataset.fingerprint.startswith("sha256:")
+    (tmp_path / "t.tar").write_bytes((tmp_path / "s.tar").read_bytes())
+    for where in (tmp_path, tmp_path / "{s,t}.tar"):  # samples of several shards may have the same number
+        both = open_folder(DatasetOptions(images=where, classes=classes))
+        assert [both.name(k) for k in (0, 5)] == ["s/0", "t/2"]
 
 
 def test_no_class_is_dropped_in_silence_because_its_id_is_255(folders: tuple[Path, Path]) -> None:

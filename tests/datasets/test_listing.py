@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from opentrans_cli.datasets.listing import files_under, list_images, list_label_maps
+from opentrans_cli.datasets.picture_source import list_pictures
 from opentrans_cli.errors import DataError
 
 
@@ -72,3 +74,26 @@ def test_results_of_ours_in_subfolders_are_no_photos(tmp_path: Path) -> None:
     assert [path.name for path in list_images(tmp_path, say=said.append)] == ["a.jpg", "b.png"]
     assert said == [f"left out, results of an earlier run: first, sub/bundle in {tmp_path}"]
     assert len(list_label_maps(tmp_path / "first")) == 2  # named by the user
+
+
+def test_label_maps_beside_photos_are_no_photos(tmp_path: Path) -> None:
+    grey, colours = Image.new("L", (4, 4)), Image.new("RGB", (4, 4))
+    for name, picture in (
+        ("data/images/1.jpg", colours),
+        ("data/labels/1.png", grey),
+        ("data/masks/2.png", grey),  # nobody's, so it may be a photo
+        ("3.jpg", colours),
+        ("3.png", grey),
+        ("4.jpg", colours),
+        ("4.png", colours),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / name)
+    said: list[str] = []
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, say=said.append)]
+    assert found == ["3.jpg", "4.jpg", "4.png", "data/images/1.jpg", "data/masks/2.png"]
+    assert said == [
+        f"left out, label maps beside the photos: 1 named {kind} in {tmp_path}"
+        for kind in ("*.png", "data/labels/*.png")
+    ]
+    assert [picture.path for picture in list_pictures(tmp_path)] == [tmp_path / name for name in found]
