@@ -2,13 +2,15 @@
 
     base.py             Sample and the SegDataset protocol; options.py: the options of both
     vocabulary.py       class names and their synonyms; vocabulary_pack.py: classes with text embeddings
-    images.py           pictures and label maps on disk
-    textfile.py         class lists, split lists and captions, line by line
+    images.py           pictures and label maps on disk; suffixes.py: how their names end
+    listing.py          files of a folder, and what is said of those left out; label_names.py: label maps among photos
+    class_file.py       class names and ids as files of many projects have them
+    textfile.py         split lists and captions, line by line
     streams.py          random numbers that are a function of seed and index
     sampling.py         the batch of a step, a function of (seed, step)
     crops.py            one random training crop, a function of (seed, number)
     crop_source.py      crops of a whole data set, in this process or in workers
-    folder.py           the user's own images and label maps
+    folder.py           the user's own images and label maps; pairs.py: which belong together; scan.py: what they hold
     shapes.py           the embedded data set; scenes.py: how its scenes are painted
     picture_source.py   a folder, a file list or tar shards -> pictures; shards.py: the pictures inside shards
     views.py            all views, in memory or made again for every batch

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
-from opentrans_cli.datasets.listing import OTHER_PICTURES
+from opentrans_cli.datasets.suffixes import OTHER_PICTURES
 from opentrans_cli.errors import PictureError
 
 Shape = tuple[int, int]

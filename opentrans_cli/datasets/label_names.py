@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-LABEL_SUFFIXES = (".png", ".tif", ".tiff")
+from opentrans_cli.datasets.suffixes import LABEL_SUFFIXES
+
 _LABEL_NAMES = """
     seg segm segmentation segmentations segmentationclass semantic sem mask masks label labels labelmap labelmaps
     label_map label_maps labelids labeltrainids annotation annotations ann anno gt gtfine groundtruth ground_truth

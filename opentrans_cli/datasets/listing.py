@@ -8,17 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from opentrans_cli.datasets.label_names import LABEL_SUFFIXES, label_maps_among
+from opentrans_cli.datasets.label_names import label_maps_among
+from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES, LABEL_SUFFIXES, OTHER_PICTURES
 from opentrans_cli.errors import DataError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-_LEFT_OUT = """
-    .heic .heif .avif .gif .jxl .jp2 .j2k .jfif .jpe .svg .psd .ico .tga .ppm .pgm .pnm .exr .hdr .npy .mpo .jps
-    .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw .mov .mp4
-"""
-OTHER_PICTURES = frozenset(_LEFT_OUT.split())
-"""Suffixes of files that look like pictures to a person and are not read."""
 
 OUR_RESULTS = {"segment.json": "vocabulary", "manifest.json": "format", "check.json": "findings"}
 """File that marks a folder of our own results -> a name that this JSON document has."""

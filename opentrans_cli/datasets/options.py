@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from opentrans_cli.datasets.listing import IMAGE_SUFFIXES
+from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES
 from opentrans_cli.errors import OptionError, flag, unknown
 from opentrans_cli.option import Options, option, seed, shown
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.datasets.images import ORIENTATION, open_picture, turned_as
-from opentrans_cli.datasets.listing import IMAGE_SUFFIXES, list_images, list_label_maps
+from opentrans_cli.datasets.listing import list_images, list_label_maps
 from opentrans_cli.datasets.options import SMALLEST_SIZE
 from opentrans_cli.datasets.picture_source import Picture, list_pictures, read_ids, read_picture
+from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES
 from opentrans_cli.datasets.textfile import read_entries
 from opentrans_cli.errors import DataError, PictureError
 

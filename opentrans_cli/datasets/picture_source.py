@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.datasets.images import decode_image, decode_label_map, read_image, read_label_map
-from opentrans_cli.datasets.listing import IMAGE_SUFFIXES, Say, files_under, list_images, unsaid, without_label_maps
+from opentrans_cli.datasets.listing import Say, files_under, list_images, unsaid, without_label_maps
 from opentrans_cli.datasets.shards import COMPRESSED_SUFFIXES, SHARD_SUFFIX, expand_braces, index_shard
+from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES
 from opentrans_cli.datasets.textfile import read_entries
 from opentrans_cli.errors import DataError, PictureError
 

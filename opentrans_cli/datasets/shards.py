@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from opentrans_cli.datasets.images import holds_ids
 from opentrans_cli.datasets.label_names import label_maps_among
-from opentrans_cli.datasets.listing import IMAGE_SUFFIXES
+from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES
 from opentrans_cli.errors import DataError
 
 SHARD_SUFFIX = ".tar"
