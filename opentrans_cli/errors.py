@@ -5,6 +5,7 @@
     ├── SourceError           a model source cannot be found, read or understood
     ├── OutputError           something is where an output goes, or nothing can be written there
     ├── BundleError           a bundle is missing, damaged, or from another version
+    │   └── GateError         a bundle did not pass the checks before it is published; `lines` has every one that failed
     ├── MaskError             masks and weights disagree (shape, count, a pruned weight that is not zero)
     ├── DataError             images, label maps, class files
     │   └── PictureError      one picture among others is damaged, too small, or does not fit its label map
@@ -47,6 +48,14 @@ class OutputError(OpentransError):
 
 class BundleError(OpentransError):
     """A bundle is missing, damaged, or from another version."""
+
+
+class GateError(BundleError):
+    """A bundle did not pass the checks before it is published; `lines` has every one that failed."""
+
+    def __init__(self, message: str, lines: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = tuple(lines)
 
 
 class MaskError(OpentransError):

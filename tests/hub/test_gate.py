@@ -16,11 +16,10 @@ from opentrans_cli.bundle.layout import EVAL_RESULTS, SPARSE_PATCH
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import Bundle, add_file, open_bundle
 from opentrans_cli.checkpoints.sparse_patch import apply_sparse_patch, differing
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import GateError, OptionError
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.hub import reload
-from opentrans_cli.steps.hub.gate import GateError
 from opentrans_cli.steps.hub.push import PushResult
 from opentrans_cli.steps.hub.push import push as publish
 from opentrans_cli.steps.prune.prune import prune

@@ -18,22 +18,11 @@ from opentrans_cli.bundle.manifest import Manifest, Step
 from opentrans_cli.bundle.rounds import untrained
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.bundle.verify.verify import Check
-from opentrans_cli.errors import BundleError, OpentransError
+from opentrans_cli.errors import BundleError, GateError, OpentransError
 from opentrans_cli.steps.hub import reload
 
 NEAR = 1e-4
 """How far, of the largest value, an embedding may be from the same tower's in another process, by the order of sums."""
-
-
-class GateError(BundleError):
-    """A bundle did not pass the gate before `push`; `lines` tell every failing point."""
-
-    def __init__(self, repo: str, failed: Sequence[Check]) -> None:
-        names = ", ".join(check.name for check in failed)
-        super().__init__(
-            f"not fit to be published: hf://{repo} ({names}); mend that, or say why not on the card, with --no-gate"
-        )
-        self.lines = tuple(f"gate, {check.name}: {check.detail}" for check in failed)
 
 
 @dataclass(frozen=True)
@@ -47,6 +36,15 @@ class Subject:
     cost: Mapping[str, Any] | None  # the receipt of the fine-tuning whose cost is on the card
     benchmarks: frozenset[str]  # data sets whose figures go to a leaderboard
     dense: Path | None  # the folder that open_clip loads, if it is sent as well
+
+
+def refusal(repo: str, failed: Sequence[Check]) -> GateError:
+    """The error for a bundle that did not pass these points; `repo` is where it was to go."""
+    names = ", ".join(check.name for check in failed)
+    return GateError(
+        f"not fit to be published: hf://{repo} ({names}); mend that, or say why not on the card, with --no-gate",
+        (f"gate, {check.name}: {check.detail}" for check in failed),
+    )
 
 
 def judge(subject: Subject) -> tuple[Check, ...]:
@@ -135,7 +133,8 @@ def _figures(subject: Subject) -> str:
         step.verb == "finetune" and step.metrics.get("training_macs") == cost["total"] for step in steps
     ):
         raise BundleError("cost of a fine-tuning that the history does not have: reports/finetune.json; train it again")
-    return f"{len(subject.evaluations)} evaluations, each measured on this bundle"
+    count = len(subject.evaluations)
+    return f"{count} evaluations, each measured on this bundle" if count else "no evaluation on the card"
 
 
 def _is_part(subject: Subject, report: Mapping[str, Any], step: Step) -> bool:
@@ -187,4 +186,5 @@ def _times(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
             raise BundleError(
                 f"time without a measurement: {name}, {seconds} s on {device!r}; run `opentrans eval` again"
             )
-    return f"{len(evaluations)} times, each measured on a machine that is named"
+    count = len(evaluations)
+    return f"{count} times, each measured on a machine that is named" if count else "no time on the card"

@@ -75,7 +75,7 @@ class PushResult:
         """Raises GateError if a real push would not be let through."""
         failed = [point for point in self.gate if not point.ok]
         if failed and self.no_gate is None:
-            raise gate.GateError(self.repo, failed)
+            raise gate.refusal(self.repo, failed)
 
 
 def push(
@@ -187,7 +187,7 @@ def _judged(subject: gate.Subject, repo: str, reporter: Reporter, *, lenient: bo
     points = gate.judge(subject)
     failed = [point for point in points if not point.ok]
     if failed and not lenient:
-        raise gate.GateError(repo, failed)
+        raise gate.refusal(repo, failed)
     return points
 
 
