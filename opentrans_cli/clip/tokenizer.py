@@ -59,14 +59,14 @@ class Tokenizer:
     @cached_property
     def _tokenizer(self) -> Any:
         name = self._text_cfg.get("hf_tokenizer_name")
-        given = dict(self._text_cfg.get("tokenizer_kwargs") or {})
-        module = open_clip_module("tokenizer")
-        if not name:
-            return module.SimpleTokenizer(context_length=self.context_length, **given)
         # open_clip takes the files beside the weights, if there are any, and else those of the name.
         beside = self._folder is not None and (self._folder / "tokenizer_config.json").is_file()
         where = str(self._folder) if beside else str(name)
         try:
+            given = dict(self._text_cfg.get("tokenizer_kwargs") or {})
+            module = open_clip_module("tokenizer")
+            if not name:
+                return module.SimpleTokenizer(context_length=self.context_length, **given)
             with quiet_libraries():
                 return module.HFTokenizer(
                     where,
@@ -76,7 +76,8 @@ class Tokenizer:
                     **given,
                 )
         except Exception as error:  # the Hub, its cache and the formats of tokenizers raise many classes
+            move = f"get it with `hf download {name}`" if name else "check `text_cfg` in the configuration"
             raise SourceError(
-                f"tokenizer of the text tower cannot be loaded: {where} ({type(error).__name__}); get it with "
-                f"`hf download {name}`, or give words as a vocabulary pack"
+                f"tokenizer of the text tower cannot be loaded: {where if name else 'that of CLIP'} "
+                f"({type(error).__name__}); {move}, or give words as a vocabulary pack"
             ) from error

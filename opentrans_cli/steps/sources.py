@@ -248,7 +248,14 @@ def load_text_clip(
     reporter.say(f"text tower: {source}")
     if isinstance(loaded, LoadedClip) and loaded.source == source:
         return loaded
-    return _same(base, _loaded(source, reporter), source)
+    clip = _same(base, _loaded(source, reporter), source)
+    resnet = isinstance(base.model_cfg["vision_cfg"].get("layers"), list)  # whose image tower has ReLU alone
+    if not resnet and clip.model_cfg.get("quick_gelu", False) != base.model_cfg.get("quick_gelu", False):
+        reporter.say(
+            f"{source} has {clip.activation} where this bundle has {base.activation}: it was made before opentrans looked "
+            "for the activation of published weights; prune again"
+        )
+    return clip
 
 
 def base_tower(bundle: Bundle, override: str | None, reporter: Reporter) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from opentrans_cli.clip.architecture import build_clip, load_state
 from opentrans_cli.clip.open_clip import open_clip_module
 from opentrans_cli.clip.source import load_clip, published, read_tower
 from opentrans_cli.errors import SourceError
+from opentrans_cli.reporter import Silent
 from opentrans_cli.source_name import plain_source
+from opentrans_cli.steps.sources import base_record, load_text_clip
 
 TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
 VIT = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
@@ -286,3 +289,15 @@ def test_a_vit_of_openai_is_found_from_its_tensors_and_another_one_is_not(tmp_pa
     torch.save(state, tmp_path / "vit.pt")
     with pytest.raises(SourceError, match=r"ViT-B-16:weights.safetensors, or ViT-B-16-quickgelu:weights.safetensors"):
         load_clip(str(tmp_path / "vit.pt"))
+
+
+def test_a_bundle_of_a_vit_that_was_built_with_the_wrong_activation_is_told(tmp_path: Path) -> None:
+    heard: list[str] = []
+    reporter = Silent()
+    reporter.say = heard.append  # type: ignore[method-assign]
+    path = str(folder(tmp_path, config(VIT, quick_gelu=True), random_state(config(VIT))))
+    base = base_record(load_clip(path))
+    load_text_clip(base, None, reporter)
+    assert heard == [f"text tower: {path}"]
+    load_text_clip(replace(base, model_cfg=config(VIT), activation="gelu"), None, reporter)
+    assert heard[-1].startswith(f"{path} has quick_gelu where this bundle has gelu")

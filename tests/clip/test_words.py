@@ -87,3 +87,5 @@ def test_the_tokenizer_is_the_one_the_configuration_names(tmp_path: Path) -> Non
     assert [tokenizer.count(text) for text in ("sky " * 9, "tree a tree a")] == [9, 4]
     with pytest.raises(SourceError, match=r"tokenizer of the text tower cannot be loaded: org/name .*hf download org/"):
         Tokenizer(cfg)(["sky"])
+    with pytest.raises(SourceError, match=r"cannot be loaded: that of CLIP \(TypeError\); check `text_cfg`"):
+        Tokenizer({"tokenizer_kwargs": {"nonsense": 1}})(["sky"])
