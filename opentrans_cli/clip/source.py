@@ -349,11 +349,19 @@ def _preprocess(model_cfg: dict[str, Any], given: Mapping[str, Any]) -> Preproce
     default = Preprocess(size=sides.pop())
     return Preprocess(
         size=default.size,
-        mean=tuple(given.get("mean") or default.mean),
-        std=tuple(given.get("std") or default.std),
+        mean=_three("mean", given.get("mean") or default.mean),
+        std=_three("std", given.get("std") or default.std),
         interpolation=given.get("interpolation") or default.interpolation,
         resize_mode=given.get("resize_mode") or default.resize_mode,
     )
+
+
+def _three(name: str, value: Any) -> tuple[float, ...]:
+    """A value for each channel; one number stands for all three, as in open_clip."""
+    values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+    if len(values) != 3 or not all(isinstance(each, int | float) for each in values):
+        raise SourceError(f"not three numbers: {name} {value!r}; check `preprocess_cfg` in the configuration")
+    return values
 
 
 def named_config(name: str) -> dict[str, Any]:

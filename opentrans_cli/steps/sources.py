@@ -252,8 +252,8 @@ def load_text_clip(
     resnet = isinstance(base.model_cfg["vision_cfg"].get("layers"), list)  # whose image tower has ReLU alone
     if not resnet and clip.model_cfg.get("quick_gelu", False) != base.model_cfg.get("quick_gelu", False):
         reporter.say(
-            f"{source} has {clip.activation} where this bundle has {base.activation}: it was made before opentrans looked "
-            "for the activation of published weights; prune again"
+            f"{source} has {clip.activation} where this bundle has {base.activation}: it was made before opentrans "
+            "looked for the activation of published weights; prune again"
         )
     return clip
 

@@ -56,6 +56,17 @@ def hub_repo(root: Path, repo: str) -> Path:
     return home / "snapshots" / ("0" * 40)
 
 
+def test_one_number_is_the_mean_of_all_channels_as_in_open_clip(tmp_path: Path) -> None:
+    path, state = tmp_path / "open_clip_config.json", random_state(config(VIT))
+    folder(tmp_path, config(VIT), state)
+    path.write_text(json.dumps({"model_cfg": config(VIT), "preprocess_cfg": {"mean": 0.5, "std": [0.1, 0.2, 0.3]}}))
+    preprocess = load_clip(str(tmp_path)).preprocess
+    assert (preprocess.mean, preprocess.std) == ((0.5,) * 3, (0.1, 0.2, 0.3))
+    path.write_text(json.dumps({"model_cfg": config(VIT), "preprocess_cfg": {"mean": [0.5, 0.5]}}))
+    with pytest.raises(SourceError, match=r"not three numbers: mean \[0.5, 0.5\]; check `preprocess_cfg`"):
+        load_clip(str(tmp_path))
+
+
 # Positions of another size.
 
 
