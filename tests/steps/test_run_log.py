@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import resource
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import Forked, call
 
 from opentrans_cli.bundle.schema import check_document, load_schema
 from opentrans_cli.errors import BundleError, DataError, OptionError, RunStopped
@@ -171,30 +170,23 @@ def test_a_run_from_the_beginning_replaces_the_log_of_another(tmp_path: Path) ->
     assert [line["event"] for line in read(tmp_path / "log")] == ["start", "step"]
 
 
-RUN = """
-import sys
-from pathlib import Path
-from opentrans_cli.steps.run_log import RunLog
-from opentrans_cli.training.loop import StepFigures
-first = int(sys.argv[2])
-log = RunLog(Path(sys.argv[1]), resumed_at=first or None)
-log.start(options={}, data={}, environment={})
-log.step(StepFigures(first + 1, 1.0, {"pixels": 1.0}, 0.1, 1.0, 0.01))
-print("begun", flush=True)
-for step in range(first + 2, 10**9):
-    log.step(StepFigures(step, 1.0, {"pixels": 1.0}, 0.1, 1.0, 0.01))
-"""
+def write_steps(path: str, reached: int) -> None:
+    """A run whose steps do not end."""
+    log = RunLog(Path(path), resumed_at=reached or None)
+    begin(log)
+    for step in range(reached + 1, 10**9):
+        log.step(figures(step))
 
 
 def test_after_kills_every_step_is_there_exactly_once(tmp_path: Path) -> None:
     path, reached = tmp_path / "log", 0
     for _ in range(2):
-        with subprocess.Popen([sys.executable, "-c", RUN, str(path), str(reached)], stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None and process.stdout.readline() == b"begun\n"
-            before = path.stat().st_size
-            while path.stat().st_size < before + 20_000:
-                pass
-            os.kill(process.pid, signal.SIGKILL)
+        before = path.stat().st_size if path.exists() else 0
+        process = Forked(call, __file__, "write_steps", tmp_path / "nothing", str(path), reached)
+        while process.poll() is None and (not path.exists() or path.stat().st_size < before + 20_000):
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait(600) == -signal.SIGKILL, process.communicate()[1]
         reached = max(json.loads(line)["step"] for line in path.read_bytes().splitlines() if line.endswith(b"}")) - 7
     with RunLog(path, resumed_at=reached) as log:
         log.step(figures(reached + 1))
