@@ -151,6 +151,7 @@ def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> T
     whole.parent.mkdir(parents=True)
     found.seconds = bench.run(bench.told(verb, whole))
     wanted, number = result_of(verb, whole), 0
+    begin(bench, ["", "", "", "--version"], forked=True).communicate(LONGEST)  # loads torch
     started = time.monotonic()
     begin(bench, bench.told(verb, whole.with_name("forked")), forked=True).communicate(LONGEST)
     found.forked = time.monotonic() - started
