@@ -59,7 +59,7 @@ def test_an_interruption_leaves_state_and_log_and_no_bundle(interrupted: Path) -
 def test_from_any_step_on_the_bytes_are_those_of_an_uninterrupted_run(
     step: int, tmp_path: Path, whole: Path, distilled: Options, content: Content, interruption: Any
 ) -> None:
-    """In the first step, which leaves no state; after a round, where the next cut is still to come; in the last step."""
+    """In the first step, which leaves no state; after a round, where the next cut is still to come; in the last."""
     options, out = distilled(keep_rounds="masks"), tmp_path / "b"
     with pytest.raises(KeyboardInterrupt):
         run(options, out, reporter=interruption(bar=2, at=step))
