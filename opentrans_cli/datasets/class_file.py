@@ -22,6 +22,9 @@ from opentrans_cli.errors import DataError
 INVALID = "invalid_class_id"
 """FC-CLIP's class files mark ids without a class by this name."""
 
+LABELME = "__ignore__"
+"""The first line of labelme's class files, for pixels of id -1: the next line is class 0."""
+
 VOID = ("void", "unlabeled", "unlabelled", "ignore", "ignored", "ignore_label")
 """Names of pixels that belong to no class, as label maps of published data sets have them."""
 
@@ -37,12 +40,16 @@ UNLABELLED = 255
 
 KIND = "class file"
 
-_NUMBERED = re.compile(r"([0-9]+)\s*:(.*)")
+_NUMBERED = re.compile(r"[\"']?(-?[0-9]+)[\"']?\s*:(.*)")
+_NUMBER_LAST = re.compile(r"(.*[^\W\d].*?)\s*[:=]\s*(-?[0-9]+)")
+_COLOURED = re.compile(r"(.*?[^\W\d][^:]*?)[\s:=]+[(\[]?[0-9]+[\s,]+[0-9]+[\s,]+[0-9]+[)\]]?(:.*)?")
 _OTHER_NUMBERED = re.compile(r"([0-9]+)(?:\s*[=|]\s*|\s*->\s*|[.)]\s+|\s+-\s+)(.+)")
 _SPACED = re.compile(r"([0-9]+)\s+([^\W\d].*)")
 _NUMBERS_FIRST = re.compile(r"[-+0-9.]+(\s+[-+0-9.]+.*)?")
 _SYNSET = re.compile(r"n[0-9]{8}\s+(.+)")
-_INTEGER = re.compile(r"-?[0-9]+")
+_INTEGER = re.compile(r"-?[0-9]+(\.0+)?")  # pandas writes 7.0 for an id in a column with a gap
+_LISTED = re.compile(r"[-*\u2022]\s+(.+)")
+_TWO_PARTS = re.compile(r".*[:=].*|[0-9]+[-_]\S.*|.*\(\s*[0-9]+\s*\)")
 _COLOUR = r"#[0-9a-f]{6}|[(\[]?[0-9]+(,? +[0-9]+|,[0-9]+){2}[)\]]?"
 _NUMBER = re.compile(rf"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?%?|{_COLOUR}", re.IGNORECASE)
 _WORDNET = re.compile(r"n[0-9]{8}")
@@ -183,7 +190,11 @@ def _listed(rows: list[Row], remarks: list[str], path: Path) -> ClassList:
         raise DataError(
             f"one class with synonyms, or several classes: {rows[0].where} is all there is; write a class on each line"
         )
-    numbered = _with_ids(rows, remarks) if written else [row._replace(id=place) for place, row in enumerate(rows)]
+    if written:
+        numbered = _with_ids(rows, remarks)
+    else:
+        first = -1 if rows[0].words[0] == LABELME else 0
+        numbered = [row._replace(id=place) for place, row in enumerate(rows, start=first) if place >= 0]
     void = [row for row in numbered if row.words[0].casefold() in VOID]
     kept = [row for row in numbered if row not in void and row.words[0] != INVALID]
     if not kept:
@@ -248,9 +259,12 @@ def _of_lines(entries: list[tuple[int, str]], path: Path) -> tuple[list[Row], li
         cells = [(where, _cells(text, delimiter, where)) for where, text in lines]
         if _is_table([row for _, row in cells]):
             return _of_table(cells, path, loose=True)
-    if all(_SYNSET.fullmatch(text) for _, text in lines):
-        named = [(where, _SYNSET.sub(r"\1", text)) for where, text in lines]
-        return _plain(named), [f"{path}: the WordNet ids before the names are not read"]
+    if all(_LISTED.fullmatch(text) for _, text in lines):
+        lines = [(where, _LISTED.sub(r"\1", text)) for where, text in lines]
+    for pattern, what in ((_SYNSET, "WordNet ids"), (_COLOURED, "colours")):
+        if all(pattern.fullmatch(text) for _, text in lines):
+            named = [(where, pattern.sub(r"\1", text)) for where, text in lines]
+            return _plain(named), [f"{path}: {what} are not read, ids are places in the file"]
     for pattern in (_NUMBERED, _OTHER_NUMBERED, _SPACED):
         matches = [(where, pattern.fullmatch(text)) for where, text in lines]
         found = sum(match is not None for _, match in matches)
@@ -261,10 +275,17 @@ def _of_lines(entries: list[tuple[int, str]], path: Path) -> tuple[list[Row], li
             if pattern is _SPACED and found == 1:
                 raise DataError(f"an id and a name, or a name: '{lines[0][1]}' in {lines[0][0]}; write 'id:name'")
             return [Row(where, int(match[1]), synonyms_in(match[2], where)) for where, match in matches if match], []
+    last = [(where, _NUMBER_LAST.fullmatch(text)) for where, text in lines]
+    if all(match for _, match in last):
+        return [Row(where, int(match[2]), synonyms_in(match[1], where)) for where, match in last if match], []
     if all(map(_NUMBERS_FIRST.fullmatch, (text for _, text in lines))):
         raise DataError(f"{KIND} holds numbers without names: {path}; write 'id:name', or numbers as words")
     if lines[0][1].casefold() in (*_NAME_WORDS, "classes", "labels"):
         raise DataError(f"a heading or a class: '{lines[0][1]}' in {lines[0][0]}; put # before a heading")
+    if len(lines) > 1 and all(_TWO_PARTS.fullmatch(text) for _, text in lines):
+        raise DataError(
+            f"a name, or a name and something else: '{lines[0][1]}' in {lines[0][0]}; write 'id:name' or names"
+        )
     return _plain(lines), []
 
 
@@ -289,7 +310,7 @@ def _is_table(rows: list[list[str]]) -> bool:
         return False
     if headings := _headings(rows[0]):
         known = (*_NAME_WORDS, *_ID_WORDS, *_SYNONYM_WORDS)
-        return all(cell in known for cell in headings) or any(_INTEGER.fullmatch(c) for row in rows[1:] for c in row)
+        return all(cell in known for cell in headings) or any(_NUMBER.fullmatch(c) for row in rows[1:] for c in row)
     firsts = [bool(_INTEGER.fullmatch(row[0])) for row in rows]
     return (
         all(firsts)
@@ -337,7 +358,7 @@ def _of_table(cells: list[tuple[str, list[str]]], path: Path, *, loose: bool) ->
     rows = []
     for place, row in cells:
         words = [row[name] for name in names] + ([cell for cell in row[width:] if not _NUMBER.fullmatch(cell)])
-        rows.append(Row(place, None if ids is None else int(row[ids]), synonyms_in(",".join(words), place)))
+        rows.append(Row(place, None if ids is None else int(float(row[ids])), synonyms_in(",".join(words), place)))
     left = [str(place + 1) for place in range(width) if place not in (ids, *names)]
     return rows, [f"{path}: column {', '.join(left)} of the lines is not read"] if left else []
 
@@ -365,7 +386,7 @@ def _of_headings(headings: list[str], cells: list[tuple[str, list[str]]], path: 
     rows = []
     for number, (where, row) in enumerate(body):
         words = [row[headings.index(names[0])], *(row[headings.index(name)] for name in more)]
-        key = None if chosen is None else int(columns[chosen][number])
+        key = None if chosen is None else int(float(columns[chosen][number]))
         rows.append(Row(where, key, synonyms_in(",".join(word for word in words if word), where)))
     read = {names[0], *more, *ids}
     left = [shown[place] for place, name in enumerate(headings) if name not in read]
@@ -433,13 +454,13 @@ def _of_object(data: _Pairs, where: str) -> Iterator[Row]:
         yield from _of_data(members[inside[0]], f"{where}, '{inside[0]}'")
         return
     values = [value for _, value in data]
-    keyed = bool(keys) and all(map(_INTEGER.fullmatch, keys))
+    keyed = bool(keys) and all(map(_is_integer, keys))
     if keyed and all(isinstance(value, str | list) for value in values):
         for key, value in data:
-            yield _of_entry(value, f"{where}, entry {key}")._replace(id=int(key))
+            yield _of_entry(value, f"{where}, entry {key}")._replace(id=int(float(key)))
     elif not keyed and keys and all(_is_integer(value) for value in values):
         for key, value in data:
-            yield Row(f"{where}, entry '{key}'", value, synonyms_in(key, f"{where}, entry '{key}'"))
+            yield Row(f"{where}, entry '{key}'", int(float(value)), synonyms_in(key, f"{where}, entry '{key}'"))
     else:
         shown = ", ".join(keys[:6]) + (", ..." if len(keys) > 6 else "")
         raise DataError(
@@ -454,13 +475,13 @@ def _of_entry(entry: Any, where: str) -> Row:
         return Row(where, None, synonyms_in(entry, where))
     if isinstance(entry, list) and not isinstance(entry, _Pairs):
         pair = len(entry) == 2 and [part for part in entry if _is_integer(part)]
-        words = [part for part in entry if isinstance(part, str)]
+        words = [part for part in entry if isinstance(part, str) and not _is_integer(part)]
         if words and len(words) == len(entry) - (len(pair) if pair else 0):
-            return Row(where, pair[0] if pair else None, synonyms_in(",".join(words), where))
+            return Row(where, int(float(pair[0])) if pair else None, synonyms_in(",".join(words), where))
     if isinstance(entry, _Pairs):
         members = {_spelled(key): value for key, value in entry}
         name = next((members[key] for key in _NAME_WORDS if isinstance(members.get(key), str)), None)
-        ids = {key: members[key] for key in _ID_WORDS if _is_integer(members.get(key))}
+        ids = {key: int(float(members[key])) for key in _ID_WORDS if _is_integer(members.get(key))}
         more = [part for key in _SYNONYM_WORDS for part in _texts(members.get(key))]
         if len(set(ids.values())) > 1:
             first, second = list(ids)[:2]
@@ -479,4 +500,5 @@ def _spelled(key: Any) -> str:
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a value of JSON is a whole number, also as text."""
+    return not isinstance(value, bool) and _INTEGER.fullmatch(str(value)) is not None
