@@ -151,12 +151,17 @@ class Checkpoint:
 
     def check_plain(self) -> None:
         """Raises SourceError if a weight is only right together with the scales beside it."""
-        scale = next((name for name in self.tensors if name.rpartition(".")[2] in SCALES), None)
+        scale = next((name for name in self.tensors if name.rpartition(".")[2] in SCALES and self._needed(name)), None)
         if scale is not None:
             raise SourceError(
                 f"weights are quantised, with scales beside them: '{scale}' in {self.path}; "
                 "save the model in floating point first"
             )
+
+    def _needed(self, scale: str) -> bool:
+        module, dot, _ = scale.rpartition(".")
+        weight = self.tensors.get(f"{module}{dot}weight")
+        return weight is None or weight.dtype not in FLOATS  # else it is an ordinary weight, quantised only in training
 
     def finite(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """All tensors, or only `names`. Raises SourceError for NaN and infinite values, and for quantised weights."""

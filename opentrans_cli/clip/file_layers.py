@@ -19,7 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from opentrans_cli.checkpoints.pruned import PrunedCheckpoint, PrunedTensor
-from opentrans_cli.checkpoints.reader import natural
+from opentrans_cli.checkpoints.reader import SCALES, natural
 from opentrans_cli.clip.architecture import infer_config, infer_vision
 from opentrans_cli.clip.key_tables import OUTPUT_HEAD, TEXT_TOWER, TowerPlace, find_tower
 from opentrans_cli.clip.layers import PACKED, PARTS
@@ -31,7 +31,7 @@ COMPUTED = "parametrized, its weight is computed from it"
 BUFFER = "attention mask"
 MASK = "pruning mask"
 CODED = "stored in a form that is not read here"
-CODED_SCALE = "scales of such a weight"
+CODED_SCALE = "scales of quantised weights"
 
 _TABLES = re.compile(
     r"(\w+_)?embeddings?|(abs_)?pos_embed|position_embed|(query|level)_embed|query_feat|relative_position_bias_table"
@@ -75,7 +75,8 @@ def file_contents(tensors: Mapping[str, PrunedTensor]) -> FileContents:
     outside: list[WeightLayer] = []
     for key, tensor in tensors.items():
         problem = tensor.problem or _no_matrix(tensor.shape)
-        if problem is None and key.rpartition(".")[0] in scaled:
+        module, _, leaf = key.rpartition(".")
+        if problem is None and (module in scaled or leaf in SCALES):
             problem = CODED_SCALE
         if problem is not None:
             counted[problem] += key not in coded

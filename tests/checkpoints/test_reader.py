@@ -58,6 +58,9 @@ def test_a_model_of_float8_is_read_but_not_one_whose_weights_need_scales(tmp_pat
         SourceError, match=r"quantised, with scales beside them: 'a.weight_scale' in .*; save the model"
     ):
         open_checkpoint(tmp_path / "a").finite()
+    trained = {"a.weight": torch.ones(2, 2), "a.weight_scale": torch.ones(2, 1)}  # quantised only in its forward pass
+    save_file(trained, tmp_path / "a")
+    same(open_checkpoint(tmp_path / "a").finite(), trained)
 
 
 def test_every_kind_of_file_gives_each_tensor_as_it_was_saved_whatever_it_is_called(tmp_path, kinds, kind):

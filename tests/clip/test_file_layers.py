@@ -60,10 +60,16 @@ def test_weights_in_a_form_that_is_not_read_are_named_and_their_scales_are_no_la
     coded = {"a.qweight": (2, 4), "b.weight": (16, 1), "c.weight_packed": (4, 3)}
     tensors = {key: PrunedTensor(shape, key, problem="not floating point") for key, shape in coded.items()}
     tensors["position_ids"] = PrunedTensor((1, 7), "position_ids", problem="not floating point")
-    shapes = {"a.scales": (2, 4), "b.weight.absmax": (4,), "c.weight_scale": (4, 2), "d.weight": (4, 4)}
+    shapes = {
+        "a.scales": (2, 4),
+        "b.weight.absmax": (4,),
+        "c.weight_scale": (4, 2),
+        "d.weight": (4, 4),
+        "d.weight_scale": (4, 1),
+    }
     found = file_contents(tensors | {key: PrunedTensor(shape, key) for key, shape in shapes.items()})
     assert found.coded == tuple(coded) and list(kinds(found)) == ["d"]
-    assert found.counted == {"not floating point": 1, "scales of such a weight": 2, "1-dimensional": 1}
+    assert found.counted == {"not floating point": 1, "scales of quantised weights": 3, "1-dimensional": 1}
 
 
 @pytest.mark.parametrize(
