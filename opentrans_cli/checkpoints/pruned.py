@@ -11,6 +11,7 @@ nncf                 `M.weight` and its mask: `M.pre_ops.N.op.` with `_binary_ma
 compressed-tensors   the bitmasks of compressed-tensors up to 0.14 (sparse-bitmask, sparse-24-bitmask):
                      `M.compressed`, `M.bitmask`, `M.shape` (and `M.row_offsets`) for `M.weight`; bits along the
                      last axis, the lowest first; their values may be quantised as in `quantised.py`
+masks                masks alone, under the names of the weights: every matrix is made of 0 and 1
 zeros                a plain checkpoint: weights that are 0.0 or -0.0 were pruned (a mask times a negative weight
                      gives -0.0)
 """
@@ -33,8 +34,8 @@ from opentrans_cli.checkpoints.rules import NameRule
 from opentrans_cli.errors import MaskError, OptionError, SourceError, unknown
 
 OPENTRANS, TORCH_PRUNE, TORCH_AO, NNCF = "opentrans", "torch-prune", "torch-ao", "nncf"
-COMPRESSED, ZEROS = "compressed-tensors", "zeros"
-FORMATS = (OPENTRANS, TORCH_PRUNE, TORCH_AO, NNCF, COMPRESSED, ZEROS)
+COMPRESSED, MASKS, ZEROS = "compressed-tensors", "masks", "zeros"
+FORMATS = (OPENTRANS, TORCH_PRUNE, TORCH_AO, NNCF, COMPRESSED, MASKS, ZEROS)
 
 _OFFICIAL_PARTS = {"first_conv", "backbone"}
 _PACKED = ("compressed", "bitmask", "shape", "row_offsets")
@@ -166,6 +167,8 @@ def open_pruned(path: Path, format: str | None = None) -> PrunedCheckpoint:
     file = open_checkpoint(path)
     masks = {COMPRESSED: dict(_compressed(file))}
     masks |= {name: dict(_masked(file.tensors, name)) for name in (*_MASKS, NNCF)}
+    if format == MASKS or (format is None and not any(masks.values())):
+        masks[MASKS] = _masks_alone(file)
     chosen = next((name for name, found in masks.items() if found), ZEROS) if format is None else format
     if chosen == TORCH_PRUNE and format is None and {key.split(".")[0] for key in file.tensors} >= _OFFICIAL_PARTS:
         chosen = OPENTRANS
@@ -225,6 +228,18 @@ def _nncf_names(key: str) -> tuple[str, str]:
     module = found["module"]
     name = f"{module}.weight" if module else found["above"] + found["below"].replace(":", ".")
     return name, name
+
+
+def _masks_alone(file: Checkpoint) -> dict[str, PrunedTensor]:
+    """All matrices and kernels, if they hold 0 and 1 alone, and some 0; else none. Small ones come first."""
+    matrices = [(math.prod(t.shape), name) for name, t in file.tensors.items() if len(t.shape) > 1 and 0 not in t.shape]
+    whole = True
+    for _, name in sorted(matrices):
+        values = file.numbers(name) if file.tensors[name].readable else np.full(1, 2)
+        if not bool(((values == 0) | (values == 1)).all()):
+            return {}
+        whole = whole and bool(values.all())
+    return {} if whole else {name: PrunedTensor(file.tensors[name].shape, None, name) for _, name in matrices}
 
 
 def _compressed(file: Checkpoint) -> Iterator[tuple[str, PrunedTensor]]:

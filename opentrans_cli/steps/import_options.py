@@ -28,6 +28,7 @@ class ImportOptions(Options):
             "torch-ao": "torch.ao.pruning",
             "nncf": "masks of NNCF",
             "compressed-tensors": "bitmasks",
+            "masks": "masks alone, by the names of the weights",
             "zeros": "what is zero is pruned",
         },
         unset="by its content",

@@ -133,6 +133,19 @@ def test_masks_alone_and_masks_beside_dense_weights_are_masks(tmp_path: Path) ->
         assert found is None if values is None else found is not None and np.array_equal(found, values)
 
 
+def test_a_file_of_masks_under_the_names_of_weights_holds_no_weights(tmp_path: Path) -> None:
+    mask = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    for given in (mask, mask.bool(), mask.to(torch.uint8)):
+        alone = open_pruned(
+            saved(tmp_path, {"a.weight": given, "b.weight": torch.ones_like(given), "n": torch.ones(3)})
+        )
+        assert alone.format == "masks" and alone.masked == {"a.weight", "b.weight"}
+        kept = alone.mask("a.weight")
+        assert alone.values("a.weight") is None and kept is not None and np.array_equal(kept, mask != 0)
+    for state in ({"a.weight": mask, "b.weight": 2 * mask}, {"a.weight": torch.ones(2, 2)}):
+        assert open_pruned(saved(tmp_path, state)).format == "zeros"
+
+
 def test_a_buffer_called_mask_is_not_taken_for_one(tmp_path: Path) -> None:
     foreign = open_pruned(saved(tmp_path, {"attn_mask": torch.ones(2, 2), "a.weight": torch.ones(2, 2)}))
     assert foreign.format == "zeros" and not foreign.masked
@@ -148,7 +161,7 @@ def test_a_named_format_is_one_of_the_known_and_fits_the_file(tmp_path: Path) ->
     path = saved(tmp_path, {"a.weight": torch.ones(2, 2)})
     with pytest.raises(OptionError, match="unknown format: 'gguf'; choose one of opentrans, torch-prune"):
         open_pruned(path, "gguf")
-    for name in ("opentrans", "torch-prune", "torch-ao", "nncf", "compressed-tensors"):
+    for name in ("opentrans", "torch-prune", "torch-ao", "nncf", "compressed-tensors", "masks"):
         with pytest.raises(SourceError, match=f"no mask by the names of {name}"):
             open_pruned(path, name)
 
