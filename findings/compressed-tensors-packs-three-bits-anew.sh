@@ -17,7 +17,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.2.6 transformers==5.24.0 \
-    safetensors==0.8.0 pydantic==2.12.5 loguru==0.7.3
+    safetensors==0.8.0 pydantic==2.12.5 loguru==0.7.3 psutil==7.2.2
 for version in 0.17.1 0.20.1; do
     venv/bin/pip install --quiet --disable-pip-version-check --no-deps --target "$version" "compressed-tensors==$version"
 done
@@ -45,9 +45,9 @@ else:
     print("below 0.3" if error < 0.3 else "above 1" if error > 1 else f"{error:.2f}")
 PY
 for bits in 3 4 6; do
-    PYTHONPATH=0.17.1 venv/bin/python pack.py pack "$bits" 2>/dev/null
-    old=$(PYTHONPATH=0.17.1 venv/bin/python pack.py read "$bits" 2>/dev/null)
-    new=$(PYTHONPATH=0.20.1 venv/bin/python pack.py read "$bits" 2>/dev/null)
+    PYTHONPATH=0.17.1 venv/bin/python pack.py pack "$bits" 2>>messages.txt
+    old=$(PYTHONPATH=0.17.1 venv/bin/python pack.py read "$bits" 2>>messages.txt)
+    new=$(PYTHONPATH=0.20.1 venv/bin/python pack.py read "$bits" 2>>messages.txt)
     echo "$bits bits: packed by 0.17.1, read by 0.17.1: $old, read by 0.20.1: $new"
 done | tee seen.txt
 diff - seen.txt <<'TXT'
