@@ -6,7 +6,9 @@
 # torch._dynamo with all that belongs to it, which takes about a second of CPU, more than all layers of a small model.
 # `opentrans eval` therefore counts the products of a forward pass that runs anyway, and not on the meta device.
 #
-# Seen: conv2d: compiler imported False; batch_norm: compiler imported True, more than 300 modules
+# Seen:
+#   conv2d: compiler imported False
+#   batch_norm: compiler imported True, more than 300 modules
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
