@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from opentrans_cli.datasets.class_file import LARGEST_ID
+from opentrans_cli.datasets.images import look_at
 from opentrans_cli.datasets.pairs import Header, Pair, misfit, read_header
 from opentrans_cli.datasets.picture_source import Picture, read_ids, read_picture
 from opentrans_cli.errors import PictureError
@@ -92,6 +93,8 @@ def _photo(picture: Picture, *, whole: bool) -> Header:
     header = read_header(picture, "image")
     if whole:
         read_picture(picture, shrink_to=1)  # every byte of a JPEG is decoded, into an eighth of the pixels
+    elif picture.member is None:
+        look_at(picture.path)
     return header
 
 

@@ -41,7 +41,7 @@ def test_bad_pairs_are_left_out_of_training_and_classes_without_pixels_are_said(
             labelled_folder.labels / name
         )
     data = DatasetOptions(images=labelled_folder.images, labels=labelled_folder.labels, classes=labelled_folder.classes)
-    with pytest.raises(PictureError, match=r"(cannot be read|but its label map).*, or skip it and others"):
+    with pytest.raises(PictureError, match=rf"image cannot be read: .*{first}; .*, or skip it and others"):
         open_samples("folder", data, sound=True)
     skipping = DatasetOptions(**{**vars(data), "skip_bad": True})
     heard = Heard()
