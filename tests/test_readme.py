@@ -24,6 +24,7 @@ from opentrans_cli.option import Statement, stated
 from opentrans_cli.sparsity.patterns import PATTERNS
 from opentrans_cli.steps.transfer.onnx import ONNX
 from opentrans_cli.steps.transfer.open_clip import OPEN_CLIP
+from opentrans_cli.steps.transfer.patch import PATCH
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -36,7 +37,7 @@ REFERENCE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 OFFERED = {name: [each for group in f.groups for each in stated(group)] for name, (f, _) in COMMANDS.items()}
 # What takes names of several tables; --pattern takes N:M as well.
 MIXED: dict[str, set[str]] = {
-    "--to": {*FRAMEWORKS.names(), OPEN_CLIP, ONNX, *table_names()},
+    "--to": {*FRAMEWORKS.names(), OPEN_CLIP, ONNX, PATCH, *table_names()},
     "--pattern": {*PATTERNS.names()} - {"n_m"},
 }
 
@@ -123,7 +124,7 @@ def test_a_command_mentioned_in_a_sentence_exists() -> None:
     for where, span in MENTIONS:
         command, *rest = span.split()[1:]
         if command.startswith("-"):
-            assert command in ("--version", "--help"), where
+            assert command in ("--version", "--help", "--install-completion", "--show-completion"), where
         else:
             assert command in COMMANDS, (where, span)
             check_options(command, rest)
