@@ -36,7 +36,10 @@ echo "$(basename "$0") $*" >> ../asked
 if [ "$(basename "$0")" = torchrun ]; then shift 4; exec opentrans "$@"; fi
 """
 
-pytestmark = [pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"), pytest.mark.usefixtures("no_waits", "reads_here")]
+pytestmark = [
+    pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"),
+    pytest.mark.usefixtures("no_waits", "reads_here"),
+]
 
 
 def blocks() -> list[str]:
@@ -59,8 +62,8 @@ def test_every_block_runs_after_the_one_above_it(shell: Any, hub: Hub, cache: Pa
     for name in ("pip", "hf", "torchrun"):
         (others / name).write_text(OTHERS)
         (others / name).chmod(0o755)
-    lines = ["set -euo pipefail", f"PATH={shlex.quote(str(others))}:$PATH", f"cp -r {shlex.quote(str(ROOT / 'docs'))} ."]
-    lines += ["mkdir -p .venv/bin", "touch .venv/bin/activate", *blocks()]
+    lines = ["set -euo pipefail", f"PATH={shlex.quote(str(others))}:$PATH"]
+    lines += [f"cp -r {shlex.quote(str(ROOT / 'docs'))} .", "mkdir -p .venv/bin", "touch .venv/bin/activate", *blocks()]
     script.write_text("\n".join(lines))
 
     done = shell.run(script, **SIZES)
