@@ -42,7 +42,10 @@ class EvalState:
 
         Raises TrainingError for a file that is no state.
         """
-        self._out, self._path, self._written = out, state_path(out), written
+        self._out, self._path = out, state_path(out)
+        # Beside a bundle in a folder of somebody else nothing can be kept, which is no reason not to score it.
+        self._keeps = os.access(self._path.parent, os.W_OK)
+        self._written = written and self._keeps
         self._tensors: dict[str, torch.Tensor] = {}
         self._parts: dict[str, dict[str, Any]] = {}
         found = state_to_resume(out, resume=resume, reporter=reporter)
@@ -92,9 +95,11 @@ class EvalState:
 
             def between() -> None:
                 if told():
+                    if not self._keeps:
+                        raise RunStopped
                     save()
                     raise RunStopped(after=after, state=self._path)
-                if time.monotonic() > due:
+                if self._keeps and time.monotonic() > due:
                     save()
 
             yield between
