@@ -103,10 +103,21 @@ def decode_label_map(data: bytes, name: str) -> NDArray[np.int64]:
 def _ids(source: Path | io.BytesIO, name: str) -> NDArray[np.int64]:
     with open_picture(source, name, "label map") as opened:
         if not has_ids(opened):
-            raise PictureError(f"label map has colours, not ids: {name} ({opened.mode}); save a palette or grey PNG")
+            raise PictureError(_without_ids(opened, name))
         coding = opened.tile[0][3] if opened.tile else None
         coding = coding[0] if isinstance(coding, tuple) else coding
-        return np.array(opened).astype(np.int64) // _STRETCHED.get(str(coding), 1)
+        ids = np.array(opened).astype(np.int64)
+        return ids // _STRETCHED[coding] if coding in _STRETCHED else ids
+
+
+def _without_ids(opened: Image.Image, name: str) -> str:
+    """Why a picture is no label map, and what to do."""
+    if opened.mode == "F":
+        return f"label map has float pixels: {name}; save the ids as grey PNG"
+    red, green, blue = (np.asarray(channel) for channel in opened.convert("RGB").split())
+    if (red == green).all() and (green == blue).all():
+        return f"label map has equal channels, not one: {name} ({opened.mode}); save one of them as grey PNG"
+    return f"label map has colours, not ids: {name} ({opened.mode}); save a palette or grey PNG"
 
 
 def has_ids(picture: Image.Image) -> bool:

@@ -97,8 +97,16 @@ def test_float_pictures_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(DataError, match="image has float pixels"):
         read_image(tmp_path / "x.tif")
-    with pytest.raises(DataError, match=r"label map has colours, not ids: .*\(F\)"):
+    with pytest.raises(DataError, match=r"label map has float pixels: .*; save the ids as grey PNG"):
         read_label_map(tmp_path / "x.tif")
+
+
+def test_colours_for_ids_are_refused_and_equal_channels_told_apart(tmp_path: Path) -> None:
+    ids = np.array([[0, 1], [2, 3]], np.uint8)
+    for channels, told in (([ids, ids, ids], "equal channels, not one"), ([ids, ids, 9 * ids], "colours, not ids")):
+        Image.fromarray(np.stack(channels, axis=-1)).save(tmp_path / "x.png")
+        with pytest.raises(DataError, match=f"label map has {told}: .*RGB"):
+            read_label_map(tmp_path / "x.png")
 
 
 def test_a_written_label_map_is_read_back_and_each_id_has_its_colour_or_black(tmp_path: Path) -> None:

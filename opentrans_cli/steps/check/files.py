@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from opentrans_cli.datasets.images import has_ids, open_picture
 from opentrans_cli.datasets.options import SMALLEST_SIZE
 from opentrans_cli.datasets.pairs import Pairing
 from opentrans_cli.datasets.picture_source import Picture
 from opentrans_cli.datasets.scan import Facts
-from opentrans_cli.errors import DataError
+from opentrans_cli.errors import DataError, PictureError
 from opentrans_cli.steps.check.findings import Finding, Level, counted
 
 Named = Sequence[tuple[str, Facts]]
@@ -30,7 +31,7 @@ def about_files(pairing: Pairing, facts: Sequence[Facts], images: Path, labels: 
     return [
         *_alone(pairing, images, labels),
         *_unreadable((name, each.photo_error) for name, each in photos),
-        *_unreadable((name, each.label_map_error) for name, each in maps),
+        *(_swapped(maps) or _unreadable((name, each.label_map_error) for name, each in maps)),
         *_misfits([(photo, label_map, each) for (photo, each), (label_map, _) in zip(photos, maps, strict=True)]),
         *_turns(photos),
         *(Finding("left-out", "note", remark, "") for remark in pairing.remarks),
@@ -68,6 +69,24 @@ def _unreadable(read: Iterable[tuple[str, DataError | None]]) -> list[Finding]:
         Finding("unreadable", "fault", f"{what}: {counted(len(names), 'file')}", move, tuple(names))
         for (what, move), names in reasons.items()
     ]
+
+
+def _swapped(maps: Named) -> list[Finding]:
+    """The finding that folders are in the wrong order: no label map has ids, and the first photo has."""
+    if not maps or any(each.pixels for _, each in maps):
+        return []
+    pair = maps[0][1].pair
+    try:
+        with (
+            open_picture(pair.photo.content(), pair.photo.name, "image") as photo,
+            open_picture(pair.label_map.content(), pair.label_map.name, "label map") as label_map,
+        ):
+            if not has_ids(photo) or has_ids(label_map):
+                return []
+    except PictureError:
+        return []
+    move = "give the folder of photos first, that of label maps second"
+    return [Finding("swapped", "fault", "label maps have colours, and photos have ids", move, tuple(dict(maps)))]
 
 
 def _misfits(pairs: Sequence[tuple[str, str, Facts]]) -> list[Finding]:

@@ -132,6 +132,12 @@ def colours(data: Data) -> None:
     save(data, "0.png", np.stack([ids(data, "0.png") * 9] * 3, axis=-1))
 
 
+def wrong_order(data: Data) -> None:
+    data.images.rename(data.images.with_name("x"))
+    data.labels.rename(data.images)
+    data.images.with_name("x").rename(data.labels)
+
+
 def blurred(data: Data) -> None:
     buffer = io.BytesIO()
     Image.fromarray(ids(data, "5.png") * 60).save(buffer, "JPEG", quality=50)
@@ -195,6 +201,7 @@ PLANTED: dict[Callable[[Data], None], dict[str, set[str]]] = {
     cut: {"fault unreadable": {"1.png", "4.png"}},
     no_picture: {"fault unreadable": {"2.png", "3.png"}},
     colours: {"fault unreadable": {"0.png"}},
+    wrong_order: {"fault swapped": ALL},
     blurred: {"fault many-ids": {"5.png"}},
     void_alone: {"warning unlabelled": {"5.png"}},
     class_lost: {"warning class-without-pixels": {"blue square"}},
