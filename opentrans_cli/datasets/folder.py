@@ -194,14 +194,18 @@ class FolderDataset:
 
 def open_folder(options: DatasetOptions) -> FolderDataset:
     """The data set that --images, --labels and --classes describe; raises OptionError if one is missing."""
-    inside = options.images is not None and options.labels is None and is_shards(options.images)
+    own = options.labels is None or options.labels == options.images
+    # A folder of photos may hold a tar file as well.
+    inside = options.images is not None and is_shards(options.images) and (own or not options.images.is_dir())
+    if inside and not own:
+        raise OptionError(f"tar shards hold their own label maps: --labels {options.labels}; leave it out")
     if options.images is None or (options.labels is None and not inside) or options.classes is None:
         wanted = {"--images": options.images, "--labels": inside or options.labels, "--classes": options.classes}
         missing = " and ".join(name for name, value in wanted.items() if value is None)
         raise OptionError(f"data set 'folder' is not fully described: {missing} missing; add it")
     return FolderDataset(
         options.images,
-        options.labels,
+        None if inside else options.labels,
         classes_of(options, options.classes),
         ignore=options.ignore,
         split=options.split_list,

@@ -188,6 +188,8 @@ def test_label_maps_in_shards_belong_to_the_photos_beside_them(tmp_path: Path) -
         assert abs(int(dataset[k].image.mean()) - 80 * k) < 3
     assert dataset.remarks == ("no photos but label maps beside them in the shards: 3 named *.seg.png",)
     assert dataset.fingerprint.startswith("sha256:")
+    with pytest.raises(OptionError, match=r"tar shards hold their own label maps: --labels .*; leave it out"):
+        open_folder(DatasetOptions(images=tmp_path / "s.tar", labels=tmp_path, classes=classes))
     (tmp_path / "t.tar").write_bytes((tmp_path / "s.tar").read_bytes())
     for where in (tmp_path, tmp_path / "{s,t}.tar"):  # samples of several shards may have the same number
         both = open_folder(DatasetOptions(images=where, classes=classes))
