@@ -105,7 +105,7 @@ def test_words_read_by_the_checkpoint_and_packed_by_it_give_the_same(
 
 
 def test_a_class_file_says_what_training_labelled(run_cli: Any, desk: Path) -> None:
-    (desk / "seen.txt").write_text("car,spaceship\n")
+    (desk / "seen.txt").write_text("car\nspaceship\n")
     run_cli(
         "segment",
         "tiny",
