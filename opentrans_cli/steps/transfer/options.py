@@ -21,7 +21,7 @@ class TransferOptions(Options):
         "open-clip (a folder with the whole CLIP), onnx (one graph with your words) or patch (what differs from the "
         "base, sparse); with --checkpoint a key table",
         unset="deeplabv3; with --checkpoint the key table that fits",
-        known=(*FRAMEWORKS.names(), "open-clip", "onnx"),
+        known=(*FRAMEWORKS.names(), "open-clip", "onnx", "patch"),
     )
     options: dict[str, str] | None = option(
         None,
