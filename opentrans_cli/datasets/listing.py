@@ -12,8 +12,12 @@ from opentrans_cli.datasets.label_names import label_maps_among
 from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES, LABEL_SUFFIXES, OTHER_PICTURES
 from opentrans_cli.errors import DataError
 
-OUR_RESULTS = {"segment.json": "vocabulary", "manifest.json": "format", "check.json": "findings"}
-"""File that marks a folder of our own results -> a name that this JSON document has."""
+OUR_RESULTS = {
+    "segment.json": {"images", "vocabulary"},
+    "manifest.json": {"format", "version", "layers"},
+    "check.json": {"findings", "samples"},
+}
+"""File that marks a folder of our own results -> names that this JSON document has."""
 
 Say = Callable[[str], None]
 """Takes one line that a user should read."""
@@ -76,7 +80,7 @@ def files_under(folder: Path, suffixes: tuple[str, ...], *, say: Say = unsaid) -
     names: list[str] = []
     results: list[str] = []
     others: Counter[str] = Counter()
-    waiting = [""]
+    waiting, meant = [""], others_of(suffixes)
     while waiting:
         inside = waiting.pop()
         found, folders, ours = _entries(folder, inside)
@@ -87,7 +91,7 @@ def files_under(folder: Path, suffixes: tuple[str, ...], *, say: Say = unsaid) -
         for name in found:
             if name.lower().endswith(suffixes):
                 names.append(name)
-            elif (suffix := os.path.splitext(name)[1].lower()) in others_of(suffixes):
+            elif (suffix := os.path.splitext(name)[1].lower()) in meant:
                 others[suffix] += 1
     if results:
         more = f" and {len(results) - 3} more" if len(results) > 3 else ""
@@ -133,4 +137,4 @@ def is_result(path: Path) -> bool:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(document, dict) and OUR_RESULTS[path.name] in document
+    return isinstance(document, dict) and document.keys() >= OUR_RESULTS[path.name]

@@ -68,8 +68,8 @@ def test_files_that_look_like_pictures_are_left_out_aloud_with_counts(tmp_path: 
 def test_results_of_ours_in_subfolders_are_no_photos(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "first/a.png", "first/a-overlay.png", "sub/bundle/reports/curve.png", "mine/b.png")
     (tmp_path / "first/segment.json").write_text(json.dumps({"images": [], "vocabulary": []}))
-    (tmp_path / "sub/bundle/manifest.json").write_text(json.dumps({"format": "opentrans-bundle"}))
-    (tmp_path / "mine/manifest.json").write_text("[1]")  # somebody else's
+    (tmp_path / "sub/bundle/manifest.json").write_text(json.dumps({"format": "", "version": 1, "layers": []}))
+    (tmp_path / "mine/manifest.json").write_text('{"format": "mine"}')  # somebody else's
     said: list[str] = []
     assert [path.name for path in list_images(tmp_path, say=said.append)] == ["a.jpg", "b.png"]
     assert said == [f"left out, results of an earlier run: first, sub/bundle in {tmp_path}"]
