@@ -38,7 +38,7 @@ from opentrans_cli.steps.step_record import environment
 
 SETS = {"camvid": "11", "msrc_v2": "255"}
 """Name -> the id that means "not labelled"."""
-RUNS = 3
+RUNS = 2
 
 
 @dataclass

@@ -108,7 +108,7 @@ def check(
         pair for pair in pairs if {short_name(pair.photo, options.images), short_name(pair.label_map, folder)} & told
     }
     shown = [each.pair for each in chosen(facts, about_them)] if out is not None else []
-    samples = {f"{number}-{pair.name.replace('/', '-')}.png": pair for number, pair in enumerate(shown, start=1)}
+    samples = {f"{number}-{pair.name.replace('/', '-')[-80:]}.png": pair for number, pair in enumerate(shown, start=1)}
     result = CheckResult(
         path=out,
         ok=not any(each.level == "fault" for each in findings),

@@ -39,7 +39,7 @@ def drawn(pair: Pair, classes: Classes) -> bytes:
     found, places = np.unique(label_map, return_inverse=True)
     foreign = classes.foreign(found.tolist())
     names = [*classes.names, *(f"id {number}" for number in foreign)]
-    row = {number: place for place, number in enumerate([*classes.ids, *foreign])}  # the ignored id has none
+    row = {number: place for place, number in enumerate([*classes.ids, *foreign]) if number not in classes.void}
     rows = np.array([row.get(number, -1) for number in found.tolist()])[places].reshape(label_map.shape)
     buffer = io.BytesIO()
     overlay(image, rows, names, colours=class_colours(names)).save(buffer, format="PNG")

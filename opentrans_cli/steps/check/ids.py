@@ -123,13 +123,10 @@ def _other_ids(ids: Ids, classes: Classes) -> Finding:
     what = f"label maps hold other ids than the class file: {_listed(there)}"
     move = "give the class file that they were made with"
     if len(there) == len(classes.names):
-        example = ", ".join(
-            f"{number}:{name}" for number, name in zip(there, classes.names, strict=True) if number >= 0
-        )
-        move += f", or write their ids into this one ({example[:60]}{' ...' if len(example) > 60 else ''})"
-    return Finding(
-        "other-ids", "fault", what, move, tuple(sorted({name for each in ids.files.values() for name in each}))
-    )
+        example = ", ".join(f"{number}:{name}" for number, name in zip(there[:3], classes.names, strict=False))
+        move += f", or write their ids into this one ({example}{', ...' if len(there) > 3 else ''})"
+    files = sorted({name for number in classes.foreign(there) for name in ids.files[number]})
+    return Finding("other-ids", "fault", what, move, tuple(files))
 
 
 def _counts_from_one(ids: Ids, classes: Classes) -> Finding | None:
