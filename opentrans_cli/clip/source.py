@@ -3,7 +3,7 @@
     tiny                      the embedded model
     NAME[:TAG]                open_clip's architecture and weights; TAG defaults to `openai`
     NAME:FILE                 open_clip's architecture, weights from a local file
-    path to a file            a checkpoint of any kind; the tensors tell the architecture (ResNets)
+    path to a file            a checkpoint of any kind; the tensors tell the architecture (ResNets, OpenAI's ViTs)
     path to a folder          with open_clip_config.json (open_clip's local-dir layout)
     hf://org/name[@revision]  the same layout on the Hugging Face Hub; nothing else of the repo is fetched
 
