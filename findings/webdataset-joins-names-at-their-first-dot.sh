@@ -4,7 +4,7 @@
 # webdataset 1.0.2. `street.day.jpg` and `street.night.jpg`, two photos with their label maps, become one sample with the
 # key `street`; no warning is given, and a pipeline that decodes "jpg" finds none. Where the files of a sample do not
 # follow each other in the archive, as in one that was written by sorted suffix, each of them becomes a sample of its
-# own. `opentrans` takes every picture of a shard by its whole name but for the last suffix.
+# own. `opentrans` keeps every photo of a shard, with its own label map.
 #
 # Seen:
 #   names with two dots: 1 sample: street with day.jpg day.png night.jpg night.png
