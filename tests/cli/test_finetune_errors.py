@@ -99,7 +99,7 @@ def test_a_refused_run_leaves_the_log_of_the_one_that_can_go_on(
     line = ("finetune", bundle, *SHORT, "-o", desk / "f")
     assert run_cli(*line, "--max-minutes", 1e-6, "--quiet").exit_code == 75
     assert "out of range: --lr -1.0" in refused(*line, "--lr", -1, "--resume", code=2)
-    assert "no such block" in refused(*line, "--prefix-end", "layer9", code=2)
+    assert "no such block" in refused(*line, "--prefix-end", "layer9", "--resume", code=2)
     message = refused(*line, "--lr", 1e-3, "--resume")
-    assert "(lr was 0.002, now 0.001)" in message and "start again without --resume" in message
+    assert "(lr was 0.002, now 0.001)" in message and "start anew with --force and without --resume" in message
     assert run_cli(*line, "--resume").exit_code == 0
