@@ -10,7 +10,7 @@ import ast
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,6 +164,11 @@ def read_classes(path: Path) -> ClassList:
     else:
         rows, remarks = _of_lines(text_entries(text, path, KIND), path)
     return _listed(rows, remarks, path)
+
+
+def from_one(names: Sequence[str]) -> str:
+    """How a class file says that the ids of its classes count from 1."""
+    return ", ".join(f"{number}:{name}" for number, name in enumerate(names[:2], start=1)) + ", ..."
 
 
 def file_among(words: str) -> str | None:

@@ -33,11 +33,12 @@ LARGEST_DEFAULT_CROP = 512
 
 
 class Probe(NamedTuple):
-    """What some label maps hold."""
+    """What some pairs hold."""
 
     label_maps: int  # that were read
     pixels: tuple[int, ...]  # by class
     unlabelled: int  # pixels of ignored ids
+    turn_unclear: tuple[str, ...]  # photos that EXIF turns, where no size says if their label maps are turned as well
 
 
 class FolderDataset:
@@ -146,7 +147,10 @@ class FolderDataset:
             more = f" ({len(errors)} such files; `opentrans check` names all)" if len(errors) > 1 else ""
             raise type(errors[0])(f"{errors[0]}{skip}{more}")
         return Probe(
-            len(looked_at), tuple(counts[number] for number in self.classes.ids), sum(counts[i] for i in self.ignored)
+            label_maps=len(looked_at),
+            pixels=tuple(counts[number] for number in self.classes.ids),
+            unlabelled=sum(counts[number] for number in self.ignored),
+            turn_unclear=tuple(each.pair.photo.name for each in facts if each.turn_unclear),
         )
 
     def leave_out(self, bad: Mapping[int, str]) -> None:

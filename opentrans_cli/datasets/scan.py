@@ -47,6 +47,13 @@ class Facts:
             return self.photo_error or self.label_map_error
         return misfit(self.pair, self.photo, self.label_map)
 
+    @property
+    def turn_unclear(self) -> bool:
+        """Whether EXIF turns or mirrors the photo, and no size says if the label map fits it so or as it is stored."""
+        if self.photo is None or self.label_map is None or self.error is not None or self.photo.orientation == 1:
+            return False
+        return self.photo.upright == self.photo.stored
+
 
 def spread(items: Sequence[T], most: int) -> Sequence[T]:
     """All items, or `most` of them at even distances."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import SegDataset
-from opentrans_cli.datasets.folder import FolderDataset
+from opentrans_cli.datasets.class_file import ClassList, from_one
+from opentrans_cli.datasets.folder import FolderDataset, Probe
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import DataError, PictureError, without_move
 from opentrans_cli.reporter import SILENT, Reporter
@@ -26,12 +27,27 @@ def open_samples(dataset: str, data: DatasetOptions, reporter: Reporter = SILENT
         reporter.say(remark)
     if isinstance(samples, FolderDataset):
         probe = samples.probe(skip_bad=data.skip_bad)
+        _tell_doubts(samples.classes, probe, reporter)
         if sound:
             if data.skip_bad:
                 leave_out_bad(samples, reporter)
             some = f" in the {probe.label_maps} looked at" if probe.label_maps < len(samples) else ""
             tell_empty(samples.vocabulary.names, probe.pixels, probe.unlabelled, reporter, some=some)
     return samples
+
+
+def _tell_doubts(classes: ClassList, probe: Probe, reporter: Reporter) -> None:
+    """Report what only a look at pictures or at the origin of the label maps can decide."""
+    if probe.turn_unclear:
+        count = len(probe.turn_unclear)
+        what = "1 photo is" if count == 1 else f"{count} photos are"
+        reporter.say(
+            f"{what} turned by EXIF, and sizes do not say if label maps are, first: {probe.turn_unclear[0]}; "
+            "look at samples with `opentrans check PHOTOS LABELS CLASSES --out DIR`"
+        )
+    if classes.counted and not classes.written and not probe.pixels[0] and any(probe.pixels):
+        written = from_one(classes.vocabulary.names)
+        reporter.say(f"id 0 is not in the label maps: if ids count from 1, write {written} into the class file")
 
 
 def leave_out_bad(samples: FolderDataset, reporter: Reporter) -> None:

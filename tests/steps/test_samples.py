@@ -56,3 +56,23 @@ def test_bad_pairs_are_left_out_of_training_and_classes_without_pixels_are_said(
         (labelled_folder.images / name).write_bytes(b"")
     with pytest.raises(DataError, match="no image is left: 6 are bad, first: "):
         open_samples("folder", skipping, sound=True)
+
+
+def test_turns_that_no_size_shows_and_ids_that_may_count_from_one_are_said(labelled_folder: Any) -> None:
+    photos = sorted(labelled_folder.images.iterdir())
+    mark = Image.Exif()
+    for photo, turn in zip(photos, (3, 6, 1), strict=False):
+        mark[0x0112] = turn
+        Image.new("RGB", (64, 48)).save(photo, exif=mark)
+        Image.new("L", (64, 48), 1).save((labelled_folder.labels / photo.name).with_suffix(".png"))
+    data = DatasetOptions(
+        images=labelled_folder.images, labels=labelled_folder.labels, classes=labelled_folder.classes, limit=3
+    )
+    heard = Heard()
+    open_samples("folder", data, heard)
+    turned, counted = heard.said
+    assert turned.startswith("1 photo is turned by EXIF, and sizes do not say") and f"first: {photos[0]};" in turned
+    assert counted.startswith("id 0 is not in the label maps: if ids count from 1, write 1:")
+    Image.new("L", (64, 48), 0).save((labelled_folder.labels / photos[1].name).with_suffix(".png"))
+    open_samples("folder", data, heard)
+    assert heard.said[2:] == [turned]

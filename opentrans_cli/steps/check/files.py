@@ -112,7 +112,7 @@ def _turns(photos: Named) -> list[Finding]:
     for name, each in photos:
         if each.photo is None or each.label_map is None or each.photo.orientation == 1 or each.error:
             continue
-        if each.photo.upright == each.photo.stored:
+        if each.turn_unclear:
             kinds["unclear"].append(name)
         else:
             kinds["clear" if each.label_map.stored == each.photo.upright else "stored"].append(name)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from opentrans_cli.datasets.class_file import ClassList
+from opentrans_cli.datasets.class_file import ClassList, from_one
 from opentrans_cli.pictures.legend import percentage
 from opentrans_cli.steps.check.findings import Finding, counted
 
@@ -44,7 +44,7 @@ class Classes:
     @property
     def from_one(self) -> str:
         """How the class file says that ids count from 1."""
-        return ", ".join(f"{number}:{name}" for number, name in enumerate(self.names[:2], start=1)) + ", ..."
+        return from_one(self.names)
 
 
 @dataclass
