@@ -102,7 +102,8 @@ def _about_classes(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int
     foreign = classes.foreign(ids.pixels)
     if (shifted := _counts_from_one(ids, classes)) is not None:
         return [shifted], _ignored(ids, classes, [0]) if 0 in ids.pixels else None
-    if classes.after is None and foreign and ids.pixels.keys() - {*classes.void} <= {*range(len(classes.ids))}:
+    in_range = ids.pixels.keys() - {*classes.void} <= {*range(len(classes.ids))}
+    if classes.after is None and foreign and foreign != [0] and in_range:
         what = f"label maps count classes from 0, and the class file writes other ids: {_listed(foreign)} has no class"
         files = sorted({name for number in foreign for name in ids.files[number]})
         return [Finding("ids-in-order", "fault", what, "pass --label-ids order", tuple(files))], None
@@ -111,10 +112,21 @@ def _about_classes(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int
         return [_other_ids(ids, classes)], None
     slips = [number for number in foreign if number not in usual or number < 0]
     void = [number for number in usual if number not in slips]
-    suggested = _ignored(ids, classes, void) if 0 < len(void) <= MOST_VOID else None
-    found = [_usual(ids, classes, void, suggested)] if void else []
+    more = _ignored(ids, classes, void) if 0 < len(void) <= MOST_VOID else None
+    found = [_usual(ids, classes, void, more)] if void else []
     found += [_slips(ids, slips)] if slips else []
-    return found + _empty_classes(ids, classes), suggested
+    return found + _empty_classes(ids, classes), None if _may_count_from_zero(ids, classes) else more
+
+
+def _may_count_from_zero(ids: Ids, classes: Classes) -> bool:
+    """Whether label maps may as well count classes from 0 in their order, though the class file writes ids: 0 is there
+    and no class, and ids that only the class file's numbers reach are nowhere.
+
+    So are label maps of COCO-Stuff beside its list of labels; those of a few pictures of ADE20K look alike, where 0 is
+    void.
+    """
+    beyond = {number for number in classes.ids if number >= len(classes.ids)}
+    return bool(beyond) and 0 in ids.pixels and 0 not in classes.ids and not beyond & ids.pixels.keys()
 
 
 def _other_ids(ids: Ids, classes: Classes) -> Finding:
@@ -158,6 +170,8 @@ def _usual(ids: Ids, classes: Classes, numbers: list[int], suggested: tuple[int,
         move = f"if that means 'not labelled', pass --ignore {','.join(map(str, suggested))}; else give it a class"
         if numbers == [classes.after] and 0 in ids.pixels:
             move += f"; if ids count from 1, write them into the class file ({classes.from_one})"
+        if _may_count_from_zero(ids, classes):
+            move += "; if label maps count classes from 0, pass --label-ids order; samples show which: --out DIR"
     what = f"id {numbers[0]} has no class" if len(numbers) == 1 else f"ids without a class: {_listed(numbers)}"
     what += f", {share} of the pixels, in {counted(len(files), 'label map')}"
     return Finding("id-without-class", "fault", what, move, tuple(files))

@@ -29,8 +29,18 @@ def test_an_id_that_all_label_maps_have_is_offered_to_be_ignored() -> None:
     written = Classes(NAMES, (1, 2, 3), (255,))
     assert judged(of(1, 2, 3), written) == ({}, None)
     assert judged(of(0, 1, 2, 3), written)[1] == (0,)
-    found, suggested = judged(of(0, 1, 2), written)
+
+
+def test_label_maps_that_count_from_zero_are_known_or_both_readings_are_offered() -> None:
+    found, suggested = judged(of(0, 1, 2), Classes(NAMES, (7, 11, 19), (255,)))
     assert suggested is None and found.keys() == {"ids-in-order"} and "--label-ids order" in found["ids-in-order"]
+    # A few pictures of ADE20K, where 0 is void; and COCO-Stuff, whose list of labels calls 0 void and whose maps do not.
+    for maps, void, ignore in ((of(0, 1, 2), (255,), "0"), (of(0, 1, 2, 255), (0,), "0,255")):
+        found, suggested = judged(maps, Classes(NAMES, (1, 2, 3), void))
+        text = found["id-without-class"]
+        assert suggested is None and f"pass --ignore {ignore};" in text and "pass --label-ids order" in text
+        found, suggested = judged({**maps, **of(3, count=1)}, Classes(NAMES, (1, 2, 3), void))
+        assert suggested is not None and "--label-ids" not in found["id-without-class"]
 
 
 def test_ids_that_count_from_one_are_known_with_and_without_void() -> None:
