@@ -137,7 +137,13 @@ def unknown(noun: str, value: object, known: Iterable[str]) -> str:
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:
-    """The end of a message about a name that is not in `known`: "; did you mean NAME?", or "" if none is near.
+    """The end of a message about a name that is not in `known`: "; did you mean NAME?", or "" if none is near."""
+    near = nearest(value, known)
+    return "" if near is None else f"; did you mean {near}?"
+
+
+def nearest(value: object, known: Iterable[str]) -> str | None:
+    """The nearest of the names `known`, None if none is near.
 
     Upper and lower case count as equal. A glob has no nearest name.
     """
@@ -145,4 +151,4 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
 
     names = {name.casefold(): name for name in known}
     near = [] if set("*?[") & set(str(value)) else get_close_matches(str(value).casefold(), names, n=1)
-    return f"; did you mean {names[near[0]]}?" if near else ""
+    return names[near[0]] if near else None

@@ -94,12 +94,14 @@ def read_ids(picture: Picture) -> NDArray[np.int64]:
 
 
 def is_shards(where: str | Path) -> bool:
-    """Whether `where` names tar shards: one, a folder of them, or a pattern with braces and no file of that name."""
+    """Whether `where` names tar shards: one, a folder with some in it or below, or a pattern with braces and no file
+    of that name.
+    """
     if str(where).lower().endswith((SHARD_SUFFIX, *COMPRESSED_SUFFIXES)) and Path(where).is_file():
         return True
     if "{" in str(where):
         return not Path(where).exists()
-    return Path(where).is_dir() and any(path.suffix.lower() == SHARD_SUFFIX for path in Path(where).iterdir())
+    return Path(where).is_dir() and bool(files_under(Path(where), (SHARD_SUFFIX, *COMPRESSED_SUFFIXES)))
 
 
 def _of_folder(folder: Path, say: Say) -> tuple[Picture, ...]:

@@ -6,15 +6,19 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from opentrans_cli.errors import did_you_mean
+from opentrans_cli.errors import nearest
 
 _MOST = 2000  # names of a folder that are compared
 
 
 def near_path(path: Path) -> str:
-    """The end of a message about a path that is not there: "; did you mean NAME?", of what lies beside it, or ""."""
+    """The end of a message about a path that is not there: "; did you mean PATH?", of what lies beside it, or "".
+
+    PATH begins as `path` does, so that it can be typed.
+    """
     try:
         with os.scandir(path.parent) as entries:
-            return did_you_mean(path.name, [entry.name for entry in islice(entries, _MOST)])
+            near = nearest(path.name, [entry.name for entry in islice(entries, _MOST)])
     except (OSError, ValueError):  # no such folder, no right to look, no path at all
         return ""
+    return "" if near is None else f"; did you mean {path.parent / near}?"

@@ -194,6 +194,9 @@ def test_label_maps_in_shards_belong_to_the_photos_beside_them(tmp_path: Path) -
     for where in (tmp_path, tmp_path / "{s,t}.tar"):  # samples of several shards may have the same number
         both = open_folder(DatasetOptions(images=where, classes=classes))
         assert [both.name(k) for k in (0, 5)] == ["s/0", "t/2"]
+    (tmp_path / "all" / "part-1").mkdir(parents=True)
+    (tmp_path / "s.tar").rename(tmp_path / "all" / "part-1" / "s.tar")
+    assert len(open_folder(DatasetOptions(images=tmp_path / "all", classes=classes))) == 3  # shards in a subfolder
 
 
 def test_no_class_is_dropped_in_silence_because_its_id_is_255(folders: tuple[Path, Path]) -> None:

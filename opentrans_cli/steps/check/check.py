@@ -87,7 +87,7 @@ def check(
         check_folder_target(out, force=force, foreign=_foreign)
         prepare_parent(out)
     known = Classes.of(classes_of(options, options.classes), options.ignore)
-    inside = is_shards(options.images) and options.labels == options.images
+    inside = options.labels == options.images and is_shards(options.images)
     folder = None if inside else options.labels
     pairing = pair_pictures(
         options.images,

@@ -14,6 +14,6 @@ class CheckOptions(DatasetOptions):
     """What is checked."""
 
     images: Path = option(help="folder of photos", kind="path", argument=True, metavar="PHOTOS")
-    labels: Path = option(help="folder of label maps with the same names", kind="path", argument=True)
-    classes: Path = option(help="class file", kind="path", argument=True)
+    labels: Path = option(help="folder of label maps with the same names", kind="path", argument=True, metavar="LABELS")
+    classes: Path = option(help="class file", kind="path", argument=True, metavar="CLASSES")
     hold_out: tuple[str, ...] = ()  # says nothing about the files

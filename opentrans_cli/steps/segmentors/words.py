@@ -37,6 +37,10 @@ class Words:
         if isinstance(words, str):
             if (file := file_among(words)) is not None:
                 raise DataError(f"a file where words are expected: {file}; read it with --vocabulary {file}")
+            if words.strip()[:1] in ("[", "{") or words.strip()[-1:] in ("]", "}"):
+                raise DataError(
+                    f"words in brackets: {words[:60]!r}; give words and commas alone, or save them in a file"
+                )
             if separator := next((called for sign, called in _NO_COMMA.items() if sign in words), None):
                 raise DataError(f"words are separated by {separator}: {words[:60]!r}; use commas, or name a class file")
             words = [word.strip() for word in words.split(",") if word.strip()]

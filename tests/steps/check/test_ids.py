@@ -34,7 +34,7 @@ def test_an_id_that_all_label_maps_have_is_offered_to_be_ignored() -> None:
 def test_label_maps_that_count_from_zero_are_known_or_both_readings_are_offered() -> None:
     found, suggested = judged(of(0, 1, 2), Classes(NAMES, (7, 11, 19), (255,)))
     assert suggested is None and found.keys() == {"ids-in-order"} and "--label-ids order" in found["ids-in-order"]
-    # A few pictures of ADE20K, where 0 is void; and COCO-Stuff, whose list of labels calls 0 void and whose maps do not.
+    # A few pictures of ADE20K, where 0 is void; and COCO-Stuff, whose labels.txt calls 0 void and whose maps do not.
     for maps, void, ignore in ((of(0, 1, 2), (255,), "0"), (of(0, 1, 2, 255), (0,), "0,255")):
         found, suggested = judged(maps, Classes(NAMES, (1, 2, 3), void))
         text = found["id-without-class"]

@@ -149,3 +149,10 @@ def test_force_replaces_an_earlier_run_but_no_other_file(labelled_folder: Any, t
     with pytest.raises(OutputError, match=r"holds a file that this command did not write: .*notes\.txt"):
         run(1, force=True)
     assert (tmp_path / "s" / "notes.txt").read_text() == "mine"
+
+
+def test_words_in_brackets_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    for words in ('["grass", "red square"]', " {grass, water}", "grass, water]"):
+        with pytest.raises(DataError, match=r"words in brackets: .*; give words and commas alone"):
+            segment("tiny", images=tmp_path / "a.png", words=words, out=tmp_path / "out")
