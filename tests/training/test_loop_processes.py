@@ -132,8 +132,8 @@ def ended(world: World, folder: Path) -> dict[str, Any]:
         }.items():
             try:
                 run(world, checkpoint=state, **options)
-            except TrainingError as error:
-                told[f"{name} {shard}"] = [type(error).__name__, str(error).split(" (")[0].split(",")[0]]
+            except (TrainingError, RunStopped) as error:
+                told[f"{name} {shard}"] = [type(error).__name__, str(error).split(" (")[0].split(";")[0]]
                 told[f"{name} {shard} step"] = load_meta(state)["step"]
     return told
 
