@@ -40,6 +40,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ LONGER = {
     "prune": ("--final-steps", "60", "--keep-rounds", "weights"),
     "finetune": ("--steps", "100", "--ema", "0.9", "--timing-steps", "0"),
 }
+# The demo at a size of seconds; all its processes are forked, since no option makes it as small.
+SMALL_DEMO = """
+import opentrans_cli.steps.demo.demo as demo
+from dataclasses import replace
+small = {"images": 32, "score_images": 16, "steps_per_round": 1, "final_steps": 2, "batch_size": 16, "crop": 32}
+demo.SHORT = replace(demo.SHORT, **small, crops=6, finetune_steps=6, finetune_batch=4, scenes=6)
+"""
 TOLD = ("prune", "finetune", "eval", "demo")
 KILLED = ("prune", "finetune", "push", "pull")
 REPO = "org/killed"
@@ -149,7 +157,10 @@ def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> T
     """Interrupt a command `kills` times, and let it come to its end as often as it does in between, and at last."""
     found, whole = Told(), bench.work / f"told-{verb}" / "whole" / "out"
     whole.parent.mkdir(parents=True)
-    found.seconds = bench.run(bench.told(verb, whole))
+    if verb == "demo":
+        begin(bench, bench.told(verb, whole), forked=True).communicate(LONGEST)
+    else:
+        found.seconds = bench.run(bench.told(verb, whole))
     wanted, number = result_of(verb, whole), 0
     begin(bench, ["", "", "", "--version"], forked=True).communicate(LONGEST)  # loads torch
     started = time.monotonic()
@@ -162,7 +173,7 @@ def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> T
         first = line = bench.told(verb, target)
         struck = 0
         while True:
-            forked = moment.random() < 0.75
+            forked = verb == "demo" or moment.random() < 0.75
             process = begin(bench, line, forked=forked)
             name, ended = moment.choice(("SIGINT", "SIGTERM")), False
             due = moment.uniform(0, found.forked if forked else found.seconds)
@@ -196,7 +207,8 @@ def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> T
 def begin(bench: Bench, line: list[str], *, forked: bool) -> Any:
     """A process with the methods of Popen, in a group of its own."""
     if forked:
-        return Forked(command_line, *line[3:], env=bench.env, session=True)
+        start = partial(command_line, before=SMALL_DEMO if line[3] == "demo" else "")
+        return Forked(start, *line[3:], env=bench.env, session=True)
     return subprocess.Popen(
         line, env=bench.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
