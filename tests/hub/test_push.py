@@ -194,6 +194,7 @@ def test_names_the_hub_does_not_know_are_refused_before_any_call(hub: Hub, tiny_
 def test_options_that_contradict_each_other(hub: Hub, tiny_bundle: Path) -> None:
     for options, named in (
         ({"dense": True, "mask_only": True}, "--dense and --mask-only"),
+        ({"patch": True, "mask_only": True}, "--patch and --mask-only"),
         ({"license": "my own\nlicense"}, "not an identifier of a license"),
         ({"tag": "v2"}, "two tags: org/name@v1 and --revision v2"),
     ):

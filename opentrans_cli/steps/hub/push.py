@@ -119,6 +119,8 @@ def push(
     reporter, place = reporter or LOGGED, _place(ref, tag)
     if dense and mask_only:
         raise OptionError("with and without weights at once: --dense and --mask-only; leave one of them out")
+    if patch and mask_only:
+        raise OptionError("a patch may hold weights: --patch and --mask-only; leave one of them out")
     if no_gate is not None and not (no_gate.strip() and len(no_gate) <= LONGEST):
         raise OptionError(f"no reason for the card: --no-gate {no_gate[:80]!r}; say why, at most {LONGEST} characters")
     if sign and sign_key is not None:
