@@ -196,7 +196,7 @@ def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> T
             if target.exists() and not state_path(target).exists():
                 break  # the signal came when everything was written
             print(f"{verb} {number}: {name} {process.returncode} {said.splitlines()[-1:]}", file=sys.stderr, flush=True)
-        if struck and target.exists():
+        if struck and ended and process.returncode == 0:
             same = result_of(verb, target) == wanted
             found.ends += same
             found.wrong += [] if same else [f"{verb} {number}: other bytes after {struck} signals"]
