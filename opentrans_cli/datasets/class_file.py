@@ -10,7 +10,7 @@ import ast
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,6 +169,17 @@ def read_classes(path: Path) -> ClassList:
 def from_one(names: Sequence[str]) -> str:
     """How a class file says that the ids of its classes count from 1."""
     return ", ".join(f"{number}:{name}" for number, name in enumerate(names[:2], start=1)) + ", ..."
+
+
+def may_lack_names(names: int, foreign: Collection[int], there: Collection[int]) -> bool:
+    """Whether a class file of so many `names` without ids may lack some in between, as that of COCO-Stuff does: then
+    every id after a gap is taken for its neighbour.
+
+    So it is if label maps hold `foreign` ids just beyond the last name, and these are several, or an id before them is
+    not `there`.
+    """
+    beyond = [number for number in foreign if names <= number < 2 * names]
+    return len(beyond) > 1 or (bool(beyond) and not {*range(names)} <= {*there})
 
 
 def file_among(words: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.datasets.base import Sample
-from opentrans_cli.datasets.class_file import LARGEST_ID, UNLABELLED, ClassList, read_classes
+from opentrans_cli.datasets.class_file import LARGEST_ID, UNLABELLED, ClassList, may_lack_names, read_classes
 from opentrans_cli.datasets.options import SMALLEST_SIZE, DatasetOptions
 from opentrans_cli.datasets.pairs import pair_pictures, read_pair
 from opentrans_cli.datasets.picture_source import is_shards, read_picture
@@ -101,11 +101,15 @@ class FolderDataset:
         last = len(self._indices) - 1
         indices = self._indices[np.where((ids < 0) | (ids > last), last, ids)]
         if (indices < 0).any():
-            raise self._foreign_ids(count_ids(ids), map_file)
+            pixels = count_ids(ids)
+            raise self._foreign_ids(pixels, map_file, pixels.keys())
         return indices
 
-    def _foreign_ids(self, pixels: Mapping[int, int], map_file: str) -> DataError:
-        """The error for the label map `map_file` with ids that are no class; pixels: how many have each id."""
+    def _foreign_ids(self, pixels: Mapping[int, int], map_file: str, there: Collection[int]) -> DataError:
+        """The error for the label map `map_file` with ids that are no class.
+
+        pixels: how many have each id. there: the ids in all label maps that were looked at.
+        """
         classes, ids = self.classes, sorted(pixels.keys() - self._known)
         shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
         what = f"id {shown} has no class" if len(ids) == 1 else f"{len(ids)} ids have no class, {shown}"
@@ -114,7 +118,11 @@ class FolderDataset:
             known += f", {len(classes.ids)} of them"
         share = 100 * sum(pixels[number] for number in ids) / sum(pixels.values())
         unlabelled = ",".join(map(str, sorted({*self.ignored, *ids})))
-        moves = [f"pass --ignore {unlabelled} if they are not labelled"] if len(ids) < 6 else []
+        moves = []
+        if not classes.written and may_lack_names(len(classes.ids), {*there} - self._known, there):
+            moves.append("write ids into the class file (7:NAME) if it lacks names in between")
+        elif len(ids) < 6:
+            moves.append(f"pass --ignore {unlabelled} if they are not labelled")
         if classes.written and not classes.counted:
             moves.append("--label-ids order if label maps count classes from 0")
         elif not classes.written and ids == [len(classes.ids)]:
@@ -140,8 +148,8 @@ class FolderDataset:
         looked_at = scan(spread(self._pairs, max(1, maps)), "ids")
         for each in looked_at:
             counts.update(each.pixels)
-            if each.pixels.keys() - self._known:
-                errors.append(self._foreign_ids(each.pixels, each.pair.label_map.name))
+        strange = [each for each in looked_at if each.pixels.keys() - self._known]
+        errors += [self._foreign_ids(each.pixels, each.pair.label_map.name, counts.keys()) for each in strange]
         if errors:
             skip = OR_SKIP if isinstance(errors[0], PictureError) else ""
             more = f" ({len(errors)} such files; `opentrans check` names all)" if len(errors) > 1 else ""

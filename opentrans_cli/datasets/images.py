@@ -116,8 +116,13 @@ def _without_ids(opened: Image.Image, name: str) -> str:
         return f"label map has float pixels: {name}; save the ids as grey PNG"
     red, green, blue = (np.asarray(channel) for channel in opened.convert("RGB").split())
     if (red == green).all() and (green == blue).all():
-        return f"label map has equal channels, not one: {name} ({opened.mode}); save one of them as grey PNG"
-    return f"label map has colours, not ids: {name} ({opened.mode}); save a palette or grey PNG"
+        move = "save one of them as grey PNG, as Image.open(f).convert('RGB').getchannel(0).save(f)"
+        return f"label map has equal channels, not one: {name} ({opened.mode}); {move}"
+    if any("panoptic" in part.casefold() for part in Path(name).parts[-2:]):
+        what = f"label map is a panoptic PNG, of segment ids r + 256 g + 65536 b: {name}"
+        return f"{what}; save a grey PNG with the category_id of each segment, which the JSON file beside it tells"
+    move = "np.select([(rgb == c).all(-1) for c in COLOURS], range(len(COLOURS)), 255).astype('uint8')"
+    return f"label map has colours, not ids: {name} ({opened.mode}); save a palette or grey PNG, of {move}"
 
 
 def has_ids(picture: Image.Image) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import SegDataset
-from opentrans_cli.datasets.class_file import ClassList, from_one
+from opentrans_cli.datasets.class_file import UNLABELLED, ClassList, from_one
 from opentrans_cli.datasets.folder import FolderDataset, Probe
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import DataError, PictureError, without_move
@@ -32,7 +32,7 @@ def open_samples(dataset: str, data: DatasetOptions, reporter: Reporter = SILENT
             if data.skip_bad:
                 leave_out_bad(samples, reporter)
             some = f" in the {probe.label_maps} looked at" if probe.label_maps < len(samples) else ""
-            tell_empty(samples.vocabulary.names, probe.pixels, probe.unlabelled, reporter, some=some)
+            tell_empty(samples, probe.pixels, probe.unlabelled, reporter, some=some)
     return samples
 
 
@@ -75,19 +75,18 @@ def tell_skipped(skipped: Sequence[str], total: int, reporter: Reporter) -> None
         reporter.say(f"skipped {len(skipped)} of {total} pictures")
 
 
-def tell_empty(
-    names: Sequence[str], pixels: Sequence[int], ignored: int, reporter: Reporter, *, some: str = ""
-) -> None:
+def tell_empty(samples: SegDataset, pixels: Sequence[int], ignored: int, reporter: Reporter, *, some: str = "") -> None:
     """Report classes without labelled pixels; `pixels`: by class, `ignored`: how many are not labelled.
 
     some: in which label maps, if these are not all.
     """
-    empty = [name for name, count in zip(names, pixels, strict=True) if not count]
+    empty = [name for name, count in zip(samples.vocabulary.names, pixels, strict=True) if not count]
     if not empty:
         return
     shown = ", ".join(empty[:NAMED]) + (f" and {len(empty) - NAMED} more" if len(empty) > NAMED else "")
     share = 100 * ignored / max(1, ignored + sum(pixels))
     text = f"no pixel of the label maps{some} is: {shown}; {share:.3g} % of the pixels have an ignored id"
-    if len(empty) >= len(pixels) - 1 and ignored:
+    usual = isinstance(samples, FolderDataset) and samples.ignored == (UNLABELLED,)
+    if len(empty) >= len(pixels) - 1 and ignored and usual:
         text += " (masks of 0 and 255 need the ids in the class file: 0:NAME, 255:NAME)"
     reporter.say(text)

@@ -102,7 +102,7 @@ def test_sizes_must_agree(folders: tuple[Path, Path]) -> None:
 
 def test_an_id_without_a_class_is_refused_unless_ignored(folders: tuple[Path, Path]) -> None:
     label_map = np.zeros((40, 50), np.uint8)
-    label_map[3, 4] = 3
+    label_map[3, :3] = 1, 2, 3
     put(folders[1] / "b.tif", label_map)
     with pytest.raises(DataError) as caught:
         FolderDataset(*folders, WORDS)[1]
@@ -112,7 +112,23 @@ def test_an_id_without_a_class_is_refused_unless_ignored(folders: tuple[Path, Pa
         "1, or add the class to the class file"
     )
     ignoring = FolderDataset(*folders, WORDS, ignore=(3, 7))
-    assert np.array_equal(ignoring[1].label_map, np.where(label_map == 3, ignoring.ignore_index, 0))
+    assert np.array_equal(ignoring[1].label_map, np.where(label_map == 3, ignoring.ignore_index, label_map))
+
+
+def test_a_list_that_may_lack_names_in_between_is_asked_for_ids_and_nothing_is_offered_to_be_ignored(
+    folders: tuple[Path, Path],
+) -> None:
+    for ids, gaps in (((0, 1, 2, 3), False), ((0, 2, 3), True), ((0, 1, 2, 3, 5), True), ((0, 2, 40), False)):
+        put(folders[1] / "b.tif", np.resize(np.array(ids, np.uint8), (40, 50)))
+        for other in ("a", "c"):
+            put(next(folders[1].glob(f"**/{other}.*")), np.zeros((40, 50), np.uint8))
+        dataset = FolderDataset(*folders, WORDS)
+        for whole in (False, True):
+            with pytest.raises(DataError) as caught:
+                dataset.probe(skip_bad=False) if whole else dataset[1]
+            _, _, moves = str(caught.value).rpartition("; ")
+            assert moves.startswith("write ids into the class file (7:NAME)" if gaps else "pass --ignore ")
+            assert ("--ignore" in moves) is not gaps
 
 
 def test_ids_of_the_class_file_become_class_indices(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -142,8 +142,20 @@ def test_grey_files_of_few_bits_are_not_stretched_and_colours_are_refused(tmp_pa
         (tmp_path / "x.png").write_bytes(grey_png([row], width=4, bits=bits))
         assert read_label_map(tmp_path / "x.png").tolist() == [ids]
     Image.fromarray(CORNERS).save(tmp_path / "x.png")
-    with pytest.raises(DataError, match=r"has colours, not ids: .*x\.png \(RGB\); save a palette or grey PNG"):
+    with pytest.raises(DataError, match=r"has colours, not ids: .*x\.png \(RGB\); save a palette or grey PNG") as told:
         read_label_map(tmp_path / "x.png")
+    known = {"np": np, "rgb": CORNERS, "COLOURS": CORNERS.reshape(-1, 3)[:2].tolist()}
+    ids = eval(str(told.value).rpartition(", of ")[2], known)  # the line that it gives
+    Image.fromarray(ids).save(tmp_path / "x.png")
+    assert read_label_map(tmp_path / "x.png").ravel()[:2].tolist() == [0, 1] and ids.max() == 255
+    Image.fromarray(CORNERS).save(tmp_path / "x-panoptic.png")
+    with pytest.raises(DataError, match=r"panoptic PNG, of segment ids r \+ 256 g \+ 65536 b: .*; save a grey PNG"):
+        read_label_map(tmp_path / "x-panoptic.png")
+    Image.merge("RGB", [Image.new("L", (3, 2), 7)] * 3).save(tmp_path / "grey.png")
+    with pytest.raises(DataError, match="equal channels") as told:
+        read_label_map(tmp_path / "grey.png")
+    exec(str(told.value).rpartition(", as ")[2], {"Image": Image, "f": tmp_path / "grey.png"})
+    assert (read_label_map(tmp_path / "grey.png") == 7).all()
 
 
 def test_resized_label_maps_hold_no_new_ids_and_agree_with_pillow() -> None:

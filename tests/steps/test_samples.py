@@ -11,10 +11,11 @@ from PIL import Image
 
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import DataError, PictureError
+from opentrans_cli.reporter import Silent
 from opentrans_cli.steps.samples import open_samples
 
 
-class Heard:
+class Heard(Silent):
     """A reporter that keeps what is said."""
 
     def __init__(self) -> None:
@@ -23,13 +24,10 @@ class Heard:
     def say(self, text: str) -> None:
         self.said.append(text)
 
-    def bar(self, title: str, total: int, *, done: int = 0) -> Any:
-        from opentrans_cli.reporter import SILENT
 
-        return SILENT.bar(title, total, done=done)
-
-
-def test_bad_pairs_are_left_out_of_training_and_classes_without_pixels_are_said(labelled_folder: Any) -> None:
+def test_bad_pairs_are_left_out_of_training_and_classes_without_pixels_are_said(
+    labelled_folder: Any, tmp_path: Path
+) -> None:
     first, second, third, *others = sorted(path.name for path in labelled_folder.images.iterdir())
     photo = labelled_folder.images / first
     photo.write_bytes(photo.read_bytes()[:-40])
@@ -52,6 +50,11 @@ def test_bad_pairs_are_left_out_of_training_and_classes_without_pixels_are_said(
         text for text in heard.said if text.startswith("no pixel of the label maps is: red square, blue square; ")
     ]
     assert "masks of 0 and 255 need the ids in the class file: 0:NAME, 255:NAME" in line
+    (tmp_path / "void.txt").write_text("void\n" + labelled_folder.classes.read_text())
+    other = Heard()
+    void_first = DatasetOptions(**{**vars(skipping), "classes": tmp_path / "void.txt", "ignore": (0, 255)})
+    open_samples("folder", void_first, other, sound=True)
+    assert any(text.startswith("no pixel of") for text in other.said) and "masks of" not in " ".join(other.said)
     for name in others:
         (labelled_folder.images / name).write_bytes(b"")
     with pytest.raises(DataError, match="no image is left: 6 are bad, first: "):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from opentrans_cli.datasets.class_file import ClassList, from_one
+from opentrans_cli.datasets.class_file import ClassList, from_one, may_lack_names
 from opentrans_cli.pictures.legend import percentage
 from opentrans_cli.steps.check.findings import Finding, counted
 
@@ -16,6 +16,8 @@ COMMON = 0.1
 """Share of the label maps from which on an id without a class looks like a rule of the data set."""
 MOST_VOID = 3
 """So many ids may well mean "not labelled"; more look like the ids of another class file."""
+GAPS = "if the class file lacks names in between, write ids into it (7:NAME); else "
+"""The first move where `Classes.may_have_gaps`."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,14 @@ class Classes:
     ids: tuple[int, ...]
     void: tuple[int, ...]
     remarks: tuple[str, ...] = ()  # how the class file was read
+    written: bool = False  # whether the class file writes ids
 
     @classmethod
     def of(cls, classes: ClassList, ignored: tuple[int, ...]) -> Classes:
         """The classes of a file; ignored: what --ignore says, () without it."""
-        return cls(classes.vocabulary.names, classes.ids, ignored or classes.default_ignored, classes.remarks)
+        return cls(
+            classes.vocabulary.names, classes.ids, ignored or classes.default_ignored, classes.remarks, classes.written
+        )
 
     def foreign(self, ids: Iterable[int]) -> list[int]:
         """Those of `ids` that are neither a class nor void, ascending."""
@@ -40,6 +45,10 @@ class Classes:
     def after(self) -> int | None:
         """The id after that of the last class where ids are places in the class file, else None."""
         return len(self.ids) if self.ids == tuple(range(len(self.ids))) else None
+
+    def may_have_gaps(self, ids: Collection[int]) -> bool:
+        """Whether the class file may lack names in between, when label maps hold `ids`."""
+        return self.after is not None and not self.written and may_lack_names(self.after, self.foreign(ids), ids)
 
     @property
     def from_one(self) -> str:
@@ -112,9 +121,10 @@ def _about_classes(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int
         return [_other_ids(ids, classes)], None
     slips = [number for number in foreign if number not in usual or number < 0]
     void = [number for number in usual if number not in slips]
-    more = _ignored(ids, classes, void) if 0 < len(void) <= MOST_VOID else None
+    gaps = classes.may_have_gaps(ids.pixels.keys())
+    more = _ignored(ids, classes, void) if 0 < len(void) <= MOST_VOID and not gaps else None
     found = [_usual(ids, classes, void, more)] if void else []
-    found += [_slips(ids, slips)] if slips else []
+    found += [_slips(ids, classes, slips)] if slips else []
     return found + _empty_classes(ids, classes), None if _may_count_from_zero(ids, classes) else more
 
 
@@ -149,7 +159,9 @@ def _counts_from_one(ids: Ids, classes: Classes) -> Finding | None:
     if last is None or classes.foreign(ids.pixels) != [last]:
         return None
     void = 0 in ids.pixels
-    if void and not COMMON * ids.label_maps <= ids.spread(last) < ids.spread(0) / 2:
+    if void and (
+        classes.may_have_gaps(ids.pixels.keys()) or not COMMON * ids.label_maps <= ids.spread(last) < ids.spread(0) / 2
+    ):
         return None
     what = f"ids seem to count from 1{' with 0 for void' if void else ''}: id {last} has no class"
     move = f"write the ids into the class file ({classes.from_one}){' and pass --ignore 0' if void else ''}"
@@ -166,6 +178,8 @@ def _usual(ids: Ids, classes: Classes, numbers: list[int], suggested: tuple[int,
     files = sorted({name for number in numbers for name in ids.files[number]})
     share = percentage(sum(map(ids.share, numbers)))
     move = "give the class file that these label maps were made with, or add the classes"
+    if classes.may_have_gaps(ids.pixels.keys()):
+        move = GAPS + move
     if suggested is not None:
         move = f"if that means 'not labelled', pass --ignore {','.join(map(str, suggested))}; else give it a class"
         if numbers == [classes.after] and 0 in ids.pixels:
@@ -177,11 +191,13 @@ def _usual(ids: Ids, classes: Classes, numbers: list[int], suggested: tuple[int,
     return Finding("id-without-class", "fault", what, move, tuple(files))
 
 
-def _slips(ids: Ids, numbers: list[int]) -> Finding:
+def _slips(ids: Ids, classes: Classes, numbers: list[int]) -> Finding:
     """The finding about ids without a class that few label maps have, or that no class can have."""
     files = sorted({name for number in numbers for name in ids.files[number]})
     what = f"{counted(len(files), 'label map has', 'label maps have')} ids without a class: {_listed(numbers)}"
     move = "correct these label maps, or add the classes"
+    if classes.may_have_gaps(ids.pixels.keys()):
+        move = GAPS + move
     return Finding("id-without-class", "fault", what, move, tuple(files))
 
 
@@ -207,6 +223,8 @@ def _empty_classes(ids: Ids, classes: Classes) -> list[Finding]:
         move = "check --ignore and the ids in the class file: a segmentor needs two classes to tell apart"
         return [Finding("one-class", "fault", f"{what}, {'only one' if there else 'none'} has", move, empty)]
     move = "they cannot be learned or scored; add label maps that have them, or leave them out of the class file"
+    if classes.after is not None and not classes.written:
+        move += " and write ids for the others"
     if classes.after is not None and 0 not in ids.pixels:
         move = f"if ids count from 1, write them into the class file ({classes.from_one}); else {move}"
     return [Finding("class-without-pixels", "warning", what, move, empty)]

@@ -230,7 +230,7 @@ def score(
     if not scored.seconds:
         raise DataError(f"no image is left: {total} are bad, first: {scored.skipped[0]}; give others")
     tell_skipped(scored.skipped, total, reporter)
-    tell_empty(names, scored.confusion.counts.sum(dim=1).tolist(), scored.confusion.ignored, reporter)
+    tell_empty(samples, scored.confusion.counts.sum(dim=1).tolist(), scored.confusion.ignored, reporter)
     flags = seen_classes(samples, built.tower) if seen is None else seen
     return {
         "framework": built.framework.name,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from opentrans_cli.datasets.images import look_at, read_image, write_label_map
 from opentrans_cli.datasets.listing import list_images
+from opentrans_cli.datasets.picture_source import is_shards
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError, PictureError, unknown, without_move
 from opentrans_cli.files.atomic import staged_folder, write_file
@@ -293,6 +294,8 @@ def _files(reporter: Reporter, images: Sequence[Path]) -> dict[str, Path]:
     for given in images:
         if not given.exists():
             raise DataError(f"no such image or folder: {given}; check the path{near_path(given)}")
+        if given.is_file() and is_shards(given):
+            raise DataError(f"segment reads no tar shards: {given}; unpack it (tar -xf) and give the folder")
         for path in list_images(given, say=reporter.say) if given.is_dir() else [given]:
             if path.resolve() in taken:
                 raise DataError(f"image given twice: {path}; name it once")

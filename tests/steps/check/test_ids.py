@@ -50,8 +50,20 @@ def test_ids_that_count_from_one_are_known_with_and_without_void() -> None:
     rare = {**of(0, 1, 2), **{str(number): {0: 5, 3: 5} for number in range(5)}}
     found, suggested = judged(rare, plain)
     assert found.keys() == {"ids-from-1"} and suggested == (0,) and "--ignore 0" in found["ids-from-1"]
+    found, _ = judged(of(0, 1), plain)
+    assert found["class-without-pixels"].endswith("leave them out of the class file and write ids for the others")
     found, _ = judged(of(1, 2), plain)  # the last class is in no label map
     assert found.keys() == {"class-without-pixels"} and "count from 1" in found["class-without-pixels"]
+
+
+def test_a_list_that_may_lack_names_in_between_is_asked_for_ids_first() -> None:
+    rare = {**of(0), **{str(number): {0: 5, 3: 5} for number in range(5)}, "one": {2: 5}}
+    for maps in (of(0, 2, 3), of(0, 1, 2, 3, 5), {**of(0, 2), "few": {3: 5}}, rare):
+        found, suggested = judged(maps, Classes(NAMES, (0, 1, 2), (255,)))
+        move = found["id-without-class"].partition("; ")[2]
+        assert suggested is None and move.startswith("if the class file lacks names in between, write ids into it")
+        assert "--ignore" not in move
+    assert judged(of(0, 2, 3), Classes(NAMES, (0, 1, 2), (255,), written=True))[1] == (3,)
 
 
 def test_a_slip_is_not_offered_to_be_ignored() -> None:

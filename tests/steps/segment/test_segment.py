@@ -32,9 +32,9 @@ def test_every_pixel_of_any_size_gets_one_of_the_words(tiny_segmentor: Path, tmp
         label_map = read_label_map(tmp_path / "s" / f"{height}x{width}.png")
         assert label_map.shape == (height, width)
         assert 0 <= label_map.min() <= label_map.max() < 3
-    for image in result.images:
-        assert sum(image["classes"].values()) == pytest.approx(1, abs=1e-5)
-        assert list(image["classes"].values()) == sorted(image["classes"].values(), reverse=True)
+    for entry in result.images:
+        assert sum(entry["classes"].values()) == pytest.approx(1, abs=1e-5)
+        assert list(entry["classes"].values()) == sorted(entry["classes"].values(), reverse=True)
 
 
 def test_grey_deep_transparent_and_turned_pictures_are_read_as_they_look(tmp_path: Path) -> None:
@@ -156,3 +156,12 @@ def test_words_in_brackets_are_refused(tmp_path: Path) -> None:
     for words in ('["grass", "red square"]', " {grass, water}", "grass, water]"):
         with pytest.raises(DataError, match=r"words in brackets: .*; give words and commas alone"):
             segment("tiny", images=tmp_path / "a.png", words=words, out=tmp_path / "out")
+
+
+def test_tar_shards_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar.gz"):
+        (tmp_path / name).write_bytes(bytes(1024))
+        with pytest.raises(
+            DataError, match=rf"reads no tar shards: .*{name}; unpack it \(tar -xf\) and give the folder"
+        ):
+            segment("tiny", images=tmp_path / name, words=WORDS, out=tmp_path / "out")
