@@ -16,8 +16,6 @@ COMMON = 0.1
 """Share of the label maps from which on an id without a class looks like a rule of the data set."""
 MOST_VOID = 3
 """So many ids may well mean "not labelled"; more look like the ids of another class file."""
-GAPS = "if the class file lacks names in between, write ids into it (7:NAME); else "
-"""The first move where `Classes.may_have_gaps`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,15 @@ class Classes:
     def may_have_gaps(self, ids: Collection[int]) -> bool:
         """Whether the class file may lack names in between, when label maps hold `ids`."""
         return self.after is not None and not self.written and may_lack_names(self.after, self.foreign(ids), ids)
+
+    def gaps_first(self, move: str, ids: Collection[int]) -> str:
+        """`move` behind what comes first where the class file may have gaps."""
+        if not self.may_have_gaps(ids):
+            return move
+        first = "if the class file lacks names in between, write ids into it (7:NAME)"
+        if self.foreign(ids) == [self.after]:
+            first += f"; if ids count from 1, write them as well ({self.from_one})"
+        return f"{first}; else {move}"
 
     @property
     def from_one(self) -> str:
@@ -178,8 +185,7 @@ def _usual(ids: Ids, classes: Classes, numbers: list[int], suggested: tuple[int,
     files = sorted({name for number in numbers for name in ids.files[number]})
     share = percentage(sum(map(ids.share, numbers)))
     move = "give the class file that these label maps were made with, or add the classes"
-    if classes.may_have_gaps(ids.pixels.keys()):
-        move = GAPS + move
+    move = classes.gaps_first(move, ids.pixels.keys())
     if suggested is not None:
         move = f"if that means 'not labelled', pass --ignore {','.join(map(str, suggested))}; else give it a class"
         if numbers == [classes.after] and 0 in ids.pixels:
@@ -195,9 +201,7 @@ def _slips(ids: Ids, classes: Classes, numbers: list[int]) -> Finding:
     """The finding about ids without a class that few label maps have, or that no class can have."""
     files = sorted({name for number in numbers for name in ids.files[number]})
     what = f"{counted(len(files), 'label map has', 'label maps have')} ids without a class: {_listed(numbers)}"
-    move = "correct these label maps, or add the classes"
-    if classes.may_have_gaps(ids.pixels.keys()):
-        move = GAPS + move
+    move = classes.gaps_first("correct these label maps, or add the classes", ids.pixels.keys())
     return Finding("id-without-class", "fault", what, move, tuple(files))
 
 

@@ -62,7 +62,7 @@ def test_a_list_that_may_lack_names_in_between_is_asked_for_ids_first() -> None:
         found, suggested = judged(maps, Classes(NAMES, (0, 1, 2), (255,)))
         move = found["id-without-class"].partition("; ")[2]
         assert suggested is None and move.startswith("if the class file lacks names in between, write ids into it")
-        assert "--ignore" not in move
+        assert "--ignore" not in move and ("count from 1, write them as well (1:sky" in move) is (5 not in {*maps["0"]})
     assert judged(of(0, 2, 3), Classes(NAMES, (0, 1, 2), (255,), written=True))[1] == (3,)
 
 
