@@ -213,6 +213,13 @@ class FeatureCache:
             ) from error
 
 
+def remove_cache(folder: Path) -> None:
+    """Remove a folder of features, what they depend on last: an end in between leaves a cache with fewer rows."""
+    for name in (FEATURES, INDEX, IDENTITY):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
 def _prefix_alone(backbone: nn.Module, end: str) -> nn.Module:
     """A copy of the tower that shares the prefix's tensors and has no others.
 

@@ -20,7 +20,7 @@ from opentrans_cli.clip.prefix import modules_until, outputs, replay
 from opentrans_cli.errors import OptionError, TrainingError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.frameworks.base import ClassText
-from opentrans_cli.training.feature_cache import FEATURES, IDENTITY, INDEX, FeatureCache
+from opentrans_cli.training.feature_cache import FEATURES, IDENTITY, INDEX, FeatureCache, remove_cache
 from opentrans_cli.training.freezing import freeze_modules
 
 CROP, ROWS, END = 64, 6, "layer2.0"
@@ -145,6 +145,30 @@ def test_entries_torn_by_a_kill_are_computed_again(tmp_path, visual, damage):
     assert equal(first, again)
     assert (hits, misses) == (0, 1)
     assert ask(tmp_path / "cache", visual, [0])[1:] == (1, 0)
+
+
+def test_a_removal_that_was_interrupted_leaves_a_cache_that_is_used_again(tmp_path, visual, monkeypatch):
+    first, _, _ = ask(tmp_path / "cache", visual, [0])
+    remove, left = os.unlink, 0
+
+    def unlink(*arguments, **more):
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        remove(*arguments, **more)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    for files in (1, 2):
+        left = files
+        with pytest.raises(KeyboardInterrupt):
+            remove_cache(tmp_path / "cache")
+        assert len(os.listdir(tmp_path / "cache")) == 3 - files
+        again, hits, misses = ask(tmp_path / "cache", visual, [0])
+        assert equal(first, again) and (hits, misses) == (0, 1)
+    left = 3
+    remove_cache(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def flip(path, place):

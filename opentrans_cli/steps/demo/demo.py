@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from opentrans_cli.steps.sources import shared_clips
 from opentrans_cli.steps.step_record import environment
 from opentrans_cli.steps.transfer.framework import transfer_framework
 from opentrans_cli.training.device import resolve_device
+from opentrans_cli.training.feature_cache import remove_cache
 
 TOWERS = {
     "dense": "nothing pruned",
@@ -349,7 +349,7 @@ class _Demo:
             reporter=self.reporter,
         )
         if features.exists():
-            shutil.rmtree(features)
+            remove_cache(features)
         return {"cost": result.cost, "seconds_per_step": result.seconds_per_step}
 
     def _scored(self, path: Path) -> dict[str, Any]:
