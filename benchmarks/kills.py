@@ -11,8 +11,10 @@ from a process in which torch is loaded, so that most moments lie in the work it
 
 - the exit code is 130 or 75, and the last line is the command that goes on, if anything was kept;
 - now and then the same command is tried as it was: it is refused, and the state has the same bytes as before;
-- the command of the last line is run, and interrupted again, until it comes to its end: then the result is compared
-  with that of a run nobody interrupted, byte by byte but for what a clock measured.
+- the command of the last line is run, and interrupted again, until it comes to its end;
+- where a signal ended a process and the whole result is there, the command is started as it was: it is refused.
+
+Every result is compared with that of a run nobody interrupted, byte by byte but for what a clock measured.
 
 kill -9 goes to prune, finetune, push and pull. Half of the moments are uniform, half follow the first sign of writing
 by up to a quarter of a second: a new name beside the target, or a request to the Hub. Half of the targets are new, half
@@ -38,7 +40,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -135,8 +137,14 @@ class Told:
     early: int = 0  # ended by Python itself, before the command line was read
     done: int = 0  # the signal came when the result was being written
     refused: int = 0  # the same command without --resume, tried where a state was
+    complete: int = 0  # runs whose last process was ended by a signal, with the whole result there
     ends: int = 0  # runs that came to their end after one or more signals, to the same bytes
     wrong: list[str] = field(default_factory=list)
+
+    def blame(self, what: str) -> None:
+        """Note what was wrong, and say it at once, since a later fault of the benchmark would lose it."""
+        self.wrong.append(what)
+        print(f"WRONG {what}", file=sys.stderr, flush=True)
 
 
 def result_of(verb: str, target: Path) -> object:
@@ -151,6 +159,14 @@ def result_of(verb: str, target: Path) -> object:
         names = sorted(str(path.relative_to(target)) for path in target.rglob("*"))
         return report["rows"], ways, names, [open_bundle(bundle).digest for bundle in bundles]
     return {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+
+
+def difference(verb: str, target: Path, wanted: object) -> str:
+    """What is wrong with a result, "" if it is the wanted one."""
+    try:
+        return "" if result_of(verb, target) == wanted else "other bytes"
+    except Exception as error:
+        return f"no result: {error!r}"
 
 
 def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> Told:
@@ -188,18 +204,24 @@ def tell_to_end(bench: Bench, verb: str, kills: int, moment: random.Random) -> T
             _, said = process.communicate(timeout=LONGEST)
             if ended:
                 if process.returncode:
-                    found.wrong.append(f"{verb} {number}: {process.returncode} {said}")
+                    found.blame(f"{verb} {number}: {process.returncode} {said}")
                 break
             struck += 1
             found.signals[name] += 1
             line = after_signal(bench, found, name, process.returncode, said, first, target, moment) or line
-            if target.exists() and not state_path(target).exists():
-                break  # the signal came when everything was written
             print(f"{verb} {number}: {name} {process.returncode} {said.splitlines()[-1:]}", file=sys.stderr, flush=True)
-        if struck and ended and process.returncode == 0:
-            same = result_of(verb, target) == wanted
-            found.ends += same
-            found.wrong += [] if same else [f"{verb} {number}: other bytes after {struck} signals"]
+            if target.exists() and not state_path(target).exists():
+                if process.returncode:
+                    found.complete += 1
+                    again = begin(bench, first, forked=forked)
+                    _, said = again.communicate(timeout=LONGEST)
+                    if again.returncode != 1 or "already exists" not in said:
+                        found.blame(f"{verb} {number}: not refused where the result is: {again.returncode} {said}")
+                break
+        if struck and (odd := difference(verb, target, wanted)):
+            found.blame(f"{verb} {number}: {odd} after {struck} signals")
+        elif struck:
+            found.ends += 1
         shutil.rmtree(target.parent)
     return found
 
@@ -230,26 +252,27 @@ def after_signal(
         found.nothing += 1  # while it was imported
         return None
     if code != expected or not last.startswith("opentrans: interrupted"):
-        found.wrong.append(f"{name}: {code} {said}")
+        found.blame(f"{name}: {code} {said}")
         return None
     if not state.exists():
         found.nothing += 1
         if "before anything was kept" not in last:
-            found.wrong.append(f"no state: {last}")
+            found.blame(f"no state: {last}")
         return None
     found.kept += 1
     again = shlex.split(last.partition("go on with: ")[2])
     if again[0] == "opentrans":  # as a forked one is called
         again = [*first[:3], *again[1:]]
     if again[-1:] != ["--resume"]:
-        found.wrong.append(f"no command: {last}")
+        found.blame(f"no command: {last}")
         return None
     if moment.random() < 0.25:
         before = state.read_bytes()
         plain = subprocess.run(first, env=bench.env, capture_output=True, text=True, timeout=LONGEST)
         refused = plain.returncode == 1 and "a state of" in plain.stderr and state.read_bytes() == before
         found.refused += refused
-        found.wrong += [] if refused else [f"not refused: {plain.stderr}"]
+        if not refused:
+            found.blame(f"not refused: {plain.stderr}")
     return again
 
 
@@ -327,7 +350,8 @@ def trial(bench: Bench, verb: str, number: int, moment: random.Random) -> tuple[
     return struck, state, again
 
 
-def prepared(work: Path, server: HubServer) -> Bench:
+def prepared(work: Path, server: HubServer, timed: Sequence[str]) -> Bench:
+    """timed: the verbs of which a whole run is made beforehand."""
     env = {
         **os.environ,
         "HF_ENDPOINT": server.url,
@@ -344,7 +368,7 @@ def prepared(work: Path, server: HubServer) -> Bench:
     base = [sys.executable, "-m", "opentrans_cli", "prune", "tiny", "--quiet"]
     bench.run([*base, "--sparsity", "0.9", "-o", str(bench.source)])
     bench.run([*base, "--sparsity", "0.7", "-o", str(bench.other)])
-    for verb in KILLED:
+    for verb in timed:
         bench.lasts[verb] = bench.run(bench.command(verb, work / f"whole-{verb}", force=False))
     return bench
 
@@ -353,6 +377,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--told", type=int, default=50, help="SIGINT and SIGTERM, of all commands together")
     parser.add_argument("--kills", type=int, default=100, help="kill -9, of all commands together")
+    parser.add_argument("--verbs", nargs="+", choices=TOLD, default=TOLD, help="those that get SIGINT and SIGTERM")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     # A shell ignores Ctrl-C in what it runs in the background, and so would all processes that are started here.
@@ -361,12 +386,13 @@ def main() -> None:
     print(f"# Killed and told to end at random moments, {time.strftime('%Y-%m-%d')}\n")
     print(f"{environment(torch.device('cpu'))}\n")
     with tempfile.TemporaryDirectory() as folder, HubServer() as server:
-        bench = prepared(Path(folder), server)
-        told(bench, arguments.told, moment)
-        killed(bench, arguments.kills, moment)
+        bench = prepared(Path(folder), server, KILLED if arguments.kills else ())
+        told(bench, arguments.verbs, arguments.told, moment)
+        if arguments.kills:
+            killed(bench, arguments.kills, moment)
 
 
-def told(bench: Bench, kills: int, moment: random.Random) -> None:
+def told(bench: Bench, verbs: Sequence[str], kills: int, moment: random.Random) -> None:
     """Print the table of the signals after which a command goes on."""
     print("## SIGINT and SIGTERM\n")
     columns = [
@@ -379,12 +405,14 @@ def told(bench: Bench, kills: int, moment: random.Random) -> None:
         "nothing to keep yet",
         "ended by Python",
     ]
-    columns += ["result just written", "plain restart refused", "runs that ended in the same bytes", "wrong"]
+    columns += ["result just written", "plain restart refused", "ended by a signal with its result there"]
+    columns += ["runs that ended in the same bytes", "wrong"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     wrong: list[str] = []
-    for place, verb in enumerate(TOLD):
-        found = tell_to_end(bench, verb, kills // len(TOLD) + (place < kills % len(TOLD)), moment)
-        counts = (found.kept, found.nothing, found.early, found.done, found.refused, found.ends, len(found.wrong))
+    for place, verb in enumerate(verbs):
+        found = tell_to_end(bench, verb, kills // len(verbs) + (place < kills % len(verbs)), moment)
+        counts = [found.kept, found.nothing, found.early, found.done, found.refused, found.complete, found.ends]
+        counts.append(len(found.wrong))
         signals = f"{found.signals['SIGINT']} | {found.signals['SIGTERM']}"
         print(
             f"| {verb} | {found.seconds:.1f} | {found.forked:.1f} | {signals} | {' | '.join(map(str, counts))} |",
