@@ -13,7 +13,7 @@ import typer
 from opentrans_cli.cli.completion import completer
 from opentrans_cli.cli.config import ConfigChoice, Offered, read_config
 from opentrans_cli.cli.output import ConsoleReporter, Show, emit
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, RunStopped
 from opentrans_cli.option import Options, Statement, option, shown, stated
 
 T = TypeVar("T")
@@ -37,7 +37,12 @@ class Talk(Options):
 
     def emit(self, document: dict[str, Any], show: Show, path: Path | str | None = None) -> None:
         """Print one result; `path` (or address) is what the command wrote, `show` prints the table for people."""
-        emit(document, show, as_json=self.json, path=path, quiet=self.quiet)
+        try:
+            emit(document, show, as_json=self.json, path=path, quiet=self.quiet)
+        except KeyboardInterrupt as error:
+            if isinstance(path, Path):  # the same command would be refused where its result lies
+                raise error from RunStopped(written=path)
+            raise
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,18 @@ def temporary_beside(target: Path) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
+_HALF = re.compile(r"\.(.+)\.(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
+
+
 def left_behind(target: Path) -> list[Path]:
     """Temporary files and folders for `target`, named by `temporary_beside`, of processes that were killed."""
-    half = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.tmp")
-    beside = target.parent.iterdir() if target.parent.is_dir() else ()
-    return [path for path in beside if (found := half.fullmatch(path.name)) and not _runs(int(found[1]))]
+    return [half for half in left_in(target.parent) if half.name[1:].rsplit(".", 2)[0] == target.name]
+
+
+def left_in(folder: Path) -> list[Path]:
+    """The same for all targets in a folder."""
+    beside = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in beside if (found := _HALF.fullmatch(path.name)) and not _runs(int(found[2]))]
 
 
 def _runs(process: int) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -139,11 +139,16 @@ def _sweep(out: Path) -> None:
     towers = state.parent.glob(f".{glob.escape(state.stem)}.round-*.tmp")
     of_rounds = {half.with_name(half.name[1:].rsplit(".", 2)[0]) for half in towers}
     for written in (Path(os.path.abspath(out)), state, log_beside(out), *of_rounds):
-        for path in left_behind(written):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        remove_halves(left_behind(written))
+
+
+def remove_halves(halves: Iterable[Path]) -> None:
+    """Remove temporary files and folders that killed processes left."""
+    for path in halves:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def discard_state(out: Path) -> None:

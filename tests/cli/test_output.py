@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -190,3 +191,14 @@ def test_an_error_is_told_in_one_line_and_ends_with_its_code(run_cli: Any, monke
         assert (result.exit_code, result.stdout) == (CODES.get(kind, 1), "")
         if kind is not errors.RunStopped:
             assert result.stderr == "opentrans: error: cannot: it; do that\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_while_the_result_is_told_says_where_it_is(
+    number: signal.Signals, code: int, bundle: Path, desk: Path, run_cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opentrans_cli.cli.command.emit", lambda *told, **how: signal.raise_signal(number))
+    result = run_cli("report", bundle, "-o", desk / "page.html")
+    last = result.stderr.splitlines()[-1]
+    assert last == f"opentrans: interrupted when everything was written: {desk / 'page.html'}"
+    assert result.exit_code == code and (desk / "page.html").exists()

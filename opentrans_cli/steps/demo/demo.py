@@ -9,7 +9,7 @@ from typing import Any
 
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.datasets.options import DatasetOptions
-from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.atomic import left_in, write_file
 from opentrans_cli.files.records import json_bytes, parse_json
 from opentrans_cli.files.targets import check_folder_target, prepare_parent
 from opentrans_cli.reporter import SILENT, Parts, Reporter
@@ -204,8 +204,11 @@ def _work(size: DemoSize, sparsity: float) -> dict[str, dict[str, float]]:
 
 
 def _foreign(out: Path) -> list[str]:
-    """Files in a folder that no demo made; the demo's bundles, logs and states begin with the name of a tower."""
-    names = {path.name for path in out.iterdir()} - {*PICTURES, SCENES, "report.json", PAGE}
+    """Files in a folder that no demo made; the demo's bundles, logs and states begin with the name of a tower, and what
+    a killed one was writing has a name of its own.
+    """
+    halves = {half.name for half in left_in(out)}
+    names = {path.name for path in out.iterdir()} - {*PICTURES, SCENES, "report.json", PAGE, *halves}
     return [name for name in names if not name.removeprefix(".").startswith(tuple(TOWERS))]
 
 

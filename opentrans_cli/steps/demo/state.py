@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from opentrans_cli.files.atomic import left_in
 from opentrans_cli.reporter import Reporter
-from opentrans_cli.steps.run_files import discard_state, state_path, state_to_resume
+from opentrans_cli.steps.run_files import discard_state, remove_halves, state_path, state_to_resume
 from opentrans_cli.training import state_file
 from opentrans_cli.training.run_state import require_identity
 
@@ -28,11 +29,12 @@ class DemoState:
         self._values: dict[str, Any] = {}
         self.finished: list[str] = []
         found = state_to_resume(out, resume=resume, reporter=reporter)
+        remove_halves(left_in(out))
         if found is None:
             for path in out.iterdir() if out.exists() else ():
                 if path.is_dir() and path.name.endswith(FEATURES):
                     shutil.rmtree(path)
-                elif path.name.startswith("."):
+                elif path.name.startswith(".") and not path.is_dir():
                     path.unlink()
             self._save()
         else:

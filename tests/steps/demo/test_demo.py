@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from base64 import b64encode
@@ -17,8 +18,9 @@ from PIL import Image
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import OutputError, RunStopped, TrainingError
-from opentrans_cli.reporter import Silent
+from opentrans_cli.reporter import SILENT, Silent
 from opentrans_cli.steps.demo.demo import TOWERS, DemoResult, DemoSize, demo
+from opentrans_cli.steps.demo.state import DemoState
 from opentrans_cli.steps.look.verify import verify
 from opentrans_cli.steps.report.report import report
 
@@ -39,6 +41,7 @@ MICRO = DemoSize(
     freezing=("trunk", "alpha"),
     scenes=2,
 )
+NO_PROCESS = 4_194_305  # above the highest id of Linux
 ROWS: list[dict[str, Any]] = []
 """The rows that the demo told as they came."""
 
@@ -123,6 +126,13 @@ class Signalled(Silent):
         yield lambda status: signal.raise_signal(signal.SIGTERM) if title == self.wanted else None
 
 
+def leave_halves(out: Path) -> None:
+    """What a process that was killed was writing: a bundle and a file."""
+    (out / f".dense-transferred.{NO_PROCESS}-0123abcd.tmp").mkdir()
+    (out / f".report.json.{NO_PROCESS}-0123abcd.tmp").write_text("half")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no asking whether a process runs")
 def test_an_interrupted_demo_goes_on_to_the_same_bundles_and_figures(result: DemoResult, tmp_path: Path) -> None:
     out, told = tmp_path / "out", list[str | None]()
     for bar in (
@@ -138,6 +148,7 @@ def test_an_interrupted_demo_goes_on_to_the_same_bundles_and_figures(result: Dem
         demo(out=out, size=MICRO, sparsity=0.5)
     with pytest.raises(TrainingError, match=r"sparsity was 0\.5, now 0\.6"):
         demo(out=out, size=MICRO, sparsity=0.6, resume=True)
+    leave_halves(out)
     rows: list[dict[str, Any]] = []
     resumed = demo(out=out, size=MICRO, sparsity=0.5, resume=True, on_row=rows.append)
     assert resumed.rows == result.rows and [row["name"] for row in rows] == ["alpha"]
@@ -148,6 +159,15 @@ def test_an_interrupted_demo_goes_on_to_the_same_bundles_and_figures(result: Dem
         assert again.digest == whole.digest and len(again.manifest.steps) == len(whole.manifest.steps)
     assert {path.name for path in out.iterdir()} == {path.name for path in result.path.iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no asking whether a process runs")
+def test_a_demo_that_starts_anew_removes_what_a_killed_one_was_writing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    leave_halves(out)
+    DemoState(out, identity={}, parts=1, resume=False, reporter=SILENT)
+    assert not list(out.iterdir())
 
 
 def test_an_existing_folder_is_refused_before_any_work(tmp_path: Path) -> None:
