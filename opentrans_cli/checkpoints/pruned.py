@@ -2,7 +2,8 @@
 
 opentrans            the paper's `seg_backbone_imp*.pth`: as torch-prune, inside the dicts `first_conv`, `backbone`
                      and `sem_seg_head`
-torch-prune          `X_orig` and `X_mask` of torch.nn.utils.prune, or `X.weight_mask` with or without `X.weight`
+torch-prune          `X_orig` and `X_mask` of torch.nn.utils.prune, or `X.weight_mask` with or without `X.weight`, or a
+                     dict of masks beside the weights: {"state_dict": ..., "masks": {"X": ...}}
 torch-ao             `M.parametrizations.weight.original` and `.0.mask` of torch.ao.pruning, which leaves the masks out
                      of a state dict: they may be in the sparsifier's own state that is saved beside it
 nncf                 `M.weight` and its mask: `M.pre_ops.N.op.` with `_binary_mask`, with `_mask` (logits, above 0 is
@@ -21,7 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,7 @@ def open_pruned(path: Path, format: str | None = None) -> PrunedCheckpoint:
     if format is not None and format not in FORMATS:
         raise OptionError(unknown("format", format, FORMATS))
     file = open_checkpoint(path)
+    file = replace(file, tensors={**file.tensors, **file.masks})
     masks = {COMPRESSED: dict(_compressed(file))}
     masks |= {name: dict(_masked(file.tensors, name)) for name in (*_MASKS, NNCF)}
     if format == MASKS or (format is None and not any(masks.values())):
@@ -205,7 +207,7 @@ def _masked(tensors: Mapping[str, StoredTensor], format: str) -> Iterator[tuple[
     for key, mask in tensors.items():
         name, values = _nncf_names(key) if format == NNCF else _names(key, *_MASKS[format])
         lenient = format == TORCH_PRUNE and name.endswith("weight")
-        original = next((one for one in (values, name if lenient else "") if one in tensors), None)
+        original = next((one for one in (values, name if format == TORCH_PRUNE else "") if one in tensors), None)
         shape = None if original is None else tensors[original].shape
         if original is not None and shape is not None and mask.shape in (shape, shape[:1] if format == NNCF else shape):
             logits = format == NNCF and key.endswith(("._mask", ".mask"))

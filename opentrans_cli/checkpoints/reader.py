@@ -93,6 +93,7 @@ class Checkpoint:
     kind: str  # a constant of file_kind.py
     tensors: Mapping[str, StoredTensor]  # by name without wrappers, in module order
     beside: tuple[str, ...] = ()  # entries that were left out: "optimizer", "iteration"
+    masks: Mapping[str, StoredTensor] = field(default_factory=dict)  # of a dict beside the weights: "X_mask" for "X"
     note: str | None = None  # which of several sets of weights was taken; a step reports it
     records: Sequence[StorageRecord] = field(default=(), repr=False)  # of an archive
     stamps: Mapping[Path, tuple[int, ...]] = field(default_factory=dict, repr=False)  # of its files when it was opened
@@ -187,8 +188,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise SourceError(
             f"no tensors in the checkpoint: {path}; give a state dict saved with safetensors or torch.save"
         )
-    names = plain_names(opened.tensors)
-    return replace(opened, tensors={name: opened.tensors[key] for name, key in names.items()})
+    names = plain_names([*opened.tensors, *opened.masks])
+    tensors, masks = (
+        {name: part[key] for name, key in names.items() if key in part} for part in (opened.tensors, opened.masks)
+    )
+    return replace(opened, tensors=tensors, masks=masks)
 
 
 def _open_single(path: Path, kind: str) -> Checkpoint:
@@ -209,14 +213,17 @@ def _open_single(path: Path, kind: str) -> Checkpoint:
                 content, records = read_pickle(file), {}
             found = find_state(content)
             size = os.fstat(file.fileno()).st_size
-            tensors = {key: _placed(key, tensor, records, path, size) for key, tensor in found.tensors.items()}
+            tensors, masks = (
+                {key: _placed(key, tensor, records, path, size) for key, tensor in part.items()}
+                for part in (found.tensors, found.masks)
+            )
     except SourceError:
         raise
     except BundleError as error:
         raise _unreadable(path, str(error).split(", ", 1)[-1].split("; ")[0]) from error
     except Exception as error:  # a damaged archive or pickle can end in any of a dozen classes
         raise _unreadable(path, error) from error
-    return Checkpoint(path, kind, tensors, found.beside, _note(path, found), list(records.values()), stamps)
+    return Checkpoint(path, kind, tensors, found.beside, masks, _note(path, found), list(records.values()), stamps)
 
 
 def _note(path: Path, found: FoundState) -> str | None:

@@ -18,6 +18,8 @@ _OWN = (
 # Names of averages of these weights over training, and of teachers; they are used if there is nothing else.
 _AVERAGED = re.compile(r"(.+_)?(ema|swa|averaged?|teacher)(_.+)?")
 _TRAINING_STATE = re.compile(r"(.+_)?(optim|(lr_)?sched|(grad_)?scaler|amp).*")
+MASKS_BESIDE = re.compile(r"(.+_)?masks?")
+"""Names of a dict of masks beside the weights."""
 _TORCH_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """Parts that torch.compile, FSDP and checkpointing put into names, anywhere in them."""
 _MAX_DEPTH = 32  # of dicts in dicts
@@ -33,6 +35,7 @@ class FoundState:
     beside: tuple[str, ...]  # entries that were left out: "optimizer", "iteration"
     taken: str | None  # the wrapper that was used, if other ones hold weights as well
     others: tuple[str, ...]  # those other wrappers
+    masks: Mapping[str, Described]  # of a dict beside the weights that has their names: "X_mask" for the tensor "X"
 
 
 def find_state(content: Any) -> FoundState:
@@ -45,14 +48,16 @@ def find_state(content: Any) -> FoundState:
         content = next((part for part in content if _holds(part)), None)
     masks = dict(_sparsifier_masks(content))
     beside: list[str] = []
-    taken, others = None, tuple[str, ...]()
+    taken, others, apart = None, tuple[str, ...](), dict[str, Any]()
     for _ in range(_MAX_DEPTH):
         if not isinstance(content, Mapping):
             break
         holding = [str(key) for key, value in content.items() if _holds(value) and not _of_training(key)]
+        named_so = {str(key): value for key, value in content.items() if MASKS_BESIDE.fullmatch(str(key))}
+        apart |= {key: value for key, value in named_so.items() if isinstance(value, Mapping) and key in holding}
         averaged = [key for key in holding if _AVERAGED.fullmatch(key)]
         own = next((key for key in _OWN if key in holding), None)
-        if own is None and holding == averaged:
+        if own is None and [key for key in holding if key not in apart] == averaged:
             own = next(iter(averaged), None)
         left = averaged if own is None else [str(key) for key in content if str(key) != own]
         beside += left
@@ -65,7 +70,37 @@ def find_state(content: Any) -> FoundState:
         content = next(value for key, value in content.items() if str(key) == own)
     named = {name: one.described() if isinstance(one, Array) else one for name, one in _flat(content)}
     named |= {name: mask for name, mask in masks.items() if name.removesuffix("0.mask") + "original" in named}
-    return FoundState(named, tuple(beside), taken, others)
+    for key, value in apart.items():
+        adopted = _by_weights(dict(_flat(value)), {name: one for name, one in named.items() if not _below(name, key)})
+        if adopted:
+            named = {name: one for name, one in named.items() if not _below(name, key)}
+            others = tuple(one for one in others if one != key)
+            return FoundState(named, tuple(dict.fromkeys([*beside, key])), taken, others, adopted)
+    return FoundState(named, tuple(beside), taken, others, {})
+
+
+def _below(name: str, key: str) -> bool:
+    return name.startswith(f"{key}.")
+
+
+def _by_weights(masks: Mapping[str, Described | Array], tensors: Mapping[str, Described]) -> dict[str, Described]:
+    """The masks as "X_mask", if each belongs to a tensor "X" of its shape; {} if some do not.
+
+    Their names are those of the tensors, or of their modules, or the same inside a tower.
+    """
+    found = {name: one.described() if isinstance(one, Array) else one for name, one in masks.items()}
+    first = next(iter(found), "")
+    ends = [(key, end) for end in ("", ".weight") for key in tensors if f".{key}".endswith(f".{first}{end}")]
+    places = [(key.removesuffix(first + end), end) for key, end in ends]
+    fits = [
+        (below, end)
+        for below, end in places
+        if all(
+            below + name + end in tensors and tensors[below + name + end].shape == mask.shape
+            for name, mask in found.items()
+        )
+    ]
+    return {f"{fits[0][0]}{name}{fits[0][1]}_mask": mask for name, mask in found.items()} if len(fits) == 1 else {}
 
 
 def _holds(value: Any) -> bool:

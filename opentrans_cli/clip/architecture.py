@@ -456,19 +456,26 @@ def infer_config(state: Mapping[str, Shaped]) -> dict[str, Any]:
     """
     openai = any(key in state for key in OPENAI_MARKS)
     needed: tuple[str, ...] = ("visual.layer1.0.conv1.weight", "visual.attnpool.c_proj.weight", "ln_final.weight")
-    if openai and "visual.class_embedding" in state:
+    vit = any(key == "visual.class_embedding" or key.startswith(f"visual.{_VIT_BLOCKS}") for key in state)
+    if vit:
         needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "ln_final.weight")
     missing = [key for key in needed if key not in state]
-    if missing:
-        name = "ViT-B-16" if "visual.class_embedding" in state else "RN50"
+    problem = f"no '{missing[0]}'" if missing else "those of a ViT do not say its heads and activation"
+    name = "ViT-B-16" if vit else "RN50"
+    example = f"{name}:weights.safetensors, or {name}-quickgelu:weights.safetensors for OpenAI's"
+    timm = any(key.startswith("visual.trunk.") for key in state)
+    if timm:
+        problem = "those of a tower of timm do not say all of it"
+        example = f"{'ViT-B-16-SigLIP' if 'visual.trunk.patch_embed.proj.weight' in state else 'convnext_base'}:FILE"
+    if missing or timm or (vit and not openai):
         raise SourceError(
-            f"cannot tell the architecture from the tensors: no '{missing[0]}'; give the source as NAME:FILE, for "
-            f"example {name}:weights.safetensors, or {name}-quickgelu:weights.safetensors for OpenAI's"
+            f"cannot tell the architecture from the tensors: {problem}; give the source as NAME:FILE, for example "
+            f"{example}"
         )
     width = state["ln_final.weight"].shape[0]
     inside = {key.removeprefix("visual."): tensor for key, tensor in state.items() if key.startswith("visual.")}
     return {
-        **(_infer_vit(inside) if "visual.proj" in needed else infer_vision(inside)),
+        **(_infer_vit(inside) if vit else infer_vision(inside)),
         "text_cfg": {
             "context_length": state["positional_embedding"].shape[0],
             "vocab_size": state["token_embedding.weight"].shape[0],

@@ -14,7 +14,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,10 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.assets import tiny_config, tiny_weights
+from opentrans_cli.checkpoints.pruned import ZEROS, open_pruned
 from opentrans_cli.checkpoints.reader import Checkpoint, open_checkpoint
 from opentrans_cli.checkpoints.state_names import shared_prefix
 from opentrans_cli.clip.architecture import (
     OPENAI_MARKS,
+    NarrowTower,
     build_clip,
     fit_state,
     infer_config,
@@ -34,7 +37,7 @@ from opentrans_cli.clip.architecture import (
     plain_shapes,
     with_sizes_of,
 )
-from opentrans_cli.clip.key_tables import find_tower
+from opentrans_cli.clip.key_tables import find_tower, find_towers
 from opentrans_cli.clip.layers import split_packed
 from opentrans_cli.clip.open_clip import open_clip_architectures, open_clip_config, open_clip_table
 from opentrans_cli.clip.preprocess import Preprocess
@@ -183,7 +186,8 @@ def read_tower(source: str) -> ImageTower | None:
     """
     place = _Place(tiny_weights(), "tiny", tiny_config()["model_cfg"]) if source == "tiny" else _place(source)
     checkpoint, names, notes = _clip_in(place.path)
-    model_cfg = _config({own: checkpoint.tensors[name] for name, own in names.items()}, place, notes)
+    with _telling_others(checkpoint):
+        model_cfg = _config({own: checkpoint.tensors[name] for name, own in names.items()}, place, notes)
     inside = {name: own.removeprefix("visual.") for name, own in names.items() if own.startswith("visual.")}
     stored = {own: checkpoint.tensors[name] for name, own in inside.items()}
     shapes = plain_shapes(model_cfg)
@@ -198,8 +202,10 @@ def read_tower(source: str) -> ImageTower | None:
             raise SourceError(
                 f"tensor holds NaN or infinite values: '{name}' in {place.path}; repair or replace the checkpoint"
             )
+    with _telling_others(checkpoint):
+        fitted = fit_state(split_packed(state), model_cfg, origin=str(place.path))
     return ImageTower(
-        state=fit_state(split_packed(state), model_cfg, origin=str(place.path)),
+        state=fitted,
         source=source,
         architecture=place.architecture,
         model_cfg=model_cfg,
@@ -265,9 +271,34 @@ def _clip_in(path: Path) -> tuple[Checkpoint, dict[str, str], list[str]]:
     notes = [
         checkpoint.note,
         f"{path}: the CLIP is below '{below}', {left} tensors beside it are left" if left else None,
+        f"{path}: the masks beside the weights are left; `opentrans import` reads them" if checkpoint.masks else None,
     ]
     names = {name: own for name, own in inside.items() if own.rpartition(".")[2] not in _NO_WEIGHTS}
     return checkpoint, names, [note for note in notes if note]
+
+
+@contextmanager
+def _telling_others(checkpoint: Checkpoint) -> Iterator[None]:
+    """If the tensors of a CLIP do not fit, because they are masks or of several CLIPs, the error says that instead."""
+    try:
+        yield
+    except NarrowTower:
+        raise
+    except SourceError as error:
+        path, chosen = checkpoint.path, find_tower(checkpoint.tensors)
+        form = open_pruned(path).format
+        if form != ZEROS:
+            raise SourceError(
+                f"no plain weights but masks in the checkpoint: {path} ({form}); make a bundle of it with "
+                f"`opentrans import {path} --base CLIP`, where CLIP is what it was pruned from"
+            ) from error
+        parents = sorted({f"'{tower.parent}'" for tower in find_towers(checkpoint.tensors)})
+        if len(parents) > 1 and (chosen is None or not chosen.parent):
+            raise SourceError(
+                f"several towers in the checkpoint: {path}, below {', '.join(parents)}; save the tensors below one of "
+                "them as a file of its own"
+            ) from error
+        raise
 
 
 def _config(state: Mapping[str, Any], place: _Place, notes: list[str]) -> dict[str, Any]:
@@ -313,10 +344,11 @@ def _load_file(place: _Place, source: str) -> LoadedClip:
     """The CLIP in a checkpoint; without `model_cfg` the architecture is found from its tensors."""
     checkpoint, names, notes = _clip_in(place.path)
     state: dict[str, Tensor] = {names[name]: tensor for name, tensor in checkpoint.finite(list(names)).items()}
-    model_cfg = _config(state, place, notes)
-    model = build_clip(model_cfg)
-    weights = {key: value for key, value in state.items() if key not in OPENAI_MARKS}
-    notes += [note for note in [load_state(model, weights, origin=str(place.path))] if note]
+    with _telling_others(checkpoint):
+        model_cfg = _config(state, place, notes)
+        model = build_clip(model_cfg)
+        weights = {key: value for key, value in state.items() if key not in OPENAI_MARKS}
+        notes += [note for note in [load_state(model, weights, origin=str(place.path))] if note]
     record = {
         "source": source,
         "architecture": place.architecture,

@@ -16,6 +16,7 @@ from opentrans_cli.bundle.layout import weight_name
 from opentrans_cli.bundle.manifest import DTYPES
 from opentrans_cli.bundle.store import write_bundle
 from opentrans_cli.checkpoints.pruned import ZEROS, PrunedCheckpoint, masked, open_pruned
+from opentrans_cli.checkpoints.state_names import MASKS_BESIDE
 from opentrans_cli.clip.architecture import NarrowTower
 from opentrans_cli.clip.key_tables import Found, Place, check_narrow, find_tower_layers, laid_out
 from opentrans_cli.clip.layers import choose_layers, tower_candidates
@@ -100,7 +101,7 @@ def import_masks(
     tower = _base(foreign, base, reporter)
     found, layers = _places(foreign, tower, keys=keys, under=under, include=include)
     read = _read(foreign, tower, found, layers, values=not mask_only)
-    sparsity = _sparsity(read.masks, path)
+    sparsity = _sparsity(read.masks, foreign)
     _tell(read, sparsity, found, foreign, reporter)
     recorded = {
         "file": str(source),
@@ -230,12 +231,22 @@ def _joined(parts: list[NDArray[Any]]) -> NDArray[Any] | None:
     return None if not parts else parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _sparsity(masks: Mapping[str, np.ndarray], path: Path) -> float:
+def _sparsity(masks: Mapping[str, np.ndarray], foreign: PrunedCheckpoint) -> float:
     """Removed / prunable, exact. Raises MaskError if nothing is pruned, or everything."""
+    path, entries = (
+        foreign.path,
+        (*foreign.file.beside, *(name.split(".")[0] for name in foreign.file.tensors if "." in name)),
+    )
+    apart = None if foreign.file.masks else next((key for key in entries if MASKS_BESIDE.fullmatch(key)), None)
+    move = (
+        "give a pruned one"
+        if apart is None
+        else f"the masks in '{apart}' are not read, as names or shapes are not those of the weights: give them these"
+    )
     kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
     total = sum(mask.size for mask in masks.values())
     if kept == total:
-        raise MaskError(f"nothing is pruned: {path} has no zero among {total} prunable weights; give a pruned one")
+        raise MaskError(f"nothing is pruned: {path} has no zero among {total} prunable weights; {move}")
     if not kept:
         raise MaskError(f"everything is pruned: {path} keeps none of {total} prunable weights; give another one")
     return 1 - kept / total

@@ -146,6 +146,29 @@ def test_a_file_of_masks_under_the_names_of_weights_holds_no_weights(tmp_path: P
         assert open_pruned(saved(tmp_path, state)).format == "zeros"
 
 
+def test_a_dict_of_masks_beside_weights_is_read_where_its_names_fit_them(tmp_path: Path) -> None:
+    mask, weight = torch.tensor([[True, False], [False, True]]), torch.ones(2, 2)
+    state = {"module.visual.a.weight": weight, "module.visual.b": weight.clone(), "module.n": torch.ones(3)}
+    for content in (
+        {"state_dict": state, "masks": {"module.visual.a.weight": mask, "module.visual.b": mask.float()}},
+        {"model": state, "weight_masks": {"a.weight": mask, "b": mask}},
+        {**state, "mask": {"visual.a.weight": mask, "visual.b": mask}},
+    ):
+        foreign = open_pruned(saved(tmp_path, content))
+        assert foreign.masked == {"module.visual.a.weight", "module.visual.b"} and foreign.shapes.keys() == state.keys()
+        for name in foreign.masked:
+            kept, values = foreign.mask(name), foreign.values(name)
+            assert kept is not None and np.array_equal(kept, mask)
+            assert values is not None and np.array_equal(values, weight), "the weights stay as they are"
+        assert foreign.file.note is None
+    by_module = open_pruned(saved(tmp_path, {"model": state, "masks": {"visual.a": mask}}))
+    assert by_module.masked == {"module.visual.a.weight"}
+    for masks in ({"a.weight": mask, "c.weight": mask}, {"a.weight": mask[:1]}):
+        foreign = open_pruned(saved(tmp_path, {"state_dict": state, "masks": masks}))
+        assert foreign.masked == set() and foreign.format == "zeros"
+        assert foreign.file.note is not None and "'masks' beside it" in foreign.file.note
+
+
 def test_a_buffer_called_mask_is_not_taken_for_one(tmp_path: Path) -> None:
     foreign = open_pruned(saved(tmp_path, {"attn_mask": torch.ones(2, 2), "a.weight": torch.ones(2, 2)}))
     assert foreign.format == "zeros" and not foreign.masked

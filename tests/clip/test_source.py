@@ -298,8 +298,37 @@ def test_a_vit_of_openai_is_found_from_its_tensors_and_another_one_is_not(tmp_pa
     assert torch.equal(loaded.model.visual(pixels), theirs.visual(pixels)) and loaded.activation == "quick_gelu"
     assert loaded.preprocess.size == 48
     torch.save(state, tmp_path / "vit.pt")
-    with pytest.raises(SourceError, match=r"ViT-B-16:weights.safetensors, or ViT-B-16-quickgelu:weights.safetensors"):
+    example = "ViT-B-16:weights.safetensors, or ViT-B-16-quickgelu:weights.safetensors"
+    with pytest.raises(SourceError, match=f"those of a ViT do not say its heads .* {example}"):
         load_clip(str(tmp_path / "vit.pt"))
+    del state["visual.proj"]
+    torch.save(state, tmp_path / "vit.pt")
+    with pytest.raises(SourceError, match=r"no 'visual.proj'; .* ViT-B-16:weights"):
+        load_clip(str(tmp_path / "vit.pt"))
+    torch.save({"visual.trunk.stem.0.weight": torch.ones(1)}, tmp_path / "timm.pt")
+    with pytest.raises(SourceError, match=r"a tower of timm .* convnext_base:FILE"):
+        load_clip(str(tmp_path / "timm.pt"))
+
+
+def test_masks_and_several_clips_in_a_file_are_told_instead_of_what_they_lack(tmp_path: Path) -> None:
+    """Torch's pruning, masks alone, and a student beside its teacher."""
+    state = random_state(config(RESNET))
+    layer = "visual.layer1.0.conv1.weight"
+    mask = (torch.arange(state[layer].numel()) % 2).reshape(state[layer].shape)
+    weight = {name: tensor for name, tensor in state.items() if name != layer}
+    two = {f"{who}.{name}": tensor.clone() for name, tensor in state.items() for who in ("student", "teacher")}
+    for given, told in (
+        ({**weight, f"{layer}_orig": state[layer], f"{layer}_mask": mask}, r"\(torch-prune\); .*`opentrans import .* "),
+        ({**state, f"{layer}_mask": mask}, r"\(torch-prune\); .*`opentrans import .* --base CLIP`"),
+        ({layer: mask}, r"\(masks\); .*`opentrans import .* --base CLIP`"),
+        (two, r"several towers .*, below 'student.', 'teacher.'; save"),
+    ):
+        torch.save(given, tmp_path / "clip.pt")
+        for load in (load_clip, read_tower):
+            with pytest.raises(SourceError, match=told):
+                load(str(tmp_path / "clip.pt"))
+    torch.save({"state_dict": state, "masks": {layer: mask}}, tmp_path / "clip.pt")
+    assert "the masks beside the weights are left; `opentrans import`" in str(load_clip(str(tmp_path / "clip.pt")).note)
 
 
 def test_a_bundle_of_a_vit_that_was_built_with_the_wrong_activation_is_told(tmp_path: Path) -> None:

@@ -260,11 +260,13 @@ def test_what_cannot_be_imported_is_told_in_one_line_and_leaves_nothing(pruned, 
     layer, base = "layer2.0.conv1.weight", {"base": "tiny"}
     two = {f"{prefix}.{name}": tensor.clone() for name, tensor in tower.items() for prefix in "ab"}
     less = {name: tensor for name, tensor in tower.items() if name != layer}
-    cases: list[tuple[dict[str, Tensor], dict[str, Any], type, str]] = [
+    beside = {"state_dict": dense, "masks": {"conv9.weight": torch.ones(2)}}
+    cases: list[tuple[Mapping[str, Any], dict[str, Any], type, str]] = [
         (tower, {}, SourceError, "no whole CLIP in the checkpoint: .*; name the CLIP .* with --base"),
         ({"a.weight_mask": torch.ones(2)}, {}, SourceError, "cannot be its own base"),
         (tower, {"base": str(tiny_bundle)}, OptionError, "a base is a CLIP, not a bundle"),
         (dense, base, MaskError, "nothing is pruned"),
+        (beside, base, MaskError, "nothing is pruned: .*; the masks in 'masks' are not read"),
         ({name: torch.zeros_like(tensor) for name, tensor in dense.items()}, base, MaskError, "everything is pruned"),
         ({"a.weight": torch.ones(2, 2)}, base, TransferError, "the tower is not there in .*--base"),
         (two, base, TransferError, "several towers fit in .*: .*; name the CLIP .*--under"),

@@ -11,6 +11,7 @@ from opentrans_cli.clip.key_tables.find import (
     find_layers,
     find_tower,
     find_tower_layers,
+    find_towers,
     laid_out,
 )
 from opentrans_cli.clip.key_tables.tables import TABLES, KeyTable, find_table, table_names
@@ -29,6 +30,7 @@ __all__ = [
     "find_table",
     "find_tower",
     "find_tower_layers",
+    "find_towers",
     "laid_out",
     "table_names",
 ]

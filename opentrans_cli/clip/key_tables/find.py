@@ -111,15 +111,20 @@ def find_tower(keys: Iterable[str]) -> TowerPlace | None:
     Of several, such as a student and its teacher, it is the one below a usual prefix (`backbone.`); None if that
     does not decide either.
     """
+    found = find_towers(keys)
+    found = _usual(found) if len(found) > 1 else found
+    return found[0] if len(found) == 1 else None
+
+
+def find_towers(keys: Iterable[str]) -> list[TowerPlace]:
+    """All image towers among the tensors of a checkpoint, also those of teachers."""
     prefixes = _by_suffix(keys)
-    found = [
+    return [
         TowerPlace(kind, layout, prefix)
         for layout in _LAYOUTS
         for kind in layout.kinds
         for prefix in sorted(set.intersection(*(set(prefixes.get(mark, ())) for mark in kind.marks)))
     ]
-    found = _usual(found) if len(found) > 1 else found
-    return found[0] if len(found) == 1 else None
 
 
 def find_layers(layers: Shapes, keys: Shapes, *, to: str | None = None, under: str | None = None) -> Found:

@@ -31,7 +31,7 @@ from opentrans_cli.bundle.mask_only import is_mask_only, write_mask_only
 from opentrans_cli.bundle.store import Bundle, open_bundle
 from opentrans_cli.bundle.verify.signature import need_signing, sign_folder
 from opentrans_cli.bundle.verify.verify import Check, verify_bundle
-from opentrans_cli.errors import BundleError, OptionError
+from opentrans_cli.errors import BundleError, GateError, OptionError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.records import json_bytes
@@ -72,10 +72,10 @@ class PushResult:
         return {**asdict(self), "deleted": list(self.deleted), "gate": [asdict(point) for point in self.gate]}
 
     def check_passed(self) -> None:
-        """Raises GateError if a real push would not be let through."""
+        """Raises GateError, without the points, which are in `gate`, if a real push would not be let through."""
         failed = [point for point in self.gate if not point.ok]
         if failed and self.no_gate is None:
-            raise gate.refusal(self.repo, failed)
+            raise GateError(str(gate.refusal(self.repo, failed)))
 
 
 def push(
