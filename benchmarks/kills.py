@@ -244,6 +244,8 @@ def after_signal(
     expected, by_python = {"SIGINT": (130, -signal.SIGINT), "SIGTERM": (75, -signal.SIGTERM)}[name]
     if code == 0 or "everything was written" in last:
         found.done += 1
+        if code == 0 and "signals.Terminated" in said:
+            found.blame(f"the signal was dropped: {said}")
         return None
     if code == by_python or (name == "SIGINT" and not last.startswith("opentrans: ")):
         found.early += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,9 @@ _TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if 
 _DOUBLED = 0.5
 """Seconds in which a second Ctrl-C is the first one, passed on once more by a program that started this one."""
 
+_LATER = 0.01
+"""Seconds after which a signal is sent again that came where nothing can be raised."""
+
 
 @contextmanager
 def answered() -> Iterator[None]:
@@ -32,7 +36,7 @@ def answered() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    with _handled(stop, _TERMINATING):
+    with _handled(stop, _TERMINATING), _sent_again():
         yield
 
 
@@ -78,6 +82,30 @@ def unheard() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _sent_again() -> Iterator[None]:
+    """Inside, a signal that came in a finalizer, where Python drops what is raised, comes once more a moment later."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            before(dropped)
+            return
+        number = signal.SIGTERM if isinstance(dropped.exc_value, Terminated) else signal.SIGINT
+        later = threading.Timer(_LATER, signal.raise_signal, (number,))
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -76,6 +76,21 @@ def test_what_is_ignored_stays_ignored_and_other_threads_hear_nothing() -> None:
     assert found == [False]
 
 
+def test_a_signal_in_a_finalizer_is_not_lost() -> None:
+    class Signalled:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __del__(self) -> None:
+            signal.raise_signal(self.number)
+
+    for number, error in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)):
+        with pytest.raises(error), answered():
+            Signalled(number)  # ends here, and Python drops what __del__ raises
+            threading.Event().wait(10)
+            pytest.fail("the signal was lost")
+
+
 def test_after_ctrl_c_and_signals_the_state_on_the_disk_is_told(tmp_path: Path) -> None:
     out = tmp_path / "b"
     nothing = ended(out, lambda: signal.raise_signal(TERM))
