@@ -415,7 +415,7 @@ def _of_headings(headings: list[str], cells: list[tuple[str, list[str]]], path: 
 
 def _parsed(text: str, path: Path) -> Any:
     if path.suffix.lower() in _YAML:
-        import yaml  # type: ignore[import-untyped]  # huggingface_hub brings it
+        import yaml  # type: ignore[import-untyped]
 
         try:
             return _with_pairs(yaml.safe_load(text))

@@ -265,7 +265,8 @@ def test_published_networks_give_their_published_scores(
     vectors = sorted((reference / "parity").glob(f"{framework}_*.npz"))
     assert vectors
     for vector in vectors:
-        given = np.load(vector)
+        with np.load(vector) as opened:
+            given = dict(opened)
         seed, classes = int(given["seed"]), given["sem_seg"].shape[0]
         tensors = {k: torch.from_numpy(fill(k, tuple(s), seed)) for k, s in shapes.items() if "empty_weight" not in k}
         torch.save({"model": tensors}, tmp_path / "original.pth")

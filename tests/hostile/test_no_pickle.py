@@ -20,6 +20,9 @@ WRITERS |= {("torch.jit", "save"), ("torch.jit", "load"), ("torch.jit", "script"
 EXECUTORS = {"eval", "exec", "compile", "__import__"}
 
 
+READERS = {"checkpoints/pickle_data.py": {"pickle"}, "datasets/class_file.py": {"yaml"}}
+
+
 class Call(NamedTuple):
     file: str
     on: str  # what it is made on: "torch" of torch.load(...), "" of open(...)
@@ -53,13 +56,18 @@ def test_one_file_reads_pickles_by_pythons_own_reader_with_everything_replaced_t
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         found = MODULES & {name.split(".")[0] for name in names}
-        assert found <= ({"pickle"} if file == "checkpoints/pickle_data.py" else set()), f"{file}: imports {names}"
+        assert found <= READERS.get(file, set()), f"{file}: imports {names}"
     calling = {"REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD"}
     assert calling < used and used - calling <= {"_Unpickler", "UnpicklingError", "BYTEARRAY8"}
     methods = {
         node.name for file, node in NODES if isinstance(node, ast.FunctionDef) and file.startswith("checkpoints/")
     }
     assert {"find_class", "get_extension", "persistent_load", "_instantiate"} <= methods
+
+
+def test_yaml_is_read_as_plain_data() -> None:
+    used = {node.attr for _, node in NODES if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "yaml"}
+    assert used == {"safe_load", "YAMLError"}
 
 
 def test_nothing_that_writes_a_pickle_is_called() -> None:

@@ -283,7 +283,9 @@ def test_open_clip_loads_the_dense_files_and_refuses_a_repo_without_them_instead
     push(tiny_bundle, REPO, dense=True)
     done = load(hub, tmp_path / "loaded.npz")
     assert done.returncode == 0, done.stderr
-    loaded, tower = np.load(tmp_path / "loaded.npz"), open_bundle(tiny_bundle).tower()
+    with np.load(tmp_path / "loaded.npz") as opened:
+        loaded = dict(opened)
+    tower = open_bundle(tiny_bundle).tower()
     assert set(loaded) == set(tower)
     assert all(np.array_equal(loaded[name], tower[name]) for name in tower)
     push(tiny_bundle, REPO)
