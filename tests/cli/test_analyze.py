@@ -121,7 +121,7 @@ def test_each_question_adds_its_fields(run_cli: Any, bundle: Path) -> None:
 
 
 def test_spectra_without_an_alpha_are_null_with_a_verdict(run_cli: Any, tmp_path: Path) -> None:
-    state = {"zero.weight": torch.zeros(20, 20), "one.weight": torch.ones(1, 4), "eye.weight": torch.eye(12)}
+    state = {"zero.weight": torch.zeros(20, 20), "one.weight": torch.ones(1, 4), "eye.weight": 3 * torch.eye(12)}
     save_file(state, tmp_path / "edge.safetensors")
     for rule in ESTIMATORS.names():
         document = report(run_cli, tmp_path / "edge.safetensors", "--estimator", rule, "--bootstrap", 3, "--null")

@@ -65,7 +65,7 @@ def test_a_write_that_dies_leaves_the_old_state(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(TrainingError, match=r"No space left on device; check free space"):
+    with pytest.raises(TrainingError, match=r"No space left on device \(.* bytes needed, .* free\); check free space"):
         save_state(path, tensors={"a": torch.zeros(2)}, meta={"step": 2})
     assert read_run_state(path)[1] == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
@@ -78,7 +78,9 @@ def test_damaged_missing_and_foreign_files_are_refused_in_one_line(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "pickle")
     write_tensors(tmp_path / "foreign", {"a": torch.ones(2).numpy()})
     for name in ("cut", "text", "pickle", "missing"):
-        with pytest.raises(TrainingError, match=r"cannot resume: .*; start the run again without it") as error:
+        with pytest.raises(
+            TrainingError, match=r"cannot resume: .*; start anew with --force and without --resume"
+        ) as error:
             read_run_state(tmp_path / name)
         assert "\n" not in str(error.value)
     for load in (read_run_state, load_meta):
