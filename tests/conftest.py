@@ -34,8 +34,8 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # transformers that was a fifth of the time of the suite.
 gc.set_threshold(50_000, 20, 100)
 
-# A shell ignores Ctrl-C in what it runs in the background, and nohup a terminal that closes; so would every process that
-# tests interrupt.
+# A shell ignores Ctrl-C in what it runs in the background, and nohup the end of the terminal; so would every process
+# that tests interrupt.
 if threading.current_thread() is threading.main_thread():
     for _name, _usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
         if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
