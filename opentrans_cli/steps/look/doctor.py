@@ -41,6 +41,7 @@ MODULES = {
     "threadpoolctl": "threadpoolctl",
     "jsonschema": "jsonschema",
     "packaging": "packaging",
+    "pyyaml": "yaml",
     "typer": "typer",
     "rich": "rich",
 }
