@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.errors import BundleError, TransferError
-from opentrans_cli.files.atomic import Written, write_file
+from opentrans_cli.errors import TransferError
+from opentrans_cli.files.atomic import Written, cannot_write, write_file
 from opentrans_cli.files.tensorfile import open_tensors, tensor_chunks
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -89,9 +89,7 @@ def write_sparse_patch(path: Path, patch: SparsePatch, *, base_source: str, fact
     try:
         return write_file(path, tensor_chunks(arrays, {**facts, "shapes": shapes}, beside=metadata))
     except OSError as error:
-        raise BundleError(
-            f"cannot write: {str(path)!r}, {error.strerror or error}; check free space and permissions"
-        ) from error
+        raise cannot_write(path, error) from error
 
 
 def apply_sparse_patch(base: Tensors, path: Path) -> dict[str, NDArray[Any]]:

@@ -111,6 +111,27 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def cannot_write(path: Path | str, error: OSError) -> BundleError:
+    """What is said of a file that could not be written."""
+    return BundleError(f"cannot write: {str(path)!r}, {error.strerror or error}; check free space and permissions")
+
+
+@contextmanager
+def staged_file(target: Path) -> Iterator[Path]:
+    """A hidden path beside `target` to write a file at; it becomes `target` when the block ends, and is deleted if the
+    block fails. Raises BundleError if writing fails.
+    """
+    hidden = temporary_beside(target)
+    try:
+        yield hidden
+        os.replace(hidden, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
 @contextmanager
 def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
     """An empty folder to fill; it becomes `target` when the block ends, and is deleted if the block fails.

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.errors import BundleError
-from opentrans_cli.files.atomic import Written, write_file
+from opentrans_cli.files.atomic import Written, cannot_write, write_file
 from opentrans_cli.files.header import CODES, METADATA, Head, TensorHeader, damaged, read_head
 from opentrans_cli.files.records import parse_json, plain_json
 from opentrans_cli.files.regular import open_regular
@@ -97,9 +97,7 @@ def write_tensors(
     try:
         return write_file(Path(path), tensor_chunks(tensors, metadata, dtypes=dtypes))
     except OSError as error:
-        raise BundleError(
-            f"cannot write: {str(path)!r}, {error.strerror or error}; check free space and permissions"
-        ) from error
+        raise cannot_write(path, error) from error
 
 
 def parse_metadata(head: Head, path: Path | str) -> dict[str, Any]:

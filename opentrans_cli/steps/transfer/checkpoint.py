@@ -23,8 +23,8 @@ from opentrans_cli.checkpoints.edit import (
     copy_patches,
 )
 from opentrans_cli.checkpoints.reader import Checkpoint, open_checkpoint
-from opentrans_cli.errors import BundleError, OptionError, TransferError, unknown
-from opentrans_cli.files.atomic import Written, sync_folder, temporary_beside, write_file
+from opentrans_cli.errors import OptionError, TransferError, unknown
+from opentrans_cli.files.atomic import Written, staged_file, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.reporter import SILENT, Reporter
@@ -174,8 +174,7 @@ def _write(
     same_format: bool,
 ) -> CheckpointTransfer:
     """Write under a hidden name and read it again; only then give both files their names, the receipt first."""
-    hidden = temporary_beside(out)
-    try:
+    with staged_file(out) as hidden:
         patches = copy_patches(opened, edits) if same_format else None
         chunks = converted_chunks(opened, edits) if patches is None else copy_chunks(opened, patches)
         written = write_file(hidden, chunks)
@@ -183,14 +182,6 @@ def _write(
         parity = trunk_parity(plan, subnet, opened, reread, model_cfg)
         result = replace(result, path=out, output=_output(out, written, opened, edits), parity=parity)
         write_file(receipt_path(out), [json_bytes(result.to_json())])
-        os.replace(hidden, out)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise BundleError(
-            f"cannot write: {str(out)!r}, {error.strerror or error}; check free space and permissions"
-        ) from error
-    finally:
-        hidden.unlink(missing_ok=True)
     return result
 
 

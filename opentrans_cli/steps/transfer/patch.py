@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from opentrans_cli.checkpoints.sparse_patch import (
     write_sparse_patch,
 )
 from opentrans_cli.clip.layers import join_packed
-from opentrans_cli.errors import BundleError, OptionError, TransferError
-from opentrans_cli.files.atomic import sync_folder, temporary_beside, write_file
+from opentrans_cli.errors import OptionError, TransferError
+from opentrans_cli.files.atomic import staged_file, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.reporter import SILENT, Reporter
@@ -84,8 +83,7 @@ def export_patch(
     )
     if out is None:
         return result
-    hidden = temporary_beside(out)
-    try:
+    with staged_file(out) as hidden:
         facts = {"base": tower.base.digest, "bundle": parent.digest, "at_sparsity": at_sparsity}
         written = write_sparse_patch(hidden, patch, base_source=tower.base.source, facts=facts)
         wrong = next(differing(apply_sparse_patch(old, hidden), new), None)
@@ -93,14 +91,6 @@ def export_patch(
             raise TransferError(f"the patched base is not the subnet: '{wrong}' in {out}; report this as a bug")
         result.patch.update(name=out.name, bytes=written.bytes, sha256=written.sha256)
         write_file(receipt_path(out), [json_bytes(result.to_json())])
-        os.replace(hidden, out)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise BundleError(
-            f"cannot write: {str(out)!r}, {error.strerror or error}; check free space and permissions"
-        ) from error
-    finally:
-        hidden.unlink(missing_ok=True)
     return result
 
 
