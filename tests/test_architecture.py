@@ -184,5 +184,16 @@ def test_threads_wait_without_spinning_unless_the_user_has_chosen(given: dict[st
     assert done.stdout.split()[-2:] == ["False", found]
 
 
+def test_a_public_name_stands_for_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {
+        "main": ["opentrans_cli.__main__", "opentrans_cli.cli.app"]
+    }
+
+
 def test_no_file_is_called_utils() -> None:
     assert not [path for path in FILES if path.stem in ("utils", "util", "helpers", "misc", "common")]

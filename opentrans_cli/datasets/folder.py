@@ -218,7 +218,7 @@ def open_folder(options: DatasetOptions) -> FolderDataset:
     return FolderDataset(
         options.images,
         None if inside else options.labels,
-        classes_of(options, options.classes),
+        class_list(options, options.classes),
         ignore=options.ignore,
         split=options.split_list,
         unseen=options.hold_out,
@@ -229,7 +229,7 @@ def open_folder(options: DatasetOptions) -> FolderDataset:
     )
 
 
-def classes_of(options: DatasetOptions, path: Path) -> ClassList:
+def class_list(options: DatasetOptions, path: Path) -> ClassList:
     """The classes of the file `path`, with ids as --label-ids says."""
     classes = read_classes(path)
     return classes.in_order() if options.label_ids == "order" else classes

@@ -40,7 +40,7 @@ pre { overflow-x: auto; padding: .75rem; border: 1px solid var(--rule); border-r
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """A PNG file and what it shows."""
 
     png: bytes = field(repr=False)
@@ -80,7 +80,7 @@ class Page:
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
         )
 
-    def pictures(self, pictures: Sequence[Picture], *, least: int = 140) -> None:
+    def pictures(self, pictures: Sequence[PagePicture], *, least: int = 140) -> None:
         """Pictures beside each other, as many in a line as fit with `least` pixels each."""
         shown = "".join(
             f'<figure><img alt="{escape(picture.caption)}" src="data:image/png;base64,'

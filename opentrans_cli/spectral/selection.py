@@ -111,7 +111,7 @@ class Selection:
         return {"freeze": self.mode, "rule": self.rule, "number": number}
 
 
-def in_words(selection: Mapping[str, Any] | None) -> str:
+def selection_in_words(selection: Mapping[str, Any] | None) -> str:
     """A stored choice, as `Selection.to_json` gives it, in words: "heavy, ratio 0.1"; None: not in the report."""
     if selection is None:
         return "rule not recorded"

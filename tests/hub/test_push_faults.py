@@ -40,7 +40,7 @@ ENDPOINTS = [
 
 UNGATED = """
 from opentrans_cli.steps.hub import gate
-gate.judge = lambda subject: ()
+gate.gate_points = lambda subject: ()
 from opentrans_cli.cli.app import main
 main()
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from opentrans_cli.pictures.page import Page, Picture
+from opentrans_cli.pictures.page import Page, PagePicture
 
 VOID = {"meta", "img", "br"}
 
@@ -38,7 +38,7 @@ def test_a_page_is_whole_and_needs_neither_network_nor_script() -> None:
     page.text(foreign)
     page.lines(foreign)
     page.table(["name", foreign], [[foreign, "1"], ["b", "2"]], shares=[0.25, 1.0])
-    page.pictures([Picture(b"\x89PNG", foreign)])
+    page.pictures([PagePicture(b"\x89PNG", foreign)])
     page.links([(foreign, foreign)])
     tree = Tree()
     tree.feed(page.html())

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.datasets.folder import classes_of
+from opentrans_cli.datasets.folder import class_list
 from opentrans_cli.datasets.pairs import pair_pictures
 from opentrans_cli.datasets.picture_source import is_shards
 from opentrans_cli.datasets.scan import Facts, scan
@@ -21,7 +21,7 @@ from opentrans_cli.steps.by_name import by_name, on_processor, takes
 from opentrans_cli.steps.check.drawing import chosen, drawn
 from opentrans_cli.steps.check.files import about_files, short_name
 from opentrans_cli.steps.check.findings import LEVELS, Finding
-from opentrans_cli.steps.check.ids import Classes, Ids, about_ids
+from opentrans_cli.steps.check.ids import DataClasses, Ids, about_ids
 from opentrans_cli.steps.check.options import CheckOptions
 
 REPORT = "check.json"
@@ -86,7 +86,7 @@ def check(
     if out is not None:
         check_folder_target(out, force=force, foreign=_foreign)
         prepare_parent(out)
-    known = Classes.of(classes_of(options, options.classes), options.ignore)
+    known = DataClasses.of(class_list(options, options.classes), options.ignore)
     inside = options.labels == options.images and is_shards(options.images)
     folder = None if inside else options.labels
     pairing = pair_pictures(
@@ -133,7 +133,7 @@ def _sizes(facts: Sequence[Facts]) -> dict[str, int]:
     return dict(counted.most_common())
 
 
-def _shares(ids: Ids, classes: Classes) -> tuple[IdShare, ...]:
+def _shares(ids: Ids, classes: DataClasses) -> tuple[IdShare, ...]:
     named = dict(zip(classes.ids, classes.names, strict=True))
     rows = [*classes.ids, *sorted(ids.pixels.keys() - named.keys())]
     return tuple(

@@ -12,7 +12,7 @@ from opentrans_cli.datasets.pairs import Pair, read_pair
 from opentrans_cli.datasets.scan import Facts
 from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
-from opentrans_cli.steps.check.ids import Classes
+from opentrans_cli.steps.check.ids import DataClasses
 
 SAMPLES = 5
 LONGEST = 960
@@ -28,7 +28,7 @@ def chosen(facts: Sequence[Facts], told: Set[Pair]) -> list[Facts]:
     return [*first, *(others[(2 * number + 1) * len(others) // (2 * wanted)] for number in range(wanted))]
 
 
-def drawn(pair: Pair, classes: Classes) -> bytes:
+def drawn(pair: Pair, classes: DataClasses) -> bytes:
     """The photo with its label map over it, and beside it what is there, ids without a class by number; as PNG."""
     image, label_map = read_pair(pair)
     height, width = label_map.shape

@@ -19,7 +19,7 @@ MOST_VOID = 3
 
 
 @dataclass(frozen=True)
-class Classes:
+class DataClasses:
     """Class `names[i]` has the id `ids[i]`; pixels of the ids `void` are not labelled, also where that is a class."""
 
     names: tuple[str, ...]
@@ -29,7 +29,7 @@ class Classes:
     written: bool = False  # whether the class file writes ids
 
     @classmethod
-    def of(cls, classes: ClassList, ignored: tuple[int, ...]) -> Classes:
+    def of(cls, classes: ClassList, ignored: tuple[int, ...]) -> DataClasses:
         """The classes of a file; ignored: what --ignore says, () without it."""
         return cls(
             classes.vocabulary.names, classes.ids, ignored or classes.default_ignored, classes.remarks, classes.written
@@ -74,7 +74,7 @@ class Ids:
     unlabelled: list[str] = field(default_factory=list)  # label maps with void pixels alone
 
     @classmethod
-    def of(cls, label_maps: Iterable[tuple[str, dict[int, int]]], classes: Classes) -> Ids:
+    def of(cls, label_maps: Iterable[tuple[str, dict[int, int]]], classes: DataClasses) -> Ids:
         """The ids of label maps, each with its name and its pixels by id."""
         ids = cls()
         for name, pixels in label_maps:
@@ -101,7 +101,7 @@ class Ids:
         return len(self.files.get(number, ()))
 
 
-def about_ids(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int, ...] | None]:
+def about_ids(ids: Ids, classes: DataClasses) -> tuple[list[Finding], tuple[int, ...] | None]:
     """Findings about ids and classes; and what --ignore should be, if that is something else."""
     found, suggested = _about_classes(ids, classes)
     if ids.crowded:
@@ -114,7 +114,7 @@ def about_ids(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int, ...
     return [*found, *(Finding("class-file", "note", remark, "") for remark in classes.remarks)], suggested
 
 
-def _about_classes(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int, ...] | None]:
+def _about_classes(ids: Ids, classes: DataClasses) -> tuple[list[Finding], tuple[int, ...] | None]:
     foreign = classes.foreign(ids.pixels)
     if (shifted := _counts_from_one(ids, classes)) is not None:
         return [shifted], _ignored(ids, classes, [0]) if 0 in ids.pixels else None
@@ -135,7 +135,7 @@ def _about_classes(ids: Ids, classes: Classes) -> tuple[list[Finding], tuple[int
     return found + _empty_classes(ids, classes), None if _may_count_from_zero(ids, classes) else more
 
 
-def _may_count_from_zero(ids: Ids, classes: Classes) -> bool:
+def _may_count_from_zero(ids: Ids, classes: DataClasses) -> bool:
     """Whether label maps may as well count classes from 0 in their order, though the class file writes ids: 0 is there
     and no class, and ids that only the class file's numbers reach are nowhere.
 
@@ -146,7 +146,7 @@ def _may_count_from_zero(ids: Ids, classes: Classes) -> bool:
     return bool(beyond) and 0 in ids.pixels and 0 not in classes.ids and not beyond & ids.pixels.keys()
 
 
-def _other_ids(ids: Ids, classes: Classes) -> Finding:
+def _other_ids(ids: Ids, classes: DataClasses) -> Finding:
     """The finding that hardly an id is that of a class."""
     there = sorted(ids.pixels.keys() - {*classes.void})
     what = f"label maps hold other ids than the class file: {_listed(there)}"
@@ -158,7 +158,7 @@ def _other_ids(ids: Ids, classes: Classes) -> Finding:
     return Finding("other-ids", "fault", what, move, tuple(files))
 
 
-def _counts_from_one(ids: Ids, classes: Classes) -> Finding | None:
+def _counts_from_one(ids: Ids, classes: DataClasses) -> Finding | None:
     """The finding that classes are 1 to their number: that id alone is foreign, and 0 is nowhere, or, as void is, in
     far more label maps.
     """
@@ -175,12 +175,12 @@ def _counts_from_one(ids: Ids, classes: Classes) -> Finding | None:
     return Finding("ids-from-1", "fault", what, move, tuple(ids.files[last]))
 
 
-def _ignored(ids: Ids, classes: Classes, more: list[int]) -> tuple[int, ...]:
+def _ignored(ids: Ids, classes: DataClasses, more: list[int]) -> tuple[int, ...]:
     """What --ignore should be for the ids `more` to be void as well."""
     return tuple(sorted({*more, *(number for number in classes.void if number in ids.pixels)}))
 
 
-def _usual(ids: Ids, classes: Classes, numbers: list[int], suggested: tuple[int, ...] | None) -> Finding:
+def _usual(ids: Ids, classes: DataClasses, numbers: list[int], suggested: tuple[int, ...] | None) -> Finding:
     """The finding about ids without a class that many label maps have."""
     files = sorted({name for number in numbers for name in ids.files[number]})
     share = percentage(sum(map(ids.share, numbers)))
@@ -197,7 +197,7 @@ def _usual(ids: Ids, classes: Classes, numbers: list[int], suggested: tuple[int,
     return Finding("id-without-class", "fault", what, move, tuple(files))
 
 
-def _slips(ids: Ids, classes: Classes, numbers: list[int]) -> Finding:
+def _slips(ids: Ids, classes: DataClasses, numbers: list[int]) -> Finding:
     """The finding about ids without a class that few label maps have, or that no class can have."""
     files = sorted({name for number in numbers for name in ids.files[number]})
     what = f"{counted(len(files), 'label map has', 'label maps have')} ids without a class: {_listed(numbers)}"
@@ -209,7 +209,7 @@ def _listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:6])) + (" and more" if len(numbers) > 6 else "")
 
 
-def _empty_classes(ids: Ids, classes: Classes) -> list[Finding]:
+def _empty_classes(ids: Ids, classes: DataClasses) -> list[Finding]:
     """Findings about classes that no pixel has."""
     named = dict(zip(classes.ids, classes.names, strict=True))
     there = ids.pixels.keys() & named.keys() - {*classes.void}

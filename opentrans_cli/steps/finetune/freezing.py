@@ -28,7 +28,7 @@ from opentrans_cli.reporter import SILENT, Reporter
 from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.spectral.measure import measure
 from opentrans_cli.spectral.report import AlphaReport, bundle_report
-from opentrans_cli.spectral.selection import FreezeMode, Selection, in_words
+from opentrans_cli.spectral.selection import FreezeMode, Selection, selection_in_words
 from opentrans_cli.steps.finetune.options import FinetuneOptions
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.training.freezing import freeze_modules
@@ -110,7 +110,7 @@ def choose_frozen(
     bundle = built.tower.bundle
     report = None if bundle is None or measured_now else bundle_report(bundle)
     if report is not None and not options.given_freezing and not built.framework.frozen_trunk:
-        ranking = _Ranking(_inside(built, report), f"as analyze chose: {in_words(report.selection)}")
+        ranking = _Ranking(_inside(built, report), f"as analyze chose: {selection_in_words(report.selection)}")
         by, wanted = "analyze", _stored(built, report, reporter)
         mode = str((report.selection or {}).get("freeze", "heavy"))
     else:
@@ -154,7 +154,7 @@ def _own_words(options: FinetuneOptions, report: AlphaReport | None, by: str) ->
     """Words that say why the layers are chosen here, and how."""
     if by == "framework":
         return "the framework keeps the whole tower frozen"
-    rule = in_words(_selection(options).to_json())
+    rule = selection_in_words(_selection(options).to_json())
     if by == "defaults":
         return f"by default: {rule}"
     given = ", ".join(flag(name) for name in options.given_freezing)

@@ -26,7 +26,7 @@ NEAR = 1e-4
 
 
 @dataclass(frozen=True)
-class Subject:
+class Publication:
     """What is judged."""
 
     source: Bundle  # as the user named it
@@ -47,12 +47,12 @@ def refusal(repo: str, failed: Sequence[Check]) -> GateError:
     )
 
 
-def judge(subject: Subject) -> tuple[Check, ...]:
+def gate_points(subject: Publication) -> tuple[Check, ...]:
     """Every point of the gate with its verdict; none keeps the others from being judged."""
     return tuple(_points(subject))
 
 
-def _points(subject: Subject) -> Iterator[Check]:
+def _points(subject: Publication) -> Iterator[Check]:
     try:
         facts = reload.reload_afresh(subject.staged.path, subject.dense)
     except (RuntimeError, OSError, ValueError) as error:
@@ -86,7 +86,7 @@ def _hash(staged: Bundle, digest: str) -> str:
     return f"same digest, {digest[:19]}"
 
 
-def _parity(subject: Subject, facts: Mapping[str, Any]) -> str:
+def _parity(subject: Publication, facts: Mapping[str, Any]) -> str:
     found = {"embedding": facts["embedding"], "dense": facts["dense"]}
     there = {name: np.asarray(values) for name, values in found.items() if values is not None}
     if not there:
@@ -116,7 +116,7 @@ def _license(found: License) -> str:
     )
 
 
-def _figures(subject: Subject) -> str:
+def _figures(subject: Publication) -> str:
     measured = {name: _measurement(subject, report) for name, report in subject.evaluations.items()}
     foreign = [name for name, step in measured.items() if step is None]
     if foreign:
@@ -137,13 +137,13 @@ def _figures(subject: Subject) -> str:
     return f"{count} evaluations, each measured on this bundle" if count else "no evaluation on the card"
 
 
-def _is_part(subject: Subject, report: Mapping[str, Any], step: Step) -> bool:
+def _is_part(subject: Publication, report: Mapping[str, Any], step: Step) -> bool:
     """Whether a figure for a leaderboard was measured on some of the photos alone."""
     for_leaderboard = "at_sparsity" not in report and report["dataset"] in subject.benchmarks
     return for_leaderboard and bool(step.options.get("limit") or report.get("skipped"))
 
 
-def _measurement(subject: Subject, report: Mapping[str, Any]) -> Step | None:
+def _measurement(subject: Publication, report: Mapping[str, Any]) -> Step | None:
     """The step of the history that measured the report's figures, on the very values that are published."""
     manifest = subject.staged.manifest
     own = {subject.staged.digest} | _same_values(manifest)

@@ -142,7 +142,7 @@ def push(
         if benchmarks:
             files[EVAL_RESULTS] = Path(scratch) / "eval_results.yaml"
             files[EVAL_RESULTS].write_bytes(render_eval_results(evaluations.values(), benchmarks, repo=place.repo))
-        subject = gate.Subject(bundle, staged, terms, evaluations, cost_of(staged), frozenset(benchmarks), opened)
+        subject = gate.Publication(bundle, staged, terms, evaluations, cost_of(staged), frozenset(benchmarks), opened)
         points = _judged(subject, place.repo, reporter, lenient=dry_run or no_gate is not None)
         if sign_key is not None or (sign and not dry_run):
             files[SIGNATURE] = sign_folder(staged.path, None if sign_key is None else Path(sign_key))
@@ -183,10 +183,10 @@ def push(
     )
 
 
-def _judged(subject: gate.Subject, repo: str, reporter: Reporter, *, lenient: bool) -> tuple[Check, ...]:
+def _judged(subject: gate.Publication, repo: str, reporter: Reporter, *, lenient: bool) -> tuple[Check, ...]:
     """The points of the gate. Raises GateError for those that failed, unless `lenient`."""
     reporter.say("gate: reading it again in a fresh interpreter")
-    points = gate.judge(subject)
+    points = gate.gate_points(subject)
     failed = [point for point in points if not point.ok]
     if failed and not lenient:
         raise gate.refusal(repo, failed)

@@ -12,7 +12,7 @@ from opentrans_cli.bundle.schema import read_report, report_kind
 from opentrans_cli.bundle.store import Bundle
 from opentrans_cli.files.figures import human_bytes, human_count, percent
 from opentrans_cli.pictures.charts import density_chart
-from opentrans_cli.pictures.page import Page, Picture
+from opentrans_cli.pictures.page import Page, PagePicture
 from opentrans_cli.pictures.tower_page import tower_page
 from opentrans_cli.spectral.report import bundle_report
 
@@ -88,11 +88,11 @@ def _classes(page: Page, report: Mapping[str, Any]) -> None:
     )
 
 
-def _drawn(draw: Callable[[Path], None], caption: str) -> Picture:
+def _drawn(draw: Callable[[Path], None], caption: str) -> PagePicture:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "chart.png"
         draw(path)
-        return Picture(path.read_bytes(), caption)
+        return PagePicture(path.read_bytes(), caption)
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from opentrans_cli.files.figures import human_bytes, human_count, percent
-from opentrans_cli.pictures.page import Page, Picture
+from opentrans_cli.pictures.page import Page, PagePicture
 
 SCENES = "scenes"
 """Folder of single scenes in a demo's folder, NUMBER-KIND.png: `KINDS` and the names of the towers."""
@@ -82,7 +82,7 @@ def demo_page(folder: Path, document: Mapping[str, Any], *, beside: Path) -> Pag
     )
     page.heading("Which weights are left, and how well each layer was trained")
     charts = [
-        Picture((folder / name).read_bytes(), text) for name, text in _CHARTS.items() if (folder / name).is_file()
+        PagePicture((folder / name).read_bytes(), text) for name, text in _CHARTS.items() if (folder / name).is_file()
     ]
     page.pictures(charts, least=420)
     page.heading("What is in the folder")
@@ -94,12 +94,12 @@ def demo_page(folder: Path, document: Mapping[str, Any], *, beside: Path) -> Pag
     return page
 
 
-def _scenes(folder: Path, towers: list[str]) -> Iterator[list[Picture]]:
+def _scenes(folder: Path, towers: list[str]) -> Iterator[list[PagePicture]]:
     """By scene the photo, the ground truth and what each tower makes of it."""
     kinds = KINDS | {tower: tower.replace("_", ", ") for tower in towers}
     for number in range(len(list((folder / SCENES).glob("*-image.png")))):
         paths = {kind: folder / SCENES / f"{number}-{kind}.png" for kind in kinds}
-        yield [Picture(path.read_bytes(), kinds[kind]) for kind, path in paths.items() if path.is_file()]
+        yield [PagePicture(path.read_bytes(), kinds[kind]) for kind, path in paths.items() if path.is_file()]
 
 
 def _places(folder: Path) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from opentrans_cli.clip.layers import candidates, convolutions, layer_weight, lo
 from opentrans_cli.clip.prefix import block_of, blocks, modules_until
 from opentrans_cli.errors import OptionError, SourceError
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.spectral.selection import Selection, in_words
+from opentrans_cli.spectral.selection import Selection, selection_in_words
 from opentrans_cli.steps.analyze.analyze import analyze
 from opentrans_cli.steps.finetune import freezing as freeze_choice
 from opentrans_cli.steps.finetune.freezing import (
@@ -93,7 +93,7 @@ def test_what_analyze_chose_is_frozen_as_long_as_nothing_else_is_given(tiny_bund
     talk = Talk()
     choice = choose(bundle, talk=talk)
     assert (choice.layers, choice.by, talk.said) == (in_trunk(listed), "analyze", [])
-    assert choice.origin == f"as analyze chose: {in_words(open_bundle(bundle).alpha()[1]['selection'])}"
+    assert choice.origin == f"as analyze chose: {selection_in_words(open_bundle(bundle).alpha()[1]['selection'])}"
     other = choose(bundle, freeze_ratio=0.4)
     assert (len(other.layers), other.by) == (math.floor(0.4 * len(choice.alphas)), "options")
     instead = f"instead of the {len(listed)} layers that analyze chose"
