@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Force, Talk, command
-from opentrans_cli.cli.output import human_count, percent, plain_table
+from opentrans_cli.cli.output import plain_table
+from opentrans_cli.files.figures import human_count, percent
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.analyze.options import STABILITY, WHICH_LAYERS, AnalyzeOptions, CostChoice
 from opentrans_cli.steps.shared_options import SOURCE, BaseChoice

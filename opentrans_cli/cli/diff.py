@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from opentrans_cli.cli.command import Talk, command
-from opentrans_cli.cli.output import human_count, percent, plain_table
+from opentrans_cli.cli.output import plain_table
+from opentrans_cli.files.figures import human_count, percent
 from opentrans_cli.option import Options, option
 
 if TYPE_CHECKING:

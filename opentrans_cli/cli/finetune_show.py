@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentrans_cli.cli.output import human_count, percent, plain_table
+from opentrans_cli.cli.output import plain_table
 from opentrans_cli.errors import flag
+from opentrans_cli.files.figures import human_count, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Force, Talk, command
-from opentrans_cli.cli.output import human_count
+from opentrans_cli.files.figures import human_count
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.import_options import ImportOptions
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Talk, command
-from opentrans_cli.cli.output import human_bytes, human_count, plain_table
+from opentrans_cli.cli.output import plain_table
+from opentrans_cli.files.figures import human_bytes, human_count
 from opentrans_cli.steps.shared_options import BundleChoice, RoundChoice
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Talk, command
-from opentrans_cli.cli.output import human_bytes, plain_table
+from opentrans_cli.cli.output import plain_table
+from opentrans_cli.files.figures import human_bytes
 from opentrans_cli.option import Options, option
 
 if TYPE_CHECKING:

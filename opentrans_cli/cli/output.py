@@ -18,10 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 
-from opentrans_cli.files.figures import human_bytes as human_bytes
-from opentrans_cli.files.figures import human_count as human_count
 from opentrans_cli.files.figures import in_words
-from opentrans_cli.files.figures import percent as percent
 from opentrans_cli.reporter import Advance, Left
 
 if TYPE_CHECKING:

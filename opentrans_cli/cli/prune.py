@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Force, Resume, Talk, Typed, command
-from opentrans_cli.cli.output import human_bytes, human_count, plain_table
+from opentrans_cli.cli.output import plain_table
+from opentrans_cli.files.figures import human_bytes, human_count
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions, prune_options
 from opentrans_cli.steps.shared_options import Machine

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from opentrans_cli.bundle.card.licenses import HUB_LICENSES, OTHER
 from opentrans_cli.cli.command import Talk, command
-from opentrans_cli.cli.output import human_bytes, plain_table
+from opentrans_cli.cli.output import plain_table
+from opentrans_cli.files.figures import human_bytes
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.shared_options import BaseChoice, BundleChoice
 

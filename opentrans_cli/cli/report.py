@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from opentrans_cli.cli.command import Force, Talk, command
-from opentrans_cli.cli.output import human_bytes
+from opentrans_cli.files.figures import human_bytes
 from opentrans_cli.option import Options, option
 
 

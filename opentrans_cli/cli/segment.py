@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Force, Talk, command
-from opentrans_cli.cli.output import percent
 from opentrans_cli.errors import OptionError
+from opentrans_cli.files.figures import percent
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, Machine, WordChoice
 

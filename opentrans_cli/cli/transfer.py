@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentrans_cli.cli.command import Force, Talk, command
-from opentrans_cli.cli.output import human_count, percent, plain_table
+from opentrans_cli.cli.output import plain_table
 from opentrans_cli.errors import OptionError
+from opentrans_cli.files.figures import human_count, percent
 from opentrans_cli.option import Options, option, seed
 from opentrans_cli.steps.shared_options import BUNDLE, BaseChoice, RoundChoice, WordChoice
 from opentrans_cli.steps.transfer.options import TransferOptions
