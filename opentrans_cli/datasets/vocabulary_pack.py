@@ -1,7 +1,8 @@
 """Vocabulary packs: classes with the embeddings of their texts, so that no text tower is needed to use them.
 
 A safetensors file with the tensor `embeddings`, K x D, and one metadata key, `opentrans`, whose value is the JSON
-`{"classes": [{"name": ..., "synonyms": [...], "seen": true}, ...]}`. Rows are the synonyms in the order of the classes.
+`{"classes": [{"name": ..., "synonyms": [...], "seen": true}, ...], "templates": ["a photo of a {}.", ...]}`; the
+prompts are those the embeddings were made with, and may be missing. Rows are the synonyms in the order of the classes.
 A class without synonyms has one row, that of its name. Where synonyms do not repeat the name and there is a row for it
 as well, that row comes first.
 """
@@ -40,6 +41,7 @@ class VocabularyPack:
 
     classes: tuple[PackedClass, ...]
     embeddings: NDArray[np.float32]  # (K, D), rows of length 1: the texts of the classes in order
+    templates: tuple[str, ...] = ()  # the prompts they were made with, "{}" stands for a text; empty: not known
 
     @property
     def class_indices(self) -> tuple[int, ...]:
@@ -59,18 +61,22 @@ def read_pack(path: Path) -> VocabularyPack:
         raise DataError(f"not a vocabulary pack: {path} has no tensor '{_TENSOR}'; {_NEXT}")
     if header.dtype not in _FLOATS or len(header.shape) != 2 or 0 in header.shape:
         raise DataError(f"not a vocabulary pack: {path} has '{_TENSOR}' of {header.dtype} {header.shape}; {_NEXT}")
-    entries = read_metadata(path).get("classes")
+    about = read_metadata(path)
+    entries, templates = about.get("classes"), about.get("templates", [])
     if not isinstance(entries, list) or not entries:
         raise DataError(f"not a vocabulary pack: {path} has no list of classes in its metadata; {_NEXT}")
+    if not isinstance(templates, list) or not all(map(_is_word, templates)):
+        raise DataError(f"templates have to be a list of texts: {path}; {_NEXT}")
     given = [_class(entry, f"class {index} of {path}") for index, entry in enumerate(entries)]
     classes = _with_rows(given, header.shape[0], path)
-    return VocabularyPack(classes, _unit(read_tensors(path)[_TENSOR], path))
+    return VocabularyPack(classes, _unit(read_tensors(path)[_TENSOR], path), tuple(templates))
 
 
 def write_pack(path: Path, pack: VocabularyPack) -> None:
     """Write a pack completely or not at all; same content, same bytes. Raises BundleError if it cannot be written."""
     classes = [{"name": entry.name, "synonyms": list(entry.texts), "seen": entry.seen} for entry in pack.classes]
-    write_tensors(path, {_TENSOR: pack.embeddings}, {"classes": classes})
+    about = {"classes": classes, **({"templates": list(pack.templates)} if pack.templates else {})}
+    write_tensors(path, {_TENSOR: pack.embeddings}, about)
 
 
 def _class(entry: Any, where: str) -> PackedClass:

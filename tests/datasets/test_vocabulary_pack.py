@@ -51,9 +51,9 @@ def test_a_pack_is_read_back_as_it_was_written_and_by_the_library(tmp_path: Path
     classes = (PackedClass("cat", ("cat", "kitten"), False), PackedClass("ciel \u00e9toil\u00e9", ("sky",), True))
     unit = rows(3) / np.linalg.norm(rows(3), axis=1, keepdims=True)
     for name in ("a", "b"):
-        write_pack(tmp_path / name, VocabularyPack(classes, unit))
+        write_pack(tmp_path / name, VocabularyPack(classes, unit, ("a {}", "{}")))
     again = read_pack(tmp_path / "a")
-    assert again.classes == classes
+    assert again.classes == classes and again.templates == ("a {}", "{}")
     np.testing.assert_allclose(again.embeddings, unit, atol=1e-7)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     np.testing.assert_array_equal(load_file(tmp_path / "a")["embeddings"], unit)
@@ -87,6 +87,11 @@ def test_what_is_no_pack_is_refused_by_class_or_row(tmp_path: Path) -> None:
 
 def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "pack.safetensors"
+    for templates in ("a {}", ["a {}", 3], [""]):
+        about = json.dumps({"classes": [entry("cat"), entry("sky")], "templates": templates})
+        save_file({"embeddings": rows(2)}, path, metadata={"opentrans": about})
+        with pytest.raises(DataError, match="templates have to be a list of texts"):
+            read_pack(path)
     save_file({"weights": rows(2)}, path)
     with pytest.raises(DataError, match="has no tensor 'embeddings'"):
         read_pack(path)

@@ -22,16 +22,18 @@ from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
+from opentrans_cli.steps.eval.protocol import protocol_record
+from opentrans_cli.steps.eval.seen import known_seen, seen_classes
 from opentrans_cli.steps.eval.state import EvalState, eval_identity, eval_target
 from opentrans_cli.steps.run_files import check_state, resumable
 from opentrans_cli.steps.samples import open_samples, tell_empty, tell_skipped
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
-from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
+from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, open_source
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_published
 from opentrans_cli.steps.segmentors.scoring import Scoring, class_ious, group_miou
-from opentrans_cli.steps.segmentors.words import AnyWords, Words
+from opentrans_cli.steps.segmentors.words import DATA_SET, AnyWords, Words
 from opentrans_cli.steps.sources import Tower, is_bundle
 from opentrans_cli.steps.step_record import data_record, environment, parameter_count, step_record
 from opentrans_cli.training.device import resolve_device
@@ -116,8 +118,8 @@ def evaluate(
             reporter.say(remark)
         where = resolve_device(device)
         opened = _opened(source, subject, at_sparsity, base, reporter)
-        seen = _seen(samples, words, opened, subject)
-        text = opened.embedded(words, seen, reporter)
+        seen = known_seen(samples, words, opened, subject.seen)
+        text = opened.embedded(words, seen.flags, reporter)
         if out is not None:
             prepare_parent(out)
         sides = None if subject.own_size else opened.sides
@@ -128,13 +130,14 @@ def evaluate(
             samples,
             text,
             device=where,
-            seen=seen,
+            seen=seen.flags,
             sides=sides,
             skip_bad=data.skip_bad,
             state=state,
             reporter=reporter,
         )
         report = {**report, "dataset": dataset, "data": samples.fingerprint}
+        report["protocol"] = protocol_record(report, samples, words, opened, data=data, seen=seen, sides=sides)
         if opened.checkpoint is not None:
             report["checkpoint"] = opened.checkpoint
         if at_sparsity is not None:
@@ -159,7 +162,7 @@ def _own_bundle(source: str | None, subject: Subject) -> Path | None:
 
 def _words(samples: SegDataset, subject: Subject) -> Words:
     """The words to ask for. Raises DataError unless there is a class for each of the data set's."""
-    words, wanted = subject.words or Words(samples.vocabulary), len(samples.vocabulary)
+    words, wanted = subject.words or Words(samples.vocabulary, origin=DATA_SET), len(samples.vocabulary)
     if len(words.vocabulary) != wanted:
         raise DataError(
             f"vocabulary and data set disagree: {len(words.vocabulary)} classes for {wanted} of the label maps; "
@@ -178,17 +181,6 @@ def _opened(
         return open_published(subject.framework, subject.checkpoint, base=base, reporter=reporter)
     assert source is not None
     return open_source(source, framework=subject.framework, at_sparsity=at_sparsity, base=base, reporter=reporter)
-
-
-def _seen(samples: SegDataset, words: Words, opened: OpenedSegmentor, subject: Subject) -> tuple[bool, ...]:
-    """By class, whether it had training labels: from a class file or a pack, or as known for a checkpoint, else
-    from the record of the bundle or the split of the data set.
-    """
-    if subject.seen is not None:
-        return words.vocabulary.seen_by(names_of(subject.seen))
-    if words.pack is not None or opened.checkpoint is not None:
-        return words.seen_by(opened.trained_on)
-    return seen_classes(samples, opened.built.tower)
 
 
 def load_samples(dataset: str, data: DatasetOptions, reporter: Reporter) -> SegDataset:
@@ -231,7 +223,7 @@ def score(
         raise DataError(f"no image is left: {total} are bad, first: {scored.skipped[0]}; give others")
     tell_skipped(scored.skipped, total, reporter)
     tell_empty(samples, scored.confusion.counts.sum(dim=1).tolist(), scored.confusion.ignored, reporter)
-    flags = seen_classes(samples, built.tower) if seen is None else seen
+    flags = seen_classes(samples, built.tower).flags if seen is None else seen
     return {
         "framework": built.framework.name,
         "images": len(scored.seconds),
@@ -244,14 +236,6 @@ def score(
         "resolution": list(scored.resolution),
         "environment": environment(device),
     }
-
-
-def seen_classes(samples: SegDataset, tower: Tower) -> tuple[bool, ...]:
-    """By class, whether it had training labels: from the bundle's segmentor, else from the split of the data set."""
-    record = tower.bundle.manifest.segmentor if tower.bundle else None
-    if record is not None and record.seen:
-        return samples.vocabulary.seen_by(record.seen)
-    return tuple(name not in samples.unseen for name in samples.vocabulary.names)
 
 
 def _cost(built: BuiltSegmentor, macs: Mapping[str, int]) -> dict[str, Any]:

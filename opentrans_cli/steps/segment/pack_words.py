@@ -56,7 +56,7 @@ def pack_words(
         templates = templates if chosen is not None or not prompts else prompts
     flags = vocabulary.seen_by(trained_on) if trained_on else None
     text = embed_vocabulary(clip, vocabulary, templates=templates, seen=flags, reporter=reporter)
-    write_pack(out, packed(vocabulary, text))
+    write_pack(out, packed(vocabulary, text, templates))
     return out
 
 

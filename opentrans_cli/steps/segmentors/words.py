@@ -17,6 +17,9 @@ from opentrans_cli.errors import DataError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import SILENT, Reporter
 
+DATA_SET = "data set"
+"""The origin of words that are the data set's own names of its classes."""
+
 _NO_COMMA = {";": "';'", "\n": "line ends", "\t": "tabs"}
 
 
@@ -28,6 +31,8 @@ class Words:
     pack: VocabularyPack | None = None
     written: tuple[int, ...] = ()  # ids of the classes, if a class file writes them
     remarks: tuple[str, ...] = ()  # what a user should know of how they were read
+    origin: str = "given"  # "given", "data set", "class file" or "vocabulary pack"
+    file: Path | None = None  # the class file or pack
 
     @classmethod
     def of(cls, words: AnyWords) -> Words:
@@ -53,9 +58,12 @@ class Words:
         """A vocabulary pack (`.safetensors`) or a class file. Raises DataError or BundleError."""
         if not is_pack(path):
             listed = read_classes(path)
-            return cls(listed.vocabulary, written=listed.ids, remarks=listed.remarks)
+            return cls(
+                listed.vocabulary, written=listed.ids, remarks=listed.remarks, origin="class file", file=path
+            )
         pack = read_pack(path)
-        return cls(Vocabulary(tuple(_named(packed) for packed in pack.classes)), pack)
+        vocabulary = Vocabulary(tuple(_named(packed) for packed in pack.classes))
+        return cls(vocabulary, pack, origin="vocabulary pack", file=path)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -98,12 +106,16 @@ class Words:
         return text
 
 
-def packed(vocabulary: Vocabulary, text: ClassText) -> VocabularyPack:
-    """`vocabulary` with its embeddings, to be written; `text` has a row for each synonym, class by class."""
+def packed(vocabulary: Vocabulary, text: ClassText, templates: Sequence[str]) -> VocabularyPack:
+    """`vocabulary` with its embeddings, to be written; `text` has a row for each synonym, class by class.
+
+    templates: the prompts that the embeddings were made with.
+    """
     classes = zip(vocabulary.classes, text.seen, strict=True)
     return VocabularyPack(
         tuple(PackedClass(synonyms[0], synonyms, seen) for synonyms, seen in classes),
         text.embeddings.cpu().numpy(),
+        tuple(templates),
     )
 
 
