@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from panoptic_quality import panoptic_json
 from torch import nn
 
 import opentrans_cli
@@ -241,7 +242,9 @@ def test_a_framework_is_built_from_its_defaults_and_scores_every_pixel(name: str
 @every_dataset
 def test_a_data_set_gives_samples_that_keep_the_contract(name: str, labelled_folder: Any) -> None:
     where = {"images": labelled_folder.images, "labels": labelled_folder.labels, "classes": labelled_folder.classes}
-    samples = DATASETS.load(name)(DatasetOptions(limit=2, **(where if name == "folder" else {})))
+    if name == "panoptic":
+        where["labels"] = panoptic_json(labelled_folder)
+    samples = DATASETS.load(name)(DatasetOptions(limit=2, **({} if name == "shapes" else where)))
     assert len(samples) == 2
     allowed = {*range(len(samples.vocabulary)), samples.ignore_index}
     for index in range(2):

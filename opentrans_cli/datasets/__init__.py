@@ -11,6 +11,7 @@
     crops.py            one random training crop, a function of (seed, number)
     crop_source.py      crops of a whole data set, in this process or in workers
     folder.py           the user's own images and label maps; pairs.py: which belong together; scan.py: what they hold
+    panoptic_photos.py  the user's own images with segments; coco_panoptic.py: COCO's files of them; coco_json.py: JSON
     shapes.py           the embedded data set; scenes.py: how its scenes are painted
     picture_source.py   a folder, a file list or tar shards -> pictures; shards.py: the pictures inside shards
     views.py            all views, in memory or made again for every batch
@@ -29,6 +30,7 @@ DATASETS = Catalog(
     {
         "shapes": "opentrans_cli.datasets.shapes:open_shapes",
         "folder": "opentrans_cli.datasets.folder:open_folder",
+        "panoptic": "opentrans_cli.datasets.panoptic_photos:open_panoptic",
     },
 )
 """Name -> a function that takes DatasetOptions and returns a SegDataset."""

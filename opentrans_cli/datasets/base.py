@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,22 @@ class Sample:
     image: NDArray[np.uint8]  # (H, W, 3) RGB
     label_map: NDArray[np.int64] | None  # (H, W), class indices or the data set's ignore_index
     name: str  # unique within the data set; may contain "/"
+
+
+class TrueSegment(NamedTuple):
+    """One object, or all of a class that has no objects, in an image."""
+
+    id: int  # its value in the map, from 1 to 2 ** 24 - 1
+    class_index: int
+    crowd: bool  # objects that nobody told apart
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticTruth:
+    """Every pixel of one image in one segment or in none."""
+
+    ids: NDArray[np.int32]  # (H, W), 0 for none
+    segments: tuple[TrueSegment, ...]  # in the order of the file; each has a pixel
 
 
 class SegDataset(Protocol):
@@ -54,3 +70,20 @@ class SegDataset(Protocol):
 
     def name(self, index: int) -> str:
         """The name of sample `index`, without reading it."""
+
+
+class PanopticDataset(SegDataset, Protocol):
+    """A data set that also knows the single objects."""
+
+    @property
+    def things(self) -> tuple[bool, ...]:
+        """By class, whether it consists of objects that are told apart."""
+
+    def panoptic(self, index: int) -> PanopticTruth:
+        """The segments of sample `index`, at the size of its image; raises as reading the sample does."""
+
+
+def panoptic_dataset(samples: SegDataset) -> PanopticDataset | None:
+    """`samples` if they know the single objects: they have `panoptic`, and their `things` are not None."""
+    known = getattr(samples, "things", None) is not None and hasattr(samples, "panoptic")
+    return cast(PanopticDataset, samples) if known else None

@@ -24,7 +24,12 @@ class DatasetOptions(Options):
 
     split: Split = "train"  # shapes: which scenes; folder: no effect, `split_list` selects
     images: Path | None = option(None, help="folder of images, or tar shards with label maps", kind="path", panel=_DATA)
-    labels: Path | None = option(None, help="folder of label maps (PNG) with the same names", kind="path", panel=_DATA)
+    labels: Path | None = option(
+        None,
+        help="folder of label maps (PNG) with the same names, or a panoptic JSON of COCO's with its PNGs beside it",
+        kind="path",
+        panel=_DATA,
+    )
     image_suffix: str | None = option(
         None,
         help="end of the names of images; what is before it is the name of the pair, as with _leftImg8bit.png",
@@ -87,8 +92,10 @@ class DatasetOptions(Options):
 
 
 def dataset_name(name: str | None, data: DatasetOptions) -> str:
-    """The data set `name`; by default `folder` if images are given, else the embedded scenes."""
-    return name or ("folder" if data.images is not None else "shapes")
+    """The data set `name`; by default that of the images, if they are given, else the embedded scenes."""
+    if name is not None or data.images is None:
+        return name or "shapes"
+    return "panoptic" if data.labels is not None and data.labels.suffix.lower() == ".json" else "folder"
 
 
 @dataclass(frozen=True)

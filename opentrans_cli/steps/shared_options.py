@@ -43,9 +43,13 @@ class DataChoice(Options):
     dataset: str | None = option(
         None,
         help="data set",
-        choices={"shapes": "the embedded scenes", "folder": "your own; needs --images, --labels and --classes"},
+        choices={
+            "shapes": "the embedded scenes",
+            "folder": "your own; needs --images, --labels and --classes",
+            "panoptic": "your own in COCO's panoptic format; needs --images, and the JSON as --labels",
+        },
         noun="data set",
-        unset="folder with --images, else shapes",
+        unset="folder with --images, or panoptic if --labels is a JSON file, else shapes",
         panel="Data",
     )
 
