@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Force, Talk, command
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, PictureError
 from opentrans_cli.files.figures import percent
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, Machine, WordChoice
@@ -24,7 +28,8 @@ class SegmentRequest(Options):
 
     source_and_images: tuple[str, ...] = option(
         (),
-        help="a source (see `opentrans prune --help`), unless --checkpoint is given, and images or folders of images",
+        help="a source (see `opentrans prune --help`), unless --checkpoint is given, and images, folders of images or "
+        "tar shards; - reads a list of paths from stdin",
         argument=True,
         completes="source",
     )
@@ -37,7 +42,9 @@ class SegmentRequest(Options):
     stuff: tuple[str, ...] = option(
         (), help="words that are no objects, with commas; for instance and panoptic", kind="commas"
     )
-    skip_bad: bool = option(False, help="leave out images that cannot be read or are too small, and name them")
+    skip_bad: bool = option(
+        False, help="end with exit code 0 although images were left out that cannot be read or are too small"
+    )
     save_scores: Path | None = option(
         None, help="file for the scores of a single image as well: float32 (C, H, W), as .npy"
     )
@@ -94,12 +101,38 @@ def segment_command(
         return
     if not images:
         raise OptionError("segment needs images: none is named; name files or folders")
+    from opentrans_cli.steps.segment.inputs import told_of
     from opentrans_cli.steps.segment.segment import segment
 
+    images = _with_stdin(images)
     given = {**vars(published), **vars(base), **vars(machine), **vars(write)}
     given |= {name: getattr(asked, name) for name in ("out", "task", "stuff", "save_scores", "skip_bad")}
     result = segment(source, images=images, words=words, **given, reporter=talk.reporter)
     talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
+    if result.skipped and not asked.skip_bad:
+        count = len(result.skipped)
+        raise PictureError(
+            f"{count} of {count + len(result.images)} images are not labelled: {told_of(result.skipped)}; replace "
+            "them, or let it pass with --skip-bad"
+        )
+
+
+def _stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _with_stdin(images: Sequence[str]) -> list[str | PathLike[str]]:
+    """The images, with the list from stdin where "-" stands."""
+    from opentrans_cli.steps.segment.inputs import listed_paths
+
+    if images.count("-") > 1:
+        raise OptionError("stdin can be read once: - is named twice; name it once")
+    if "-" in images and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise OptionError("several processes cannot share one stdin: -; name the images or their folder")
+    given: list[str | PathLike[str]] = []
+    for image in images:
+        given += listed_paths(_stdin(), "stdin") if image == "-" else [image]
+    return given
 
 
 def _show(console: Console, result: SegmentResult) -> None:

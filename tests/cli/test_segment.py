@@ -61,3 +61,37 @@ def test_images_of_one_name_from_two_folders_are_kept_apart(run_cli: Any, desk: 
     line = ("segment", "tiny", desk / "left", desk / "right", "-w", "red,green", "-o", desk / "s", "--json")
     document = json.loads(run_cli(*line).stdout)
     assert [image["name"] for image in document["images"]] == ["left-a", "right-a"]
+
+
+def test_a_broken_picture_ends_in_exit_code_1_with_the_rest_written(
+    run_cli: Any, desk: Path, labelled_folder: Any
+) -> None:
+    (labelled_folder.images / "3.png").write_bytes(b"no picture")
+    line = ("segment", "tiny", labelled_folder.images, "-w", "red,green")
+    result = run_cli(*line, "-o", desk / "s", "--json", "--quiet")
+    document = json.loads(result.stdout)
+    check_document(document, "segment_report")
+    assert [image["name"] for image in document["images"]] == ["0", "1", "2", "4", "5"]
+    wrong = f"image cannot be read: {labelled_folder.images / '3.png'}"
+    assert document["skipped"] == [wrong] and result.exit_code == 1
+    assert result.stderr.startswith(f"opentrans: error: 1 of 6 images are not labelled: {wrong}; ")
+    passed = run_cli(*line, "-o", desk / "t", "--skip-bad")
+    assert (passed.exit_code, passed.stdout.strip()) == (0, str(desk / "t"))
+    assert f"skipped: {wrong}" in passed.stderr
+    assert (desk / "s/segment.json").read_bytes() == (desk / "t/segment.json").read_bytes()
+
+
+def test_a_list_on_stdin_is_what_its_paths_are(
+    run_cli: Any, desk: Path, labelled_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = sorted(labelled_folder.images.iterdir())[:2]
+
+    def listed(text: str, *more: object) -> Any:
+        monkeypatch.setattr("opentrans_cli.cli.segment._stdin", text.encode)
+        return run_cli("segment", "tiny", *more, "-w", "red,green", "-o", desk / "s", "--quiet")
+
+    assert listed("\n".join(map(str, photos)), "-").exit_code == 0
+    assert {path.name for path in (desk / "s").glob("?.png")} == {"0.png", "1.png"}
+    result = listed(f"{photos[0]}\nnowhere.png\n", "-", photos[1])
+    assert result.exit_code == 1 and "no such image or folder: nowhere.png (line 2 of stdin)" in result.stderr
+    assert listed("", "-", "-").exit_code == 2

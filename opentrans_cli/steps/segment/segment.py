@@ -8,26 +8,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
-from opentrans_cli.datasets.images import look_at, read_image, write_label_map
-from opentrans_cli.datasets.listing import list_images
-from opentrans_cli.datasets.picture_source import is_shards
+from opentrans_cli.datasets.images import write_label_map
+from opentrans_cli.datasets.picture_source import Picture, read_picture
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError, PictureError, unknown, without_move
 from opentrans_cli.files.atomic import staged_folder, write_file
-from opentrans_cli.files.near import near_path
 from opentrans_cli.files.records import json_bytes
-from opentrans_cli.files.targets import check_file_target, check_folder_target, prepare_parent
+from opentrans_cli.files.targets import check_file_target, check_folder_target, check_parent, prepare_parent
 from opentrans_cli.pictures.overlay import overlay
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.samples import tell_skipped
+from opentrans_cli.steps.segment.inputs import find_inputs, some_left, sound_ones
 from opentrans_cli.steps.segment.segments import coco_panoptic, find_instances, find_segments, things_of
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.predictor import Labels, Predictor, Queries
@@ -55,7 +55,7 @@ class SegmentOptions:
     stuff: tuple[str, ...] = ()  # classes that are not objects, for the other tasks
     base: str | None = None
     device: str = "auto"
-    skip_bad: bool = False  # leave out pictures that are damaged or too small
+    skip_bad: bool = False  # that pictures are left out is no failure of the command; they are in `skipped` either way
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class SegmentResult:
 def segment(
     source: str | Path | None = None,
     *,
-    images: str | Path | Sequence[str | Path],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
     words: AnyWords,
     out: str | Path | None = None,
     device: str = "auto",
@@ -104,17 +104,18 @@ def segment(
     reporter: Reporter | None = None,
     **given: Any,
 ) -> SegmentResult:
-    """Label every pixel of `images` (files or folders) with one of `words`.
+    """Label every pixel of `images` (files, folders or tar shards) with one of `words`.
 
     Writes NAME.png (class ids) and NAME-overlay.png for each image, and segment.json, into the new folder `out`, which
-    appears only if all was written. NAME is the file's stem; images whose outputs would have the same name get their
+    appears when all is written. NAME is the file's stem; images whose outputs would have the same name get their
     folder, and then their suffix, into it (photos-a-jpg). Ids are those of the class file if it writes any, else 0, 1,
-    ... in the order of the words. A source without a segmentor is read out without training.
+    ... in the order of the words. A source without a segmentor is read out without training. A damaged or too small
+    image is left out, and named in `skipped` of the result.
 
     source: None with `checkpoint`, a file of the `framework`'s own. words: "red star, sky", a sequence of names, or
     the Path of a class file or vocabulary pack. Options: the fields of `SegmentOptions`.
 
-    Raises DataError, SourceError, BundleError, HubError, TransferError or OptionError.
+    Raises DataError (also if no image is left), SourceError, BundleError, HubError, TransferError or OptionError.
     """
     options: SegmentOptions
     (options,) = by_name("segment", {**given, "out": out, "device": device, "force": force}, SegmentOptions)
@@ -123,28 +124,25 @@ def segment(
     reporter, words = reporter or LOGGED, Words.of(words)
     for remark in words.remarks:
         reporter.say(remark)
-    files = _files(reporter, [Path(image) for image in ([images] if isinstance(images, str | Path) else images)])
-    _check_targets(options, len(files))
-    if not options.skip_bad:
-        for path in files.values():  # before the segmentor is loaded
-            _looked_at(path)
+    found = find_inputs([images] if isinstance(images, str | PathLike) else images, reporter)
+    _check_targets(options, len(found))
+    pictures, skipped = sound_ones(found, reporter)  # before the segmentor is loaded
+    some_left(len(pictures), skipped)
     things = things_of(words.vocabulary.names, options.stuff)
+    seen = None if options.seen is None else words.seen_by(names_of(options.seen))
     where = resolve_device(options.device)
     opened = _opened(None if source is None else str(source), options, reporter)
     framework = opened.built.framework
     if options.task != "semantic" and not framework.masks:
         raise OptionError(f"{framework.name} finds no objects: --task {options.task}; use a framework of masks")
     reporter.say(f"segmentor: {framework.name}")
-    seen = None if options.seen is None else words.seen_by(names_of(options.seen))
     text = opened.embedded(words, seen, reporter)
     sides = None if options.own_size else opened.sides
-    job = _Job(Predictor(opened.built, text, device=where, sides=sides), words, things, options, files)
+    job = _Job(Predictor(opened.built, text, device=where, sides=sides), words, things, options, pictures, skipped)
     told = {"framework": framework.name, **({"checkpoint": opened.checkpoint} if opened.checkpoint else {})}
     if options.out is None:
         assert options.save_scores is not None
-        path = next(iter(files.values()))
-        image = read_image(path)
-        job.predictor.check_size(image, str(path))
+        image = job.read(next(iter(pictures.values())))
         job.save_scores(job.predictor.parts(image), image)
         return SegmentResult(options.save_scores, (), words.vocabulary.names, told, words.ids)
     return job.run(options.out, told, reporter)
@@ -166,7 +164,8 @@ class _Job:
     words: Words
     things: tuple[bool, ...]
     options: SegmentOptions
-    files: dict[str, Path]
+    pictures: dict[str, Picture]  # by the name of their outputs
+    damaged: Sequence[str]  # what is wrong with those that were left out beforehand
 
     @cached_property
     def colours(self) -> np.ndarray:
@@ -184,33 +183,37 @@ class _Job:
         """Write everything into `out`, which appears at the end."""
         entries: list[dict[str, Any]] = []
         sizes: list[tuple[int, int]] = []
-        pictures: list[str] = []
-        skipped: list[str] = []
+        files: list[str] = []
+        skipped = [*self.damaged]
         with staged_folder(out, replace=self.options.force) as folder:
-            with reporter.bar("segmenting", len(self.files)) as advance:
-                for name, path in self.files.items():
+            with reporter.bar("segmenting", len(self.pictures)) as advance:
+                for name, picture in self.pictures.items():
                     try:
-                        image = read_image(path)
-                        self.predictor.check_size(image, str(path))
+                        image = self.read(picture)
                     except PictureError as error:
-                        if not self.options.skip_bad:
-                            raise _with_way_out(error) from error
+                        if len(self.pictures) == 1 and not self.damaged:
+                            raise
                         skipped.append(without_move(error))
                     else:
                         entries.append(self._image(folder, name, image))
                         sizes.append((image.shape[0], image.shape[1]))
-                        pictures.append(path.name)
+                        files.append(Path(picture.member or picture.path).name)
                     advance(name)
-            if not entries:
-                raise DataError(f"no image is left: {len(skipped)} are bad, first: {skipped[0]}; give others")
-            tell_skipped(skipped, len(self.files), reporter)
+            some_left(len(entries), skipped)
+            tell_skipped(skipped, len(self.pictures) + len(self.damaged), reporter)
             names, ids = self.words.vocabulary.names, self.words.ids
             result = SegmentResult(out, tuple(entries), names, told, ids, tuple(skipped))
             (folder / REPORT).write_bytes(json_bytes(result.to_json()))
             if self.options.task == "panoptic":
                 classes = list(zip(names, self.things, self.colours.tolist(), strict=True))
-                (folder / PANOPTIC).write_bytes(json_bytes(coco_panoptic(entries, sizes, pictures, classes)))
+                (folder / PANOPTIC).write_bytes(json_bytes(coco_panoptic(entries, sizes, files, classes)))
         return result
+
+    def read(self, picture: Picture) -> np.ndarray:
+        """The pixels of a picture, uint8 (H, W, 3). Raises PictureError, which names it, if it cannot be labelled."""
+        image = read_picture(picture)
+        self.predictor.check_size(image, picture.name)
+        return image
 
     def _image(self, folder: Path, name: str, image: np.ndarray) -> dict[str, Any]:
         names, colours, predictor = self.words.vocabulary.names, self.colours, self.predictor
@@ -263,6 +266,7 @@ def _check_targets(options: SegmentOptions, count: int) -> None:
     """Raises OutputError or OptionError unless every output may be written to its place."""
     if options.out is not None:
         check_folder_target(options.out, force=options.force, foreign=_foreign)
+        check_parent(options.out)
     scores = options.save_scores
     if scores is None:
         return
@@ -270,60 +274,6 @@ def _check_targets(options: SegmentOptions, count: int) -> None:
         raise OptionError(f"scores are of one image: --save-scores {scores} with {count} images; name one image")
     check_file_target(scores, force=options.force, option="--save-scores")
     prepare_parent(scores)
-
-
-def _looked_at(path: Path) -> None:
-    try:
-        look_at(path)
-    except PictureError as error:
-        raise _with_way_out(error) from error
-
-
-def _with_way_out(error: PictureError) -> PictureError:
-    return PictureError(f"{error}, or skip it and others with --skip-bad")
-
-
-def _files(reporter: Reporter, images: Sequence[Path]) -> dict[str, Path]:
-    """Output name -> image, in the order given.
-
-    The name is the stem. Images whose outputs would have the same name, in small letters, get the path within the given
-    folder in front, and if that does not tell them apart, their suffix behind: a, sub-a, sub-a-jpg.
-    """
-    found: dict[Path, tuple[str, ...]] = {}  # image -> its names, the shortest first
-    taken: set[Path] = set()
-    for given in images:
-        if not given.exists():
-            raise DataError(f"no such image or folder: {given}; check the path{near_path(given)}")
-        if given.is_file() and is_shards(given):
-            raise DataError(f"segment reads no tar shards: {given}; unpack it (tar -xf) and give the folder")
-        for path in list_images(given, say=reporter.say) if given.is_dir() else [given]:
-            if path.resolve() in taken:
-                raise DataError(f"image given twice: {path}; name it once")
-            taken.add(path.resolve())
-            inside = path.relative_to(given).parent if given.is_dir() else Path()
-            long = "-".join([*(inside.parts or (path.parent.name,)), path.stem])
-            found[path] = (path.stem, long, f"{long}-{path.suffix[1:]}")
-    names = _named_apart(found)
-    return {name: path for path, name in names.items()}
-
-
-def _named_apart(found: dict[Path, tuple[str, ...]]) -> dict[Path, str]:
-    """The first name of each image with which its outputs clash with no other's. Raises DataError if there is none."""
-    tried = dict.fromkeys(found, 0)
-    while True:
-        makers: dict[str, list[Path]] = {}
-        for path, names in found.items():
-            for output in ("", "-overlay", "-panoptic"):
-                makers.setdefault(f"{names[tried[path]]}{output}".casefold(), []).append(path)
-        clashing = {path for paths in makers.values() if len(paths) > 1 for path in paths}
-        if not clashing:
-            return {path: names[tried[path]] for path, names in found.items()}
-        longer = {path for path in clashing if tried[path] + 1 < len(found[path])}
-        if not longer:
-            first, second = sorted(clashing)[:2]
-            raise DataError(f"two images would get the same name: {first} and {second}; segment them apart")
-        for path in longer:
-            tried[path] += 1
 
 
 def _foreign(out: Path) -> set[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,9 @@ from PIL import Image
 
 from opentrans_cli.datasets.images import read_label_map
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError, OutputError, PictureError
+from opentrans_cli.errors import DataError, OpentransError, OutputError, PictureError
+from opentrans_cli.reporter import SILENT
+from opentrans_cli.steps.segment.inputs import find_inputs, listed_paths
 from opentrans_cli.steps.segment.segment import segment
 
 Content = Callable[[Path], dict[str, bytes]]
@@ -91,23 +97,50 @@ def test_words_are_found_where_they_are_painted(tmp_path: Path) -> None:
     assert right > by_chance
 
 
-def test_bad_pictures_stop_the_run_or_are_skipped_by_name(labelled_folder: Any, tmp_path: Path) -> None:
-    bad, small = labelled_folder.images / "9.png", labelled_folder.images / "8.png"
+def test_bad_pictures_are_named_and_do_not_stop_the_rest(labelled_folder: Any, tmp_path: Path) -> None:
+    bad, late, small = (labelled_folder.images / name for name in ("9.png", "8.jpg", "7.png"))
     Image.new("RGB", (31, 99)).save(small)
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(PictureError, match=r"smaller than the tower's stride of 32: .*8\.png .*31 x 99.*--skip-bad"):
-        segment("tiny", images=[labelled_folder.images], out=tmp_path / "s", device="cpu", words=WORDS)
-    small.unlink()
     bad.write_bytes(b"no picture")
-    with pytest.raises(PictureError, match=r"cannot be read: .*9\.png; .*, or skip it and others with --skip-bad"):
-        segment("tiny", images=[labelled_folder.images], out=tmp_path / "s", device="cpu", words=WORDS)
-    assert sorted(tmp_path.iterdir()) == before
-    result = segment("tiny", images=labelled_folder.images, out=tmp_path / "s", words=WORDS, skip_bad=True)
-    assert result.skipped == (f"image cannot be read: {bad}",)
-    assert "9" not in [image["name"] for image in result.images]
+    Image.effect_noise((300, 300), 99).save(late)
+    late.write_bytes(late.read_bytes()[:200] + b"\xff\xd9")  # only decoding shows what is wrong with it
+    result = segment("tiny", images=labelled_folder.images, out=tmp_path / "s", device="cpu", words=WORDS)
+    assert sorted(result.skipped) == sorted(
+        (
+            f"image cannot be read: {bad}",
+            f"image cannot be read: {late}",
+            f"image is smaller than the tower's stride of 32: {small} (31 x 99)",
+        )
+    )
+    assert [image["name"] for image in result.images] == [str(number) for number in range(6)]
+    assert json.loads((tmp_path / "s/segment.json").read_text()) == result.to_json()
     assert result.to_json()["skipped"] == list(result.skipped)
-    with pytest.raises(DataError, match="no image is left: 1 are bad, first: image cannot be read"):
-        segment("tiny", images=bad, out=tmp_path / "t", words=WORDS, skip_bad=True)
+    with pytest.raises(DataError, match="no image is left: 2 are bad, first: image cannot be read"):
+        segment("tiny", images=[bad, late], out=tmp_path / "t", words=WORDS)
+    with pytest.raises(PictureError, match=r"image cannot be read: .*9\.png; it is damaged"):
+        segment("tiny", images=bad, out=tmp_path / "t", words=WORDS)
+    assert not (tmp_path / "t").exists()
+
+
+def test_all_that_can_be_wrong_with_the_input_is_said_before_a_model_is_loaded(
+    labelled_folder: Any, tmp_path: Path
+) -> None:
+    """The model does not exist, and no line says so."""
+    photo = labelled_folder.images / "0.png"
+    (tmp_path / "there").mkdir()
+    good = {"images": photo, "words": WORDS, "out": tmp_path / "s"}
+    for wrong, message in (
+        ({"images": tmp_path / "fotos"}, "no such image or folder: .*fotos"),
+        ({"images": [photo, photo]}, "image given twice"),
+        ({"images": labelled_folder.classes}, "image cannot be read"),
+        ({"words": "cat,cat"}, "names two classes"),
+        ({"words": tmp_path / "no.txt"}, "class file not found"),
+        ({"seen": tmp_path / "no.txt"}, "class file not found"),
+        ({"stuff": ("sky",)}, "not a class of the vocabulary"),
+        ({"out": tmp_path / "there"}, "already exists"),
+        ({"out": photo / "s"}, "cannot write"),
+    ):
+        with pytest.raises(OpentransError, match=message):
+            segment("no-such-model", **{**good, **wrong})
 
 
 def test_outputs_have_names_of_their_own_and_no_output_is_an_input(tmp_path: Path) -> None:
@@ -158,10 +191,37 @@ def test_words_in_brackets_are_refused(tmp_path: Path) -> None:
             segment("tiny", images=tmp_path / "a.png", words=words, out=tmp_path / "out")
 
 
-def test_tar_shards_are_no_pictures(tmp_path: Path) -> None:
-    for name in ("a.tar", "b.tar.gz"):
-        (tmp_path / name).write_bytes(bytes(1024))
-        with pytest.raises(
-            DataError, match=rf"reads no tar shards: .*{name}; unpack it \(tar -xf\) and give the folder"
-        ):
-            segment("tiny", images=tmp_path / name, words=WORDS, out=tmp_path / "out")
+def test_shards_give_what_their_pictures_give(labelled_folder: Any, tmp_path: Path) -> None:
+    files = sorted(labelled_folder.images.iterdir())
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        with tarfile.open(tmp_path / f"shards/{number}.tar", "w") as shard:
+            for place, path in enumerate(files[3 * number : 3 * number + 3]):
+                shard.add(path, f"{place}.png")
+    segment("tiny", images=labelled_folder.images, out=tmp_path / "a", device="cpu", words=WORDS)
+    packed = segment("tiny", images=tmp_path / "shards", out=tmp_path / "b", device="cpu", words=WORDS)
+    assert [image["name"] for image in packed.images] == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
+    for path, image in zip(files, packed.images, strict=True):
+        assert (tmp_path / "a" / path.name).read_bytes() == (tmp_path / "b" / image["label_map"]).read_bytes()
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress((tmp_path / "shards/0.tar").read_bytes()))
+    with pytest.raises(DataError, match=r"x\.tar\.gz"):
+        segment("tiny", images=tmp_path / "x.tar.gz", words=WORDS, out=tmp_path / "out")
+
+
+def test_a_list_names_paths_by_line_or_between_nul_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["a.png", "two words.png", " b.png ", "gr\u00fcn.png"]
+    for name in [*names, "new\nline.png"]:
+        Path(name).touch()
+    lines = "\ufeffa.png\r\n\ntwo words.png\n b.png \ngr\u00fcn.png".encode()
+    assert [os.fspath(path) for path in listed_paths(lines, "stdin")] == names
+    assert [os.fspath(path) for path in listed_paths(b"new\nline.png\0a.png\0", "stdin")] == ["new\nline.png", "a.png"]
+    with pytest.raises(DataError, match=r"no such image or folder: a\.pmg \(line 3 of stdin\); .*did you mean a\.png"):
+        listed_paths(b"a.png\n\na.pmg\n", "stdin")
+    with pytest.raises(DataError, match=r"no such image or folder: b \(entry 2 of stdin\)"):
+        listed_paths(b"a.png\0b\0", "stdin")
+    with pytest.raises(DataError, match="no image is named: stdin is empty"):
+        listed_paths(b"\n \n", "stdin")
+    twice = listed_paths(b"a.png\n\n./a.png\n", "stdin")
+    with pytest.raises(DataError, match=r"image given twice: a\.png \(line 3 of stdin\)"):
+        find_inputs(twice, SILENT)
