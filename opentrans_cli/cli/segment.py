@@ -104,10 +104,9 @@ def segment_command(
     from opentrans_cli.steps.segment.inputs import told_of
     from opentrans_cli.steps.segment.segment import segment
 
-    images = _with_stdin(images)
     given = {**vars(published), **vars(base), **vars(machine), **vars(write)}
     given |= {name: getattr(asked, name) for name in ("out", "task", "stuff", "save_scores", "skip_bad")}
-    result = segment(source, images=images, words=words, **given, reporter=talk.reporter)
+    result = segment(source, images=_with_stdin(images), words=words, **given, reporter=talk.reporter)
     talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
     if result.skipped and not asked.skip_bad:
         count = len(result.skipped)

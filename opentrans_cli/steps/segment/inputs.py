@@ -9,8 +9,8 @@ from pathlib import Path
 
 from opentrans_cli.datasets.images import look_at
 from opentrans_cli.datasets.listing import files_under, list_images
-from opentrans_cli.datasets.picture_source import Picture, is_shards, list_pictures
 from opentrans_cli.datasets.pairs import read_header
+from opentrans_cli.datasets.picture_source import Picture, is_shards, list_pictures
 from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES
 from opentrans_cli.errors import DataError, PictureError, without_move
 from opentrans_cli.files.near import near_path

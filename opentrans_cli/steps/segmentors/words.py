@@ -58,9 +58,7 @@ class Words:
         """A vocabulary pack (`.safetensors`) or a class file. Raises DataError or BundleError."""
         if not is_pack(path):
             listed = read_classes(path)
-            return cls(
-                listed.vocabulary, written=listed.ids, remarks=listed.remarks, origin="class file", file=path
-            )
+            return cls(listed.vocabulary, written=listed.ids, remarks=listed.remarks, origin="class file", file=path)
         pack = read_pack(path)
         vocabulary = Vocabulary(tuple(_named(packed) for packed in pack.classes))
         return cls(vocabulary, pack, origin="vocabulary pack", file=path)
