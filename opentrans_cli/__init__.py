@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.apply import apply as apply
     from opentrans_cli.steps.apply import attach as attach
     from opentrans_cli.steps.check.check import check as check
+    from opentrans_cli.steps.eval.compare import compare as compare
     from opentrans_cli.steps.eval.evaluate import evaluate as evaluate
     from opentrans_cli.steps.finetune.finetune import finetune as finetune
     from opentrans_cli.steps.hub.pull import pull as pull
@@ -44,6 +45,7 @@ _PLACES = {
     "apply": f"{_STEPS}.apply",
     "attach": f"{_STEPS}.apply",
     "check": f"{_STEPS}.check.check",
+    "compare": f"{_STEPS}.eval.compare",
     "diff": f"{_STEPS}.look.diff",
     "doctor": f"{_STEPS}.look.doctor",
     "evaluate": f"{_STEPS}.eval.evaluate",

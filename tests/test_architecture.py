@@ -140,6 +140,7 @@ UNLOADED = {
     "doctor --no-imports --quiet": NUMPY | DRAW,
     "push {bundle} org/name --license mit --dry-run": BUILD,  # it compares the tower with what a stranger reads
     "pull org/name": NUMPY | DRAW,
+    "eval --compare --published": NUMPY | DRAW | SHARE,
     "eval tiny --dataset shapes --limit 1": BUILD | {"scipy", "matplotlib"} | SHARE,
 }
 

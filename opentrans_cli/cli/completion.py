@@ -96,7 +96,8 @@ def _named(ctx: typer.Context) -> str:
     """What the line has named so far as what the command reads."""
     # An option that still lacks its value ends the parsing before arguments are assigned: they are left over.
     values: list[Any] = ctx.args or [ctx.params.get(name) for name in ("source", "bundle", "file")]
-    return str(next((value for value in values if value), ""))
+    named = next((value for value in values if value), "")
+    return str(named[0] if isinstance(named, list | tuple) else named)
 
 
 def _bundle(path: str) -> Any:

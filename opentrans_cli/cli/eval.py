@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentrans_cli.cli.command import Force, Resume, Talk, command
+from opentrans_cli.cli.eval_compare import show_comparison
 from opentrans_cli.cli.output import plain_table
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.figures import human_bytes, human_count, percent
-from opentrans_cli.option import Options, option
-from opentrans_cli.steps.eval.options import EvalOptions
+from opentrans_cli.option import Options, option, stated
+from opentrans_cli.steps.eval.options import CompareOptions, EvalOptions
 from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, DataChoice, Machine, RoundChoice
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 class EvalRequest(Options):
     """What is scored, and where the report goes."""
 
-    source: str | None = option(
-        None,
-        help="a source (see `opentrans prune --help`), unless --checkpoint is given",
+    source: tuple[str, ...] = option(
+        (),
+        help="a source (see `opentrans prune --help`), unless --checkpoint is given; with --compare bundles, run "
+        "folders, reports",
         kind="source",
         argument=True,
         completes="source",
@@ -33,12 +35,18 @@ class EvalRequest(Options):
     vocabulary: Path | None = option(
         None, help="other words for the classes, in their order: class file or vocabulary pack", kind="path"
     )
-    out: Path | None = option(None, also=("-o",), help="file for the report", unset="into the bundle")
+    out: Path | None = option(
+        None,
+        also=("-o",),
+        help="file for the report; with --compare .md, .csv, .tex or .json",
+        unset="into the bundle",
+    )
 
 
 @command
 def eval_command(
     asked: EvalRequest,
+    comparison: CompareOptions,
     options: EvalOptions,
     round: RoundChoice,
     choice: DataChoice,
@@ -54,10 +62,25 @@ def eval_command(
 
     opentrans eval trained
     opentrans eval trained --images photos --labels maps --classes names.txt
-    opentrans eval --framework fcclip --checkpoint fcclip.pth --dataset shapes
+    opentrans eval --compare dense trained reports --published --out table.md
     """
-    if (asked.source is None) == (published.checkpoint is None):
+    if comparison.compare:
+        kept = replace(asked, source=(), out=None)
+        _refuse_beside_compare(kept, options, round, choice, data, published, base, machine, resume)
+        from opentrans_cli.steps.eval.compare import compare
+
+        compared = compare(
+            asked.source, out=asked.out, **vars(write), reporter=talk.reporter, published=comparison.published
+        )
+        talk.emit(compared.to_json(), lambda console: show_comparison(console, compared.table), compared.path)
+        return
+    if comparison.published:
+        raise OptionError("published rows stand beside a comparison: --published; add --compare")
+    if len(asked.source) > 1:
+        raise OptionError(f"eval scores one segmentor: {len(asked.source)} sources; add --compare to compare reports")
+    if bool(asked.source) == (published.checkpoint is not None):
         raise OptionError("eval scores one segmentor: a source, or --checkpoint FILE; give exactly one of the two")
+    (source,) = asked.source or (None,)
     common: dict[str, Any] = {
         **vars(choice),
         **vars(data),
@@ -72,18 +95,28 @@ def eval_command(
     if options.curve:
         if round.at_sparsity is not None:
             raise OptionError("one sparsity or all of them: --at-sparsity and --curve; give one of the two")
-        if asked.source is None or published != CheckpointChoice() or asked.vocabulary is not None:
+        if source is None or published != CheckpointChoice() or asked.vocabulary is not None:
             raise OptionError("a curve is of a bundle as it is: --curve; leave --framework and --vocabulary out")
         from opentrans_cli.steps.eval.curve import curve
 
-        result, show = curve(asked.source, **common), _show_curve
+        result, show = curve(source, **common), _show_curve
     else:
         from opentrans_cli.steps.eval.evaluate import evaluate
 
-        result = evaluate(asked.source, **common, **vars(published), **vars(round), words=asked.vocabulary)
+        result = evaluate(source, **common, **vars(published), **vars(round), words=asked.vocabulary)
         show = _show
-    title = asked.source or str(published.checkpoint)
+    title = source or str(published.checkpoint)
     talk.emit(result.report, lambda console: show(console, title, result.report), result.path)
+
+
+def _refuse_beside_compare(*groups: Options) -> None:
+    """A comparison only reads reports, so nothing that decides how something is scored may be given."""
+    for group in groups:
+        for field, said in stated(group):
+            if getattr(group, field.name) != field.default:
+                raise OptionError(
+                    f"a comparison reads reports and scores nothing: {said.spelled(field.name)}; leave it out"
+                )
 
 
 def _show(console: Console, source: str, report: dict[str, Any]) -> None:

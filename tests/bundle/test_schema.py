@@ -45,6 +45,11 @@ REQUIRED = {
     "eval_report": "framework dataset images classes miou miou_seen miou_unseen pixel_accuracy per_class "
     "params_dense params_kept macs macs_kept seconds_per_image resolution environment",
     "eval_report/per_class": "name iou seen",
+    "score_table": "columns rows notes remarks",
+    "score_table/columns": "key dataset metric title",
+    "score_table/rows": "name published framework cells params_kept params macs_kept macs resolution seconds_per_image "
+    "device",
+    "score_table/notes": "letter text",
     "curve_report": "framework dataset images points environment",
     "curve_report/points": "round sparsity kept bytes miou miou_seen miou_unseen",
     "prune_plan": "pattern criterion total layers rounds",

@@ -70,6 +70,9 @@ def test_names_of_every_kind_are_offered(desk: Path, monkeypatch: pytest.MonkeyP
         ("opentrans analyze subnet --exclude layer1.0.conv", [f"layer1.0.conv{number}" for number in (1, 2, 3)]),
         ("opentrans finetune subnet --prefix-end layer1", ["layer1.0"]),
         ("opentrans transfer subnet --at-sparsity 0.", ["0.2", "0.5", "0.8"]),
+        ("opentrans eval subnet --at-sparsity 0.", ["0.2", "0.5", "0.8"]),
+        ("opentrans eval --comp", ["--compare"]),
+        ("opentrans eval --compare subnet su", ["subnet"]),
     ):
         assert offered(line, monkeypatch) == expected, line
 

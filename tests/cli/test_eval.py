@@ -108,3 +108,40 @@ def test_contradictory_and_missing_sparsities_are_wrong_usage(
     refused: Callable[..., str], nested_bundle: Callable[[str], Path], line: tuple[object, ...], message: str
 ) -> None:
     assert message in refused("eval", nested_bundle("trained"), "--limit", 1, *line, code=2)
+
+
+def test_reports_are_compared_in_one_document_or_file(run_cli: Any, segmentor: Path, desk: Path) -> None:
+    for name in ("a", "b"):
+        run_cli("eval", segmentor, "--limit", 1, "--out", desk / f"{name}.json", "--quiet")
+    sources = (desk / "a.json", desk / "b.json")
+    document = json.loads(run_cli("eval", "--compare", *sources, "--json").stdout)
+    check_document(document, "score_table")
+    measured = json.loads((desk / "a.json").read_text())["miou"]
+    assert [row["cells"]["shapes miou"]["value"] for row in document["rows"]] == [measured] * 2
+    assert all(row["cells"]["shapes miou"]["best"] for row in document["rows"]) and document["notes"] == []
+    result = run_cli("eval", "--compare", *sources, "--published", "--out", desk / "t.md", "--quiet")
+    assert result.stdout == f"{desk / 't.md'}\n" and "| measured |" in (desk / "t.md").read_text()
+    shown = run_cli("eval", *sources, "--compare").stdout
+    assert "shapes" in shown and "ms/image" in shown and "*" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("--compare",), "nothing to compare: no source is named"),
+        (("--compare", "x", "--limit", 3), "a comparison reads reports and scores nothing: --limit; leave it out"),
+        (("--compare", "x", "--curve"), "scores nothing: --curve; leave it out"),
+        (("--compare", "x", "--checkpoint", "y"), "scores nothing: --checkpoint; leave it out"),
+        (("--compare", "x", "--vocabulary", "y"), "scores nothing: --vocabulary; leave it out"),
+        (("--compare", "x", "--device", "cpu"), "scores nothing: --device; leave it out"),
+        (("--compare", "x", "--resume"), "scores nothing: --resume; leave it out"),
+        (("--compare", "x", "--out", "t.html"), "no kind of table: --out t.html; end it in .md, .csv, .tex, .json"),
+        (("x", "y"), "eval scores one segmentor: 2 sources; add --compare"),
+        (("x", "--published"), "published rows stand beside a comparison: --published; add --compare"),
+        ((), "a source, or --checkpoint FILE; give exactly one"),
+    ],
+)
+def test_a_comparison_and_a_measurement_do_not_mix(
+    refused: Callable[..., str], line: tuple[object, ...], message: str
+) -> None:
+    assert message in refused("eval", *line, code=2)

@@ -34,7 +34,7 @@ from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_published
 from opentrans_cli.steps.segmentors.scoring import Scoring, class_ious, group_miou
 from opentrans_cli.steps.segmentors.words import DATA_SET, AnyWords, Words
-from opentrans_cli.steps.sources import Tower, is_bundle
+from opentrans_cli.steps.sources import is_bundle
 from opentrans_cli.steps.step_record import data_record, environment, parameter_count, step_record
 from opentrans_cli.training.device import resolve_device
 

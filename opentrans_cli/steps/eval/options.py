@@ -12,3 +12,15 @@ class EvalOptions(Options):
     """What is scored of a bundle."""
 
     curve: bool = option(False, help="score every sparsity that the bundle's run passed through, and draw a chart")
+
+
+@dataclass(frozen=True)
+class CompareOptions(Options):
+    """What stands in a table of several evaluations."""
+
+    compare: bool = option(
+        False, help="score nothing, and put the reports of several evaluations into one table", panel="Comparison"
+    )
+    published: bool = option(
+        False, help="add the rows of the paper and of FC-CLIP's README to it, marked as published", panel="Comparison"
+    )
