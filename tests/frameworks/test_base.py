@@ -52,6 +52,33 @@ def test_scores_are_those_of_the_queries(name, tower, text, images):
     assert found.auxiliary == ()
 
 
+OF_WORDS = (1, 0, 0, 1, 2)
+"""Classes of the five texts."""
+
+
+def best_of(scores, dim):
+    """Of scores of the five texts the largest of each class."""
+    parts = [[s for s in range(5) if OF_WORDS[s] == c] for c in range(3)]
+    return torch.stack([scores.index_select(dim, torch.tensor(part)).amax(dim) for part in parts], dim)
+
+
+@of_pixels
+def test_a_class_scores_at_every_pixel_as_the_best_of_its_words_alone(name, tower, text, images):
+    segmentor = FRAMEWORKS.load(name).build(tower()).eval()
+    alone = segmentor(images, ClassText.one_each(text))
+    torch.testing.assert_close(segmentor(images, ClassText(text, OF_WORDS, (True,) * 3)), best_of(alone, 1))
+
+
+@of_masks
+def test_a_query_is_classified_by_the_best_word_of_each_class_before_the_softmax(name, tower, text):
+    segmentor = FRAMEWORKS.load(name).build(tower(), {"decoder_layers": 1, "queries": 5}).eval()
+    segmentor.training = True  # the learned classes of FC-CLIP, which mixes others in; its test has their formula
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    alone = segmentor.queries(image, ClassText.one_each(text)).class_logits
+    classes = segmentor.queries(image, ClassText(text, OF_WORDS, (True,) * 3)).class_logits
+    torch.testing.assert_close(classes, torch.cat([best_of(alone[..., :5], 2), alone[..., 5:]], 2))
+
+
 @of_masks
 def test_every_layer_of_the_decoder_learns_from_one_small_image(name, tower, text):
     segmentor = FRAMEWORKS.load(name).build(tower(), {"decoder_layers": 2, "queries": 5}).train()

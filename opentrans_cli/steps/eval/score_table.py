@@ -213,7 +213,7 @@ _ASPECTS: tuple[Told, ...] = (
     _prompts,
     lambda protocol: "no words are read" if protocol["synonyms"] is None else "the best word counts",
     lambda protocol: f"ignored ids {', '.join(map(str, protocol['ignored_ids']))}",
-    lambda protocol: _ABSENT.get(protocol["absent"], protocol["absent"]),
+    lambda protocol: _ABSENT[protocol["absent"]],
     _size,
     lambda protocol: f"split {protocol['split']}",
 )
