@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmark_trees import write_split
 from panoptic_quality import panoptic_json
 from torch import nn
 
@@ -22,6 +23,7 @@ from opentrans_cli.catalog import Catalog
 from opentrans_cli.clip.layers import candidates, layer_weights, prunable_layers
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.benchmarks.pairs import BenchmarkSet
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import MaskError, OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
@@ -65,7 +67,8 @@ def test_no_plug_in_is_forgotten() -> None:
     for catalog, package in TABLES:
         named = {target.partition(":")[0] for target in catalog.targets.values()}
         folder = Path(import_module(package).__file__ or "").parent
-        present = {f"{package}.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"}
+        files = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py") if path.stem != "__init__")
+        present = {".".join((package, *path.parts)) for path in files}
         assert named <= present and not present - named - imported, package
 
 
@@ -240,11 +243,15 @@ def test_a_framework_is_built_from_its_defaults_and_scores_every_pixel(name: str
 
 
 @every_dataset
-def test_a_data_set_gives_samples_that_keep_the_contract(name: str, labelled_folder: Any) -> None:
-    where = {"images": labelled_folder.images, "labels": labelled_folder.labels, "classes": labelled_folder.classes}
-    if name == "panoptic":
-        where["labels"] = panoptic_json(labelled_folder)
-    samples = DATASETS.load(name)(DatasetOptions(limit=2, **({} if name == "shapes" else where)))
+def test_a_data_set_gives_samples_that_keep_the_contract(name: str, labelled_folder: Any, tmp_path: Path) -> None:
+    where: dict[str, Any] = {}
+    if name in ("folder", "panoptic"):
+        labels = labelled_folder.labels if name == "folder" else panoptic_json(labelled_folder)
+        where = {"images": labelled_folder.images, "labels": labels, "classes": labelled_folder.classes}
+    elif isinstance(benchmark := DATASETS.load(name), BenchmarkSet):
+        write_split(benchmark, benchmark.layouts[0], tmp_path, "train")
+        where = {"root": tmp_path}
+    samples = DATASETS.load(name)(DatasetOptions(limit=2, **where))
     assert len(samples) == 2
     allowed = {*range(len(samples.vocabulary)), samples.ignore_index}
     for index in range(2):

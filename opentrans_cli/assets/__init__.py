@@ -1,4 +1,6 @@
-"""The embedded tiny CLIP: `tiny_clip.safetensors` (weights), `tiny_clip.json` (configuration), `MODEL_CARD.md`."""
+"""The embedded tiny CLIP: `tiny_clip.safetensors` (weights), `tiny_clip.json` (configuration), `MODEL_CARD.md`; and
+`class_lists/`, ids and names of the classes of published data sets.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,11 @@ def tiny_config() -> dict[str, Any]:
 def tiny_weights() -> Path:
     """The file of its weights; it has only some rows of the token embeddings, see `tiny_clip`."""
     return Path(__file__).with_name("tiny_clip.safetensors")
+
+
+def class_list_file(name: str) -> Path:
+    """The class file with the list `name`, such as "coco" (133 classes); ids are those of the data set's own files."""
+    return Path(__file__).with_name("class_lists") / f"{name}.txt"
 
 
 def tiny_clip() -> tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]:

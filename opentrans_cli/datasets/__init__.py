@@ -10,15 +10,17 @@
     sampling.py         the batch of a step, a function of (seed, step)
     crops.py            one random training crop, a function of (seed, number)
     crop_source.py      crops of a whole data set, in this process or in workers
-    folder.py           the user's own images and label maps; pairs.py: which belong together; scan.py: what they hold
+    labelled.py         photos with label maps as a data set; pairs.py: which belong together; scan.py: what they hold
+    folder.py           the user's own images and label maps
     panoptic_photos.py  the user's own images with segments; coco_panoptic.py: COCO's files of them; coco_json.py: JSON
+    benchmarks/         published data sets, found under a root folder
     shapes.py           the embedded data set; scenes.py: how its scenes are painted
     picture_source.py   a folder, a file list or tar shards -> pictures; shards.py: the pictures inside shards
     views.py            all views, in memory or made again for every batch
     workers.py          processes that make views and training crops
 
-A new data set is one file with a function `open_NAME(options: DatasetOptions) -> SegDataset`, and one line in the
-table.
+A new data set is one file with a function `open_NAME(options: DatasetOptions) -> SegDataset`, or for a published one a
+description in benchmarks/, and one line in the table.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ DATASETS = Catalog(
         "shapes": "opentrans_cli.datasets.shapes:open_shapes",
         "folder": "opentrans_cli.datasets.folder:open_folder",
         "panoptic": "opentrans_cli.datasets.panoptic_photos:open_panoptic",
+        "coco": "opentrans_cli.datasets.benchmarks.coco:COCO",
+        "coco-stuff": "opentrans_cli.datasets.benchmarks.coco_stuff:COCO_STUFF",
+        "cityscapes": "opentrans_cli.datasets.benchmarks.cityscapes:CITYSCAPES",
+        "voc-20": "opentrans_cli.datasets.benchmarks.voc:VOC_20",
+        "voc-21": "opentrans_cli.datasets.benchmarks.voc:VOC_21",
     },
 )
 """Name -> a function that takes DatasetOptions and returns a SegDataset."""

@@ -92,15 +92,11 @@ def read_label_map(path: Path) -> NDArray[np.int64]:
 
     Raises DataError for colour images, whose ids would have to be guessed, and for damaged files.
     """
-    return _ids(path, str(path))
+    return decode_label_map(path, str(path))
 
 
-def decode_label_map(data: bytes, name: str) -> NDArray[np.int64]:
-    """Like `read_label_map`, from a file's content; `name` names it in messages."""
-    return _ids(io.BytesIO(data), name)
-
-
-def _ids(source: Path | io.BytesIO, name: str) -> NDArray[np.int64]:
+def decode_label_map(source: Path | io.BytesIO, name: str) -> NDArray[np.int64]:
+    """Like `read_label_map`, from a file or its content; `name` names it in messages."""
     with open_picture(source, name, "label map") as opened:
         if not has_ids(opened):
             raise PictureError(_without_ids(opened, name))

@@ -22,7 +22,14 @@ _DATA, _TRAINING, _CROPS = "Data", "Training", "Crops"
 class DatasetOptions(Options):
     """The options of a data set; a data set refuses options that it cannot use."""
 
-    split: Split = "train"  # shapes: which scenes; folder: no effect, `split_list` selects
+    split: Split = "train"  # which scenes or images; folder: no effect, `split_list` selects
+    root: Path | None = option(
+        None,
+        help="root folder under which the published data sets lie",
+        kind="path",
+        unset="`$DETECTRON2_DATASETS`",
+        panel=_DATA,
+    )
     images: Path | None = option(None, help="folder of images, or tar shards with label maps", kind="path", panel=_DATA)
     labels: Path | None = option(
         None,

@@ -141,6 +141,7 @@ def open_panoptic(options: DatasetOptions) -> PanopticPhotos:
     if missing := [name for name, value in wanted.items() if value is None]:
         raise OptionError(f"data set 'panoptic' is not fully described: {' and '.join(missing)} missing; add it")
     foreign = {
+        "--root": options.root,
         "--ignore": options.ignore or None,
         "--image-suffix": options.image_suffix,
         "--label-suffix": options.label_suffix,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opentrans_cli.datasets.images import decode_image, decode_label_map, read_image, read_label_map
+from opentrans_cli.datasets.images import decode_image, decode_label_map, read_image
 from opentrans_cli.datasets.listing import Say, files_under, list_images, unsaid, without_label_maps
 from opentrans_cli.datasets.shards import COMPRESSED_SUFFIXES, SHARD_SUFFIX, expand_braces, index_shard
 from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES
 from opentrans_cli.datasets.textfile import read_entries
 from opentrans_cli.errors import DataError, PictureError
+
+IdDecoder = Callable[[Path | io.BytesIO, str], NDArray[np.int64]]
+"""Reads the ids (H, W) of a label map, of which the name in messages is given as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Picture:
     offset: int = 0  # of the member's first byte in the shard
     size: int = 0  # of the member in bytes
     label: Picture | None = None  # its label map, if it lies beside it in the shard
+    decode: IdDecoder = decode_label_map  # of a label map: how its ids are read
 
     @property
     def name(self) -> str:
@@ -87,10 +92,7 @@ def read_picture(picture: Picture, *, shrink_to: int | None = None) -> NDArray[n
 
 def read_ids(picture: Picture) -> NDArray[np.int64]:
     """The ids of a label map, int64 (H, W); see `read_label_map`. Raises DataError if it cannot be read."""
-    content = picture.content()
-    if isinstance(content, Path):
-        return read_label_map(content)
-    return decode_label_map(content.getvalue(), picture.name)
+    return picture.decode(picture.content(), picture.name)
 
 
 def is_shards(where: str | Path) -> bool:

@@ -77,6 +77,7 @@ def _rendered(seed: int, index: int, size: int, objects: tuple[int, int]) -> Sce
 def open_shapes(options: DatasetOptions) -> ShapesDataset:
     """Split `split`, `limit` scenes of `size` pixels; raises OptionError for options it cannot use."""
     foreign = {
+        "--root": options.root,
         "--images": options.images,
         "--labels": options.labels,
         "--classes": options.classes,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.class_file import UNLABELLED, ClassList, from_one
-from opentrans_cli.datasets.folder import FolderDataset, Probe
+from opentrans_cli.datasets.folder import FolderDataset
+from opentrans_cli.datasets.labelled import LabelledPairs, Probe
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import DataError, PictureError, without_move
 from opentrans_cli.reporter import SILENT, Reporter
@@ -25,7 +26,7 @@ def open_samples(dataset: str, data: DatasetOptions, reporter: Reporter = SILENT
     samples: SegDataset = DATASETS.load(dataset)(data)
     for remark in samples.remarks:
         reporter.say(remark)
-    if isinstance(samples, FolderDataset):
+    if isinstance(samples, LabelledPairs):
         probe = samples.probe(skip_bad=data.skip_bad)
         _tell_doubts(samples.classes, probe, reporter)
         if sound:
@@ -50,7 +51,7 @@ def _tell_doubts(classes: ClassList, probe: Probe, reporter: Reporter) -> None:
         reporter.say(f"id 0 is not in the label maps: if ids count from 1, write {written} into the class file")
 
 
-def leave_out_bad(samples: FolderDataset, reporter: Reporter) -> None:
+def leave_out_bad(samples: LabelledPairs, reporter: Reporter) -> None:
     """Leave the pairs out that are damaged or do not fit, and report them. Raises DataError if none is left."""
     bad: dict[int, str] = {}
     total = len(samples)

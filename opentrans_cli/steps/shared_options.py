@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from opentrans_cli.datasets import DATASETS
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.option import Options, option
@@ -42,8 +43,9 @@ class DataChoice(Options):
 
     dataset: str | None = option(
         None,
-        help="data set",
+        help="data set; published ones lie under --root",
         choices={
+            **dict.fromkeys(DATASETS.names(), ""),
             "shapes": "the embedded scenes",
             "folder": "your own; needs --images, --labels and --classes",
             "panoptic": "your own in COCO's panoptic format; needs --images, and the JSON as --labels",

@@ -17,3 +17,4 @@ class CheckOptions(DatasetOptions):
     labels: Path = option(help="folder of label maps with the same names", kind="path", argument=True, metavar="LABELS")
     classes: Path = option(help="class file", kind="path", argument=True, metavar="CLASSES")
     hold_out: tuple[str, ...] = ()  # says nothing about the files
+    root: Path | None = None  # what is checked is named by its folders

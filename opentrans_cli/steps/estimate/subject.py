@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from opentrans_cli import assets
+from opentrans_cli.assets import class_list_file
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.layout import WEIGHTS
 from opentrans_cli.bundle.manifest import Base
@@ -63,7 +63,7 @@ def classes_of(dataset: str | None, data: DatasetOptions | None, crop: int | Non
     Raises OptionError or DataError.
     """
     if dataset is None:
-        coco = read_classes(Path(assets.__file__).with_name("coco_panoptic.txt")).vocabulary
+        coco = read_classes(class_list_file("coco")).vocabulary
         return Classes(COCO, text_class_indices(coco), COCO_IMAGES, crop or SIZE[0])
     samples = open_samples(dataset, data or DatasetOptions())
     seen = tuple(samples.vocabulary.classes[index] for index in seen_ids(samples))

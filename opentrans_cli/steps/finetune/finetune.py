@@ -12,7 +12,7 @@ from opentrans_cli.bundle.contents import BundleContents
 from opentrans_cli.bundle.folder import check_replaceable
 from opentrans_cli.bundle.hub.source import local_bundle
 from opentrans_cli.bundle.store import Bundle, open_bundle, write_bundle
-from opentrans_cli.datasets.folder import FolderDataset
+from opentrans_cli.datasets.labelled import LabelledPairs
 from opentrans_cli.datasets.options import DatasetOptions, dataset_name
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.targets import check_parent, prepare_parent
@@ -166,7 +166,7 @@ class _Job:
     @property
     def skipped(self) -> dict[str, list[str]]:
         """For the receipt: the pictures that --skip-bad has left out."""
-        left_out = self.samples.left_out if isinstance(self.samples, FolderDataset) else ()
+        left_out = self.samples.left_out if isinstance(self.samples, LabelledPairs) else ()
         return {"skipped": list(left_out)} if left_out else {}
 
     def train(self, log: RunLog, *, state: Path | None, checkpoint: Path) -> tuple[FinetuneRun, TrainLog]:

@@ -28,7 +28,7 @@ def check_validation_options(dataset: str, controls: FinetuneControls) -> None:
             f"data set 'shapes' has a validation split of its own: --eval-split-list {controls.eval_split_list}; "
             "leave it out"
         )
-    if dataset != "shapes" and controls.eval_every and controls.eval_split_list is None:
+    if dataset == "folder" and controls.eval_every and controls.eval_split_list is None:
         raise OptionError(
             f"data set '{dataset}' has no validation split: --eval-every {controls.eval_every}; "
             "name the images to evaluate on with --eval-split-list"
@@ -36,13 +36,12 @@ def check_validation_options(dataset: str, controls: FinetuneControls) -> None:
 
 
 def validation_samples(dataset: str, data: DatasetOptions, controls: FinetuneControls) -> SegDataset:
-    """At most `--eval-limit` images to evaluate on: the split of `shapes`, or those that --eval-split-list names.
+    """At most `--eval-limit` images to evaluate on: those that --eval-split-list names, else the data set's own split.
 
-    Raises OptionError without such a list, and DataError for a wrong one.
+    Raises OptionError for a folder without such a list, and DataError for a wrong one.
     """
     check_validation_options(dataset, controls)
-    split_list = data.split_list if dataset == "shapes" else controls.eval_split_list
-    chosen = replace(data, split="val", split_list=split_list, limit=controls.eval_limit)
+    chosen = replace(data, split="val", split_list=controls.eval_split_list, limit=controls.eval_limit)
     return open_samples(dataset, chosen, sound=True)
 
 

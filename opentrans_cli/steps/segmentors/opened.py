@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from opentrans_cli import assets
+from opentrans_cli.assets import class_list_file
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.datasets.class_file import read_classes
 from opentrans_cli.errors import OptionError
@@ -86,5 +86,5 @@ def open_source(
 
 def names_of(classes: Path | None) -> tuple[str, ...]:
     """All words of a class file; without a file those of the 133 classes of COCO's panoptic task."""
-    path = classes or Path(assets.__file__).with_name("coco_panoptic.txt")
+    path = classes or class_list_file("coco")
     return tuple(word for synonyms in read_classes(path).vocabulary.classes for word in synonyms)

@@ -1,0 +1,52 @@
+"""COCO-Stuff (Caesar et al. 2018): 80 classes of things and 91 of stuff on the photos of COCO 2017."""
+
+from __future__ import annotations
+
+from opentrans_cli.datasets.benchmarks.base import COUNTED, DiskLayout, IdCoding
+from opentrans_cli.datasets.benchmarks.coco import COCO_SPLITS
+from opentrans_cli.datasets.benchmarks.pairs import BenchmarkSet
+
+_STUFFTHINGMAPS = IdCoding(shift=-1)  # with gaps for 11 ids that are never annotated
+
+COCO_STUFF = BenchmarkSet(
+    "coco-stuff",
+    title="COCO-Stuff, things and stuff on COCO 2017",
+    download="https://github.com/nightrome/cocostuff",
+    layouts=(
+        DiskLayout(
+            "stuffthingmaps, as downloaded",
+            homes=("coco", ""),
+            images="{split}",
+            labels="stuffthingmaps/{split}",
+            coding=_STUFFTHINGMAPS,
+            splits=COCO_SPLITS,
+        ),
+        DiskLayout(
+            "stuffthingmaps_detectron2, classes counted",
+            homes=("coco", ""),
+            images="{split}",
+            labels="stuffthingmaps_detectron2/{split}",
+            coding=COUNTED,
+            splits=COCO_SPLITS,
+        ),
+        DiskLayout(
+            "labelTrainIds, of mmsegmentation",
+            homes=("coco_stuff164k", ""),
+            images="images/{split}",
+            labels="annotations/{split}",
+            image_suffix=".jpg",
+            label_suffix="_labelTrainIds.png",
+            coding=COUNTED,
+            splits=COCO_SPLITS,
+        ),
+        DiskLayout(
+            "stuffthingmaps, in mmsegmentation's folders",
+            homes=("coco_stuff164k", ""),
+            images="images/{split}",
+            labels="annotations/{split}",
+            coding=_STUFFTHINGMAPS,
+            splits=COCO_SPLITS,
+        ),
+    ),
+    things=frozenset(range(1, 91)),
+)

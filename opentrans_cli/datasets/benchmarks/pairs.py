@@ -1,0 +1,253 @@
+"""The photos and label maps of a benchmark as a data set."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opentrans_cli.assets import class_list_file
+from opentrans_cli.datasets.base import PanopticTruth
+from opentrans_cli.datasets.benchmarks.base import BenchmarkFacts, IdCoding
+from opentrans_cli.datasets.benchmarks.on_disk import SplitOnDisk, data_root, find_split
+from opentrans_cli.datasets.class_file import UNLABELLED, ClassList, read_classes
+from opentrans_cli.datasets.coco_json import ImageId
+from opentrans_cli.datasets.coco_panoptic import PanopticFile, class_map
+from opentrans_cli.datasets.images import decode_label_map, open_picture
+from opentrans_cli.datasets.labelled import LabelledPairs
+from opentrans_cli.datasets.options import DatasetOptions
+from opentrans_cli.datasets.pairs import Pair, Pairing, pair_pictures
+from opentrans_cli.datasets.panoptic_photos import upright
+from opentrans_cli.datasets.picture_source import IdDecoder
+from opentrans_cli.datasets.vocabulary import Vocabulary
+from opentrans_cli.errors import DataError, OptionError, PictureError
+
+
+class BenchmarkPairs(LabelledPairs):
+    """A split of a benchmark, in the layout that was found under the root.
+
+    Class i is class i of the benchmark's list, whatever ids the label maps of the layout hold.
+    """
+
+    def __init__(
+        self,
+        benchmark: BenchmarkFacts,
+        place: SplitOnDisk,
+        *,
+        classes: Path | None = None,
+        split_list: Path | None = None,
+        unseen: tuple[str, ...] = (),
+        limit: int | None = None,
+        crop: int | None = None,
+    ) -> None:
+        """classes: a class file with other words for the same classes. split_list: names of the images to use."""
+        self.benchmark, self.place = benchmark, place
+        layout = place.layout
+        known = coded_classes(benchmark, layout.coding)
+        if classes is not None:
+            words = read_classes(classes)
+            known = replace(known, vocabulary=same_classes(benchmark, words.vocabulary, classes), remarks=words.remarks)
+        segments = _segments(benchmark, place)
+        things = benchmark.things if segments is not None else None
+        self.things = None if things is None else tuple(number in things for number in class_list_of(benchmark).ids)
+        pairing = _pairing(place, segments, split_list)
+        pairs = _decoded(pairing.pairs[:limit], benchmark, layout.coding, segments)
+        where = f"{benchmark.name} ({place.split}): {layout.name}, in {place.home}"
+        listed = (where, *pairing.remarks)
+        super().__init__(known, pairs, ignored=known.void, unseen=unseen, crop=crop, listed=listed)
+
+    def _next_move(self, foreign: Sequence[int], there: Collection[int]) -> str:
+        return f"make sure that these are label maps of {self.benchmark.name}, as {self.place.layout.name}"
+
+    def panoptic(self, index: int) -> PanopticTruth:
+        """The segments of sample `index`, at the size of its image; raises as reading the sample does.
+
+        Only where `things` is not None.
+        """
+        _, photo, png = self._pairs[index]
+        assert isinstance(png.decode, PanopticIds)
+        return upright(png.decode.truth(), photo.path, png.path)
+
+    def image_id(self, index: int) -> ImageId:
+        """The id of sample `index` in the JSON file, where there is one."""
+        decode = self._pairs[index].label_map.decode
+        assert isinstance(decode, PanopticIds)
+        return decode.image
+
+    @property
+    def _also_decides(self) -> tuple[Any, ...]:
+        decoders = [pair.label_map.decode for pair in self._pairs]
+        return tuple(each.listed() for each in decoders if isinstance(each, PanopticIds))
+
+
+def class_list_of(benchmark: BenchmarkFacts) -> ClassList:
+    """The class list of a benchmark with the ids of its own files; classes that it leaves unlabelled are void."""
+    listed = read_classes(class_list_file(benchmark.class_list or benchmark.name))
+    rows = list(zip(listed.ids, listed.vocabulary.classes, strict=True))
+    kept = [(number, words) for number, words in rows if words[0] not in benchmark.without]
+    void = tuple(number for number, words in rows if words[0] in benchmark.without)
+    return ClassList(Vocabulary(tuple(words for _, words in kept)), tuple(number for number, _ in kept), void, True)
+
+
+def coded_classes(benchmark: BenchmarkFacts, coding: IdCoding) -> ClassList:
+    """The classes with the ids that label maps of this coding hold; void: the ids of unlabelled pixels."""
+    listed = class_list_of(benchmark)
+    if coding.ids == "counted":
+        ids, void = tuple(range(len(listed.ids))), coding.ignored
+    else:
+        ids = tuple(number + coding.shift for number in listed.ids)
+        void = (*(number + coding.shift for number in listed.void), *coding.ignored)
+    return replace(listed, ids=ids, void=void)
+
+
+def same_classes(benchmark: BenchmarkFacts, words: Vocabulary, file: Path) -> Vocabulary:
+    """The words of a class file for the classes of a benchmark, in its order. Raises DataError for another length.
+
+    Class files of a benchmark are used for its variants as well, so a line for what is unlabelled here is left out.
+    """
+    wanted = len(class_list_of(benchmark).ids)
+    kept = [each for each in words.classes if each[0].casefold() not in benchmark.without]
+    if len(kept) != wanted:
+        raise DataError(
+            f"class list of the wrong length: {file} has {len(kept)} classes, {benchmark.name} has {wanted}; "
+            "give a line for each of its classes, in its order"
+        )
+    return Vocabulary(tuple(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class DeepIds:
+    """Reads label maps of 16 bits, and refuses those of 8, in which ids above 255 were lost."""
+
+    benchmark: str
+
+    def __call__(self, source: Path | io.BytesIO, name: str) -> NDArray[np.int64]:
+        """int64 (H, W). Raises PictureError."""
+        with open_picture(source, name, "label map") as opened:
+            if opened.mode in ("1", "L", "P"):
+                raise PictureError(
+                    f"label map has 8 bits, but ids of {self.benchmark} need 16: {name}; "
+                    f"make it again with `opentrans datasets prepare {self.benchmark}`"
+                )
+        return decode_label_map(source, name)
+
+
+class Segments(NamedTuple):
+    """COCO's panoptic files of a split."""
+
+    file: PanopticFile
+    class_of: dict[int, int]  # category id -> class index
+    by_name: dict[str, ImageId]  # the images by name, without suffix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PanopticIds:
+    """Reads the class indices of a panoptic PNG; pixels without a segment are UNLABELLED."""
+
+    segments: Segments
+    image: ImageId
+
+    def __call__(self, source: Path | io.BytesIO, name: str) -> NDArray[np.int64]:
+        """int64 (H, W). Raises PictureError for a damaged PNG, and for one that does not fit the JSON file."""
+        return class_map(self.truth(), UNLABELLED)
+
+    def truth(self) -> PanopticTruth:
+        """The segments, at the size of the PNG."""
+        return self.segments.file.read(self.image, self.segments.class_of)
+
+    def listed(self) -> list[Any]:
+        """What the JSON file says of the image, as JSON values."""
+        return list(self.segments.file.segments(self.image, self.segments.class_of))
+
+
+def _segments(benchmark: BenchmarkFacts, place: SplitOnDisk) -> Segments | None:
+    layout = place.layout
+    if layout.panoptic is None:
+        return None
+    file = PanopticFile(place.path(layout.panoptic), folder=place.path(layout.labels))
+    class_of = {number: index for index, number in enumerate(class_list_of(benchmark).ids)}
+    return Segments(file, class_of, {file.png(image).stem: image for image in file.image_ids})
+
+
+def _pairing(place: SplitOnDisk, segments: Segments | None, split_list: Path | None) -> Pairing:
+    """The pairs of a split: of all photos, of those that its list names, or of those that the JSON file describes.
+
+    Raises DataError for a photo or a label map that is missing, and for two of one name.
+    """
+    layout = place.layout
+    images, labels = place.path(layout.images), place.path(layout.labels)
+    listed = None if layout.listed is None else place.path(layout.listed)
+    pairing = pair_pictures(
+        images,
+        labels,
+        image_suffix=layout.image_suffix,
+        label_suffix=layout.label_suffix,
+        split=split_list or listed,
+    )
+    if segments is not None and split_list is None:
+        described = segments.by_name.keys()
+        if absent := described - {pair.name for pair in pairing.pairs} - pairing.photos_alone.keys():
+            raise DataError(
+                f"{len(absent)} images of {segments.file.path} have no photo: first '{min(absent)}'; add it to {images}"
+            )
+        pairing = replace(
+            pairing,
+            pairs=tuple(pair for pair in pairing.pairs if pair.name in described),
+            photos_alone={name: photo for name, photo in pairing.photos_alone.items() if name in described},
+            label_maps_alone={},
+        )
+    pairing.refuse_faults(images, labels, suffixes=layout.image_suffix is not None)
+    return pairing
+
+
+def _decoded(
+    pairs: Sequence[Pair], benchmark: BenchmarkFacts, coding: IdCoding, segments: Segments | None
+) -> list[Pair]:
+    """The pairs with label maps that are read as the layout says. Raises DataError for one that the JSON file lacks."""
+    deep = DeepIds(benchmark.name)
+    decoded = []
+    for pair in pairs:
+        decode: IdDecoder = deep if coding.bits == 16 else pair.label_map.decode
+        if segments is not None:
+            if pair.name not in segments.by_name:
+                raise DataError(
+                    f"panoptic PNG and JSON do not fit: {segments.file.path} has no segments of '{pair.name}'; "
+                    "give those that belong together"
+                )
+            decode = PanopticIds(segments, segments.by_name[pair.name])
+        decoded.append(pair._replace(label_map=replace(pair.label_map, decode=decode)))
+    return decoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSet(BenchmarkFacts):
+    """A published data set that can be opened, as every entry of `DATASETS`: called with DatasetOptions."""
+
+    def __call__(self, options: DatasetOptions) -> BenchmarkPairs:
+        """The split of the options. Raises OptionError for options it cannot use, DataError for missing files."""
+        foreign = {
+            "--images": options.images,
+            "--labels": options.labels,
+            "--ignore": options.ignore or None,
+            "--image-suffix": options.image_suffix,
+            "--label-suffix": options.label_suffix,
+            "--label-ids": None if options.label_ids == "file" else options.label_ids,
+        }
+        if given := [name for name, value in foreign.items() if value is not None]:
+            raise OptionError(
+                f"data set '{self.name}' knows its own files and has no use for: {', '.join(given)}; leave it out"
+            )
+        return BenchmarkPairs(
+            self,
+            find_split(self, data_root(options.root), options.split),
+            classes=options.classes,
+            split_list=options.split_list,
+            unseen=options.hold_out,
+            limit=options.limit,
+            crop=options.size,
+        )
