@@ -13,7 +13,7 @@ from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.figures import human_bytes, human_count, percent
 from opentrans_cli.option import Options, option, stated
-from opentrans_cli.steps.eval.options import CompareOptions, EvalOptions
+from opentrans_cli.steps.eval.options import CompareOptions, EvalOptions, ScoreOptions
 from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, DataChoice, Machine, RoundChoice
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def eval_command(
     asked: EvalRequest,
     comparison: CompareOptions,
     options: EvalOptions,
+    scores: ScoreOptions,
     round: RoundChoice,
     choice: DataChoice,
     data: DatasetOptions,
@@ -66,7 +67,7 @@ def eval_command(
     """
     if comparison.compare:
         kept = replace(asked, source=(), out=None)
-        _refuse_beside_compare(kept, options, round, choice, data, published, base, machine, resume)
+        _refuse_beside_compare(kept, options, scores, round, choice, data, published, base, machine, resume)
         from opentrans_cli.steps.eval.compare import compare
 
         compared = compare(
@@ -84,6 +85,7 @@ def eval_command(
     common: dict[str, Any] = {
         **vars(choice),
         **vars(data),
+        **vars(scores),
         "split": "val",
         **vars(base),
         **vars(machine),
@@ -128,7 +130,8 @@ def _show(console: Console, source: str, report: dict[str, Any]) -> None:
         table.add_row("checkpoint, SHA-256", f"{report['checkpoint']['file']}, {report['checkpoint']['sha256'][:12]}")
     table.add_row("mIoU, all classes", percent(report["miou"]))
     table.add_row("mIoU, seen / unseen", f"{percent(report['miou_seen'])} / {percent(report['miou_unseen'])}")
-    table.add_row("pixel accuracy", percent(report["pixel_accuracy"]))
+    table.add_row("fwIoU", percent(report["fwiou"]))
+    table.add_row("mACC / pACC", f"{percent(report['macc'])} / {percent(report['pixel_accuracy'])}")
     parameters = f"{human_count(report['params_kept'])} / {human_count(report['params_dense'])}"
     table.add_row("parameters, kept / all", parameters)
     macs = f"{human_count(report['macs_kept'])} / {human_count(report['macs'])}"

@@ -2,58 +2,117 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from opentrans_cli.errors import DataError
+
+_T = TypeVar("_T", bound=np.generic)
+
+_BLOCK = 1 << 16
+"""Pixels that are counted at a time, so few that everything about them stays in the processor's cache."""
+
+_RUNS = 4
+"""Runs of equal pairs are counted, not pixels, where they are so many pixels long on average."""
 
 
 class ConfusionMatrix:
     """Pixel counts of a whole data set.
 
-    `counts` is int64 (num_classes, num_classes) on the CPU: row = class in the label map, column =
-    predicted class. Pixels labelled `ignore_index` are not counted, whatever was predicted there; `ignored` is
-    their number. Matrices of parts of a data set may be added.
+    `counts` is int64 (num_classes + 1, num_classes + 1): row = class in the label map, column = predicted class. The
+    last row has the pixels labelled `ignore_index`, which enter no score, and the last column those for which the
+    prediction names no class but `ignore_index`. Matrices of parts of a data set may be added.
     """
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
+        """Raises ValueError if `ignore_index` is a class."""
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(f"id {ignore_index} cannot be both a class and ignored")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        self.ignored = 0
+        self.counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+        # The widest pair of ids is the last count; narrow numbers are combined faster.
+        self._pair = np.min_scalar_type(self.counts.size - 1)
+        self._limit = np.full(_BLOCK, num_classes, self._pair)
 
-    def update(self, prediction: Tensor, label: Tensor) -> None:
-        """Add one image: predicted classes and label map, both (H, W), any integer dtype, any device.
+    @property
+    def correct(self) -> NDArray[np.int64]:
+        """Pixels (num_classes,) of each class that are predicted as this class."""
+        return self.counts.diagonal()[:-1]
 
-        Raises DataError if the sizes differ or the label map holds ids that are neither a class nor
-        `ignore_index`, ValueError if a prediction on a counted pixel is not a class. Then nothing has been
-        counted.
+    @property
+    def labelled(self) -> NDArray[np.int64]:
+        """Pixels (num_classes,) of each class in the label maps."""
+        return self.counts[:-1].sum(axis=1)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Pixels (num_classes,) predicted as each class, without those that are ignored."""
+        return self.counts[:-1, :-1].sum(axis=0)
+
+    @property
+    def ignored(self) -> int:
+        """Pixels labelled `ignore_index`."""
+        return int(self.counts[-1].sum())
+
+    def update(self, prediction: NDArray[np.integer], label: NDArray[np.integer]) -> None:
+        """Add one image: predicted classes and label map, both (H, W), any integer dtype; narrow ones are faster.
+
+        On a counted pixel `ignore_index` is a prediction of no class. On an ignored one the prediction may be anything.
+        Raises DataError if the sizes differ or the label map holds ids that are neither a class nor `ignore_index`,
+        ValueError if a prediction on a counted pixel is neither. Then nothing has been counted.
         """
         if prediction.shape != label.shape:
             raise DataError(
                 f"label map and prediction differ in size: {_size(label)} and {_size(prediction)}; "
                 "resize the class scores to the label map before taking the best class"
             )
-        wide_label = label.to("cpu", torch.int64)
-        counted = wide_label != self.ignore_index
-        true_P = wide_label[counted]
-        predicted_P = prediction.to("cpu", torch.int64)[counted]
-        self._check_labels(true_P)
-        if bool(((predicted_P < 0) | (predicted_P >= self.num_classes)).any()):
-            raise ValueError(f"predicted classes must lie in [0, {self.num_classes})")
-        pairs = torch.bincount(true_P * self.num_classes + predicted_P, minlength=self.num_classes**2)
-        self.ignored += int(counted.numel() - counted.sum())
-        self.counts += pairs.reshape(self.num_classes, self.num_classes)
+        pairs = self._pairs(prediction.reshape(-1), label.reshape(-1))
+        counts = self.counts.reshape(-1)
+        for part in _blocks(pairs):
+            changes = part[1:] != part[:-1]
+            if np.count_nonzero(changes) * _RUNS < part.size:
+                ends = np.append(np.flatnonzero(changes), part.size - 1)
+                np.add.at(counts, part[ends], np.diff(ends, prepend=-1))
+            else:
+                np.add.at(counts, part.astype(np.intp), 1)
 
-    def _check_labels(self, true_P: Tensor) -> None:
-        foreign = torch.unique(true_P[(true_P < 0) | (true_P >= self.num_classes)]).tolist()
-        if foreign:
-            shown = ", ".join(map(str, foreign[:5])) + (", ..." if len(foreign) > 5 else "")
-            raise DataError(
-                f"label ids outside the class list: {shown} (classes are 0 to {self.num_classes - 1}, "
-                f"{self.ignore_index} is ignored); check the class list and the encoding of the label maps"
-            )
+    def _pairs(self, predicted_P: NDArray[np.integer], true_P: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
+        """The place in the counts of each pixel. Raises as `update` does."""
+        pairs = np.empty(true_P.size, self._pair)
+        for part, predicted, true in zip(_blocks(pairs), _blocks(predicted_P), _blocks(true_P), strict=True):
+            row, column = self._line(true), self._line(predicted)
+            out = row == self.num_classes
+            if np.count_nonzero(out) > np.count_nonzero(true == self.ignore_index):
+                raise self._foreign(true_P)
+            nothing = (column == self.num_classes) & ~out
+            if nothing.any() and (predicted[nothing] != self.ignore_index).any():
+                raise ValueError(f"predicted classes must lie in [0, {self.num_classes})")
+            np.multiply(row, self._pair.type(self.num_classes + 1), out=part)
+            part += column
+        return pairs
+
+    def _line(self, ids: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
+        """The row or column of each id: itself, or the last one for all that are no class."""
+        if ids.dtype.kind != "u":
+            ids = ids.astype(np.int64, copy=False).view(np.uint64)  # so that a negative id lies behind all classes
+        return np.minimum(ids, self._limit[: ids.size]).astype(self._pair, copy=False)
+
+    def _foreign(self, true_P: NDArray[np.integer]) -> DataError:
+        ids = [i for i in np.unique(true_P).tolist() if not 0 <= i < self.num_classes and i != self.ignore_index]
+        shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+        return DataError(
+            f"label ids outside the class list: {shown} (classes are 0 to {self.num_classes - 1}, "
+            f"{self.ignore_index} is ignored); check the class list and the encoding of the label maps"
+        )
 
 
-def _size(label_map: Tensor) -> str:
+def _blocks(pixels: NDArray[_T]) -> Iterator[NDArray[_T]]:
+    return (pixels[start : start + _BLOCK] for start in range(0, pixels.size, _BLOCK))
+
+
+def _size(label_map: NDArray[np.integer]) -> str:
     return " x ".join(map(str, label_map.shape))

@@ -23,6 +23,7 @@ from opentrans_cli.pictures.curve import CurvePoint, curve_chart
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.eval.evaluate import load_samples, score
+from opentrans_cli.steps.eval.options import ScoreOptions
 from opentrans_cli.steps.eval.state import EvalState, eval_target
 from opentrans_cli.steps.run_files import check_state, resumable
 from opentrans_cli.steps.segmentors.built import TRAINING_FREE, BuiltSegmentor, any_segmentor
@@ -40,7 +41,7 @@ class CurveResult:
     report: dict[str, Any]  # the curve report of `artifacts.schema.json`
 
 
-@takes(DatasetOptions)
+@takes(DatasetOptions, ScoreOptions)
 def curve(
     source: str | Path,
     *,
@@ -60,7 +61,8 @@ def curve(
     read out without training. Raises OptionError for a source that is no bundle, else what `evaluate` raises.
     """
     data: DatasetOptions
-    (data,) = by_name("curve", {"split": "val", **given}, DatasetOptions)
+    scores: ScoreOptions
+    data, scores = by_name("curve", {"split": "val", **given}, DatasetOptions, ScoreOptions)
     reporter, dataset, out = reporter or LOGGED, dataset_name(dataset, data), None if out is None else Path(out)
     source = local_source(str(source), reporter)
     if not is_bundle(source):
@@ -89,6 +91,7 @@ def curve(
                 samples,
                 text,
                 device=where,
+                scores=scores,
                 skip_bad=data.skip_bad,
                 state=state,
                 part=part,
@@ -107,7 +110,7 @@ def curve(
             reports.insert(0, scored(any_segmentor(clip_tower(reader)), 0))
         report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, where)
         with finishing():
-            path = _write(bundle, report, out, {**data_record(data), "base": base})
+            path = _write(bundle, report, out, {**data_record(data), **vars(scores), "base": base})
             state.discard()
     return CurveResult(path, report)
 

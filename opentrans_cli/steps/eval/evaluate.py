@@ -22,17 +22,19 @@ from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
+from opentrans_cli.steps.eval.options import ScoreOptions
 from opentrans_cli.steps.eval.protocol import protocol_record
 from opentrans_cli.steps.eval.seen import known_seen, seen_classes
 from opentrans_cli.steps.eval.state import EvalState, eval_identity, eval_target
 from opentrans_cli.steps.run_files import check_state, resumable
 from opentrans_cli.steps.samples import open_samples, tell_empty, tell_skipped
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
+from opentrans_cli.steps.segmentors.figures import quality_figures
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, open_source
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_published
-from opentrans_cli.steps.segmentors.scoring import Scoring, class_ious, group_miou
+from opentrans_cli.steps.segmentors.scoring import Scoring
 from opentrans_cli.steps.segmentors.words import DATA_SET, AnyWords, Words
 from opentrans_cli.steps.sources import is_bundle
 from opentrans_cli.steps.step_record import data_record, environment, parameter_count, step_record
@@ -65,7 +67,7 @@ class Subject:
             raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
 
 
-@takes(DatasetOptions, Subject)
+@takes(DatasetOptions, Subject, ScoreOptions)
 def evaluate(
     source: str | Path | None = None,
     *,
@@ -90,15 +92,16 @@ def evaluate(
     default if `images` are given). words: other words for the classes, in their order. at_sparsity: an earlier round of
     a bundle; its report has the sparsity in its name. base: where the bundle's base is now. resume: go on with an
     interrupted evaluation; without it and without `force` a state is refused. Options: the fields of `DatasetOptions`,
-    whose split is "val" here, and of `Subject`.
+    whose split is "val" here, of `Subject` and of `ScoreOptions`.
 
     Raises SourceError, BundleError, HubError, DataError, TransferError, OutputError or OptionError; RunStopped after
     SIGTERM or when the disk is full, with the finished pictures kept.
     """
     data: DatasetOptions
     subject: Subject
+    scores: ScoreOptions
     chosen = {"split": "val", **given, "words": None if words is None else Words.of(words)}
-    data, subject = by_name("evaluate", chosen, DatasetOptions, Subject)
+    data, subject, scores = by_name("evaluate", chosen, DatasetOptions, Subject, ScoreOptions)
     if (source is None) == (subject.checkpoint is None):
         raise OptionError("one segmentor is scored: a source, or --checkpoint FILE; give exactly one of the two")
     reporter, dataset = reporter or LOGGED, dataset_name(dataset, data)
@@ -132,6 +135,7 @@ def evaluate(
             device=where,
             seen=seen.flags,
             sides=sides,
+            scores=scores,
             skip_bad=data.skip_bad,
             state=state,
             reporter=reporter,
@@ -148,7 +152,7 @@ def evaluate(
             elif into is not None:
                 bundle = opened.built.tower.bundle
                 assert bundle is not None
-                out = _record(bundle, report, {**data_record(data), "base": base})
+                out = _record(bundle, report, {**data_record(data), **vars(scores), "base": base})
             state.discard()
     return EvalResult(out, report)
 
@@ -199,6 +203,7 @@ def score(
     device: torch.device,
     seen: Sequence[bool] | None = None,
     sides: Sides | None = None,
+    scores: ScoreOptions = ScoreOptions(),  # noqa: B008
     skip_bad: bool = False,
     state: EvalState | None = None,
     part: str = "",
@@ -222,15 +227,14 @@ def score(
     if not scored.seconds:
         raise DataError(f"no image is left: {total} are bad, first: {scored.skipped[0]}; give others")
     tell_skipped(scored.skipped, total, reporter)
-    tell_empty(samples, scored.confusion.counts.sum(dim=1).tolist(), scored.confusion.ignored, reporter)
+    tell_empty(samples, scored.confusion.labelled.tolist(), scored.confusion.ignored, reporter)
     flags = seen_classes(samples, built.tower).flags if seen is None else seen
     return {
         "framework": built.framework.name,
         "images": len(scored.seconds),
         "classes": len(names),
         "skipped": list(scored.skipped),
-        **group_miou(scored.confusion, flags),
-        "per_class": class_ious(scored.confusion, names, flags),
+        **quality_figures(scored.confusion, names, flags, absent=scores.absent),
         **_cost(built, scored.macs),
         "seconds_per_image": statistics.median(scored.seconds[1:] or scored.seconds),
         "resolution": list(scored.resolution),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from opentrans_cli.option import Options, option
 
@@ -23,4 +24,16 @@ class CompareOptions(Options):
     )
     published: bool = option(
         False, help="add the rows of the paper and of FC-CLIP's README to it, marked as published", panel="Comparison"
+    )
+
+
+@dataclass(frozen=True)
+class ScoreOptions(Options):
+    """How label maps are scored."""
+
+    absent: Literal["exclude", "zero"] = option(
+        "exclude",
+        help="what a class without labelled pixels means for the mean IoU",
+        choices={"exclude": "nothing", "zero": "an IoU of 0 where it is predicted"},
+        noun="rule for absent classes",
     )

@@ -70,8 +70,7 @@ class EvalState:
                 )
             scoring.restore(
                 kept["taken"],
-                self._tensors[f"{part}.counts"],
-                ignored=kept["ignored"],
+                self._tensors[f"{part}.counts"].numpy(),
                 skipped=kept["skipped"],
                 seconds=self._tensors[f"{part}.seconds"].tolist(),
                 resolution=kept["resolution"],
@@ -107,10 +106,9 @@ class EvalState:
 
     def _keep(self, scoring: Scoring, part: str, identity: str) -> None:
         found = scoring.scored()
-        self._tensors[f"{part}.counts"] = found.confusion.counts
+        self._tensors[f"{part}.counts"] = torch.from_numpy(found.confusion.counts)
         self._tensors[f"{part}.seconds"] = torch.tensor(found.seconds, dtype=torch.float64)
-        facts = {"identity": identity, "taken": scoring.taken}
-        facts |= {"ignored": found.confusion.ignored, "skipped": list(found.skipped)}
+        facts = {"identity": identity, "taken": scoring.taken, "skipped": list(found.skipped)}
         self._parts[part] = {**facts, "resolution": list(found.resolution), "macs": dict(found.macs)}
 
     def discard(self) -> None:

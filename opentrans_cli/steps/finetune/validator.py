@@ -16,8 +16,9 @@ from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.steps.finetune.options import FinetuneControls
 from opentrans_cli.steps.samples import open_samples
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
+from opentrans_cli.steps.segmentors.figures import group_miou
 from opentrans_cli.steps.segmentors.predictor import Predictor
-from opentrans_cli.steps.segmentors.scoring import group_miou, score_images
+from opentrans_cli.steps.segmentors.scoring import score_images
 from opentrans_cli.training.processes.distributed import World
 
 
@@ -77,7 +78,7 @@ class Validator:
         with _undisturbed(self._built.module):
             predictor = Predictor(self._built, self._text, device=self._device)
             confusion = score_images(predictor, self._samples, range(world.rank, self.images, world.size)).confusion
-        world.total(confusion.counts)
+        world.total(torch.from_numpy(confusion.counts))
         figures = group_miou(confusion, self._text.seen)
         return {name: value for name, value in figures.items() if value is not None}
 

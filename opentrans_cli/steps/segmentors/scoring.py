@@ -6,15 +6,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.errors import DataError, PictureError, without_move
 from opentrans_cli.metrics.confusion import ConfusionMatrix
-from opentrans_cli.metrics.miou import mean_iou
 from opentrans_cli.steps.segmentors.predictor import Predictor
 
 
@@ -48,9 +46,8 @@ class Scoring:
     def restore(
         self,
         taken: int,
-        counts: Tensor,
+        counts: NDArray[np.int64],
         *,
-        ignored: int,
         skipped: Sequence[str],
         seconds: Sequence[float],
         resolution: Sequence[int],
@@ -58,8 +55,8 @@ class Scoring:
     ) -> None:
         """Go on from what `scored` gave to an earlier process after `taken` samples."""
         self.taken = taken
-        self._confusion.counts.copy_(counts)
-        self._confusion.ignored, self._skipped = ignored, [*skipped]
+        self._confusion.counts[:] = counts
+        self._skipped = [*skipped]
         self._seconds, self._macs = [*seconds], dict(macs)
         self._resolution = (resolution[0], resolution[1])
 
@@ -85,7 +82,7 @@ class Scoring:
         with self._predictor.counted() if self._counted and first else nullcontext(self._macs) as self._macs:
             prediction = self._predictor.label_map(sample.image)
         seconds = time.perf_counter() - started
-        self._confusion.update(prediction, torch.from_numpy(sample.label_map))
+        self._confusion.update(prediction.numpy(), sample.label_map)
         self._seconds.append(seconds)
         if first:
             self._resolution = self._predictor.looks_at(sample.image.shape[0], sample.image.shape[1])
@@ -101,26 +98,3 @@ def score_images(predictor: Predictor, samples: SegDataset, rows: Iterable[int])
     for row in rows:
         scoring.take(row)
     return scoring.scored()
-
-
-def group_miou(confusion: ConfusionMatrix, seen: Sequence[bool]) -> dict[str, float | None]:
-    """mIoU of all, of seen and of unseen classes (`seen`: by class, had training labels), and pixel accuracy.
-
-    All are fractions; None if none of the classes occurs.
-    """
-    total = mean_iou(confusion)
-    groups = {flag: [index for index, value in enumerate(seen) if value is flag] for flag in (True, False)}
-    return {
-        "miou": total.miou,
-        "miou_seen": mean_iou(confusion, classes=groups[True]).miou,
-        "miou_unseen": mean_iou(confusion, classes=groups[False]).miou,
-        "pixel_accuracy": total.pixel_accuracy,
-    }
-
-
-def class_ious(confusion: ConfusionMatrix, names: Sequence[str], seen: Sequence[bool]) -> list[dict[str, Any]]:
-    """For each class its name, IoU (None if it does not occur) and whether it had training labels."""
-    return [
-        {"name": name, "iou": iou, "seen": flag}
-        for name, iou, flag in zip(names, mean_iou(confusion).per_class, seen, strict=True)
-    ]

@@ -71,6 +71,21 @@ def test_iou_is_intersection_over_union_of_the_written_label_maps(
     right = sum(int(((truth[n] == found[n]) & labelled[n]).sum()) for n in found)
     assert report["pixel_accuracy"] == pytest.approx(right / sum(int(mask.sum()) for mask in labelled.values()))
     assert report["miou"] == pytest.approx(np.mean([entry["iou"] for entry in report["per_class"]]))
+    pixels = [sum(int((truth[n] == index).sum()) for n in found) for index in range(3)]
+    weighted = sum(share * entry["iou"] for share, entry in zip(pixels, report["per_class"], strict=True))
+    assert report["fwiou"] == pytest.approx(weighted / sum(pixels)) and report["absent"] == "exclude"
+    assert report["macc"] == pytest.approx(np.mean([entry["accuracy"] for entry in report["per_class"]]))
+
+
+def test_a_class_that_no_label_map_has_counts_as_zero_if_asked(labelled_folder: Any, tmp_path: Path) -> None:
+    for label_map in labelled_folder.labels.iterdir():
+        ids = read_label_map(label_map)
+        write_label_map(label_map, np.where(ids == 1, 255, ids), np.zeros((3, 3), np.uint8))
+    given = {**vars(options(labelled_folder)), "dataset": "folder", "device": "cpu"}
+    excluded, zero = (evaluate("tiny", **given, absent=rule).report for rule in ("exclude", "zero"))
+    assert [entry["iou"] for entry in excluded["per_class"]][1] is None and zero["per_class"][1]["iou"] == 0
+    assert zero["per_class"][1]["accuracy"] is None and zero["protocol"]["absent"] == zero["absent"] == "zero"
+    assert zero["miou"] == pytest.approx(excluded["miou"] * 2 / 3) and zero["fwiou"] == excluded["fwiou"]
 
 
 def test_seen_and_unseen_are_means_over_their_own_classes(labelled_folder: Any, tmp_path: Path) -> None:
