@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -11,15 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Force, Talk, command
+from opentrans_cli.cli.output import plain_table
 from opentrans_cli.errors import OptionError, PictureError
 from opentrans_cli.files.figures import percent
 from opentrans_cli.option import Options, option
-from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, Machine, WordChoice
+from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, Machine, WindowChoice, WordChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from opentrans_cli.steps.segment.segment import SegmentResult
+
+
+_PASSED = ("out", "task", "stuff", "background", "threshold", "overlay", "save_scores", "skip_bad")
+"""Options that the step takes as they are."""
+
+_SHOWN_CLASSES, _SHOWN_IMAGES = 20, 8
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,13 @@ class SegmentRequest(Options):
     stuff: tuple[str, ...] = option(
         (), help="words that are no objects, with commas; for instance and panoptic", kind="commas"
     )
+    background: bool = option(
+        False, help="one more class for all else: COCO's words of stuff, such as wall or floor, except your own words"
+    )
+    threshold: float | None = option(
+        None, above=0, most=1, help="least probability of a pixel's class; pixels below it are background"
+    )
+    overlay: bool = option(True, help="write pictures with the words on them and a legend")
     skip_bad: bool = option(
         False, help="end with exit code 0 although images were left out that cannot be read or are too small"
     )
@@ -58,6 +73,7 @@ def segment_command(
     asked: SegmentRequest,
     choice: WordChoice,
     published: CheckpointChoice,
+    windows: WindowChoice,
     base: BaseChoice,
     machine: Machine,
     write: Force,
@@ -104,8 +120,8 @@ def segment_command(
     from opentrans_cli.steps.segment.inputs import told_of
     from opentrans_cli.steps.segment.segment import segment
 
-    given = {**vars(published), **vars(base), **vars(machine), **vars(write)}
-    given |= {name: getattr(asked, name) for name in ("out", "task", "stuff", "save_scores", "skip_bad")}
+    given = {**vars(published), **vars(windows), **vars(base), **vars(machine), **vars(write)}
+    given |= {name: getattr(asked, name) for name in _PASSED}
     result = segment(source, images=_with_stdin(images), words=words, **given, reporter=talk.reporter)
     talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
     if result.skipped and not asked.skip_bad:
@@ -141,6 +157,30 @@ def _show(console: Console, result: SegmentResult) -> None:
         console.print(
             f"[bold]{escape(str(result.path))}[/]  scores of {len(result.vocabulary)} classes", soft_wrap=True
         )
+        return
+    if len(result.images) > _SHOWN_IMAGES:
+        _show_classes(console, result)
+        return
     for image in result.images:
         shares = ", ".join(f"{name} {percent(share)} %" for name, share in list(image["classes"].items())[:6])
-        console.print(f"[bold]{escape(str(result.path / image['overlay']))}[/]  {escape(shares)}", soft_wrap=True)
+        picture = image.get("overlay", image["label_map"])
+        console.print(f"[bold]{escape(str(result.path / picture))}[/]  {escape(shares)}", soft_wrap=True)
+
+
+def _show_classes(console: Console, result: SegmentResult) -> None:
+    """How much of all pictures each class fills, the largest first."""
+    pixels, pictures = Counter[int](), Counter[int]()
+    for image in result.images:
+        for area in image["areas"]:
+            pixels[area["id"]] += area["area"]
+            pictures[area["id"]] += 1
+    table = plain_table(f"{result.path}: {len(result.images)} images", "word", ">id", ">images", ">pixels, %")
+    names = dict(zip(result.ids, result.vocabulary, strict=True))
+    for number, count in pixels.most_common(_SHOWN_CLASSES):
+        share = percent(count / pixels.total())
+        table.add_row(names[number], str(number), str(pictures[number]), share)
+    console.print(table)
+    if len(pixels) > _SHOWN_CLASSES:
+        console.print(f"and {len(pixels) - _SHOWN_CLASSES} more words; all are in segment.json")
+    if missing := len(names) - len(pixels):
+        console.print(f"found in no image: {missing} of {len(names)} words")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from opentrans_cli.errors import DataError
 
 _BETWEEN = re.compile("[,;]")
+_BETWEEN_NAMES = re.compile(r"(?<!\\)[|]|[,;]")
 
 Entry = tuple[str, tuple[str, ...]]  # its place in the file (for messages), and its synonyms
 
@@ -36,9 +37,15 @@ class Vocabulary:
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> Vocabulary:
-        """One class for each "name" or "name,synonym,..."; raises DataError for empty or repeated words."""
+        """One class for each "name", "name|synonym|..." or "name,synonym,..."; a bar in a word is written "\\|".
+
+        Raises DataError for empty or repeated words.
+        """
         places = [(f"class {index} ('{text}')", text) for index, text in enumerate(names)]
-        entries = [(where, synonyms_in(text, where)) for where, text in places]
+        entries = [
+            (where, tuple(word.replace(r"\|", "|") for word in synonyms_in(text, where, between=_BETWEEN_NAMES)))
+            for where, text in places
+        ]
         if not entries:
             raise DataError("no class named: the list of classes is empty; name at least one")
         return cls.from_entries(entries)
@@ -54,14 +61,15 @@ class Vocabulary:
         return tuple(any(word.casefold() in known for word in synonyms) for synonyms in self.classes)
 
 
-def synonyms_in(text: str, where: str) -> tuple[str, ...]:
-    """The words between the commas and semicolons of a text, without quotes around them.
+def synonyms_in(text: str, where: str, *, between: re.Pattern[str] = _BETWEEN) -> tuple[str, ...]:
+    """The words between the commas and semicolons of a text, or what else stands `between`, without quotes around them.
 
     `where` is its place in messages. Raises DataError for an empty word.
     """
-    synonyms = tuple(_unquoted(word.strip()) for word in _BETWEEN.split(text))
+    synonyms = tuple(_unquoted(word.strip()) for word in between.split(text))
     if not all(synonyms):
-        raise DataError(f"empty class name: {where}; remove the extra comma or write the missing name")
+        extra = "bar" if between is _BETWEEN_NAMES and "|" in text else "comma"
+        raise DataError(f"empty class name: {where}; remove the extra {extra} or write the missing name")
     return synonyms
 
 

@@ -7,6 +7,7 @@ on its own, so a few at a time give the same values. Shapes: B images, S texts, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -55,6 +56,51 @@ def mask_chunks(found: MaskQueries, size: tuple[int, int], *, most: int | None =
     classes = found.class_logits.shape[-1] - 1
     for part in _parts([1] * classes, (most or MOST_OF_MASKS) // (len(found.class_logits) * size[0] * size[1])):
         yield semantic_scores(found.class_logits, found.mask_logits, size, classes=part)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a segmentor found in images, small enough to keep that of many windows, and good for scores of any classes.
+
+    Of the texts' scores on the grid, and the grid itself, the one with fewer channels is kept.
+    """
+
+    segmentor: Any
+    text: ClassText
+    size: tuple[int, int]  # height and width of the images
+    queries: MaskQueries | None = None
+    grid: Tensor | None = None  # (B, D, h, w)
+    small: Tensor | None = None  # (B, S, h, w), texts in the order of the classes
+
+    @classmethod
+    def at(cls, segmentor: Any, images: Tensor, text: ClassText) -> Look:
+        """What `segmentor` finds in `images` (B, 3, H, W); it runs once."""
+        order = sorted(range(len(text.class_indices)), key=text.class_indices.__getitem__)
+        text = ClassText(text.embeddings[order], tuple(text.class_indices[place] for place in order), text.seen)
+        size = (images.shape[-2], images.shape[-1])
+        if hasattr(segmentor, "queries"):
+            found = segmentor.queries(images, text)
+            return cls(segmentor, text, size, queries=MaskQueries(found.class_logits, found.mask_logits))
+        grid = segmentor.embed(images)
+        if len(order) > grid.shape[1]:
+            return cls(segmentor, text, size, grid=grid)
+        return cls(segmentor, text, size, small=segmentor.classifier(grid, text.embeddings))
+
+    def scores(self, classes: slice, *, most: int | None = None) -> Tensor:
+        """Scores of some following classes (B, K, H, W), float32; most: of their synonyms' scores at once."""
+        if self.queries is not None:
+            return semantic_scores(self.queries.class_logits, self.queries.mask_logits, self.size, classes=classes)
+        counts = [self.text.class_indices.count(index) for index in range(classes.start, classes.stop)]
+        first = sum(index < classes.start for index in self.text.class_indices)
+        rows = slice(first, first + sum(counts))
+        if self.small is not None:
+            small = self.small[:, rows]
+        else:
+            assert self.grid is not None
+            small = self.segmentor.classifier(self.grid, self.text.embeddings[rows])
+        like = torch.empty((1, *self.size), device="meta")
+        limit = (most or MOST) // (len(small) * self.size[0] * self.size[1])
+        return _largest(small, counts, limit, partial(resize, like=like)).float()
 
 
 def _parts(counts: Sequence[int], most: int) -> Iterator[slice]:

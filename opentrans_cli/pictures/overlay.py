@@ -27,6 +27,9 @@ _LOOKED_AT = 320
 LEGIBLE_SIDE = 480
 """Images are enlarged by a whole number until their longer side has this many pixels."""
 
+NO_CLASS = "no class"
+"""What a legend calls pixels whose id has no name."""
+
 
 def paint(
     image: NDArray[np.uint8],
@@ -57,10 +60,11 @@ def overlay(
     *,
     colours: NDArray[np.uint8],
     alpha: float = 0.55,
+    rest: str = NO_CLASS,
 ) -> Image.Image:
     """`image` (H, W, 3) tinted by `label_map` (H, W), with words, and beside it the classes with their share of pixels.
 
-    Ids that are not in `names` stay untinted and are summed up as "no class". Small images are enlarged without
+    Ids that are not in `names` stay untinted and are summed up as `rest`. Small images are enlarged without
     smoothing, so that the text is legible: the picture is at least 640 pixels wide. `names` and `colours` (N, 3) have
     the same length.
     """
@@ -73,9 +77,9 @@ def overlay(
         LegendItem(entry.name, _rgb(colours[entry.index]), percentage(entry.share))
         for entry in class_shares(label_map, names)
     ]
-    rest = np.count_nonzero((label_map < 0) | (label_map >= len(names))) / label_map.size
-    if rest:
-        items.append(LegendItem("no class", None, percentage(rest)))
+    unknown = np.count_nonzero((label_map < 0) | (label_map >= len(names))) / label_map.size
+    if unknown:
+        items.append(LegendItem(rest, None, percentage(unknown)))
     panel = legend_panel(items, font_size=size, height=picture.height)
     width = max(SMALLEST_WIDTH, picture.width + panel.width)
     page = Image.new("RGB", (width, max(picture.height, panel.height)), PAPER)

@@ -114,10 +114,25 @@ class CheckpointChoice(Options):
 
 
 @dataclass(frozen=True)
+class WindowChoice(Options):
+    """Whether big pictures are looked at in parts."""
+
+    window: int | None = option(
+        None,
+        least=64,
+        help="side in pixels of square windows in which larger pictures are looked at; their scores are averaged",
+        unset="pictures as a whole",
+    )
+    overlap: float = option(0.25, least=0, most=0.9, help="share of its side that a window has in common with the next")
+
+
+@dataclass(frozen=True)
 class WordChoice(Options):
     """The class names of a segmentor."""
 
-    words: str | None = option(None, also=("-w",), help='your own words, with commas: "red star, grass, sky"')
+    words: str | None = option(
+        None, also=("-w",), help='your own words, with commas, and synonyms with bars: "cat|kitten, sky"'
+    )
     vocabulary: Path | None = option(
         None,
         also=("--classes",),

@@ -17,22 +17,25 @@ from torch import Tensor
 
 from opentrans_cli.datasets.images import write_label_map
 from opentrans_cli.datasets.picture_source import Picture, read_picture
-from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OptionError, PictureError, unknown, without_move
 from opentrans_cli.files.atomic import staged_folder, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, check_folder_target, check_parent, prepare_parent
-from opentrans_cli.pictures.overlay import overlay
+from opentrans_cli.pictures.overlay import NO_CLASS, overlay
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
 from opentrans_cli.steps.samples import tell_skipped
+from opentrans_cli.steps.segment.background import BACKGROUND, FoundClasses, with_background
 from opentrans_cli.steps.segment.inputs import find_inputs, some_left, sound_ones
 from opentrans_cli.steps.segment.segments import coco_panoptic, find_instances, find_segments, things_of
+from opentrans_cli.steps.segmentors.certainty import Unsure
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
-from opentrans_cli.steps.segmentors.predictor import Labels, Predictor, Queries
+from opentrans_cli.steps.segmentors.predictor import Labelling, Predictor, Queries
 from opentrans_cli.steps.segmentors.published import open_published
+from opentrans_cli.steps.segmentors.windows import Windows
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
+from opentrans_cli.steps.shared_options import WindowChoice
 from opentrans_cli.training.device import resolve_device
 
 REPORT, PANOPTIC = "segment.json", "panoptic.json"
@@ -53,6 +56,9 @@ class SegmentOptions:
     own_size: bool = False  # use pictures at their own size, whatever size a checkpoint was made for
     task: Task = "semantic"  # what is written besides the label map
     stuff: tuple[str, ...] = ()  # classes that are not objects, for the other tasks
+    background: bool = False  # one more class, of words of what usually lies behind things
+    threshold: float | None = None  # pixels whose best class is less probable are background
+    overlay: bool = True  # write pictures with the words on them
     base: str | None = None
     device: str = "auto"
     skip_bad: bool = False  # that pictures are left out is no failure of the command; they are in `skipped` either way
@@ -67,6 +73,11 @@ class SegmentOptions:
             raise OptionError(unknown("task", self.task, get_args(Task)))
         if self.task != "semantic" and self.out is None:
             raise OptionError(f"only a folder can hold segments: --task {self.task}; add --out")
+        if self.task != "semantic" and (self.background or self.threshold is not None):
+            option = "--background" if self.background else "--threshold"
+            raise OptionError(f"objects have no background: {option} with --task {self.task}; leave one out")
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise OptionError(f"no probability: --threshold {self.threshold:g}; give above 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class SegmentResult:
     segmentor: dict[str, Any] = field(default_factory=dict)  # framework, and the checkpoint if it is one
     ids: tuple[int, ...] = ()  # of each class in the label maps; as the class file writes them, else 0, 1, ...
     skipped: tuple[str, ...] = ()  # pictures that were left out: which, and what is wrong with them
+    background: int | None = None  # id of the pixels that are of none of the words, if it was asked for
 
     def to_json(self) -> dict[str, Any]:
         """The segment report of `artifacts.schema.json`."""
@@ -87,12 +99,13 @@ class SegmentResult:
             "images": list(self.images),
             "vocabulary": list(self.vocabulary),
             "ids": list(self.ids),
+            **({} if self.background is None else {"background": self.background}),
             "skipped": list(self.skipped),
             **self.segmentor,
         }
 
 
-@takes(SegmentOptions)
+@takes(SegmentOptions, WindowChoice)
 def segment(
     source: str | Path | None = None,
     *,
@@ -113,17 +126,23 @@ def segment(
     image is left out, and named in `skipped` of the result.
 
     source: None with `checkpoint`, a file of the `framework`'s own. words: "red star, sky", a sequence of names, or
-    the Path of a class file or vocabulary pack. Options: the fields of `SegmentOptions`.
+    the Path of a class file or vocabulary pack. Options: the fields of `SegmentOptions` and `WindowChoice`.
 
     Raises DataError (also if no image is left), SourceError, BundleError, HubError, TransferError or OptionError.
     """
     options: SegmentOptions
-    (options,) = by_name("segment", {**given, "out": out, "device": device, "force": force}, SegmentOptions)
+    choice: WindowChoice
+    given |= {"out": out, "device": device, "force": force}
+    options, choice = by_name("segment", given, SegmentOptions, WindowChoice)
+    if options.task != "semantic" and choice.window is not None:
+        raise OptionError(f"objects may reach over windows: --window with --task {options.task}; leave one out")
     if (source is None) == (options.checkpoint is None):
         raise OptionError("one segmentor looks: a source, or --checkpoint FILE; give exactly one of the two")
     reporter, words = reporter or LOGGED, Words.of(words)
     for remark in words.remarks:
         reporter.say(remark)
+    words = with_background(words) if options.background else words
+    classes = FoundClasses.of(words, background=options.background or options.threshold is not None)
     found = find_inputs([images] if isinstance(images, str | PathLike) else images, reporter)
     _check_targets(options, len(found))
     pictures, skipped = sound_ones(found, reporter)  # before the segmentor is loaded
@@ -136,9 +155,18 @@ def segment(
     if options.task != "semantic" and not framework.masks:
         raise OptionError(f"{framework.name} finds no objects: --task {options.task}; use a framework of masks")
     reporter.say(f"segmentor: {framework.name}")
+    if options.background and not opened.reads_words:
+        raise OptionError(f"its classes are a fixed list: --background with {options.checkpoint}; use --threshold")
     text = opened.embedded(words, seen, reporter)
-    sides = None if options.own_size else opened.sides
-    job = _Job(Predictor(opened.built, text, device=where, sides=sides), words, things, options, pictures, skipped)
+    predictor = Predictor(
+        opened.built,
+        text,
+        device=where,
+        sides=None if options.own_size else opened.sides,
+        windows=Windows.of(choice),
+        unsure=None if options.threshold is None else Unsure(options.threshold, len(classes.names) - 1),
+    )
+    job = _Job(predictor, classes, text.classes, things, options, pictures, skipped)
     told = {"framework": framework.name, **({"checkpoint": opened.checkpoint} if opened.checkpoint else {})}
     if options.out is None:
         assert options.save_scores is not None
@@ -161,7 +189,8 @@ class _Job:
     """Pictures to be labelled, and where the results go."""
 
     predictor: Predictor
-    words: Words
+    classes: FoundClasses
+    scored: int  # number of classes that have scores
     things: tuple[bool, ...]
     options: SegmentOptions
     pictures: dict[str, Picture]  # by the name of their outputs
@@ -169,14 +198,14 @@ class _Job:
 
     @cached_property
     def colours(self) -> np.ndarray:
-        """Colours of the classes, uint8 (C, 3)."""
-        return class_colours(self.words.vocabulary.names)
+        """Colours of the classes except the background, uint8 (C, 3)."""
+        return class_colours(self.classes.names[: self.classes.background])
 
     @cached_property
     def palette(self) -> np.ndarray:
         """Colours by id, uint8 (N, 3); black where there is no class."""
-        palette = np.zeros((max(self.words.ids) + 1, 3), np.uint8)
-        palette[list(self.words.ids)] = self.colours
+        palette = np.zeros((max(self.classes.ids) + 1, 3), np.uint8)
+        palette[list(self.classes.ids[: len(self.colours)])] = self.colours
         return palette
 
     def run(self, out: Path, told: dict[str, Any], reporter: Reporter) -> SegmentResult:
@@ -201,8 +230,9 @@ class _Job:
                     advance(name)
             some_left(len(entries), skipped)
             tell_skipped(skipped, len(self.pictures) + len(self.damaged), reporter)
-            names, ids = self.words.vocabulary.names, self.words.ids
-            result = SegmentResult(out, tuple(entries), names, told, ids, tuple(skipped))
+            names, ids, place = self.classes.names, self.classes.ids, self.classes.background
+            background = None if place is None else ids[place]
+            result = SegmentResult(out, tuple(entries), names, told, ids, tuple(skipped), background)
             (folder / REPORT).write_bytes(json_bytes(result.to_json()))
             if self.options.task == "panoptic":
                 classes = list(zip(names, self.things, self.colours.tolist(), strict=True))
@@ -216,12 +246,17 @@ class _Job:
         return image
 
     def _image(self, folder: Path, name: str, image: np.ndarray) -> dict[str, Any]:
-        names, colours, predictor = self.words.vocabulary.names, self.colours, self.predictor
+        names, predictor = self.classes.names, self.predictor
         queries = None if self.options.task == "semantic" else predictor.queries(image)
         label_map = self._label_map(image, queries).numpy()
-        write_label_map(folder / f"{name}.png", np.array(self.words.ids)[label_map], self.palette)
-        overlay(image, label_map, names, colours=colours).save(folder / f"{name}-overlay.png")
-        entry = _entry(name, label_map, self.words.vocabulary)
+        write_label_map(folder / f"{name}.png", np.array(self.classes.ids)[label_map], self.palette)
+        entry: dict[str, Any] = {"name": name, "label_map": f"{name}.png"}
+        if self.options.overlay:
+            entry["overlay"] = f"{name}-overlay.png"
+            shown = names[: self.classes.background]
+            rest = BACKGROUND if self.classes.background is not None else NO_CLASS
+            overlay(image, label_map, shown, colours=self.colours, rest=rest).save(folder / entry["overlay"])
+        entry |= {"height": image.shape[0], "width": image.shape[1], **_areas(label_map, self.classes)}
         if queries is not None and self.options.task == "instance":
             entry["instances"] = find_instances(queries, image, names, self.things)
         elif queries is not None:
@@ -233,19 +268,19 @@ class _Job:
 
     def _label_map(self, image: np.ndarray, queries: Queries | None) -> Tensor:
         """Class of every pixel of an image, int64 (H, W); its scores are written if that is asked for."""
-        parts, labels = self.predictor.parts(image, queries), Labels()
         if self.options.save_scores is not None:
-            self.save_scores(_seen(parts, labels), image)
-        else:
-            for part in parts:
-                labels.add(part)
-        return labels.map()
+            labels = self.predictor.labelling()
+            self.save_scores(_seen(self.predictor.parts(image, queries), labels), image)
+            return labels.map()
+        if queries is not None:
+            return self.predictor.labelled(self.predictor.parts(image, queries))
+        return self.predictor.label_map(image)
 
     def save_scores(self, parts: Iterable[Tensor], image: np.ndarray) -> None:
         """Write the scores of an image, (C, H, W), float32, by numpy.save, completely or not at all."""
         assert self.options.save_scores is not None
         header = io.BytesIO()
-        shape = (len(self.words.vocabulary), image.shape[0], image.shape[1])
+        shape = (self.scored, image.shape[0], image.shape[1])
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
         chunks = (np.ascontiguousarray(part.cpu().numpy(), dtype="<f4").reshape(-1).view(np.uint8) for part in parts)
         try:
@@ -255,7 +290,7 @@ class _Job:
             raise DataError(f"cannot write: {self.options.save_scores} ({reason}); choose another place") from error
 
 
-def _seen(parts: Iterable[Tensor], labels: Labels) -> Iterator[Tensor]:
+def _seen(parts: Iterable[Tensor], labels: Labelling) -> Iterator[Tensor]:
     """`parts`, which `labels` takes on their way."""
     for part in parts:
         labels.add(part)
@@ -286,12 +321,16 @@ def _foreign(out: Path) -> set[str]:
         return there
 
 
-def _entry(name: str, label_map: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
-    shares = np.bincount(label_map.ravel(), minlength=len(vocabulary)) / label_map.size
-    order = np.argsort(-shares, kind="stable")
+def _areas(label_map: np.ndarray, classes: FoundClasses) -> dict[str, Any]:
+    """The classes of a label map (H, W), largest area first: the share by name, and the pixels by id."""
+    pixels = np.bincount(label_map.ravel(), minlength=len(classes.names))
+    there = [int(index) for index in np.argsort(-pixels, kind="stable") if pixels[index]]
+    by_name: dict[str, int] = {}
+    for index in there:  # published benchmarks give two classes the same name
+        by_name[classes.names[index]] = by_name.get(classes.names[index], 0) + int(pixels[index])
     return {
-        "name": name,
-        "label_map": f"{name}.png",
-        "overlay": f"{name}-overlay.png",
-        "classes": {vocabulary.names[i]: round(float(shares[i]), 6) for i in order if shares[i] > 0},
+        "classes": {name: round(count / label_map.size, 6) for name, count in by_name.items()},
+        "areas": [
+            {"id": classes.ids[index], "class": classes.names[index], "area": int(pixels[index])} for index in there
+        ],
     }

@@ -48,7 +48,8 @@ class Words:
                 )
             if separator := next((called for sign, called in _NO_COMMA.items() if sign in words), None):
                 raise DataError(f"words are separated by {separator}: {words[:60]!r}; use commas, or name a class file")
-            words = [word.strip() for word in words.split(",") if word.strip()]
+            *first, last = [word.strip() for word in words.split(",")]
+            words = [*first, last] if last else first
         if isinstance(words, Sequence):
             words = Vocabulary.from_names(words)
         return cls(words) if isinstance(words, Vocabulary) else words

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.datasets.images import read_label_map
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, OpentransError, OutputError, PictureError
@@ -166,6 +167,40 @@ def test_label_maps_hold_the_ids_of_the_class_file(tmp_path: Path) -> None:
         found[name] = read_label_map(result.path / "a.png")
         assert result.to_json()["ids"] == ([7, 300] if name == "c" else [0, 1])
     assert np.array_equal(found["c"], np.array([7, 300])[found["d"]])
+
+
+def test_the_background_takes_pixels_and_changes_no_other_winner(labelled_folder: Any, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("7:grass\n300:red square\n")
+    given = {"images": labelled_folder.images, "words": tmp_path / "ids.txt", "device": "cpu"}
+    plain = segment("tiny", out=tmp_path / "plain", **given)
+    words = segment("tiny", out=tmp_path / "words", background=True, **given)
+    unsure = segment("tiny", out=tmp_path / "unsure", threshold=0.9, overlay=False, **given)
+    assert "background" not in plain.to_json()
+    for result in (words, unsure):
+        report = result.to_json()
+        check_document(report, "segment_report")
+        assert (report["background"], report["ids"], report["vocabulary"][2:]) == (301, [7, 300, 301], ["background"])
+        taken = 0
+        for image in report["images"]:
+            before = read_label_map(plain.path / image["label_map"])
+            after = read_label_map(result.path / image["label_map"])
+            taken += int((after == 301).sum())
+            assert np.array_equal(after[after != 301], before[after != 301])
+            for area in image["areas"]:
+                assert (after == area["id"]).sum() == area["area"]
+            assert sum(area["area"] for area in image["areas"]) == image["height"] * image["width"] == after.size
+            assert ("overlay" in image) is (result is words)
+        assert 0 < taken < 6 * 64 * 64
+    assert {path.name for path in unsure.path.iterdir()} == {f"{number}.png" for number in range(6)} | {"segment.json"}
+    for wrong, message in (
+        ({"words": "a, background", "background": True}, "a class of yours is the background"),
+        ({"threshold": 0.0}, "no probability: --threshold 0"),
+        ({"background": True, "task": "panoptic"}, "objects have no background: --background"),
+        ({"window": 64, "task": "instance"}, "objects may reach over windows"),
+        ({"window": 63}, "out of range: --window 63; give 64 or more"),
+    ):
+        with pytest.raises(OpentransError, match=message):
+            segment("tiny", out=tmp_path / "x", **{**given, **wrong})
 
 
 def test_force_replaces_an_earlier_run_but_no_other_file(labelled_folder: Any, tmp_path: Path) -> None:
