@@ -218,7 +218,7 @@ def _listed(rows: list[Row], remarks: list[str], path: Path) -> ClassList:
     remarks += [f"'{row.words[0]}' in {row.where} is no class: pixels of id {row.id} are not labelled" for row in void]
     ids = tuple(row.id for row in kept if row.id is not None)
     if written and ids != tuple(range(len(ids))):
-        remarks.append(f"{path} writes ids: label maps hold {ids[0]} to {ids[-1]} for its {len(ids)} classes")
+        remarks.append(f"{path} writes ids: its {len(ids)} classes have {ids[0]} to {ids[-1]}")
     if written:
         vocabulary = Vocabulary(tuple(distinct_words(row.words) for row in kept))
     else:

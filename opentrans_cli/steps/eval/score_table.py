@@ -27,6 +27,9 @@ _TITLES = {**PAPER, "voc-21": "PAS-21", "coco-stuff": "COCO-Stuff"}
 METRICS: Mapping[str, str] = {"miou": "mIoU", "pq": "PQ", "ap": "AP"}
 """Scores that have columns; the last two only where something has them."""
 
+_PARTS: Mapping[str, str] = {"pq": "panoptic", "ap": "instance"}
+"""The part of a report that holds a score; mIoU stands in the report itself."""
+
 
 @dataclass(frozen=True)
 class ScoreColumn:
@@ -140,7 +143,9 @@ def _of_kind(reports: Sequence[Mapping[str, Any]], kind: Kind) -> Mapping[str, A
 
 
 def _score(reports: Sequence[Mapping[str, Any]], kind: Kind, metric: str) -> float | None:
-    report = _of_kind(reports, kind)
+    report: Mapping[str, Any] | None = _of_kind(reports, kind)
+    if report is not None and metric in _PARTS:
+        report = report.get(_PARTS[metric])
     value = None if report is None else report.get(metric)
     return None if value is None else float(value)
 

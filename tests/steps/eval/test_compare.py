@@ -42,6 +42,11 @@ PROTOCOL = {
 }
 
 
+_SHARES = {"pq": 0.3, "sq": 0.8, "rq": 0.4, "classes": 2}
+QUALITY = {**_SHARES, "things": _SHARES, "stuff": _SHARES, "per_class": []}
+PRECISION = {**dict.fromkeys(("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"), 0.2), "per_class": []}
+
+
 def evaluated(
     dataset: str, miou: float, *, protocol: Mapping[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
@@ -100,6 +105,18 @@ def test_data_sets_are_columns_in_the_order_of_the_paper_and_others_come_last(sa
         0.125,
         "cpu",
     )
+
+
+def test_scores_of_segments_and_objects_are_columns_where_there_are_any(saved: Saved) -> None:
+    both = evaluated("coco", 0.5, panoptic=QUALITY, instance=PRECISION)
+    table = compare([saved("a", both), saved("b", evaluated("coco", 0.4, panoptic=QUALITY))]).table
+    assert [column.key for column in table.columns] == ["coco miou", "coco pq", "coco ap"]
+    assert {key: (cell.value, cell.best) for key, cell in table.rows[0].cells.items()} == {
+        "coco miou": (0.5, True),
+        "coco pq": (0.3, True),
+        "coco ap": (0.2, False),  # nothing to be better than
+    }
+    assert table.rows[1].cells.keys() == {"coco miou", "coco pq"}
 
 
 def test_own_folders_of_other_classes_are_columns_of_their_own(saved: Saved) -> None:

@@ -21,7 +21,7 @@ from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.readout import MAX_SCALE, CosineClassifier
 from opentrans_cli.frameworks.score_chunks import score_chunks
 from opentrans_cli.steps.segmentors.built import any_segmentor
-from opentrans_cli.steps.segmentors.opened import open_source
+from opentrans_cli.steps.segmentors.opened import names_of, open_source
 from opentrans_cli.steps.segmentors.predictor import Labels, Predictor
 from opentrans_cli.steps.segmentors.words import Words, embed_vocabulary
 from opentrans_cli.steps.sources import clip_tower
@@ -175,3 +175,15 @@ def test_prompts_as_synonyms_score_as_the_better_one_of_the_two(shared: Path, tm
     # Averaging many prompts is not one of them, but means the same: each is the other's nearest.
     nearest = (unit[1] @ unit[2].T).argmax(1)
     assert nearest.tolist() == list(range(len(names))) and np.abs(unit[1] - unit[2]).max() > 0.01
+
+
+SEEN = {"ade20k_150": 64, "ade20k_847": 101, "cityscapes": 17, "pascal_ctx_59": 51, "pascal_ctx_459": 85}
+"""How many classes FC-CLIP's code counts as seen by its training on COCO, of each published class file."""
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_class_is_seen_by_any_of_its_words_as_in_the_published_code(shared: Path, name: str) -> None:
+    folder = shared / "reference" / "class_names"
+    words = Words.from_file(folder / f"{name}_with_prompt_eng.txt")
+    trained_on = names_of(folder / "coco_panoptic_with_prompt_eng.txt")
+    assert sum(words.seen_by(trained_on)) == SEEN[name] < len(words.vocabulary)
