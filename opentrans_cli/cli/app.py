@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from opentrans_cli.cli import (
     analyze,
     check,
+    datasets,
     demo,
     diff,
     doctor,
@@ -106,6 +107,7 @@ COMMANDS: dict[str, tuple[Any, str]] = {
     "eval": (eval.eval_command, _PIPELINE),
     "segment": (segment.segment_command, _PIPELINE),
     "check": (check.check_command, _LOOK),
+    "datasets": (datasets.datasets_command, _LOOK),
     "demo": (demo.demo_command, _LOOK),
     "inspect": (inspect.inspect_command, _LOOK),
     "verify": (verify.verify_command, _LOOK),

@@ -36,8 +36,12 @@ DATASETS = Catalog(
         "coco": "opentrans_cli.datasets.benchmarks.coco:COCO",
         "coco-stuff": "opentrans_cli.datasets.benchmarks.coco_stuff:COCO_STUFF",
         "cityscapes": "opentrans_cli.datasets.benchmarks.cityscapes:CITYSCAPES",
+        "ade20k-150": "opentrans_cli.datasets.benchmarks.ade20k:ADE20K_150",
+        "ade20k-847": "opentrans_cli.datasets.benchmarks.ade20k:ADE20K_847",
         "voc-20": "opentrans_cli.datasets.benchmarks.voc:VOC_20",
         "voc-21": "opentrans_cli.datasets.benchmarks.voc:VOC_21",
+        "context-59": "opentrans_cli.datasets.benchmarks.context:CONTEXT_59",
+        "context-459": "opentrans_cli.datasets.benchmarks.context:CONTEXT_459",
     },
 )
 """Name -> a function that takes DatasetOptions and returns a SegDataset."""

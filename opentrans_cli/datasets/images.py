@@ -148,13 +148,22 @@ def turned_as(source: Path | io.BytesIO, name: str, label_map: NDArray[np.int64]
 
 
 @contextmanager
+def picture_warnings() -> Iterator[None]:
+    """Inside, a picture that is too large is an error, and what Pillow remarks on damaged ones is not printed: it is
+    said when their pixels are read. Threads share such filters, so hold this as long as several of them read.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
 def open_picture(source: Path | io.BytesIO, name: str, kind: str) -> Iterator[ImageFile.ImageFile]:
     """A picture whose pixels are not decoded yet. What Pillow says against it becomes a PictureError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source) as opened:
-                yield opened
+        with picture_warnings(), Image.open(source) as opened:
+            yield opened
     except FileNotFoundError:
         raise PictureError(f"{kind} not found: {name}; check the path") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

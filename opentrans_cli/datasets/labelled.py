@@ -17,7 +17,7 @@ from opentrans_cli.datasets.base import Sample
 from opentrans_cli.datasets.class_file import LARGEST_ID, UNLABELLED, ClassList
 from opentrans_cli.datasets.options import SMALLEST_SIZE
 from opentrans_cli.datasets.pairs import Pair, read_pair
-from opentrans_cli.datasets.picture_source import read_picture
+from opentrans_cli.datasets.picture_source import read_ids, read_picture
 from opentrans_cli.datasets.scan import count_ids, scan, spread
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, PictureError, did_you_mean
@@ -84,6 +84,19 @@ class LabelledPairs(ABC):
         except PictureError as error:
             raise PictureError(f"{error}{OR_SKIP}") from error
         return Sample(image=image, label_map=self._classes_in(ids, pair.label_map.name), name=pair.name)
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The photo and the label map of each sample."""
+        return tuple(self._pairs)
+
+    def stored_classes(self, index: int) -> NDArray[np.int64]:
+        """The label map of sample `index` alone, as class indices (H, W), not turned with its photo.
+
+        Raises DataError for an id without a class, PictureError for a damaged file.
+        """
+        label_map = self._pairs[index].label_map
+        return self._classes_in(read_ids(label_map), label_map.name)
 
     def _classes_in(self, ids: NDArray[np.int64], map_file: str) -> NDArray[np.int64]:
         """A label map of ids as one of class indices. Raises DataError for an id without a class."""

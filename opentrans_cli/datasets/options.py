@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES
 from opentrans_cli.errors import OptionError, flag, unknown
@@ -18,18 +18,23 @@ Split = Literal["train", "val"]
 _DATA, _TRAINING, _CROPS = "Data", "Training", "Crops"
 
 
+def root_folder(*, panel: str | None = None) -> Any:
+    """The option that says where published data sets lie."""
+    return option(
+        None,
+        help="root folder under which the published data sets lie",
+        kind="path",
+        unset="`$DETECTRON2_DATASETS`",
+        panel=panel,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions(Options):
     """The options of a data set; a data set refuses options that it cannot use."""
 
     split: Split = "train"  # which scenes or images; folder: no effect, `split_list` selects
-    root: Path | None = option(
-        None,
-        help="root folder under which the published data sets lie",
-        kind="path",
-        unset="`$DETECTRON2_DATASETS`",
-        panel=_DATA,
-    )
+    root: Path | None = root_folder(panel=_DATA)
     images: Path | None = option(None, help="folder of images, or tar shards with label maps", kind="path", panel=_DATA)
     labels: Path | None = option(
         None,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.datasets.images import ORIENTATION, open_picture, turned_as
 from opentrans_cli.datasets.listing import list_images, list_label_maps
+from opentrans_cli.datasets.matlab import MATLAB_SUFFIX, matlab_shape
 from opentrans_cli.datasets.options import SMALLEST_SIZE
 from opentrans_cli.datasets.picture_source import Picture, list_pictures, read_ids, read_picture
 from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES
@@ -155,6 +156,9 @@ def read_header(picture: Picture, kind: str, *, whole: bool = False) -> Header:
 
     Raises PictureError for what is no picture.
     """
+    if picture.path.suffix.lower() == MATLAB_SUFFIX:
+        height, width = matlab_shape(picture.content(), picture.name)
+        return Header(width, height)
     with open_picture(picture.content(), picture.name, kind) as opened:
         # Pillow turns a TIFF by itself, and would decode a PNG that says nothing before its pixels.
         quick = opened.format != "PNG" or "exif" in opened.info or whole

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,10 +10,9 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from opentrans_cli.datasets.class_file import LARGEST_ID
-from opentrans_cli.datasets.images import look_at
+from opentrans_cli.datasets.images import look_at, picture_warnings
 from opentrans_cli.datasets.pairs import Header, Pair, misfit, read_header
 from opentrans_cli.datasets.picture_source import Picture, read_ids, read_picture
 from opentrans_cli.errors import PictureError
@@ -63,9 +61,7 @@ def spread(items: Sequence[T], most: int) -> Sequence[T]:
 def scan(pairs: Sequence[Pair], depth: Depth, *, reporter: Reporter = SILENT) -> list[Facts]:
     """The facts of all pairs, in their order."""
     found: list[Facts] = []
-    with warnings.catch_warnings(), reporter.bar("reading files", len(pairs)) as advance:
-        # Threads share the filters of warnings, so what the loaders set for one file must hold all the time.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with picture_warnings(), reporter.bar("reading files", len(pairs)) as advance:
         for facts in _in_threads(pairs, depth):
             found.append(facts)
             advance("")

@@ -91,6 +91,8 @@ REQUIRED = {
     "models_report": "sources families forms",
     "models_report/sources": "source kind family path bytes cached",
     "models_report/families": "name sources patterns",
+    "prepare_report": "dataset split layout source root labels images written there bytes bad",
+    "prepare_report/bad": "name problem",
 }
 KINDS = [place for place in REQUIRED if "/" not in place]
 TEXTS = ("x", "org/name", "sha256:" + 64 * "0", 40 * "0")

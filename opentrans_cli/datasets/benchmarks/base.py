@@ -24,10 +24,12 @@ The class list is `assets/class_lists/NAME.txt`, `id:name` on each line with the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from opentrans_cli.datasets.benchmarks.raw import RawPicture
 from opentrans_cli.datasets.options import Split
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
@@ -39,11 +41,11 @@ class IdCoding:
     """What the pixels of label maps hold.
 
     ids "listed": class with id i of the class list is i + `shift`; "counted": classes are 0, 1, ... in their order, and
-    so they are read from COCO's panoptic PNGs. ignored: ids of unlabelled pixels. bits: 16 where 8 do not hold all
-    ids; files of 8 bits are then refused, since ids were lost in them.
+    so they are read from COCO's panoptic PNGs; or the id of each class. ignored: ids of unlabelled pixels. bits: 16
+    where 8 do not hold all ids; files of 8 bits are then refused, since ids were lost in them.
     """
 
-    ids: Literal["listed", "counted"] = "listed"
+    ids: Literal["listed", "counted"] | tuple[int, ...] = "listed"
     shift: int = 0
     ignored: tuple[int, ...] = (255,)
     bits: Literal[8, 16] = 8
@@ -85,6 +87,25 @@ class DiskLayout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """How `datasets prepare` writes a benchmark in another layout.
+
+    name: what --layout calls it. target: one of the layouts; it is written in the first of its homes. photos: they are
+    written too, as links where nothing changes. shorter: the side in pixels to which larger pictures are shrunk.
+    raw: lists the pictures of a download that no layout describes; it takes the root and the split, and returns what
+    was read and the pictures, or None if the download is not there. Without it, and where it is not there, another
+    layout is read.
+    """
+
+    name: str = field(kw_only=False)
+    target: DiskLayout = field(kw_only=False)
+    label_suffix: str = ".png"
+    photos: bool = False
+    shorter: int | None = None
+    raw: Callable[[Path, Split], tuple[str, list[RawPicture]] | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkFacts:
     """What is known of a published data set."""
 
@@ -95,4 +116,5 @@ class BenchmarkFacts:
     class_list: str | None = None  # name of the class list; None: that of the data set
     without: tuple[str, ...] = ()  # classes of the list whose pixels are unlabelled here
     things: frozenset[int] | None = None  # ids, in the class list, of classes of objects; None: not told apart
+    conversions: tuple[Conversion, ...] = ()  # what `datasets prepare` writes; the first unless told otherwise
     raw: tuple[str, ...] = ()  # what lies under the root after the official download and has to be converted

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from opentrans_cli.datasets.benchmarks.base import COUNTED, DiskLayout, IdCoding
+from opentrans_cli.datasets.benchmarks.base import COUNTED, Conversion, DiskLayout, IdCoding
 from opentrans_cli.datasets.benchmarks.pairs import BenchmarkSet
 
 _VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255)
+
+_TRAIN_IDS = DiskLayout(
+    "labelTrainIds, of cityscapesscripts",
+    homes=("cityscapes", ""),
+    images="leftImg8bit/{split}",
+    labels="gtFine/{split}",
+    image_suffix="_leftImg8bit.png",
+    label_suffix="_gtFine_labelTrainIds.png",
+    coding=COUNTED,
+)
 
 CITYSCAPES = BenchmarkSet(
     "cityscapes",
@@ -21,15 +31,8 @@ CITYSCAPES = BenchmarkSet(
             label_suffix="_gtFine_labelIds.png",
             coding=IdCoding(ignored=_VOID),
         ),
-        DiskLayout(
-            "labelTrainIds, of cityscapesscripts",
-            homes=("cityscapes", ""),
-            images="leftImg8bit/{split}",
-            labels="gtFine/{split}",
-            image_suffix="_leftImg8bit.png",
-            label_suffix="_gtFine_labelTrainIds.png",
-            coding=COUNTED,
-        ),
+        _TRAIN_IDS,
     ),
+    conversions=(Conversion("fc-clip", _TRAIN_IDS, label_suffix="_gtFine_labelTrainIds.png"),),
     things=frozenset(range(24, 34)),
 )

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from opentrans_cli.datasets.benchmarks.base import COUNTED, DiskLayout
+from opentrans_cli.datasets.benchmarks.base import COUNTED, Conversion, DiskLayout
 from opentrans_cli.datasets.benchmarks.pairs import BenchmarkSet
 from opentrans_cli.datasets.options import Split
 
 COCO_SPLITS: Mapping[Split, str] = {"train": "train2017", "val": "val2017"}
 """The names of the folders of COCO's splits."""
+
+_SEMSEG = DiskLayout(
+    "panoptic_semseg, of FC-CLIP",
+    homes=("coco", ""),
+    images="{split}",
+    labels="panoptic_semseg_{split}",
+    coding=COUNTED,
+    splits=COCO_SPLITS,
+)
 
 COCO = BenchmarkSet(
     "coco",
@@ -34,14 +43,8 @@ COCO = BenchmarkSet(
             coding=COUNTED,
             splits=COCO_SPLITS,
         ),
-        DiskLayout(
-            "panoptic_semseg, of FC-CLIP",
-            homes=("coco", ""),
-            images="{split}",
-            labels="panoptic_semseg_{split}",
-            coding=COUNTED,
-            splits=COCO_SPLITS,
-        ),
+        _SEMSEG,
     ),
+    conversions=(Conversion("fc-clip", _SEMSEG),),
     things=frozenset(range(1, 91)),
 )

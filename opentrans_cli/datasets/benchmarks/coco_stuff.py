@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from opentrans_cli.datasets.benchmarks.base import COUNTED, DiskLayout, IdCoding
+from opentrans_cli.datasets.benchmarks.base import COUNTED, Conversion, DiskLayout, IdCoding
 from opentrans_cli.datasets.benchmarks.coco import COCO_SPLITS
 from opentrans_cli.datasets.benchmarks.pairs import BenchmarkSet
 
 _STUFFTHINGMAPS = IdCoding(shift=-1)  # with gaps for 11 ids that are never annotated
+
+_COUNTED = DiskLayout(
+    "stuffthingmaps_detectron2, classes counted",
+    homes=("coco", ""),
+    images="{split}",
+    labels="stuffthingmaps_detectron2/{split}",
+    coding=COUNTED,
+    splits=COCO_SPLITS,
+)
 
 COCO_STUFF = BenchmarkSet(
     "coco-stuff",
@@ -21,14 +30,7 @@ COCO_STUFF = BenchmarkSet(
             coding=_STUFFTHINGMAPS,
             splits=COCO_SPLITS,
         ),
-        DiskLayout(
-            "stuffthingmaps_detectron2, classes counted",
-            homes=("coco", ""),
-            images="{split}",
-            labels="stuffthingmaps_detectron2/{split}",
-            coding=COUNTED,
-            splits=COCO_SPLITS,
-        ),
+        _COUNTED,
         DiskLayout(
             "labelTrainIds, of mmsegmentation",
             homes=("coco_stuff164k", ""),
@@ -48,5 +50,6 @@ COCO_STUFF = BenchmarkSet(
             splits=COCO_SPLITS,
         ),
     ),
+    conversions=(Conversion("detectron2", _COUNTED),),
     things=frozenset(range(1, 91)),
 )

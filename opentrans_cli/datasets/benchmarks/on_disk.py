@@ -45,7 +45,7 @@ def data_root(root: Path | None) -> Path:
 
 def nearest_split(benchmark: BenchmarkFacts, root: Path, split: Split) -> SplitOnDisk:
     """The first layout that is whole, else that of which most is there; a layout counts in each of its homes."""
-    found = list(_splits(benchmark, root, split))
+    found = list(layouts_on_disk(benchmark, root, split))
     whole = next((each for each in found if each.whole), None)
     return whole or min(found, key=lambda each: len(each.missing) / len(each.layout.parts(split)))
 
@@ -72,7 +72,8 @@ def find_split(benchmark: BenchmarkFacts, root: Path, split: Split) -> SplitOnDi
     raise DataError(f"data set is not whole: {name} ({split}), {first}{others} {kind}; {lists}")
 
 
-def _splits(benchmark: BenchmarkFacts, root: Path, split: Split) -> Iterator[SplitOnDisk]:
+def layouts_on_disk(benchmark: BenchmarkFacts, root: Path, split: Split) -> Iterator[SplitOnDisk]:
+    """Every layout in each of its homes."""
     for layout in benchmark.layouts:
         if split in layout.splits:
             for home in layout.homes:

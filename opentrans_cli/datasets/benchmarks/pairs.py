@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from opentrans_cli.assets import class_list_file
 from opentrans_cli.datasets.base import PanopticTruth
-from opentrans_cli.datasets.benchmarks.base import BenchmarkFacts, IdCoding
+from opentrans_cli.datasets.benchmarks.base import BenchmarkFacts, DiskLayout, IdCoding
 from opentrans_cli.datasets.benchmarks.on_disk import SplitOnDisk, data_root, find_split
 from opentrans_cli.datasets.class_file import UNLABELLED, ClassList, read_classes
 from opentrans_cli.datasets.coco_json import ImageId
 from opentrans_cli.datasets.coco_panoptic import PanopticFile, class_map
 from opentrans_cli.datasets.images import decode_label_map, open_picture
 from opentrans_cli.datasets.labelled import LabelledPairs
+from opentrans_cli.datasets.matlab import MATLAB_SUFFIX, read_matlab_labels
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.pairs import Pair, Pairing, pair_pictures
 from opentrans_cli.datasets.panoptic_photos import upright
@@ -56,7 +57,7 @@ class BenchmarkPairs(LabelledPairs):
         things = benchmark.things if segments is not None else None
         self.things = None if things is None else tuple(number in things for number in class_list_of(benchmark).ids)
         pairing = _pairing(place, segments, split_list)
-        pairs = _decoded(pairing.pairs[:limit], benchmark, layout.coding, segments)
+        pairs = _decoded(pairing.pairs[:limit], benchmark, layout, segments)
         where = f"{benchmark.name} ({place.split}): {layout.name}, in {place.home}"
         listed = (where, *pairing.remarks)
         super().__init__(known, pairs, ignored=known.void, unseen=unseen, crop=crop, listed=listed)
@@ -99,6 +100,8 @@ def coded_classes(benchmark: BenchmarkFacts, coding: IdCoding) -> ClassList:
     listed = class_list_of(benchmark)
     if coding.ids == "counted":
         ids, void = tuple(range(len(listed.ids))), coding.ignored
+    elif isinstance(coding.ids, tuple):
+        ids, void = coding.ids, coding.ignored
     else:
         ids = tuple(number + coding.shift for number in listed.ids)
         void = (*(number + coding.shift for number in listed.void), *coding.ignored)
@@ -165,6 +168,13 @@ class PanopticIds:
         return list(self.segments.file.segments(self.image, self.segments.class_of))
 
 
+def label_decoder(benchmark: BenchmarkFacts, layout: DiskLayout) -> IdDecoder:
+    """What reads the ids in a label map of a layout without panoptic PNGs."""
+    if layout.label_suffix == MATLAB_SUFFIX:
+        return read_matlab_labels
+    return DeepIds(benchmark.name) if layout.coding.bits == 16 else decode_label_map
+
+
 def _segments(benchmark: BenchmarkFacts, place: SplitOnDisk) -> Segments | None:
     layout = place.layout
     if layout.panoptic is None:
@@ -206,13 +216,13 @@ def _pairing(place: SplitOnDisk, segments: Segments | None, split_list: Path | N
 
 
 def _decoded(
-    pairs: Sequence[Pair], benchmark: BenchmarkFacts, coding: IdCoding, segments: Segments | None
+    pairs: Sequence[Pair], benchmark: BenchmarkFacts, layout: DiskLayout, segments: Segments | None
 ) -> list[Pair]:
     """The pairs with label maps that are read as the layout says. Raises DataError for one that the JSON file lacks."""
-    deep = DeepIds(benchmark.name)
+    of_layout = label_decoder(benchmark, layout)
     decoded = []
     for pair in pairs:
-        decode: IdDecoder = deep if coding.bits == 16 else pair.label_map.decode
+        decode = of_layout
         if segments is not None:
             if pair.name not in segments.by_name:
                 raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from opentrans_cli.datasets.benchmarks.base import COUNTED, DiskLayout
+from opentrans_cli.datasets.benchmarks.base import COUNTED, Conversion, DiskLayout
 from opentrans_cli.datasets.benchmarks.pairs import BenchmarkSet
 
 _DOWNLOAD = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
@@ -23,11 +23,14 @@ _CONVERTED = DiskLayout(
     splits={"train": "training", "val": "validation"},
 )
 
+_CONVERTED_20 = replace(_CONVERTED, labels="annotations_pascal20/{split}", coding=COUNTED)
+
 VOC_20 = BenchmarkSet(
     "voc-20",
     title="PASCAL VOC 2012, background unlabelled",
     download=_DOWNLOAD,
-    layouts=(_OFFICIAL, replace(_CONVERTED, labels="annotations_pascal20/{split}", coding=COUNTED)),
+    layouts=(_OFFICIAL, _CONVERTED_20),
+    conversions=(Conversion("fc-clip", _CONVERTED_20, photos=True),),
     class_list="voc-21",
     without=("background",),
 )
@@ -37,4 +40,5 @@ VOC_21 = BenchmarkSet(
     title="PASCAL VOC 2012, background a class",
     download=_DOWNLOAD,
     layouts=(_OFFICIAL, _CONVERTED),
+    conversions=(Conversion("fc-clip", _CONVERTED, photos=True),),
 )
