@@ -34,6 +34,7 @@ from opentrans_cli.sparsity.patterns import PATTERNS
 from opentrans_cli.sparsity.patterns.base import Pattern, pattern_for
 from opentrans_cli.sparsity.selection import Mask, prunable_total, sparsity_of
 from opentrans_cli.spectral.estimators import ESTIMATORS
+from opentrans_cli.steps.report.sections import SECTIONS
 
 TABLES: list[tuple[Catalog, str]] = [
     (CRITERIA, "opentrans_cli.sparsity.criteria"),
@@ -41,6 +42,7 @@ TABLES: list[tuple[Catalog, str]] = [
     (ESTIMATORS, "opentrans_cli.spectral.estimators"),
     (FRAMEWORKS, "opentrans_cli.frameworks"),
     (DATASETS, "opentrans_cli.datasets"),
+    (SECTIONS, "opentrans_cli.steps.report.sections"),
 ]
 """Each table and its package. What a criterion must do is in sparsity/criteria/test_contract.py."""
 

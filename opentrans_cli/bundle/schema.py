@@ -64,6 +64,18 @@ def report_kind(name: str) -> str | None:
     return next((kind for pattern, kind in _KINDS.items() if re.fullmatch(pattern, name)), None)
 
 
+def document_kind(document: object) -> str | None:
+    """The kind of a document by the fields that only documents of this kind all have; None for a foreign one.
+
+    Whether it follows the definition is for `check_document` to say.
+    """
+    if not isinstance(document, dict):
+        return None
+    rules = load_schema()["$defs"]
+    held = [kind for kind in kinds() if set(rules[kind]["required"]) <= document.keys()]
+    return max(held, key=lambda kind: len(rules[kind]["required"]), default=None)
+
+
 def check_report_file(name: str, path: Path) -> None:
     """Raises BundleError unless the report `name` at `path` has the format of its name and follows its definition."""
     if not name.endswith(".json"):

@@ -14,22 +14,26 @@ from opentrans_cli.option import Options, option
 class ReportRequest(Options):
     """What is told, and where."""
 
-    source: str = option(help="a bundle, hf://org/name[@revision], or a folder that demo made", argument=True)
+    paths: tuple[str, ...] = option(
+        help="bundles (folders or hf://org/name[@revision]), JSON reports, logs, and folders with any of these",
+        argument=True,
+    )
     out: Path = option(Path("report.html"), also=("-o",), help="HTML file to write")
 
 
 @command
 def report_command(asked: ReportRequest, write: Force, talk: Talk) -> None:
-    """Write one HTML page about a bundle or a demo; every picture is inside it, so that it can be mailed.
+    """Write one HTML page about bundles, reports and whole folders of runs; everything is inside, so it can be mailed.
 
     opentrans report subnet --out subnet.html
+    opentrans report runs/magnitude runs/fisher --out both.html
     opentrans report opentrans-demo --out demo.html
     """
     from rich.markup import escape
 
     from opentrans_cli.steps.report.report import report
 
-    result = report(asked.source, out=asked.out, force=write.force, reporter=talk.reporter)
+    result = report(asked.paths, out=asked.out, force=write.force, reporter=talk.reporter)
     document = {**asdict(result), "path": str(result.path)}
     talk.emit(
         document,

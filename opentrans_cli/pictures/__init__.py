@@ -7,6 +7,10 @@ overview.py    many images side by side
 charts.py      kept weights and alphas by layer
 esd.py         spectra on log-log axes, with the fitted tail
 tower_page.py  alphas and spectra of a whole tower on one page
-page.py        one HTML file of text, tables and pictures
 curve.py       accuracy and size against sparsity
+page.py        one HTML file of text, tables, charts and pictures
+svg_lines.py   lines over a number, for a page
+svg_spectrum.py  the spectrum of a layer, for a page
+thumbnail.py   small copies of pictures, for a page
+gallery.py     a page of labelled pictures
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from sample_documents import smallest_document
 
 from opentrans_cli.bundle import manifest as m
 from opentrans_cli.bundle import schema as contract
@@ -81,6 +82,8 @@ REQUIRED = {
     "diff_report": "a b subnets alphas warnings",
     "import_report": "path format keys prefix sparsity kept total layers from_base unused_masks mask_only",
     "onnx_report": "path framework classes resolution compared difference agreement bytes opset bundle versions",
+    "page_report": "path bytes shown left_out",
+    "page_report/shown": "kind name",
     "run_log_line": "event step loss terms lr grad_norm seconds",
     "doctor_report": "opentrans python system threads packages extras devices caches disks environment problems",
     "doctor_report/packages": "name version needs problem",
@@ -95,44 +98,6 @@ REQUIRED = {
     "prepare_report/bad": "name problem",
 }
 KINDS = [place for place in REQUIRED if "/" not in place]
-TEXTS = ("x", "org/name", "sha256:" + 64 * "0", 40 * "0")
-
-
-def valid(value: object, rule: dict[str, Any]) -> bool:
-    return Draft202012Validator({"$defs": load_schema()["$defs"], **rule}).is_valid(value)
-
-
-def sample(rule: dict[str, Any]) -> Any:
-    """The smallest value that a rule of the schema allows: required fields, one row a list, the least numbers."""
-    if "$ref" in rule:
-        found = load_schema()["$defs"][rule["$ref"].rsplit("/", 1)[-1]]
-        return sample({**found, **{key: value for key, value in rule.items() if key != "$ref"}})
-    if "const" in rule or "enum" in rule:
-        return rule.get("const", rule.get("enum", [None])[0])
-    if "anyOf" in rule:
-        return sample(rule["anyOf"][0])
-    kind = rule["type"][0] if isinstance(rule.get("type"), list) else rule.get("type")
-    if kind == "object":
-        own = rule.get("properties", {})
-        made = {name: sample(own[name]) for name in rule.get("required", ())}
-        for case in rule.get("allOf", [rule] if "if" in rule else []):
-            more = case["then"] if valid(made, case["if"]) else case.get("else", {})
-            made |= sample({"type": "object", **more, "properties": {**own, **more.get("properties", {})}})
-        return made
-    if kind == "array":
-        return [sample(rule["items"])] * rule.get("minItems", 1)
-    if kind in ("integer", "number"):
-        return rule.get("minimum", 1)
-    return True if kind == "boolean" else next(text for text in TEXTS if valid(text, rule))
-
-
-def report(kind: str) -> dict[str, Any]:
-    """A sound report with nothing but what it must have; of the log, the line of a step."""
-    rule = load_schema()["$defs"][kind]
-    events = {"event": {"const": "step"}, "step": {"const": 1}} if kind == "run_log_line" else {}
-    made: dict[str, Any] = sample({**rule, "properties": {**rule["properties"], **events}})
-    check_document(made, kind)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +204,7 @@ def test_code_and_schema_give_the_same_verdict_on_every_broken_manifest(
 def test_a_report_needs_every_named_field_and_may_have_more() -> None:
     for place, names in REQUIRED.items():
         kind, _, rows = place.partition("/")
-        whole = report(kind)
+        whole = smallest_document(kind)
         inner = whole[rows][0] if rows else whole
         assert set(inner) == set(names.split()), place
 
@@ -277,7 +242,7 @@ WRONG_REPORTS: list[tuple[str, dict[str, Any]]] = [
 def test_wrong_values_in_reports_are_refused_in_one_line() -> None:
     for kind, change in WRONG_REPORTS:
         with pytest.raises(BundleError, match=r"see artifacts.schema.json") as caught:
-            check_document({**report(kind), **change}, kind)
+            check_document({**smallest_document(kind), **change}, kind)
         assert "\n" not in str(caught.value) and next(iter(change)) in str(caught.value), (kind, change)
 
 

@@ -22,8 +22,8 @@ from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.finetune.finetune import finetune
 from opentrans_cli.steps.prune.options import PruneOptions
 from opentrans_cli.steps.prune.prune import prune
-from opentrans_cli.steps.report.demo_page import SCENES
 from opentrans_cli.steps.report.report import PAGE, report
+from opentrans_cli.steps.report.sections.demo import SCENES
 from opentrans_cli.steps.run_files import check_state, resumable, state_path
 from opentrans_cli.steps.sources import shared_clips
 from opentrans_cli.steps.step_record import environment

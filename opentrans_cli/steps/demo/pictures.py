@@ -20,7 +20,7 @@ from opentrans_cli.pictures.overview import overview
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import SILENT
 from opentrans_cli.spectral.report import LayerAlpha, bundle_report
-from opentrans_cli.steps.report.demo_page import SCENES
+from opentrans_cli.steps.report.sections.demo import SCENES
 from opentrans_cli.steps.segmentors.built import bundle_segmentor
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary

@@ -1,1 +1,1 @@
-"""report: one HTML page of a bundle, or of what a demo made."""
+"""report: one HTML page of bundles, reports and folders of runs."""

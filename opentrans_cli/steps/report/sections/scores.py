@@ -1,0 +1,98 @@
+"""Scores of a segmentor: one table for several evaluations, and all about one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentrans_cli.files.figures import human_count, percent
+from opentrans_cli.pictures.page import BarCell, Page, PageCell
+from opentrans_cli.steps.report.exhibit import Exhibit
+from opentrans_cli.steps.report.sections.facts import plain_facts
+
+SCORES = {
+    "miou": "mIoU, %",
+    "miou_seen": "seen, %",
+    "miou_unseen": "unseen, %",
+    "fwiou": "fwIoU, %",
+    "macc": "mACC, %",
+    "pixel_accuracy": "pACC, %",
+    "boundary_iou": "boundary IoU, %",
+    "pq": "PQ, %",
+    "sq": "SQ, %",
+    "rq": "RQ, %",
+    "ap": "mask AP, %",
+    "ap50": "AP50, %",
+    "ap75": "AP75, %",
+}
+"""Fields of reports that are scores in [0, 1], and how tables call them."""
+
+_OF_CLASSES = {
+    "iou": "IoU, %",
+    "accuracy": "accuracy, %",
+    "boundary_iou": "boundary IoU, %",
+    "pq": "PQ, %",
+    "ap": "AP, %",
+}
+_TOLD_APART = {"protocol", *SCORES, "per_class", "images", "params_dense", "params_kept", "macs", "macs_kept"}
+
+
+def scores_section(page: Page, exhibit: Exhibit) -> None:
+    """The scores, how they were measured, and every class, best first."""
+    report = exhibit.document
+    scores_table(page, [("", report)])
+    page.facts(
+        {
+            "weights kept": f"{report['params_kept']:,} of {report['params_dense']:,} parameters",
+            "MACs of an image": f"{human_count(report['macs_kept'])} of {human_count(report['macs'])}",
+            "images": f"{report['images']:,}",
+            **plain_facts(report, without=_TOLD_APART),
+        }
+    )
+    if "protocol" in report:
+        page.heading("Protocol")
+        page.facts(plain_facts(report["protocol"]))
+    page.heading(f"Classes of {report['dataset']}")
+    classes_table(page, report["per_class"])
+
+
+def scores_table(page: Page, rows: Sequence[tuple[PageCell, Mapping[str, Any]]]) -> None:
+    """A row for each report, with all scores that any of them has. The first cells name the rows."""
+    known = {name: label for name, label in SCORES.items() if any(_number(report.get(name)) for _, report in rows)}
+    named = any(name for name, _ in rows)
+    body = []
+    for name, report in rows:
+        scores: list[PageCell] = [percent(report.get(score)) for score in known]
+        first = report.get(next(iter(known), ""))
+        if first is not None:
+            scores[0] = BarCell(percent(first), first)
+        facts: list[PageCell] = [
+            f"{report['images']:,}",
+            human_count(report["params_kept"]),
+            human_count(report["macs_kept"]),
+        ]
+        where = report["dataset"]
+        if "at_sparsity" in report:
+            where += f" at sparsity {report['at_sparsity']:.4f}"
+        body.append([*([name] if named else []), where, *scores, *facts])
+    columns = ["data set", *known.values(), "images", "weights kept", "MACs kept"]
+    page.table(["of", *columns] if named else columns, body)
+
+
+def classes_table(page: Page, classes: Sequence[Mapping[str, Any]]) -> None:
+    """The classes of one evaluation, best first; those that no image shows are told below."""
+    scored = sorted((entry for entry in classes if _number(entry.get("iou"))), key=lambda entry: -entry["iou"])
+    columns = {name: label for name, label in _OF_CLASSES.items() if any(_number(entry.get(name)) for entry in scored)}
+    rows: list[list[PageCell]] = []
+    for entry in scored:
+        figures: list[PageCell] = [percent(entry.get(name)) for name in columns]
+        figures[0] = BarCell(percent(entry["iou"]), entry["iou"])
+        rows.append([entry["name"], *figures, "yes" if entry["seen"] else "no"])
+    if rows:
+        page.table(["class", *columns.values(), "labels in training"], rows)
+    if missing := [entry["name"] for entry in classes if not _number(entry.get("iou"))]:
+        page.note(f"In no image: {', '.join(missing)}.")
+
+
+def _number(value: object) -> bool:
+    return type(value) in (int, float)

@@ -1,0 +1,180 @@
+"""Several results beside each other: a row for each bundle, each evaluation, and the same pictures in one line."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from opentrans_cli.files.figures import human_bytes, human_count, percent
+from opentrans_cli.pictures.page import BarCell, LinkCell, Page, PageCell, PageChart
+from opentrans_cli.pictures.svg_lines import DrawnLine, line_chart, line_key
+from opentrans_cli.pictures.thumbnail import page_picture, small_photo
+from opentrans_cli.steps.report.exhibit import Exhibit
+from opentrans_cli.steps.report.sections.scores import scores_table
+from opentrans_cli.steps.report.sections.segmented import photos_of
+
+_MOST_LINES = 4
+_MOST_SCENES = 24
+_SIDE = 640  # pixels
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A thing on the page, and where its part is."""
+
+    exhibit: Exhibit
+    anchor: str
+
+    @property
+    def called(self) -> LinkCell:
+        """Its name, which leads to its part."""
+        return LinkCell(self.exhibit.name, f"#{self.anchor}")
+
+
+def compare_things(page: Page, things: Sequence[Compared]) -> None:
+    """Everything in which at least two of `things` can be compared."""
+    bundles = [thing for thing in things if thing.exhibit.bundle is not None]
+    if bundles:
+        page.heading("Bundles")
+        _bundles(page, bundles)
+    scored: list[tuple[PageCell, Mapping[str, Any]]] = [
+        (thing.called, report) for thing in things for report in thing.exhibit.documents("eval_report")
+    ]
+    if scored:
+        page.heading("Scores")
+        scores_table(page, scored)
+    _curves(page, things)
+
+
+def _bundles(page: Page, things: Sequence[Compared]) -> None:
+    """A row for each bundle, with the columns that any of them fills."""
+    columns: dict[str, Callable[[Compared], PageCell]] = {
+        "weights removed, %": lambda thing: _removed(thing),
+        **{
+            f"mIoU on {name}, %": lambda thing, name=name: _miou(thing, name)  # type: ignore[misc]
+            for name in sorted(
+                {report["dataset"] for thing in things for report in thing.exhibit.documents("eval_report")}
+            )
+        },
+        "weights kept": lambda thing: human_count(_manifest(thing).kept),
+        "size": lambda thing: human_bytes(thing.exhibit.bundle.size_bytes) if thing.exhibit.bundle else "-",
+        "base": lambda thing: _manifest(thing).base.architecture,
+        "pattern": lambda thing: _manifest(thing).pattern,
+        "segmentor": lambda thing: _manifest(thing).segmentor.framework if _manifest(thing).segmentor else "-",
+        "median alpha": _median_alpha,
+        "training, MACs": lambda thing: _receipt(thing, lambda receipt: human_count(receipt["total"])),
+        "saved, %": lambda thing: _receipt(
+            thing, lambda receipt: percent(receipt["saved"]["all"]) if "saved" in receipt else "-"
+        ),
+        "made by": lambda thing: ", ".join(step.verb for step in _manifest(thing).steps),
+    }
+    filled = {name: [read(thing) for thing in things] for name, read in columns.items()}
+    shown = {name: cells for name, cells in filled.items() if any(cell != "-" for cell in cells)}
+    rows = [[thing.called, *(cells[place] for cells in shown.values())] for place, thing in enumerate(things)]
+    names = ["bundle", *shown]
+    page.table(names, rows, texts=(len(names) - 1,))
+    _parents(page, things)
+
+
+def _parents(page: Page, things: Sequence[Compared]) -> None:
+    """Which bundle on the page was made from which other."""
+    by_digest = {thing.exhibit.bundle.digest: thing for thing in things if thing.exhibit.bundle is not None}
+    for thing in things:
+        own = thing.exhibit.bundle
+        if own is None:
+            continue
+        parents = [step.parent for step in reversed(own.manifest.steps) if step.parent not in (None, own.digest)]
+        nearest = next((by_digest[parent] for parent in parents if parent in by_digest), None)
+        if nearest is not None:
+            page.note(f"{thing.exhibit.name} was made from {nearest.exhibit.name}.")
+
+
+def _manifest(thing: Compared) -> Any:
+    assert thing.exhibit.bundle is not None
+    return thing.exhibit.bundle.manifest
+
+
+def _removed(thing: Compared) -> PageCell:
+    share = _manifest(thing).achieved_sparsity
+    return BarCell(percent(share), share)
+
+
+def _miou(thing: Compared, dataset: str) -> PageCell:
+    """The score of the whole bundle; at a sparsity of an earlier round only if there is no other."""
+    found = [report for report in thing.exhibit.documents("eval_report") if report["dataset"] == dataset]
+    found.sort(key=lambda report: "at_sparsity" in report)
+    if not found or found[0]["miou"] is None:
+        return "-"
+    return BarCell(percent(found[0]["miou"]), found[0]["miou"])
+
+
+def _median_alpha(thing: Compared) -> str:
+    report = thing.exhibit.alphas
+    return "-" if report is None or not math.isfinite(report.median) else f"{report.median:.2f}"
+
+
+def _receipt(thing: Compared, read: Callable[[Mapping[str, Any]], str]) -> str:
+    return next((read(receipt) for receipt in thing.exhibit.documents("cost_receipt")), "-")
+
+
+def _curves(page: Page, things: Sequence[Compared]) -> None:
+    """For each data set on which several runs were scored by sparsity, their curves in one chart."""
+    curves: defaultdict[str, list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
+    for thing in things:
+        for report in thing.exhibit.documents("curve_report"):
+            curves[report["dataset"]].append((thing.exhibit.name, report))
+    for dataset, runs in curves.items():
+        lines = [
+            DrawnLine(
+                name,
+                [
+                    (100 * point["sparsity"], 100 * point["miou"])
+                    for point in sorted(report["points"], key=lambda point: point["sparsity"])
+                    if point["miou"] is not None
+                ],
+            )
+            for name, report in runs
+        ]
+        lines = [line for line in lines if line.points][:_MOST_LINES]
+        if len(lines) < 2:
+            continue
+        page.heading(f"mIoU by sparsity on {dataset}")
+        svg = line_chart(lines, x="weights removed, %", y="mIoU, %")
+        page.charts([PageChart(svg, "mIoU, %", line_key(lines))])
+        if len(lines) < len(runs):
+            page.note(f"{len(lines)} of {len(runs)} runs are drawn; the figures of all stand in their parts.")
+
+
+def same_pictures(page: Page, exhibits: Sequence[Exhibit]) -> None:
+    """The pictures that at least two segment reports have, one line each: the photo, then what each makes of it."""
+    things = [exhibit for exhibit in exhibits if exhibit.kind == "segment_report"]
+    if len(things) < 2:
+        return
+    entries = [{entry["name"]: entry for entry in thing.document["images"]} for thing in things]
+    photos = [photos_of(thing) for thing in things]
+    common = [name for name in dict.fromkeys(chain(*entries)) if sum(name in images for images in entries) > 1]
+    if not common:
+        return
+    page.heading("The same pictures")
+    for name in common[:_MOST_SCENES]:
+        shown: dict[str, Path] = {}
+        if (photo := next((found[name] for found in photos if name in found), None)) is not None:
+            shown["photo"] = photo
+        for thing, images in zip(things, entries, strict=True):
+            if name in images:
+                shown[thing.name] = thing.folder / Path(images[name]["overlay"]).name
+        page.pictures(
+            [
+                page_picture(small_photo(path, _SIDE), f"{name}: {kind}", link=page.address(path))
+                for kind, path in shown.items()
+                if path.is_file()
+            ],
+            least=150,
+        )
+    if len(common) > _MOST_SCENES:
+        page.note(f"The first {_MOST_SCENES} of {len(common):,} pictures are shown.")
