@@ -26,6 +26,7 @@ from opentrans_cli.steps.eval.options import ScoreOptions
 from opentrans_cli.steps.eval.protocol import protocol_record
 from opentrans_cli.steps.eval.seen import known_seen, seen_classes
 from opentrans_cli.steps.eval.state import EvalState, eval_identity, eval_target
+from opentrans_cli.steps.eval.word_order import check_word_order
 from opentrans_cli.steps.run_files import check_state, resumable
 from opentrans_cli.steps.samples import open_samples, tell_empty, tell_skipped
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
@@ -165,13 +166,14 @@ def _own_bundle(source: str | None, subject: Subject) -> Path | None:
 
 
 def _words(samples: SegDataset, subject: Subject) -> Words:
-    """The words to ask for. Raises DataError unless there is a class for each of the data set's."""
+    """The words to ask for. Raises DataError unless they are a class for each of the data set's, in order."""
     words, wanted = subject.words or Words(samples.vocabulary, origin=DATA_SET), len(samples.vocabulary)
     if len(words.vocabulary) != wanted:
         raise DataError(
             f"vocabulary and data set disagree: {len(words.vocabulary)} classes for {wanted} of the label maps; "
             "give one for each, in their order"
         )
+    check_word_order(words.vocabulary, samples.vocabulary.names)
     return words
 
 

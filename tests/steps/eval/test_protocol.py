@@ -66,6 +66,7 @@ def test_other_words_ids_and_pictures_are_another_protocol(scored: Any, labelled
     assert changed(limit=1) == {"images", "data"}
     assert changed(ignore=(255, 7)) == {"ignored_ids", "data"}
     assert changed(seen=other) == {"seen_from"}
+    assert changed(absent="zero") == {"absent"}
     digest = hashlib.sha256(other.read_bytes()).hexdigest()
     named = scored(words=other)["protocol"]["words_from"]
     assert named == {"kind": "class file", "file": "other.txt", "sha256": digest}
