@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from opentrans_cli.frameworks.mask_decoder import MASK_STRIDE, enlarge_masks
@@ -69,12 +70,14 @@ def instances(
     mask_logits: Tensor,
     size: tuple[int, int],
     *,
+    picture: tuple[int, int] | None = None,
     top: int = 100,
     things: Sequence[bool] | None = None,
 ) -> Instances:
     """Objects of one image at `size`: the `top` pairs of query and class, of which those of `things` stay.
 
-    class_logits: (Q, C + 1). mask_logits: (Q, h, w). things: by class; None keeps all.
+    class_logits: (Q, C + 1). mask_logits: (Q, h, w). picture: the size (H, W) that the image had before it was resized
+    to `size`; logits are resized to it before anything is decided, as published. things: by class; None keeps all.
     """
     probabilities = class_logits.float().softmax(-1)[:, :-1]
     count = probabilities.shape[1]
@@ -83,9 +86,9 @@ def instances(
         kept = torch.tensor(things, device=pairs.device)[pairs % count]
         scores, pairs = scores[kept], pairs[kept]
     if not len(pairs):
-        return Instances(pairs, scores, torch.zeros((0, *size), dtype=torch.bool, device=pairs.device))
+        return Instances(pairs, scores, torch.zeros((0, *(picture or size)), dtype=torch.bool, device=pairs.device))
     queries, places = (pairs // count).unique(return_inverse=True)  # one query may be several classes
-    masks = enlarge_masks(mask_logits[queries].float(), size)
+    masks = _at_picture(mask_logits[queries], size, picture)
     inside = masks > 0
     surely = (masks.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + _SMALLEST)
     scores, order = (scores * surely[places]).sort(descending=True, stable=True)
@@ -98,22 +101,24 @@ def panoptic(
     size: tuple[int, int],
     *,
     things: Sequence[bool],
+    picture: tuple[int, int] | None = None,
     object_threshold: float = 0.8,
     overlap_threshold: float = 0.8,
 ) -> Panoptic:
     """Segments of one image at `size`: each pixel goes to the query with the largest class times mask probability.
 
     class_logits: (Q, C + 1). mask_logits: (Q, h, w). things: by class; the others are merged into one segment each.
+    picture: as for `instances`.
     object_threshold: the probability of a query's class must be above it, in [0, 1]; 0.8 in Mask2Former, 0 in FC-CLIP.
     overlap_threshold: a query is left out if it wins less than this share of its own mask, in [0, 1].
     """
     scores, classes = class_logits.float().softmax(-1).max(-1)
     kept = (classes < len(things)) & (scores > object_threshold)
     scores, classes = scores[kept], classes[kept]
-    ids = torch.zeros(size, dtype=torch.int32, device=mask_logits.device)
+    ids = torch.zeros(picture or size, dtype=torch.int32, device=mask_logits.device)
     if not len(classes):
         return Panoptic(ids, ())
-    masks = enlarge_masks(mask_logits[kept].float(), size).sigmoid()
+    masks = _at_picture(mask_logits[kept], size, picture).sigmoid()
     winners = (scores[:, None, None] * masks).argmax(0)
     won = winners.flatten().bincount(minlength=len(classes))
     own = (masks >= _FOREGROUND).sum((1, 2))
@@ -130,6 +135,14 @@ def panoptic(
             merged[index] = len(segments)
         ids[region] = merged[index]
     return Panoptic(ids, tuple(segments))
+
+
+def _at_picture(mask_logits: Tensor, size: tuple[int, int], picture: tuple[int, int] | None) -> Tensor:
+    """Mask logits (Q, h, w) at `size`, and then at the size that the image had before; float32."""
+    masks = enlarge_masks(mask_logits.float(), size)
+    if picture in (None, size):
+        return masks
+    return F.interpolate(masks[None], size=picture, mode="bilinear", align_corners=False)[0]
 
 
 def _enlarged_bands(mask_logits: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:

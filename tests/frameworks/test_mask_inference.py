@@ -100,6 +100,23 @@ def _reference_panoptic(classes, masks, things, object_threshold, overlap_thresh
     return ids, segments
 
 
+def test_objects_and_segments_are_decided_at_the_size_that_the_picture_had():
+    classes, masks = (tensor[0] for tensor in queries(4))
+    things, picture = (True, False, True, False), (91, 70)
+    at_picture = F.interpolate(enlarge_masks(masks, SIZE)[None], size=picture, mode="bilinear")[0]
+    found = instances(classes, masks, SIZE, picture=picture, things=things)
+    expected = _reference_instances(classes, at_picture, 100, things)
+    assert torch.equal(found.masks, torch.stack([mask for _, _, mask in expected]))
+    ids, segments = _reference_panoptic(classes, at_picture, things, 0.0, 0.5)
+    segmented = panoptic(
+        classes, masks, SIZE, picture=picture, things=things, object_threshold=0.0, overlap_threshold=0.5
+    )
+    assert torch.equal(segmented.ids, ids) and list(segmented.segments) == segments and segments
+    nothing = torch.zeros(3, CLASSES + 1)
+    nothing[:, -1] = 9
+    assert panoptic(nothing, masks[:3], SIZE, picture=picture, things=things).ids.shape == picture
+
+
 def test_panoptic_segments_follow_the_published_procedure():
     things = (True, False, True, False)
     for seed, (sure, overlap) in product(range(4), ((0.0, 0.8), (0.5, 0.5), (0.4, 0.2))):

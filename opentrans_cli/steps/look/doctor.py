@@ -49,6 +49,7 @@ MODULES = {
 
 EXTRAS: dict[str, tuple[str, dict[str, str]]] = {
     "distributed": ("prune and finetune under torchrun", {"accelerate": "accelerate"}),
+    "coco": ("eval --task instance", {"faster-coco-eval": "faster_coco_eval"}),
     "onnx": (
         "transfer --to onnx",
         {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},

@@ -6,18 +6,16 @@ i // 256 % 256 and blue i // 65536 (0, black, is no segment), and one JSON that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from opentrans_cli.datasets.images import resize_label_map
 from opentrans_cli.errors import DataError, did_you_mean
-from opentrans_cli.frameworks.mask_inference import instances, panoptic
+from opentrans_cli.frameworks.mask_inference import Segment, instances, panoptic
 from opentrans_cli.steps.segmentors.predictor import Queries
 
 _LEAST_SURE = 0.05  # instances below this score are noise: every query would give some, of several classes
@@ -25,28 +23,44 @@ _OBJECT_THRESHOLD = 0.8  # for panoptic segments, as published for Mask2Former
 _OBJECT_THRESHOLDS = {"fcclip": 0.0}  # its class scores are lower, since those of CLIP are mixed in
 
 
+def object_masks(
+    queries: Queries, shape: tuple[int, int], things: Sequence[bool]
+) -> Iterator[tuple[int, float, NDArray[np.bool_]]]:
+    """Class, score and mask (H, W) of each object in a picture of `shape` that has a pixel, highest score first.
+
+    queries: those of the picture from `Predictor.queries`. things: by class, whether it consists of objects.
+    """
+    classes, masks, size = queries
+    found = instances(classes, masks, size, picture=shape, things=things)
+    for index, score, mask in zip(found.classes.tolist(), found.scores.tolist(), found.masks, strict=True):
+        region = mask.numpy()
+        if region.any():
+            yield index, score, region
+
+
 def find_instances(
     queries: Queries, image: NDArray[np.uint8], names: Sequence[str], things: Sequence[bool]
 ) -> list[dict[str, Any]]:
-    """Class, score and mask of each object in `image` (H, W, 3), highest score first; masks are COCO run lengths.
+    """Class, score and mask of each object in `image` (H, W, 3), highest score first; masks are COCO run lengths."""
+    shape = (image.shape[0], image.shape[1])
+    return [
+        {"class": names[index], "score": round(score, 6), "area": int(region.sum()), "mask": run_lengths(region)}
+        for index, score, region in object_masks(queries, shape, things)
+        if score >= _LEAST_SURE
+    ]
 
-    queries: those of the image from `Predictor.queries`.
+
+def segment_map(
+    queries: Queries, shape: tuple[int, int], things: Sequence[bool], *, framework: str
+) -> tuple[NDArray[np.int32], tuple[Segment, ...]]:
+    """The ids of the panoptic segments of a picture of `shape`, (H, W), and what they are; each has a pixel.
+
+    queries: those of the picture from `Predictor.queries` with `framework`.
     """
     classes, masks, size = queries
-    found = instances(classes, masks, size, things=things)
-    entries = []
-    for index, score, mask in zip(found.classes.tolist(), found.scores.tolist(), found.masks, strict=True):
-        region = resize_label_map(mask.numpy().astype(np.int64), (image.shape[0], image.shape[1])) > 0
-        if score >= _LEAST_SURE and region.any():
-            entries.append(
-                {
-                    "class": names[index],
-                    "score": round(score, 6),
-                    "area": int(region.sum()),
-                    "mask": run_lengths(region),
-                }
-            )
-    return entries
+    threshold = _OBJECT_THRESHOLDS.get(framework, _OBJECT_THRESHOLD)
+    found = panoptic(classes, masks, size, picture=shape, things=things, object_threshold=threshold)
+    return found.ids.numpy(), found.segments
 
 
 def find_segments(
@@ -58,14 +72,11 @@ def find_segments(
     *,
     framework: str,
 ) -> list[dict[str, Any]]:
-    """Panoptic segments of `image` (H, W, 3) that have a pixel; their ids go into a PNG of COCO's at `path`.
+    """Panoptic segments of `image` (H, W, 3); their ids go into a PNG of COCO's at `path`.
 
-    Boxes are x, y, width and height in pixels. queries: those of the image from `Predictor.queries` with `framework`.
+    Boxes are x, y, width and height in pixels.
     """
-    classes, masks, size = queries
-    threshold = _OBJECT_THRESHOLDS.get(framework, _OBJECT_THRESHOLD)
-    found = panoptic(classes, masks, size, things=things, object_threshold=threshold)
-    ids = resize_label_map(found.ids.to(torch.int64).numpy(), (image.shape[0], image.shape[1]))
+    ids, segments = segment_map(queries, (image.shape[0], image.shape[1]), things, framework=framework)
     write_segment_ids(path, ids)
     return [
         {
@@ -75,8 +86,8 @@ def find_segments(
             "area": int(region.sum()),
             "bbox": _box(region),
         }
-        for part in found.segments
-        if (region := ids == part.id).any()
+        for part in segments
+        for region in [ids == part.id]
     ]
 
 
