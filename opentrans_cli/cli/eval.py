@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,15 @@ from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.figures import human_bytes, human_count, percent
 from opentrans_cli.option import Options, option, stated
-from opentrans_cli.steps.eval.options import CompareOptions, EvalOptions, ScoreOptions
+from opentrans_cli.steps.eval.options import CompareOptions, EvalOptions, ScoreOptions, TaskOptions
 from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, DataChoice, Machine, RoundChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+AP_NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
+"""The parts of mask AP by the names that they have in tables."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def eval_command(
     comparison: CompareOptions,
     options: EvalOptions,
     scores: ScoreOptions,
+    task: TaskOptions,
     round: RoundChoice,
     choice: DataChoice,
     data: DatasetOptions,
@@ -67,7 +73,7 @@ def eval_command(
     """
     if comparison.compare:
         kept = replace(asked, source=(), out=None)
-        _refuse_beside_compare(kept, options, scores, round, choice, data, published, base, machine, resume)
+        _refuse_beside_compare(kept, options, scores, task, round, choice, data, published, base, machine, resume)
         from opentrans_cli.steps.eval.compare import compare
 
         compared = compare(
@@ -77,6 +83,22 @@ def eval_command(
         return
     if comparison.published:
         raise OptionError("published rows stand beside a comparison: --published; add --compare")
+    if task.predictions is not None:
+        if asked.source or published != CheckpointChoice():
+            raise OptionError(f"predictions need no segmentor: --predictions {task.predictions}; leave the source out")
+        if data.labels is None:
+            raise OptionError(f"the truth is missing: --predictions {task.predictions}; add --labels")
+        if task.task == "semantic":
+            raise OptionError(f"what was predicted? --predictions {task.predictions}; add --task panoptic or instance")
+        from opentrans_cli.steps.eval.coco_files import score_coco_files
+
+        document = score_coco_files(
+            task.predictions, data.labels, task.task, out=asked.out, force=write.force, reporter=talk.reporter
+        )
+        talk.emit(document, lambda console: _show_objects(console, document, _whole_percent), asked.out)
+        return
+    if task.task != "semantic":
+        raise OptionError(f"objects are scored of predictions: --task {task.task}; add --predictions and --labels")
     if len(asked.source) > 1:
         raise OptionError(f"eval scores one segmentor: {len(asked.source)} sources; add --compare to compare reports")
     if bool(asked.source) == (published.checkpoint is not None):
@@ -152,3 +174,20 @@ def _show_curve(console: Console, source: str, report: dict[str, Any]) -> None:
             *(percent(point[name]) for name in ("miou", "miou_seen", "miou_unseen")),
         )
     console.print(table)
+
+
+def _show_objects(console: Console, report: dict[str, Any], shown: Callable[[float | None], str]) -> None:
+    """The figures of segments or objects, as `shown`."""
+    if "pq" in report:
+        table = plain_table("segments", "", ">PQ", ">SQ", ">RQ", ">classes")
+        for name, row in (("all", report), ("things", report["things"]), ("stuff", report["stuff"])):
+            table.add_row(name, *(shown(row[part]) for part in ("pq", "sq", "rq")), str(row["classes"]))
+    else:
+        table = plain_table("masks of objects", *(f">{name}" for name in AP_NAMES.values()))
+        table.add_row(*(shown(report[name]) for name in AP_NAMES))
+    console.print(table)
+
+
+def _whole_percent(value: float | None) -> str:
+    """A figure that is in percent already: 12.34 -> "12.3"; None -> "-"."""
+    return percent(None if value is None else value / 100)

@@ -16,7 +16,7 @@ from opentrans_cli.cli.output import plain_table
 from opentrans_cli.errors import OptionError, PictureError
 from opentrans_cli.files.figures import percent
 from opentrans_cli.option import Options, option
-from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, Machine, WindowChoice, WordChoice
+from opentrans_cli.steps.shared_options import TASKS, BaseChoice, CheckpointChoice, Machine, WindowChoice, WordChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +45,7 @@ class SegmentRequest(Options):
     task: str = option(
         "semantic",
         help="what is found",
-        choices={"semantic": "", "instance": "for frameworks of masks", "panoptic": "for frameworks of masks"},
+        choices=TASKS,
     )
     stuff: tuple[str, ...] = option(
         (), help="words that are no objects, with commas; for instance and panoptic", kind="commas"

@@ -28,6 +28,10 @@ FREEZE = {
 """Modes of `opentrans_cli.spectral.selection`."""
 
 
+TASKS = {"semantic": "", "instance": "for frameworks of masks", "panoptic": "for frameworks of masks"}
+"""What `segment` finds and `eval` scores besides label maps."""
+
+
 @dataclass(frozen=True)
 class Machine(Options):
     """The device on which a command computes."""

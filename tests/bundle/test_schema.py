@@ -46,6 +46,8 @@ REQUIRED = {
     "eval_report": "framework dataset images classes miou miou_seen miou_unseen pixel_accuracy per_class "
     "params_dense params_kept macs macs_kept seconds_per_image resolution environment",
     "eval_report/per_class": "name iou seen",
+    "panoptic_predictions_report": "task images pq sq rq classes things stuff per_class",
+    "instance_predictions_report": "task images ap ap50 ap75 ap_small ap_medium ap_large per_class",
     "score_table": "columns rows notes remarks",
     "score_table/columns": "key dataset metric title",
     "score_table/rows": "name published framework cells params_kept params macs_kept macs resolution seconds_per_image "

@@ -10,6 +10,9 @@ from opentrans_cli.datasets.coco_json import Category, ImageId, ListedImage
 from opentrans_cli.datasets.coco_objects import read_found_objects, read_objects
 from opentrans_cli.datasets.coco_panoptic import PanopticFile
 from opentrans_cli.errors import DataError, did_you_mean
+from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.records import json_bytes
+from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.metrics.mask_ap import FoundObject, TrueObject, coco_library, mask_ap
 from opentrans_cli.metrics.panoptic import PanopticCounts
 from opentrans_cli.reporter import SILENT, Reporter
@@ -22,16 +25,30 @@ RESULTS_FILE = "instances.json"
 """The file of found objects in a folder that `eval --save-predictions` wrote."""
 
 
-def score_coco_files(predictions: Path, truth: Path, task: str, *, reporter: Reporter = SILENT) -> dict[str, Any]:
-    """The figures of predictions in percent, with those of each class by its name.
+def score_coco_files(
+    predictions: Path,
+    truth: Path,
+    task: str,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """The figures of predictions in percent, with those of each class by its name; they also go to the file `out`.
 
     task: "panoptic" or "instance". predictions, truth: for the first, panoptic JSONs of COCO's with their PNGs; for the
     second, a list of results, and a JSON such as `instances_val2017.json`. Raises DataError for files
-    that are missing, damaged, or do not fit each other, and OptionError without faster-coco-eval.
+    that are missing, damaged, or do not fit each other, OptionError without faster-coco-eval, and OutputError.
     """
+    if out is not None:
+        check_file_target(out, force=force)
     if predictions.is_dir():
         predictions = predictions / (PANOPTIC_FILE if task == "panoptic" else RESULTS_FILE)
-    return in_percent((_panoptic if task == "panoptic" else _instances)(predictions, truth, reporter))
+    report = in_percent((_panoptic if task == "panoptic" else _instances)(predictions, truth, reporter))
+    if out is not None:
+        prepare_parent(out)
+        write_file(out, [json_bytes(report)])
+    return report
 
 
 def _panoptic(predictions: Path, truth: Path, reporter: Reporter) -> dict[str, Any]:
@@ -88,11 +105,8 @@ def _classes_of(found: PanopticFile, categories: tuple[Category, ...]) -> dict[i
                 f"two categories of the truth are called '{category.name}', and the predictions number theirs "
                 f"otherwise: {found.path}; write the ids of the truth"
             )
-    classes = {}
-    for category in found.categories:
-        index = by_name.get(category.name.casefold())
-        if index is not None:
-            classes[category.id] = index
+    spelled = {category.id: category.name.casefold() for category in found.categories}
+    classes = {number: by_name[name] for number, name in spelled.items() if name in by_name}
     if not classes:
         first = found.categories[0].name
         raise DataError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from opentrans_cli.option import Options, option
+from opentrans_cli.steps.shared_options import TASKS
 
 
 @dataclass(frozen=True)
@@ -36,4 +38,17 @@ class ScoreOptions(Options):
         help="what a class without labelled pixels means for the mean IoU",
         choices={"exclude": "nothing", "zero": "an IoU of 0 where it is predicted"},
         noun="rule for absent classes",
+    )
+
+
+@dataclass(frozen=True)
+class TaskOptions(Options):
+    """What is found and scored, by a segmentor or by another tool."""
+
+    task: str = option("semantic", help="what is scored besides label maps", choices=TASKS)
+    predictions: Path | None = option(
+        None,
+        help="what another tool has predicted, to be compared with --labels: with --task panoptic or instance a JSON "
+        "in COCO's format of that task, with its PNGs beside it, or a folder that this program wrote",
+        kind="path",
     )

@@ -15,6 +15,7 @@ import pytest
 from panoptic_quality import read_ids, slow_means, slow_quality, write_ids, write_panoptic
 from PIL import Image
 
+from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.datasets.coco_objects import read_objects
 from opentrans_cli.errors import DataError, OpentransError, OptionError
 from opentrans_cli.metrics.mask_ap import SUMMARY, coco_library, packed_region
@@ -259,3 +260,33 @@ def test_cocos_detection_sample_is_read(shared: Path) -> None:
     listed = read_objects(shared / "data" / "coco_panopticapi_sample" / "panoptic_coco_detection_format.json")
     assert len(listed.images) == 2 and len(listed.categories) == 133
     assert any(each.crowd for each in listed.objects) and all(each.area > 0 for each in listed.objects)
+
+
+def test_the_command_prints_one_document_and_refuses_what_contradicts(
+    truth: Path, tmp_path: Path, run_cli: Any
+) -> None:
+    found, out = guessed(tmp_path), tmp_path / "report.json"
+    line = ("eval", "--predictions", found, "--labels", truth, "--task", "panoptic")
+    printed = run_cli(*line, "--json", "--out", out)
+    assert printed.exit_code == 0, printed.stderr
+    document = json.loads(printed.stdout)
+    check_document(document, "panoptic_predictions_report")
+    assert document == json.loads(out.read_text()) == score_coco_files(found, truth, "panoptic")
+    table = run_cli(*line).stdout
+    assert "things" in table and f"{document['pq']:.1f}" in table
+
+    objects, results = drawn_objects(np.random.default_rng(0), 2)
+    (tmp_path / "instances.json").write_text(json.dumps(objects))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    line = ("eval", "--predictions", tmp_path / "results.json", "--labels", tmp_path / "instances.json")
+    document = json.loads(run_cli(*line, "--task", "instance", "--json").stdout)
+    check_document(document, "instance_predictions_report")
+    assert f"{document['ap50']:.1f}" in run_cli(*line, "--task", "instance").stdout
+    for more, says in (
+        (("tiny", "--task", "instance"), "predictions need no segmentor"),
+        (("--task", "instanc"), "did you mean instance"),
+    ):
+        refused = run_cli(*line, *more)
+        assert refused.exit_code == 2 and says in refused.stderr
+    assert "add --predictions and --labels" in run_cli("eval", "tiny", "--task", "panoptic").stderr
+    assert "the truth is missing" in run_cli(*line[:3], "--task", "instance").stderr
