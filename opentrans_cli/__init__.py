@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.look.inspect import inspect as inspect
     from opentrans_cli.steps.look.models import models as models
     from opentrans_cli.steps.look.verify import verify as verify
+    from opentrans_cli.steps.prepare.prepare import prepare as prepare
     from opentrans_cli.steps.prune.prune import prune as prune
     from opentrans_cli.steps.report.report import report as report
     from opentrans_cli.steps.segment.segment import segment as segment
@@ -54,6 +55,7 @@ _PLACES = {
     "inspect": f"{_STEPS}.look.inspect",
     "load": f"{_STEPS}.load",
     "models": f"{_STEPS}.look.models",
+    "prepare": f"{_STEPS}.prepare.prepare",
     "prune": f"{_STEPS}.prune.prune",
     "pull": f"{_STEPS}.hub.pull",
     "push": f"{_STEPS}.hub.push",

@@ -86,13 +86,14 @@ def prepare_split(
                 advance("")
         _check_room(work, missing)
         size = 0
-        with reporter.bar("converting", len(work.pictures), done=len(work.pictures) - len(missing)) as advance:
-            for raw, done in _in_threads(work.write, missing):
-                if isinstance(done, PictureError):
-                    bad.append(BadPicture(raw.name, str(done)))
-                else:
-                    size += done
-                advance(f"{len(bad)} bad" if bad else "")
+        if missing:
+            with reporter.bar("converting", len(work.pictures), done=len(work.pictures) - len(missing)) as advance:
+                for raw, done in _in_threads(work.write, missing):
+                    if isinstance(done, PictureError):
+                        bad.append(BadPicture(raw.name, str(done)))
+                    else:
+                        size += done
+                    advance(f"{len(bad)} bad" if bad else "")
     work.write_list()
     written = len(missing) - len(bad)
     return PreparedSplit(work.source, work.target, written, len(work.pictures) - len(missing), tuple(bad), size)
