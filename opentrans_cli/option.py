@@ -135,6 +135,11 @@ def seed() -> Any:
     return option(0, least=0, most=2**32 - 1, help="seed of everything random")
 
 
+def workers(count: int, what: str, *, panel: str | None = None) -> Any:
+    """The field of how many workers make pictures ahead; what: they are and do, as in "threads that read pictures"."""
+    return option(count, least=0, most=1024, help=f"{what}; 0 does it in the main one", panel=panel)
+
+
 def stated(options: Any) -> Iterator[tuple[Field[Any], Statement]]:
     """The fields of a dataclass, or of an instance of one, that are options, in their order."""
     for each in fields(options):

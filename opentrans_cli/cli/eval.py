@@ -15,7 +15,7 @@ from opentrans_cli.errors import OptionError
 from opentrans_cli.files.figures import human_bytes, human_count, percent
 from opentrans_cli.option import Options, option, stated
 from opentrans_cli.steps.eval.options import CompareOptions, EvalOptions, ScoreOptions, TaskOptions
-from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, DataChoice, Machine, RoundChoice
+from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, DataChoice, Machine, Reading, RoundChoice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,6 +60,7 @@ def eval_command(
     data: DatasetOptions,
     published: CheckpointChoice,
     base: BaseChoice,
+    reading: Reading,
     machine: Machine,
     resume: Resume,
     write: Force,
@@ -73,7 +74,8 @@ def eval_command(
     """
     if comparison.compare:
         kept = replace(asked, source=(), out=None)
-        _refuse_beside_compare(kept, options, scores, task, round, choice, data, published, base, machine, resume)
+        given = (options, scores, task, round, choice, data, published, base, reading, machine, resume)
+        _refuse_beside_compare(kept, *given)
         from opentrans_cli.steps.eval.compare import compare
 
         compared = compare(
@@ -110,6 +112,7 @@ def eval_command(
         **vars(scores),
         "split": "val",
         **vars(base),
+        **vars(reading),
         **vars(machine),
         **vars(resume),
         **vars(write),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,3 +60,15 @@ class Preprocess:
         for image in pixels:
             image.div_(255).sub_(mean).div_(std)
         return pixels.permute(0, 3, 1, 2)
+
+    def normalised(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What `normalise` computes, bit for bit, for one image (H, W, 3) in one thread; the channels stay last.
+
+        torch would start threads of its own for every thread that calls it, beside those in which the model works.
+        """
+        pixels = image.astype(np.float32)
+        rows = pixels.reshape(len(image), -1)  # whole rows are four times as fast as three numbers at a time
+        rows /= np.float32(255)
+        rows -= np.tile(np.array(self.mean, np.float32), image.shape[1])
+        rows /= np.tile(np.array(self.std, np.float32), image.shape[1])
+        return pixels

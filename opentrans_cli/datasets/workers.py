@@ -1,6 +1,8 @@
-"""Worker processes that make pictures: results come in order, look-ahead is bounded, and no process is left behind.
+"""Workers that make pictures ahead: results come in order, look-ahead is bounded, and none of them is left behind.
 
-Workers need only numpy and Pillow. A worker of torch's DataLoader first imports torch, which costs seconds of CPU.
+Processes suit work that keeps Python busy, such as drawing scenes and training crops; they need only numpy and Pillow,
+where a worker of torch's DataLoader first imports torch, which costs seconds of CPU. Threads suit pictures that are
+decoded as they are: Pillow lets other threads work meanwhile, and nothing has to be sent.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
 from multiprocessing.connection import wait
@@ -21,7 +23,10 @@ from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.signals import unheard
 
 AHEAD = 3
-"""Tasks per worker that are begun before their results are asked for: one at work, one waiting, one done."""
+"""Tasks per process that are begun before their results are asked for: one at work, one waiting, one done."""
+
+AHEAD_OF_THREADS = 2
+"""The same for threads, which take the next task at once."""
 
 Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
@@ -35,28 +40,29 @@ class Task(Protocol[Result_co]):
 
 
 class Workers(Generic[Result]):
-    """`count` processes, started when first needed; with 0, this process does each task on request.
+    """`count` processes or threads, started when first needed; with 0, the caller's thread does each task on request.
 
     Processes are spawned, since forking is unsafe once torch has started threads. As with every use of
     multiprocessing, a script of your own needs `if __name__ == "__main__":` around what it does.
     """
 
-    def __init__(self, count: int, *, prepare: Callable[[], None] | None = None) -> None:
+    def __init__(self, count: int, *, prepare: Callable[[], None] | None = None, threads: bool = False) -> None:
         """prepare: called once in each process before its first task; what all tasks need is sent with it, once.
 
         Raises OptionError for a negative count.
         """
         if count < 0:
             raise OptionError(f"--workers must be at least 0: {count}; 0 decodes in the main process")
-        self.count, self._prepare = count, prepare
-        self._pool: ProcessPoolExecutor | None = None
+        self.count, self._prepare, self._threads = count, prepare, threads
+        self._most = count * (AHEAD_OF_THREADS if threads else AHEAD)
+        self._pool: Executor | None = None
 
-    def in_order(self, batches: Iterable[Sequence[Task[Result]]]) -> Iterator[list[Result]]:
+    def in_order(self, batches: Iterable[Sequence[Task[Result]]]) -> Generator[list[Result], None, None]:
         """The results of each batch of tasks, batch by batch.
 
-        With processes, `batches` is read ahead by AHEAD tasks per worker, rounded up to whole batches; results that
-        nobody took yet count, so memory stays bounded however slow the caller is. Raises DataError if a worker is
-        killed, and whatever a task raises.
+        With workers, `batches` is read ahead by AHEAD tasks per process, or AHEAD_OF_THREADS per thread, rounded up to
+        whole batches; results that nobody took yet count, so memory stays bounded however slow the caller is. Raises
+        DataError if a worker is killed, and whatever a task raises.
         """
         if self.count == 0:
             for tasks in batches:
@@ -81,7 +87,7 @@ class Workers(Generic[Result]):
                 future.cancel()
 
     def close(self) -> None:
-        """Ends the processes and waits for them; tasks not yet begun are dropped. They start again when needed."""
+        """Ends the workers and waits for them; tasks not yet begun are dropped. They start again when needed."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -93,13 +99,18 @@ class Workers(Generic[Result]):
 
     def _begin(self, source: Iterator[Sequence[Task[Result]]], begun: deque[list[Future[Result]]]) -> None:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(
-                self.count, mp_context=context, initializer=_be_a_worker, initargs=(self._prepare,)
-            )
-        while sum(map(len, begun)) < AHEAD * self.count and (tasks := next(source, None)) is not None:
-            with unheard():  # the first task starts the processes, which must not end in the middle of an import
+            self._pool = self._opened()
+        while sum(map(len, begun)) < self._most and (tasks := next(source, None)) is not None:
+            # A task may start a worker. A process must not end in the middle of an import, and a signal that came to a
+            # thread would not wake the main one.
+            with unheard():
                 begun.append([self._pool.submit(_run, task) for task in tasks])
+
+    def _opened(self) -> Executor:
+        if self._threads:
+            return ThreadPoolExecutor(self.count, thread_name_prefix="ahead")
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.count, mp_context=context, initializer=_be_a_worker, initargs=(self._prepare,))
 
 
 def _run(task: Task[Any]) -> Any:

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from pathlib import Path
 
 from opentrans_cli.errors import OpentransError, OptionError, OutputError, RunStopped
@@ -27,6 +28,21 @@ def state_path(out: Path) -> Path:
     """The state file that belongs to the target `out`."""
     target = Path(os.path.abspath(out))  # "." has no file name
     return target.with_name(f".{target.name}.resume.safetensors")
+
+
+def share_path(out: Path, rank: int) -> Path:
+    """The state file of process `rank`, from 1, of several that keep what each has done of a run with the target `out`;
+    that of process 0 is `state_path`.
+    """
+    state = state_path(out)
+    return state.with_name(f"{state.stem}.process-{rank:04d}.safetensors")
+
+
+def kept_states(out: Path) -> list[Path]:
+    """The state files that are there for the target `out`, by process."""
+    state = state_path(out)
+    shares = sorted(state.parent.glob(f"{glob.escape(state.stem)}.process-*.safetensors"))
+    return [*([state] if state.exists() else []), *shares]
 
 
 def round_path(out: Path, number: int) -> Path:
@@ -52,8 +68,7 @@ def check_places(out: Path, places: Mapping[str, Path | None]) -> None:
 
 def check_state(out: Path, *, resume: bool, force: bool) -> None:
     """Raise OutputError if starting anew would lose what an interrupted run has kept for the target `out`."""
-    state = state_path(out)
-    if state.exists() and not (resume or force):
+    for state in () if resume or force else kept_states(out)[:1]:
         raise OutputError(
             f"a state of {kept_by(state) or 'an interrupted run'} lies at {state}; go on with --resume, or start "
             "anew with --force"
@@ -66,15 +81,18 @@ def state_to_resume(out: Path, *, resume: bool, reporter: Reporter) -> Path | No
     Without `resume` a state is removed; see `check_state`. So are incomplete files that killed runs left next to `out`,
     because they use disk space that is needed.
     """
+    return next(iter(states_to_resume(out, resume=resume, reporter=reporter)), None)
+
+
+def states_to_resume(out: Path, *, resume: bool, reporter: Reporter) -> list[Path]:
+    """The same for a run whose processes keep a state each; none if there is none."""
     _sweep(out)
-    state = state_path(out)
     if not resume:
-        state.unlink(missing_ok=True)
-        return None
-    if not state.exists():
-        reporter.say(f"nothing to resume at {state}: starting at the beginning")
-        return None
-    return state
+        discard_state(out)
+    found = kept_states(out)
+    if resume and not found:
+        reporter.say(f"nothing to resume at {state_path(out)}: starting at the beginning")
+    return found
 
 
 def kept_by(state: Path) -> str | None:
@@ -136,9 +154,11 @@ def _stopped(error: BaseException, out: Path, *, written: bool) -> RunStopped | 
 
 def _sweep(out: Path) -> None:
     state = state_path(out)
-    towers = state.parent.glob(f".{glob.escape(state.stem)}.round-*.tmp")
-    of_rounds = {half.with_name(half.name[1:].rsplit(".", 2)[0]) for half in towers}
-    for written in (Path(os.path.abspath(out)), state, log_beside(out), *of_rounds):
+    numbered = chain.from_iterable(
+        state.parent.glob(f".{glob.escape(state.stem)}.{kind}-*.tmp") for kind in ("round", "process")
+    )
+    of_numbers = {half.with_name(half.name[1:].rsplit(".", 2)[0]) for half in numbered}
+    for written in (Path(os.path.abspath(out)), state, log_beside(out), *of_numbers):
         remove_halves(left_behind(written))
 
 
@@ -152,5 +172,6 @@ def remove_halves(halves: Iterable[Path]) -> None:
 
 
 def discard_state(out: Path) -> None:
-    """Remove the state once the bundle is written."""
-    state_path(out).unlink(missing_ok=True)
+    """Remove the state, of all processes, once the result is written."""
+    for state in kept_states(out):
+        state.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.errors import OptionError
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.option import Options, option
+from opentrans_cli.option import Options, option, workers
 
 SOURCE = (
     "what to start from: tiny (embedded), open_clip NAME[:TAG], NAME:FILE, a checkpoint file or folder, "
@@ -39,6 +39,13 @@ class Machine(Options):
     device: str = option(
         "auto", help="device to compute on: auto (CUDA, then MPS, then CPU), cpu, cuda or mps", known=DEVICES
     )
+
+
+@dataclass(frozen=True)
+class Reading(Options):
+    """How pictures get to a segmentor; this changes no result."""
+
+    workers: int = workers(2, "threads that read pictures ahead of the model")
 
 
 @dataclass(frozen=True)

@@ -87,4 +87,4 @@ def _predictions(bundle: Bundle, dataset: ShapesDataset, text: ClassText) -> lis
     built = bundle_segmentor(bundle_tower(bundle))
     assert built is not None
     predictor = Predictor(built, text, device=torch.device("cpu"))
-    return [predictor.label_map(dataset[index].image).numpy() for index in range(len(dataset))]
+    return [predictor.label_map(dataset[index].image) for index in range(len(dataset))]

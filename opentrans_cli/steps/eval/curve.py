@@ -28,9 +28,10 @@ from opentrans_cli.steps.eval.state import EvalState, eval_target
 from opentrans_cli.steps.run_files import check_state, resumable
 from opentrans_cli.steps.segmentors.built import TRAINING_FREE, BuiltSegmentor, any_segmentor
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
+from opentrans_cli.steps.shared_options import Reading
 from opentrans_cli.steps.sources import base_of_rounds, clip_tower, is_bundle, load_text_clip, tower_at
 from opentrans_cli.steps.step_record import data_record, environment, step_record
-from opentrans_cli.training.device import resolve_device
+from opentrans_cli.training.processes.distributed import open_world
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class CurveResult:
     report: dict[str, Any]  # the curve report of `artifacts.schema.json`
 
 
-@takes(DatasetOptions, ScoreOptions)
+@takes(DatasetOptions, ScoreOptions, Reading)
 def curve(
     source: str | Path,
     *,
@@ -62,7 +63,9 @@ def curve(
     """
     data: DatasetOptions
     scores: ScoreOptions
-    data, scores = by_name("curve", {"split": "val", **given}, DatasetOptions, ScoreOptions)
+    reading: Reading
+    chosen = {"split": "val", **given}
+    data, scores, reading = by_name("curve", chosen, DatasetOptions, ScoreOptions, Reading)
     reporter, dataset, out = reporter or LOGGED, dataset_name(dataset, data), None if out is None else Path(out)
     source = local_source(str(source), reporter)
     if not is_bundle(source):
@@ -73,16 +76,16 @@ def curve(
         check_file_target(target, force=force)
     state_of = eval_target(out, Path(source), f"curve-{dataset}", None)
     check_state(state_of, resume=resume, force=force)
-    with resumable(state_of) as finishing:
+    with resumable(state_of) as finishing, open_world(device) as world:
         samples = load_samples(dataset, data, reporter)
-        where, bundle = resolve_device(device), open_bundle(source)
+        bundle = open_bundle(source)
         rounds = _rounds(bundle, reporter)
         clip = base_of_rounds(bundle, rounds, base, reporter)
         reader = load_text_clip(bundle.manifest.base, base, reporter, loaded=clip)
         text = embed_vocabulary(reader, samples.vocabulary, reporter=reporter)
         if out is not None:
             prepare_parent(out)
-        state = EvalState(state_of, written=True, resume=resume, reporter=reporter)
+        state = EvalState(state_of, written=True, resume=resume, reporter=reporter, world=world)
 
         def scored(built: BuiltSegmentor, number: int) -> dict[str, Any]:
             part = f"of round {number}" if number else "of the dense base"
@@ -90,9 +93,10 @@ def curve(
                 built,
                 samples,
                 text,
-                device=where,
+                world=world,
                 scores=scores,
                 skip_bad=data.skip_bad,
+                workers=reading.workers,
                 state=state,
                 part=part,
                 reporter=reporter,
@@ -108,11 +112,12 @@ def curve(
             total = bundle.manifest.total
             rounds = (RoundInfo(0, 0.0, total, total, "base", False), *rounds)
             reports.insert(0, scored(any_segmentor(clip_tower(reader)), 0))
-        report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, where)
-        with finishing():
-            path = _write(bundle, report, out, {**data_record(data), **vars(scores), "base": base})
-            state.discard()
-    return CurveResult(path, report)
+        report = _report(bundle, zip(rounds, reports, strict=True), dataset, samples, world.device)
+        if world.is_main:
+            with finishing():
+                _write(bundle, report, out, {**data_record(data), **vars(scores), "base": base})
+                state.discard()
+    return CurveResult(out or bundle.path, report)
 
 
 def _rounds(bundle: Bundle, reporter: Reporter) -> tuple[RoundInfo, ...]:
@@ -151,17 +156,17 @@ def _report(
     }
 
 
-def _write(bundle: Bundle, report: dict[str, Any], out: Path | None, given: dict[str, Any]) -> Path:
+def _write(bundle: Bundle, report: dict[str, Any], out: Path | None, given: dict[str, Any]) -> None:
     picture = _picture(report)
     if out is not None:
         write_file(out, [json_bytes(report)])
         write_file(chart_path(out), [picture])
-        return out
+        return
     options = {"dataset": report["dataset"], **given, "curve": True}
     figures = {"miou": [point["miou"] for point in report["points"]], "images": report["images"]}
     step = step_record("eval", options, seed=None, data=report["data"], metrics=figures)
     name = f"reports/curve-{report['dataset']}"
-    return add_files(bundle, {f"{name}.json": json_bytes(report), f"{name}.png": picture}, step=step).path
+    add_files(bundle, {f"{name}.json": json_bytes(report), f"{name}.png": picture}, step=step)
 
 
 def chart_path(out: Path) -> Path:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from opentrans_cli.bundle.hub.source import is_cached
 from opentrans_cli.bundle.store import Bundle, add_file
@@ -27,6 +25,7 @@ from opentrans_cli.steps.eval.protocol import protocol_record
 from opentrans_cli.steps.eval.seen import known_seen, seen_classes
 from opentrans_cli.steps.eval.state import EvalState, eval_identity, eval_target
 from opentrans_cli.steps.eval.word_order import check_word_order
+from opentrans_cli.steps.flow import Flow
 from opentrans_cli.steps.run_files import check_state, resumable
 from opentrans_cli.steps.samples import open_samples, tell_empty, tell_skipped
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
@@ -35,11 +34,13 @@ from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, open_source
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_published
-from opentrans_cli.steps.segmentors.scoring import Scoring
+from opentrans_cli.steps.segmentors.scoring import Scoring, Skipped, ToScore, confusion_of
+from opentrans_cli.steps.segmentors.tally import added
 from opentrans_cli.steps.segmentors.words import DATA_SET, AnyWords, Words
+from opentrans_cli.steps.shared_options import Reading
 from opentrans_cli.steps.sources import is_bundle
 from opentrans_cli.steps.step_record import data_record, environment, parameter_count, step_record
-from opentrans_cli.training.device import resolve_device
+from opentrans_cli.training.processes.distributed import World, open_world
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Subject:
             raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
 
 
-@takes(DatasetOptions, Subject, ScoreOptions)
+@takes(DatasetOptions, Subject, ScoreOptions, Reading)
 def evaluate(
     source: str | Path | None = None,
     *,
@@ -93,7 +94,8 @@ def evaluate(
     default if `images` are given). words: other words for the classes, in their order. at_sparsity: an earlier round of
     a bundle; its report has the sparsity in its name. base: where the bundle's base is now. resume: go on with an
     interrupted evaluation; without it and without `force` a state is refused. Options: the fields of `DatasetOptions`,
-    whose split is "val" here, of `Subject` and of `ScoreOptions`.
+    whose split is "val" here, of `Subject`, of `ScoreOptions` and of `Reading`. The processes of torchrun share the
+    images, and the first writes the report.
 
     Raises SourceError, BundleError, HubError, DataError, TransferError, OutputError or OptionError; RunStopped after
     SIGTERM or when the disk is full, with the finished pictures kept.
@@ -101,8 +103,9 @@ def evaluate(
     data: DatasetOptions
     subject: Subject
     scores: ScoreOptions
+    reading: Reading
     chosen = {"split": "val", **given, "words": None if words is None else Words.of(words)}
-    data, subject, scores = by_name("evaluate", chosen, DatasetOptions, Subject, ScoreOptions)
+    data, subject, scores, reading = by_name("evaluate", chosen, DatasetOptions, Subject, ScoreOptions, Reading)
     if (source is None) == (subject.checkpoint is None):
         raise OptionError("one segmentor is scored: a source, or --checkpoint FILE; give exactly one of the two")
     reporter, dataset = reporter or LOGGED, dataset_name(dataset, data)
@@ -115,12 +118,11 @@ def evaluate(
     asked = (source, subject.framework, subject.checkpoint, subject.own_size, names, at_sparsity, vars(data))
     target = eval_target(out, into, _report_name(dataset, at_sparsity), asked)
     check_state(target, resume=resume, force=force)
-    with resumable(target) as finishing:
+    with resumable(target) as finishing, open_world(device) as world:
         samples = load_samples(dataset, data, reporter)
         words = _words(samples, subject)
         for remark in words.remarks:
             reporter.say(remark)
-        where = resolve_device(device)
         opened = _opened(source, subject, at_sparsity, base, reporter)
         seen = known_seen(samples, words, opened, subject.seen)
         text = opened.embedded(words, seen.flags, reporter)
@@ -128,16 +130,17 @@ def evaluate(
             prepare_parent(out)
         sides = None if subject.own_size else opened.sides
         written = out is not None or into is not None
-        state = EvalState(target, written=written, resume=resume, reporter=reporter)
+        state = EvalState(target, written=written, resume=resume, reporter=reporter, world=world)
         report = score(
             opened.built,
             samples,
             text,
-            device=where,
+            world=world,
             seen=seen.flags,
             sides=sides,
             scores=scores,
             skip_bad=data.skip_bad,
+            workers=reading.workers,
             state=state,
             reporter=reporter,
         )
@@ -147,15 +150,16 @@ def evaluate(
             report["checkpoint"] = opened.checkpoint
         if at_sparsity is not None:
             report["at_sparsity"] = at_sparsity
-        with finishing():
-            if out is not None:
-                write_file(out, [json_bytes(report)])
-            elif into is not None:
-                bundle = opened.built.tower.bundle
-                assert bundle is not None
-                out = _record(bundle, report, {**data_record(data), **vars(scores), "base": base})
-            state.discard()
-    return EvalResult(out, report)
+        if world.is_main:
+            with finishing():
+                if out is not None:
+                    write_file(out, [json_bytes(report)])
+                elif into is not None:
+                    bundle = opened.built.tower.bundle
+                    assert bundle is not None
+                    _record(bundle, report, {**data_record(data), **vars(scores), "base": base})
+                state.discard()
+    return EvalResult(out or into, report)
 
 
 def _own_bundle(source: str | None, subject: Subject) -> Path | None:
@@ -202,45 +206,62 @@ def score(
     samples: SegDataset,
     text: ClassText,
     *,
-    device: torch.device,
+    world: World,
     seen: Sequence[bool] | None = None,
     sides: Sides | None = None,
     scores: ScoreOptions = ScoreOptions(),  # noqa: B008
     skip_bad: bool = False,
+    workers: int = 0,
     state: EvalState | None = None,
     part: str = "",
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Accuracy, size, and counted and measured cost of one segmentor; the cost is for the size of the first image.
 
-    seen: by class, whether it had training labels; None: as from `seen_classes`. sides: the picture size it works at.
-    skip_bad: leave out pictures that cannot be scored. state: keeps the finished pictures, of this `part` if there are
-    several. Skipped pictures, and classes that no pixel of the label maps has, are reported.
+    world: its processes share the images; the report is the same in all, and but for times that of one process. seen:
+    by class, whether it had training labels; None: as from `seen_classes`. sides: the picture size it works at.
+    skip_bad: leave out pictures that cannot be scored. workers: threads that read ahead. state: keeps the finished
+    pictures, of this `part` if there are several. Skipped pictures, and classes that no pixel of the label maps has,
+    are reported.
     """
-    scoring = Scoring(Predictor(built, text, device=device, sides=sides), samples, counted=True, skip_bad=skip_bad)
-    total, identity = len(samples), eval_identity(built, samples, text, device, sides) if state else ""
-    keeping = state.keeping(scoring, part, identity, images=total) if state else nullcontext(lambda: None)
-    with keeping as between, reporter.bar("scoring", total, done=scoring.taken) as advance:
-        for row in range(scoring.taken, total):
-            scoring.take(row)
-            advance("")
-            between()
-    scored, names = scoring.scored(), samples.vocabulary.names
-    if not scored.seconds:
-        raise DataError(f"no image is left: {total} are bad, first: {scored.skipped[0]}; give others")
-    tell_skipped(scored.skipped, total, reporter)
-    tell_empty(samples, scored.confusion.labelled.tolist(), scored.confusion.ignored, reporter)
+    flow: Flow[ToScore | Skipped]
+    with Flow(workers) as flow:
+        predictor = Predictor(built, text, device=world.device, sides=sides)
+        scoring, total = Scoring(predictor, samples, flow, counted=True, skip_bad=skip_bad), len(samples)
+        identity = eval_identity(built, samples, text, world.device, sides) if state else ""
+        keeping = state.keeping(scoring, part, identity, images=total) if state else nullcontext(lambda: None)
+        with keeping as between:
+            done = scoring.tally().rows
+            kept = world.collect(done)[0]  # the first process has what an interrupted run kept
+            mine = [row for row in range(total) if row not in kept][world.rank :: world.size]
+            with (
+                reporter.bar("scoring", len(done) + len(mine), done=len(done)) as advance,
+                closing(scoring.over(mine)) as taken,
+            ):
+                for _ in taken:
+                    advance("")
+                    between()
+        tally = added(world.collect(scoring.tally()))
+    if state:
+        state.put(part, tally)
+    skipped, names = [text for _, text in sorted(tally.skipped.items())], samples.vocabulary.names
+    if tally.first is None:
+        raise DataError(f"no image is left: {total} are bad, first: {skipped[0]}; give others")
+    confusion = confusion_of(tally, samples)
+    tell_skipped(skipped, total, reporter)
+    tell_empty(samples, confusion.labelled.tolist(), confusion.ignored, reporter)
     flags = seen_classes(samples, built.tower).flags if seen is None else seen
+    seconds = [each for _, each in sorted(tally.seconds.items())]
     return {
         "framework": built.framework.name,
-        "images": len(scored.seconds),
+        "images": len(seconds),
         "classes": len(names),
-        "skipped": list(scored.skipped),
-        **quality_figures(scored.confusion, names, flags, absent=scores.absent),
-        **_cost(built, scored.macs),
-        "seconds_per_image": statistics.median(scored.seconds[1:] or scored.seconds),
-        "resolution": list(scored.resolution),
-        "environment": environment(device),
+        "skipped": skipped,
+        **quality_figures(confusion, names, flags, absent=scores.absent),
+        **_cost(built, tally.first.macs),
+        "seconds_per_image": statistics.median(seconds[world.size :] or seconds),  # the first of each process is slow
+        "resolution": list(tally.first.resolution),
+        "environment": environment(world.device),
     }
 
 
@@ -255,7 +276,7 @@ def _cost(built: BuiltSegmentor, macs: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _record(bundle: Bundle, report: dict[str, Any], given: dict[str, Any]) -> Path:
+def _record(bundle: Bundle, report: dict[str, Any], given: dict[str, Any]) -> None:
     options, at_sparsity = {"dataset": report["dataset"], **given}, report.get("at_sparsity")
     if at_sparsity is not None:
         options["at_sparsity"] = at_sparsity
@@ -263,7 +284,7 @@ def _record(bundle: Bundle, report: dict[str, Any], given: dict[str, Any]) -> Pa
         "eval", options, seed=None, data=report["data"], metrics={"miou": report["miou"], "images": report["images"]}
     )
     name = _report_name(report["dataset"], at_sparsity)
-    return add_file(bundle, f"reports/{name}.json", json_bytes(report), step=step).path
+    add_file(bundle, f"reports/{name}.json", json_bytes(report), step=step)
 
 
 def _report_name(dataset: str, at_sparsity: float | None) -> str:

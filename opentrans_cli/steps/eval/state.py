@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -19,12 +19,14 @@ from opentrans_cli.errors import RunStopped, TrainingError
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import Reporter
 from opentrans_cli.signals import held_back
-from opentrans_cli.steps.run_files import discard_state, state_path, state_to_resume
+from opentrans_cli.steps.run_files import discard_state, share_path, state_path, states_to_resume
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.scoring import Scoring
+from opentrans_cli.steps.segmentors.tally import Tally
 from opentrans_cli.training import state_file
 from opentrans_cli.training.freezing import state_hash
+from opentrans_cli.training.processes.distributed import World
 
 SAVE_EVERY = 60.0
 """Seconds between two states on the disk, for the case that the process is killed."""
@@ -34,60 +36,77 @@ class EvalState:
     """The state of the evaluation whose report goes to `out`, in the file that belongs to this target.
 
     An evaluation has one part, or a part for each round of a curve. Of a part that is finished everything is kept, so
-    that none of it is computed again.
+    that none of it is computed again. Of several processes each keeps what it has done itself in a file of its own. The
+    first goes on from all of these files, so that there may be more or fewer processes when the run is resumed.
     """
 
-    def __init__(self, out: Path, *, written: bool, resume: bool, reporter: Reporter) -> None:
+    def __init__(
+        self, out: Path, *, written: bool, resume: bool, reporter: Reporter, world: World | None = None
+    ) -> None:
         """written: the report goes to the disk, which may turn out to be full: then everything is kept before that.
 
         Raises TrainingError for a file that is no state.
         """
-        self._out, self._path = out, state_path(out)
+        self._out, self._world = out, world or World(torch.device("cpu"))
+        self._path = state_path(out) if self._world.is_main else share_path(out, self._world.rank)
         # Beside a bundle in a folder of somebody else nothing can be kept, which is no reason not to score it.
         self._keeps = os.access(self._path.parent, os.W_OK)
-        self._written = written and self._keeps
-        self._tensors: dict[str, torch.Tensor] = {}
-        self._parts: dict[str, dict[str, Any]] = {}
-        found = state_to_resume(out, resume=resume, reporter=reporter)
-        if found is not None:
-            self._tensors, meta = state_file.read_run_state(found)
-            self._parts = meta["parts"]
+        self._written = (written or self._world.size > 1) and self._keeps
+        self._parts: dict[str, Tally] = {}
+        self._identities: dict[str, str] = {}
+        if self._world.is_main:
+            self._take_up(states_to_resume(out, resume=resume, reporter=reporter), reporter)
+
+    def _take_up(self, files: Sequence[Path], reporter: Reporter) -> None:
+        """Go on from what all processes of the interrupted run have kept."""
+        after = ""
+        for path in files:
+            tensors, meta = state_file.read_run_state(path)
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            for part, facts in meta["parts"].items():
+                own = {
+                    name.removeprefix(f"{part}."): array
+                    for name, array in arrays.items()
+                    if name.startswith(f"{part}.")
+                }
+                if self._identities.setdefault(part, facts["identity"]) == facts["identity"]:
+                    # A file whose rows the first has already was left by a run that ended while it was put together.
+                    self._parts.setdefault(part, Tally()).add(Tally.unpacked(own, facts))
+            after = after or str(meta["after"])
             reporter.say(f"resuming after {meta['after']}")
+        if files and files != [self._path]:
+            self._save(after)
+            for path in files:
+                if path != self._path:
+                    path.unlink()
 
     @contextmanager
     def keeping(self, scoring: Scoring, part: str, identity: str, *, images: int) -> Iterator[Callable[[], None]]:
-        """Call what this gives after each picture of `part`, of which `scoring` gets what was kept.
+        """Call what this gives after each picture of `part`; in the first process `scoring` gets what was kept.
 
         identity: hash of everything that the figures depend on. Raises TrainingError for the state of another
         evaluation, and RunStopped, with the state saved, after a signal.
         """
-        if part in self._parts:
-            kept = self._parts[part]
-            if kept["identity"] != identity:
-                raise TrainingError(
-                    f"state of another evaluation: {self._path} (other weights, words, pictures or device); repeat the "
-                    "options of the interrupted one, or start anew with --force and without --resume"
-                )
-            scoring.restore(
-                kept["taken"],
-                self._tensors[f"{part}.counts"].numpy(),
-                skipped=kept["skipped"],
-                seconds=self._tensors[f"{part}.seconds"].tolist(),
-                resolution=kept["resolution"],
-                macs=kept["macs"],
+        if self._identities.setdefault(part, identity) != identity:
+            raise TrainingError(
+                f"state of another evaluation: {self._path} (other weights, words, pictures or device); repeat the "
+                "options of the interrupted one, or start anew with --force and without --resume"
             )
+        if part in self._parts:
+            scoring.start_from(self._parts[part])
         after = ""
         due = time.monotonic() + SAVE_EVERY
+        place = "" if self._world.size == 1 else f"in process {self._world.rank + 1} of {self._world.size}"
 
         def keep() -> None:
             nonlocal after
-            after = " ".join(filter(None, (f"{scoring.taken} of {images} pictures", part)))
-            self._keep(scoring, part, identity)
+            self._parts[part] = scoring.tally()
+            after = " ".join(filter(None, (f"{len(self._parts[part].rows)} of {images} pictures", part, place)))
 
         def save() -> None:
             nonlocal due
             keep()
-            state_file.save_state(self._path, tensors=self._tensors, meta={"after": after, "parts": self._parts})
+            self._save(after)
             due = time.monotonic() + SAVE_EVERY
 
         with held_back() as told:
@@ -104,15 +123,21 @@ class EvalState:
             yield between
             save() if self._written else keep()
 
-    def _keep(self, scoring: Scoring, part: str, identity: str) -> None:
-        found = scoring.scored()
-        self._tensors[f"{part}.counts"] = torch.from_numpy(found.confusion.counts)
-        self._tensors[f"{part}.seconds"] = torch.tensor(found.seconds, dtype=torch.float64)
-        facts = {"identity": identity, "taken": scoring.taken, "skipped": list(found.skipped)}
-        self._parts[part] = {**facts, "resolution": list(found.resolution), "macs": dict(found.macs)}
+    def _save(self, after: str) -> None:
+        tensors, parts = dict[str, torch.Tensor](), dict[str, dict[str, Any]]()
+        for part, tally in self._parts.items():
+            arrays, facts = tally.packed()
+            tensors |= {f"{part}.{name}": torch.from_numpy(array) for name, array in arrays.items()}
+            parts[part] = {"identity": self._identities[part], **facts}
+        state_file.save_state(self._path, tensors=tensors, meta={"after": after, "parts": parts})
+
+    def put(self, part: str, tally: Tally) -> None:
+        """Keep from now on what all processes have found together on `part`, which is finished."""
+        if self._world.is_main:
+            self._parts[part] = tally
 
     def discard(self) -> None:
-        """Remove the file, when the report is where it belongs."""
+        """Remove the files, when the report is where it belongs."""
         discard_state(self._out)
 
 
@@ -121,6 +146,7 @@ def eval_identity(
 ) -> str:
     """Hash of everything that label maps depend on: weights, words, pictures, and the kind of device."""
     facts = {
+        "version": 2,  # of what is kept
         "weights": state_hash(built.module, [""]),
         "embeddings": hashlib.sha256(text.embeddings.cpu().contiguous().numpy().tobytes()).hexdigest(),
         "classes": [list(text.class_indices), list(text.seen)],

@@ -10,7 +10,7 @@ from typing import Any
 from opentrans_cli.datasets.options import CropOptions
 from opentrans_cli.errors import OptionError, unknown
 from opentrans_cli.frameworks import FRAMEWORKS
-from opentrans_cli.option import Options, option, shown
+from opentrans_cli.option import Options, option, shown, workers
 from opentrans_cli.spectral.estimators import ESTIMATORS
 from opentrans_cli.steps.shared_options import FREEZE
 
@@ -330,9 +330,7 @@ class FinetuneControls(Options):
     Cached features and split parameters are computed in another order, so the weights differ by rounding.
     """
 
-    workers: int = option(
-        0, least=0, most=1024, help="processes that make crops ahead; 0 makes them in the main one", panel=_RUNNING
-    )
+    workers: int = workers(0, "processes that make crops ahead", panel=_RUNNING)
     save_every: int = option(
         100, least=1, help="steps between two states on disk, from which --resume goes on", panel=_RUNNING
     )

@@ -18,7 +18,8 @@ from opentrans_cli.steps.samples import open_samples
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.figures import group_miou
 from opentrans_cli.steps.segmentors.predictor import Predictor
-from opentrans_cli.steps.segmentors.scoring import score_images
+from opentrans_cli.steps.segmentors.scoring import confusion_of, score_images
+from opentrans_cli.steps.segmentors.tally import added
 from opentrans_cli.training.processes.distributed import World
 
 
@@ -77,8 +78,8 @@ class Validator:
         world = self._world
         with _undisturbed(self._built.module):
             predictor = Predictor(self._built, self._text, device=self._device)
-            confusion = score_images(predictor, self._samples, range(world.rank, self.images, world.size)).confusion
-        world.total(torch.from_numpy(confusion.counts))
+            tally = score_images(predictor, self._samples, range(world.rank, self.images, world.size))
+        confusion = confusion_of(added(world.collect(tally)), self._samples)
         figures = group_miou(confusion, self._text.seen)
         return {name: value for name, value in figures.items() if value is not None}
 

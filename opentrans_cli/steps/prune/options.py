@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from opentrans_cli.errors import OptionError, unknown
-from opentrans_cli.option import Options, option, seed
+from opentrans_cli.option import Options, option, seed, workers
 from opentrans_cli.source_name import HUB, plain_source
 from opentrans_cli.sparsity.criteria import CRITERIA
 from opentrans_cli.steps.by_name import by_name
@@ -239,7 +239,7 @@ class PruneOptions(Options):
 class PruneControls(Options):
     """How a run of `prune` works; none of this changes the result, except that `compile` changes rounding."""
 
-    workers: int = option(2, least=0, help="processes that decode images; 0 decodes in the main one", panel=_ON)
+    workers: int = workers(2, "processes that decode images", panel=_ON)
     compile: bool = option(False, help="compile the student with torch.compile; for image distillation", panel=_DISTIL)
     save_every: int = option(100, least=1, help="distillation steps between two states on disk", panel=_OUT)
     max_minutes: float | None = option(

@@ -248,7 +248,7 @@ class _Job:
     def _image(self, folder: Path, name: str, image: np.ndarray) -> dict[str, Any]:
         names, predictor = self.classes.names, self.predictor
         queries = None if self.options.task == "semantic" else predictor.queries(image)
-        label_map = self._label_map(image, queries).numpy()
+        label_map = self._label_map(image, queries)
         write_label_map(folder / f"{name}.png", np.array(self.classes.ids)[label_map], self.palette)
         entry: dict[str, Any] = {"name": name, "label_map": f"{name}.png"}
         if self.options.overlay:
@@ -266,8 +266,8 @@ class _Job:
             )
         return entry
 
-    def _label_map(self, image: np.ndarray, queries: Queries | None) -> Tensor:
-        """Class of every pixel of an image, int64 (H, W); its scores are written if that is asked for."""
+    def _label_map(self, image: np.ndarray, queries: Queries | None) -> np.ndarray:
+        """Class of every pixel of an image, (H, W); its scores are written if that is asked for."""
         if self.options.save_scores is not None:
             labels = self.predictor.labelling()
             self.save_scores(_seen(self.predictor.parts(image, queries), labels), image)

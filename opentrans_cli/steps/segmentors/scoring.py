@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,88 +14,133 @@ from numpy.typing import NDArray
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.errors import DataError, PictureError, without_move
 from opentrans_cli.metrics.confusion import ConfusionMatrix
-from opentrans_cli.steps.segmentors.predictor import Predictor
+from opentrans_cli.steps.flow import Flow
+from opentrans_cli.steps.segmentors.predictor import Predictor, Prepared, narrowest
+from opentrans_cli.steps.segmentors.tally import FirstPicture, Tally
+from opentrans_cli.steps.shared_options import Reading
+
+PIXELS = "pixels"
+"""The counts of a tally that are those of a ConfusionMatrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class ToScore:
+    """A picture that is ready for the model, and the truth about it."""
+
+    row: int
+    prepared: Prepared
+    label_map: NDArray[np.integer]  # (H, W), class indices or the data set's ignore_index
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What was predicted on some images."""
+class Skipped:
+    """A picture that cannot be scored."""
 
-    confusion: ConfusionMatrix
-    seconds: tuple[float, ...]  # of each image, without reading the file
-    resolution: tuple[int, int]  # height and width to which the first one was resized; zeros without an image
-    macs: Mapping[str, int]  # by layer of the segmentor, for the first image; {} if not asked for
-    skipped: tuple[str, ...]  # pictures that were left out: which, and what is wrong with them
+    row: int
+    why: str  # which picture it is, and what is wrong with it
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Reads one sample and prepares it for the model."""
+
+    samples: SegDataset
+    predictor: Predictor
+    row: int
+    skip_bad: bool
+
+    def run(self) -> ToScore | Skipped:
+        try:
+            sample = self.samples[self.row]
+            prepared = self.predictor.prepared(sample.image, sample.name)
+        except PictureError as error:
+            if not self.skip_bad:
+                raise
+            return Skipped(self.row, without_move(error))
+        if sample.label_map is None:
+            raise DataError(f"image has no label map to score against: '{sample.name}'; add it or leave the image out")
+        largest = max(self.samples.ignore_index, len(self.samples.vocabulary) - 1)
+        fits = sample.label_map.min() >= 0 and sample.label_map.max() <= largest  # others are refused when they count
+        return ToScore(self.row, prepared, narrowest(sample.label_map, largest) if fits else sample.label_map)
 
 
 class Scoring:
-    """Compares predictions with label maps, picture by picture."""
+    """Compares predictions with label maps, picture by picture: the next ones are read, and the last one is counted,
+    while the model works.
+    """
 
     def __init__(
-        self, predictor: Predictor, samples: SegDataset, *, counted: bool = False, skip_bad: bool = False
+        self,
+        predictor: Predictor,
+        samples: SegDataset,
+        flow: Flow[ToScore | Skipped],
+        *,
+        counted: bool = False,
+        skip_bad: bool = False,
     ) -> None:
         """counted: also count the multiply-accumulates of the first prediction while it is computed.
 
         skip_bad: leave out pictures that are damaged, smaller than the tower's stride, or do not fit their label maps.
         """
-        self._predictor, self._samples, self._counted, self._skip_bad = predictor, samples, counted, skip_bad
+        self._predictor, self._samples, self._flow = predictor, samples, flow
+        self._counted, self._skip_bad = counted, skip_bad
+        self._tally = Tally()
         self._confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
-        self._seconds, self._resolution, self._macs = list[float](), (0, 0), dict[str, int]()
-        self._skipped = list[str]()
-        self.taken = 0  # samples that were looked at
 
-    def restore(
-        self,
-        taken: int,
-        counts: NDArray[np.int64],
-        *,
-        skipped: Sequence[str],
-        seconds: Sequence[float],
-        resolution: Sequence[int],
-        macs: Mapping[str, int],
-    ) -> None:
-        """Go on from what `scored` gave to an earlier process after `taken` samples."""
-        self.taken = taken
-        self._confusion.counts[:] = counts
-        self._skipped = [*skipped]
-        self._seconds, self._macs = [*seconds], dict(macs)
-        self._resolution = (resolution[0], resolution[1])
+    def start_from(self, tally: Tally) -> None:
+        """Go on from what was found on other rows, in place of what was found until now."""
+        self._flow.settle()
+        self._tally = tally
+        self._confusion.counts[:] = tally.counts[PIXELS]
 
-    def take(self, row: int) -> None:
-        """Compare the prediction for sample `row`, at its own size, with its label map.
+    def over(self, rows: Sequence[int]) -> Generator[int, None, None]:
+        """Compare the predictions for samples `rows`, at their own size, with their label maps; yields each row.
 
         Raises DataError for an image without a label map, and PictureError, which names the file, for one that is
         damaged, smaller than the tower's stride, or does not fit its label map.
         """
-        self.taken += 1
-        try:
-            sample = self._samples[row]
-            self._predictor.check_size(sample.image, sample.name)
-        except PictureError as error:
-            if not self._skip_bad:
-                raise
-            self._skipped.append(without_move(error))
-            return
-        if sample.label_map is None:
-            raise DataError(f"image has no label map to score against: '{sample.name}'; add it or leave the image out")
-        first = not self._seconds
+        tasks = (_Read(self._samples, self._predictor, row, self._skip_bad) for row in rows)
+        with closing(self._flow.ahead(tasks)) as pictures:
+            for picture in pictures:
+                if isinstance(picture, Skipped):
+                    self._tally.skipped[picture.row] = picture.why
+                else:
+                    self._take(picture)
+                yield picture.row
+
+    def _take(self, picture: ToScore) -> None:
+        first = self._tally.first is None
         started = time.perf_counter()
-        with self._predictor.counted() if self._counted and first else nullcontext(self._macs) as self._macs:
-            prediction = self._predictor.label_map(sample.image)
+        with self._predictor.counted() if self._counted and first else nullcontext(dict[str, int]()) as macs:
+            prediction = self._predictor.label_map(picture.prepared)
         seconds = time.perf_counter() - started
-        self._confusion.update(prediction.numpy(), sample.label_map)
-        self._seconds.append(seconds)
         if first:
-            self._resolution = self._predictor.looks_at(sample.image.shape[0], sample.image.shape[1])
+            self._tally.first = FirstPicture(picture.row, self._predictor.looks_at(*picture.prepared.shape), macs)
+        self._flow.behind(partial(self._count, picture.row, prediction, picture.label_map, seconds))
 
-    def scored(self) -> Scored:
+    def _count(self, row: int, prediction: NDArray[np.integer], label_map: NDArray[np.integer], seconds: float) -> None:
+        self._confusion.update(prediction, label_map)
+        self._tally.seconds[row] = seconds
+
+    def tally(self) -> Tally:
         """What was found until now."""
-        return Scored(self._confusion, tuple(self._seconds), self._resolution, self._macs, tuple(self._skipped))
+        self._flow.settle()
+        self._tally.counts = {PIXELS: self._confusion.counts}
+        return self._tally
 
 
-def score_images(predictor: Predictor, samples: SegDataset, rows: Iterable[int]) -> Scored:
-    """Compare the predictions for samples `rows` with their label maps. Raises what `Scoring.take` does."""
-    scoring = Scoring(predictor, samples)
-    for row in rows:
-        scoring.take(row)
-    return scoring.scored()
+def confusion_of(tally: Tally, samples: SegDataset) -> ConfusionMatrix:
+    """The confusion matrix in a tally of pictures of `samples`."""
+    confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
+    confusion.counts[:] = tally.counts[PIXELS]
+    return confusion
+
+
+def score_images(predictor: Predictor, samples: SegDataset, rows: Sequence[int]) -> Tally:
+    """Compare the predictions for samples `rows` with their label maps. Raises what `Scoring.over` does."""
+    flow: Flow[ToScore | Skipped]
+    with Flow(Reading().workers) as flow:
+        scoring = Scoring(predictor, samples, flow)
+        for _ in scoring.over(rows):
+            pass
+        return scoring.tally()

@@ -1,7 +1,7 @@
 """The processes that work on one run: a world of one, or as many as torchrun started (accelerate, gloo or nccl).
 
 Every process runs the same program on its share of each batch. Only the first, rank 0, writes files and prints. All
-processes must reach every `total`, `agree`, `barrier`, `gathered` and training step.
+processes must reach every `total`, `agree`, `collect`, `barrier`, `gathered` and training step.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,11 @@ from opentrans_cli.training.processes.sharding import Shards
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+T = TypeVar("T")
+
+_HOURS = timedelta(days=7)
+"""How long `collect` waits; torch's own patience of some minutes is for processes that go in step."""
 
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -122,6 +128,10 @@ class World:
         """Return rank 0's `tensors`; the others pass tensors of the same names, shapes and dtypes, on any device."""
         return dict(tensors)
 
+    def collect(self, value: T) -> list[T]:
+        """Return what all processes pass, by rank. They may come to this call hours apart."""
+        return [value]
+
     def barrier(self) -> None:
         """Wait until every process has reached this call."""
 
@@ -149,6 +159,7 @@ class _ManyProcesses(World):
         super().__init__(accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu"))
         self.rank, self.size = accelerator.process_index, accelerator.num_processes
         self._accelerator = accelerator
+        self._patient: Any = None  # the group whose members `collect` waits for
         self._failures = Failures(self.rank, self.size)
 
     def wrap(
@@ -221,6 +232,13 @@ class _ManyProcesses(World):
         sent = tensor.detach().to(self.device, dtype, copy=True, memory_format=torch.contiguous_format)
         dist.broadcast(sent, src=0)
         return sent.to(tensor.device, tensor.dtype)
+
+    def collect(self, value: T) -> list[T]:
+        if self._patient is None:
+            self._patient = dist.new_group(timeout=_HOURS)
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value, group=self._patient)
+        return found
 
     def barrier(self) -> None:
         self._accelerator.wait_for_everyone()

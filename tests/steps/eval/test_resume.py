@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,14 @@ def scored(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_finished_pictures_are_not_scored_again(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, taken = tmp_path / "r.json", list[int]()
-    take = scoring.Scoring.take
+    over = scoring.Scoring.over
 
-    def counted(self: scoring.Scoring, row: int) -> None:
-        taken.append(row)
-        take(self, row)
+    def counted(self: scoring.Scoring, rows: Sequence[int]) -> Generator[int, None, None]:
+        for row in over(self, rows):
+            taken.append(row)
+            yield row
 
-    monkeypatch.setattr(scoring.Scoring, "take", counted)
+    monkeypatch.setattr(scoring.Scoring, "over", counted)
     with pytest.raises((RunStopped, KeyboardInterrupt)) as found:
         scored(out=out, reporter=Signalled(3, number))
     told = found.value if isinstance(found.value, RunStopped) else found.value.__cause__
