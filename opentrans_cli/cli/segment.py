@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.segment.segment import SegmentResult
 
 
-_PASSED = ("out", "task", "stuff", "background", "threshold", "overlay", "save_scores", "skip_bad")
+_PASSED = ("out", "task", "stuff", "background", "threshold", "overlay", "gallery", "save_scores", "skip_bad")
 """Options that the step takes as they are."""
 
 _SHOWN_CLASSES, _SHOWN_IMAGES = 20, 8
@@ -57,6 +57,7 @@ class SegmentRequest(Options):
         None, above=0, most=1, help="least probability of a pixel's class; pixels below it are background"
     )
     overlay: bool = option(True, help="write pictures with the words on them and a legend")
+    gallery: bool = option(False, help="write gallery.html as well, one page with all pictures and their classes")
     skip_bad: bool = option(
         False, help="end with exit code 0 although images were left out that cannot be read or are too small"
     )

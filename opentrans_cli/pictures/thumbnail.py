@@ -33,10 +33,15 @@ def small_photo(path: Path, side: int) -> Image.Image:
     return reduced
 
 
-def small_labels(path: Path, size: Size) -> NDArray[np.integer]:
-    """The ids in a label map of one channel at the `size` (width, height), (H, W). Raises OSError."""
+def small_labels(path: Path, size: Size | int) -> NDArray[np.integer]:
+    """The ids in a label map of one channel, (H, W), at the `size` (width, height), or reduced until its longer side
+    has at most `size` pixels. Raises OSError.
+    """
     try:
         with Image.open(path) as picture:
+            if isinstance(size, int):
+                scale = min(1.0, size / max(picture.size))
+                size = max(1, round(scale * picture.width)), max(1, round(scale * picture.height))
             return np.asarray(picture.resize(size, Image.Resampling.NEAREST))
     except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(str(error)) from error

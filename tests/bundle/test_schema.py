@@ -71,7 +71,7 @@ REQUIRED = {
     "demo_report/rows": "name title sparsity miou miou_seen miou_unseen params_kept macs bundle_bytes",
     "demo_report/finetune_rows": "name title miou training_macs full_training_macs",
     "segment_report": "images vocabulary",
-    "segment_report/images": "name label_map overlay classes",
+    "segment_report/images": "name label_map classes",
     "check_report": "path ok pairs sizes ids ignore suggested_ignore findings samples",
     "check_report/ids": "id name share label_maps void",
     "check_report/findings": "kind level what move names",

@@ -7,20 +7,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from opentrans_cli.files.figures import human_bytes, human_count, percent
+from opentrans_cli.pictures.gallery import label_picture, photo_picture
 from opentrans_cli.pictures.page import BarCell, LinkCell, Page, PageCell, PageChart
 from opentrans_cli.pictures.svg_lines import DrawnLine, line_chart, line_key
-from opentrans_cli.pictures.thumbnail import page_picture, small_photo
 from opentrans_cli.steps.report.exhibit import Exhibit
+from opentrans_cli.steps.report.gallery import gallery_colours, gallery_items
 from opentrans_cli.steps.report.sections.scores import scores_table
-from opentrans_cli.steps.report.sections.segmented import photos_of
 
 _MOST_LINES = 4
 _MOST_SCENES = 24
-_SIDE = 640  # pixels
+_SIDE = 480  # pixels
 
 
 @dataclass(frozen=True)
@@ -155,26 +154,25 @@ def same_pictures(page: Page, exhibits: Sequence[Exhibit]) -> None:
     things = [exhibit for exhibit in exhibits if exhibit.kind == "segment_report"]
     if len(things) < 2:
         return
-    entries = [{entry["name"]: entry for entry in thing.document["images"]} for thing in things]
-    photos = [photos_of(thing) for thing in things]
-    common = [name for name in dict.fromkeys(chain(*entries)) if sum(name in images for images in entries) > 1]
+    items = [gallery_items(page, thing.folder, thing.document, home=thing.folder) for thing in things]
+    colours = [gallery_colours(thing.document) for thing in things]
+    common = [name for name in dict.fromkeys(chain(*items)) if sum(name in own for own in items) > 1]
     if not common:
         return
     page.heading("The same pictures")
+    faults = []
     for name in common[:_MOST_SCENES]:
-        shown: dict[str, Path] = {}
-        if (photo := next((found[name] for found in photos if name in found), None)) is not None:
-            shown["photo"] = photo
-        for thing, images in zip(things, entries, strict=True):
-            if name in images:
-                shown[thing.name] = thing.folder / Path(images[name]["overlay"]).name
-        page.pictures(
-            [
-                page_picture(small_photo(path, _SIDE), f"{name}: {kind}", link=page.address(path))
-                for kind, path in shown.items()
-                if path.is_file()
-            ],
-            least=150,
-        )
+        shown = []
+        try:
+            photos = (photo_picture(own[name], _SIDE) for own in items if name in own)
+            shown += [photo for photo in photos if photo is not None][:1]
+            for thing, own, colour in zip(things, items, colours, strict=True):
+                if name in own:
+                    shown.append(label_picture(own[name], colour, _SIDE, caption=f"{name}: {thing.name}"))
+        except OSError as error:
+            faults.append(f"{name} ({error})")
+        page.pictures(shown, least=150)
     if len(common) > _MOST_SCENES:
         page.note(f"The first {_MOST_SCENES} of {len(common):,} pictures are shown.")
+    if faults:
+        page.note(f"Not readable: {', '.join(faults)}.")

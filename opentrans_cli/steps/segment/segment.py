@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,7 @@ from opentrans_cli.pictures.overlay import NO_CLASS, overlay
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
+from opentrans_cli.steps.report.gallery import GALLERY, write_gallery
 from opentrans_cli.steps.samples import tell_skipped
 from opentrans_cli.steps.segment.background import BACKGROUND, FoundClasses, with_background
 from opentrans_cli.steps.segment.inputs import find_inputs, some_left, sound_ones
@@ -59,6 +61,7 @@ class SegmentOptions:
     background: bool = False  # one more class, of words of what usually lies behind things
     threshold: float | None = None  # pixels whose best class is less probable are background
     overlay: bool = True  # write pictures with the words on them
+    gallery: bool = False  # write one page of all pictures
     base: str | None = None
     device: str = "auto"
     skip_bad: bool = False  # that pictures are left out is no failure of the command; they are in `skipped` either way
@@ -71,6 +74,8 @@ class SegmentOptions:
             raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
         if self.task not in get_args(Task):
             raise OptionError(unknown("task", self.task, get_args(Task)))
+        if self.gallery and self.out is None:
+            raise OptionError("only a folder can hold a gallery: --gallery; add --out")
         if self.task != "semantic" and self.out is None:
             raise OptionError(f"only a folder can hold segments: --task {self.task}; add --out")
         if self.task != "semantic" and (self.background or self.threshold is not None):
@@ -224,7 +229,7 @@ class _Job:
                             raise
                         skipped.append(without_move(error))
                     else:
-                        entries.append(self._image(folder, name, image))
+                        entries.append({**self._image(folder, name, image), **_photo(picture, out)})
                         sizes.append((image.shape[0], image.shape[1]))
                         files.append(Path(picture.member or picture.path).name)
                     advance(name)
@@ -237,6 +242,8 @@ class _Job:
             if self.options.task == "panoptic":
                 classes = list(zip(names, self.things, self.colours.tolist(), strict=True))
                 (folder / PANOPTIC).write_bytes(json_bytes(coco_panoptic(entries, sizes, files, classes)))
+            if self.options.gallery:
+                write_gallery(folder, result.to_json(), home=out, reporter=reporter)
         return result
 
     def read(self, picture: Picture) -> np.ndarray:
@@ -316,9 +323,21 @@ def _foreign(out: Path) -> set[str]:
     there = {path.name for path in out.iterdir()}
     try:
         images = json.loads((out / REPORT).read_text(encoding="utf-8"))["images"]
-        return there - {REPORT, PANOPTIC, *(image[kind] for image in images for kind in _KINDS if kind in image)}
+        return there - {
+            REPORT,
+            PANOPTIC,
+            GALLERY,
+            *(image[kind] for image in images for kind in _KINDS if kind in image),
+        }
     except (OSError, ValueError, LookupError, TypeError):
         return there
+
+
+def _photo(picture: Picture, out: Path) -> dict[str, str]:
+    """Where the photo lies, from the folder of the report, as an entry there; nothing for one in a tar."""
+    if picture.member is not None:
+        return {}
+    return {"photo": Path(os.path.relpath(picture.path, out)).as_posix()}
 
 
 def _areas(label_map: np.ndarray, classes: FoundClasses) -> dict[str, Any]:
