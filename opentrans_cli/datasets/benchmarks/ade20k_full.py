@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.assets import class_list_file
-from opentrans_cli.datasets.benchmarks.raw import RawPicture
+from opentrans_cli.datasets.benchmarks.raw import RawDownload, RawPicture
 from opentrans_cli.datasets.class_file import LARGEST_ID
 from opentrans_cli.datasets.images import open_picture
 from opentrans_cli.datasets.listing import files_under
@@ -87,15 +87,16 @@ def check_object_names(path: Path) -> None:
             )
 
 
-def full_pictures(root: Path, split: Split) -> tuple[str, list[RawPicture]] | None:
+def full_pictures(root: Path, split: Split) -> RawDownload | None:
     """The photos of a split as they are published, with the classes of their masks; None if they are not there.
 
     Raises DataError for a photo without a mask, and for two of one name.
     """
-    homes = (root / home / FULL_PHOTOS / {"train": "training", "val": "validation"}[split] for home in FULL_HOMES)
-    folder = next((home for home in homes if home.is_dir()), None)
-    if folder is None:
+    inside = f"{FULL_PHOTOS}/{'training' if split == 'train' else 'validation'}"
+    home = next((root / home for home in FULL_HOMES if (root / home / inside).is_dir()), None)
+    if home is None:
         return None
+    folder = home / inside
     pictures: dict[str, RawPicture] = {}
     for photo in files_under(folder, (".jpg",)):
         mask = photo.with_name(f"{photo.stem}_seg.png")
@@ -106,7 +107,9 @@ def full_pictures(root: Path, split: Split) -> tuple[str, list[RawPicture]] | No
         pictures[photo.stem] = RawPicture(photo.stem, photo, str(mask), partial(_read_classes, mask))
     if not pictures:
         raise DataError(f"no photos of ADE20K in folder: {folder}; unpack the download again")
-    return "masks of ADE20K_2021_17_01, as downloaded", [pictures[name] for name in sorted(pictures)]
+    return RawDownload(
+        "masks of ADE20K_2021_17_01, as downloaded", home, tuple(pictures[name] for name in sorted(pictures))
+    )
 
 
 def _read_classes(mask: Path) -> NDArray[np.int64]:

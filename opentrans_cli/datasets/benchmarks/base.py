@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from opentrans_cli.datasets.benchmarks.raw import RawPicture
+from opentrans_cli.datasets.benchmarks.raw import RawDownload
 from opentrans_cli.datasets.options import Split
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
@@ -90,11 +90,11 @@ class DiskLayout:
 class Conversion:
     """How `datasets prepare` writes a benchmark in another layout.
 
-    name: what --layout calls it. target: one of the layouts; it is written in the first of its homes. photos: they are
-    written too, as links where nothing changes. shorter: the side in pixels to which larger pictures are shrunk.
-    raw: lists the pictures of a download that no layout describes; it takes the root and the split, and returns what
-    was read and the pictures, or None if the download is not there. Without it, and where it is not there, another
-    layout is read.
+    name: what --layout calls it. target: one of the layouts. photos: they are written too, as links where nothing
+    changes, and all goes into the first home of the layout; else label maps are written beside the photos. shorter: the
+    side in pixels to which larger pictures are shrunk. raw: lists the pictures of a download that no layout describes;
+    it takes the root and the split, and returns None if the download is not there. Without it, and where it is not
+    there, another layout is read.
     """
 
     name: str = field(kw_only=False)
@@ -102,7 +102,7 @@ class Conversion:
     label_suffix: str = ".png"
     photos: bool = False
     shorter: int | None = None
-    raw: Callable[[Path, Split], tuple[str, list[RawPicture]] | None] | None = None
+    raw: Callable[[Path, Split], RawDownload | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

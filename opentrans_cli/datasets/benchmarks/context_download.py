@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.datasets.benchmarks.context_ids import CONTEXT_59_IDS, CONTEXT_HOMES, MOST_CONTEXT_ID
 from opentrans_cli.datasets.benchmarks.detail import DetailPicture, read_detail
-from opentrans_cli.datasets.benchmarks.raw import RawPicture
+from opentrans_cli.datasets.benchmarks.raw import RawDownload, RawPicture
 from opentrans_cli.datasets.class_file import LARGEST_ID
 from opentrans_cli.datasets.matlab import read_matlab_labels
 from opentrans_cli.datasets.options import Split
@@ -24,7 +24,7 @@ from opentrans_cli.errors import DataError, PictureError
 _DETAIL, _PHOTOS, _MATLAB = "trainval_merged.json", "JPEGImages", "trainval"
 
 
-def context_59_pictures(root: Path, split: Split) -> tuple[str, list[RawPicture]] | None:
+def context_59_pictures(root: Path, split: Split) -> RawDownload | None:
     """The pictures of a split, with the 59 classes that PASCAL in Detail gives them; None if its file is not there.
 
     Raises DataError if that is damaged, or where photos are missing.
@@ -32,7 +32,7 @@ def context_59_pictures(root: Path, split: Split) -> tuple[str, list[RawPicture]
     return _pictures(root, split, lambda home, picture: (str(home / _DETAIL), partial(_of_regions, picture)))
 
 
-def context_459_pictures(root: Path, split: Split) -> tuple[str, list[RawPicture]] | None:
+def context_459_pictures(root: Path, split: Split) -> RawDownload | None:
     """The same with the 459 classes of the MATLAB files."""
 
     def labels(home: Path, picture: DetailPicture) -> tuple[str, Callable[[], NDArray[np.int64]]]:
@@ -44,7 +44,7 @@ def context_459_pictures(root: Path, split: Split) -> tuple[str, list[RawPicture
 
 def _pictures(
     root: Path, split: Split, labels: Callable[[Path, DetailPicture], tuple[str, Callable[[], NDArray[np.int64]]]]
-) -> tuple[str, list[RawPicture]] | None:
+) -> RawDownload | None:
     home = next((root / home for home in CONTEXT_HOMES if (root / home / _DETAIL).is_file()), None)
     if home is None:
         return None
@@ -58,7 +58,7 @@ def _pictures(
     for file in [each.photo for each in pictures] + [Path(each.labels) for each in pictures]:
         if not file.is_file():
             raise DataError(f"PASCAL Context is not whole: {file} is missing; unpack the downloads again")
-    return f"{_DETAIL} of PASCAL in Detail", pictures
+    return RawDownload(f"{_DETAIL} of PASCAL in Detail", home, tuple(pictures))
 
 
 def _of_regions(picture: DetailPicture) -> NDArray[np.int64]:

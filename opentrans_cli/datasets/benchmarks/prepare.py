@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from opentrans_cli.datasets.benchmarks.base import BenchmarkFacts, Conversion
-from opentrans_cli.datasets.benchmarks.on_disk import SplitOnDisk, find_split, layouts_on_disk
+from opentrans_cli.datasets.benchmarks.on_disk import SplitOnDisk, find_split, layouts_on_disk, raw_download
 from opentrans_cli.datasets.benchmarks.pairs import BenchmarkPairs, coded_classes, label_decoder
-from opentrans_cli.datasets.benchmarks.raw import RawPicture
+from opentrans_cli.datasets.benchmarks.raw import RawDownload, RawPicture
 from opentrans_cli.datasets.benchmarks.shrink import shrink_label_map, shrink_photo, shrunk_shape
 from opentrans_cli.datasets.images import look_at, picture_warnings, read_image, turned_as
 from opentrans_cli.datasets.options import Split
@@ -104,9 +104,10 @@ class _Work:
 
     def __init__(self, benchmark: BenchmarkFacts, conversion: Conversion, root: Path, split: Split) -> None:
         self.benchmark, self.conversion, self.split = benchmark, conversion, split
-        layout = conversion.target
-        self.target = SplitOnDisk(layout, split, root / layout.homes[0], ())
-        self.source, self.pictures = _pictures(benchmark, conversion, root, split)
+        layout, download = conversion.target, _download(benchmark, conversion, root, split)
+        self.source, self.pictures = download.name, download.pictures
+        home = root / layout.homes[0] if conversion.photos else download.home
+        self.target = SplitOnDisk(layout, split, home, ())
         coded = coded_classes(benchmark, layout.coding)
         self._ids = np.array([*coded.ids, layout.coding.ignored[0]])  # of each class, then of no class
         self._known = {*coded.ids, *coded.void}
@@ -207,32 +208,30 @@ class _Work:
         write_file(path, ["".join(f"{raw.name}\n" for raw in self.pictures).encode()])
 
 
-def _pictures(
-    benchmark: BenchmarkFacts, conversion: Conversion, root: Path, split: Split
-) -> tuple[str, Sequence[RawPicture]]:
-    """The name of the layout that is read, and its pictures. Raises DataError if there is none, or some are missing."""
-    if conversion.raw is not None:
-        found = conversion.raw(root, split)
-        if found is not None:
-            return found
+def _download(benchmark: BenchmarkFacts, conversion: Conversion, root: Path, split: Split) -> RawDownload:
+    """What is converted. Raises DataError if it is not there, or some of it is missing."""
+    if conversion.raw is not None and (found := conversion.raw(root, split)) is not None:
+        return found
+    target = conversion.target
     for place in layouts_on_disk(benchmark, root, split):
-        if place.whole and place.layout != conversion.target:
-            return place.layout.name, _of_pairs(BenchmarkPairs(benchmark, place))
-    own = [place for place in layouts_on_disk(benchmark, root, split) if place.whole]
-    if own:
-        raise DataError(
-            f"nothing to convert: {benchmark.name} ({split}) lies in {own[0].home} as {own[0].layout.name} alone; "
-            "it can be read as it is"
-        )
-    find_split(benchmark, root, split)
-    raise AssertionError("find_split raises where no layout is whole")
+        fits = conversion.photos or place.layout.images == target.images
+        if place.whole and place.layout != target and fits:
+            return RawDownload(place.layout.name, place.home, _of_pairs(BenchmarkPairs(benchmark, place)))
+    raw = raw_download(benchmark, root)
+    if raw and not any(place.whole for place in layouts_on_disk(benchmark, root, split)):
+        raise DataError(f"no pictures of {benchmark.name} ({split}) in {raw[0]}; unpack the whole download")
+    there = find_split(benchmark, root, split)
+    raise DataError(
+        f"nothing to convert: {benchmark.name} ({split}) lies in {there.home} as {there.layout.name} alone; it can be "
+        "read as it is"
+    )
 
 
-def _of_pairs(pairs: BenchmarkPairs) -> list[RawPicture]:
-    return [
+def _of_pairs(pairs: BenchmarkPairs) -> tuple[RawPicture, ...]:
+    return tuple(
         RawPicture(pairs.name(index), pair.photo.path, pair.label_map.name, partial(pairs.stored_classes, index))
         for index, pair in enumerate(pairs.pairs)
-    ]
+    )
 
 
 def _in_threads(

@@ -1,4 +1,4 @@
-"""A picture of a download whose label map cannot be read as it is."""
+"""Downloads with label maps that cannot be read as they are."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ class RawPicture:
     photo: Path
     labels: str  # the file that the labels come from, for messages
     read: Callable[[], NDArray[np.int64]]  # class indices (H, W), 65535 = none; raises PictureError
+
+
+@dataclass(frozen=True)
+class RawDownload:
+    """The pictures of a split, as they were unpacked."""
+
+    name: str  # what was read, for people
+    home: Path  # folder that holds all of it
+    pictures: tuple[RawPicture, ...]  # by name

@@ -16,7 +16,6 @@ from PIL import Image
 
 from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.benchmarks.base import Conversion
-from opentrans_cli.datasets.benchmarks.on_disk import SplitOnDisk
 from opentrans_cli.datasets.benchmarks.pairs import BenchmarkPairs, BenchmarkSet, class_list_of
 from opentrans_cli.datasets.benchmarks.prepare import PreparedSplit, prepare_split
 from opentrans_cli.datasets.options import DatasetOptions
@@ -82,7 +81,7 @@ def test_what_is_written_is_what_a_literal_computation_says(name: str, conversio
     result = prepared(name, tmp_path, conversion)
     assert (result.written, result.there, result.bad) == (len(truth), 0, ())
     layout = result.target.layout
-    assert_is(BenchmarkPairs(DATASETS.load(name), SplitOnDisk(layout, "val", result.target.home, ())), truth)
+    assert_is(BenchmarkPairs(DATASETS.load(name), result.target), truth)
 
     after = files(tmp_path)
     assert {path: after[path] for path in before} == before
@@ -197,6 +196,9 @@ def test_bad_pictures_are_named_and_the_others_written(full: Path) -> None:
 
 def test_a_download_that_is_not_whole_is_refused_before_anything_is_written(full: Path) -> None:
     before = files(full)
+    benchmark, conversion = conversion_of("ade20k-847")
+    with pytest.raises(DataError, match=r"no pictures of ade20k-847 \(train\) in .*images/ADE; unpack the whole"):
+        prepare_split(benchmark, conversion, full, "train")
     (full / MASK).unlink()
     with pytest.raises(DataError, match=r"photo has no mask: .*ADE_val_00000001\.jpg; .*ADE_val_00000001_seg\.png"):
         prepared("ade20k-847", full)
@@ -222,6 +224,25 @@ def test_without_a_download_it_says_where_it_would_be(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "VOCdevkit")
     with pytest.raises(DataError, match=r"nothing to convert: voc-20 .* it can be read as it is"):
         prepared("voc-20", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("coco", "coco"),
+        ("coco-stuff", "coco"),
+        ("cityscapes", "cityscapes"),
+        ("ade20k-150", "ADEChallengeData2016"),
+        ("context-59", "VOCdevkit/VOC2010"),
+    ],
+)
+def test_label_maps_are_written_beside_photos_that_stay(name: str, home: str, tmp_path: Path) -> None:
+    """Wherever they lie: the root may be the folder of the data set itself."""
+    truth = DOWNLOADS[name](tmp_path)
+    layout = DATASETS.load(name).conversions[-1]
+    result = prepared(name, tmp_path / home, layout.name)
+    assert result.target.home == tmp_path / home
+    assert_is(BenchmarkPairs(DATASETS.load(name), result.target), truth)
 
 
 def test_room_is_looked_for_before_anything_is_written(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
