@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from opentrans_cli.cli.command import Talk, command
-from opentrans_cli.cli.output import tell
-from opentrans_cli.datasets.options import Split, root_folder
+from opentrans_cli.cli.output import plain_table, tell
+from opentrans_cli.datasets import PUBLISHED
+from opentrans_cli.datasets.options import ROOT_VARIABLE, Split, root_folder
+from opentrans_cli.errors import OptionError
 from opentrans_cli.files.figures import human_bytes
 from opentrans_cli.option import Options, option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from opentrans_cli.steps.look.datasets import DatasetsResult, ListedDataset
     from opentrans_cli.steps.prepare.prepare import PrepareResult
 
 _SHOWN = 10
 """So many bad pictures are named; --json has all of them."""
 
 
+_THEN = "and then [green]opentrans datasets prepare {}[/]"
+
+
 @dataclass(frozen=True)
 class DatasetsRequest(Options):
-    """What is done with which published data set."""
+    """Whether data sets are listed, or which one is converted."""
 
-    action: str = option(
+    action: str | None = option(
+        None,
         help="what is done",
         argument=True,
         choices={"prepare": "convert the download of a data set into another layout"},
+        unset="list all",
     )
-    dataset: str = option(help="a published data set, as `--dataset` of `eval` names it", argument=True)
+    dataset: str | None = option(
+        None, help="a published data set to prepare, as `--dataset` of `eval` names it", argument=True, known=PUBLISHED
+    )
     root: Path | None = root_folder()
-    split: Split = option("val", help="which images", choices=("train", "val"))
+    split: Split | None = option(None, help="which images to prepare", choices=("train", "val"), unset="val")
     layout: str | None = option(
         None, help="the layout to write: fc-clip, detectron2 or opentrans", unset="the first of the data set"
     )
@@ -42,14 +53,31 @@ class DatasetsRequest(Options):
 
 @command
 def datasets_command(asked: DatasetsRequest, talk: Talk) -> None:
-    """Convert the download of a published data set once, so that it can be read here and by other programs.
+    """List the published data sets, what of each lies on this disk and what is missing; or prepare one.
 
+    opentrans datasets --root /data
     opentrans datasets prepare ade20k-847 --root /data
     opentrans datasets prepare context-459 --layout opentrans
     """
+    if asked.action == "prepare":
+        if asked.dataset is None:
+            raise OptionError("which data set? opentrans datasets prepare; add its name, `opentrans datasets` has all")
+        _prepare(asked.dataset, asked, talk)
+        return
+    if asked.split is not None or asked.layout is not None:
+        raise OptionError("nothing to prepare: --split, --layout; put `prepare NAME` before them or leave them out")
+    from opentrans_cli.steps.look.datasets import datasets
+
+    result = datasets(root=asked.root, reporter=talk.reporter)
+    if result.root is None:
+        talk.reporter.say(f"no root folder, so nothing was looked for: add --root DIR, or set ${ROOT_VARIABLE}")
+    talk.emit(result.to_json(), lambda console: _show_listed(console, result))
+
+
+def _prepare(dataset: str, asked: DatasetsRequest, talk: Talk) -> None:
     from opentrans_cli.steps.prepare.prepare import prepare
 
-    result = prepare(asked.dataset, root=asked.root, split=asked.split, layout=asked.layout, reporter=talk.reporter)
+    result = prepare(dataset, root=asked.root, split=asked.split or "val", layout=asked.layout, reporter=talk.reporter)
     talk.emit(result.to_json(), lambda console: _show_prepared(console, result), result.labels)
     if not result.ok:
         for each in result.bad[:_SHOWN]:
@@ -61,6 +89,55 @@ def datasets_command(asked: DatasetsRequest, talk: Talk) -> None:
             err=True,
         )
         raise typer.Exit(1)
+
+
+def _show_listed(console: Console, result: DatasetsResult) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    where = "" if result.root is None else f"under {result.root}"
+    table = plain_table(escape(where), "data set", ">classes", ">train", ">val", "read as")
+    for each in result.datasets:
+        counts = {split.split: f"{split.images:,}" if split.whole else "-" for split in each.splits}
+        layouts = dict.fromkeys(split.layout for split in each.splits if split.whole)
+        read_as = "; ".join(layouts) or ("to be prepared" if each.to_prepare else "")
+        table.add_row(each.name, str(each.classes), counts["train"], counts["val"], escape(read_as))
+    console.print(table)
+    missing = Table.grid(padding=(0, 2, 0, 1))
+    for each in result.datasets:
+        if all(split.whole for split in each.splits):
+            continue
+        if each.to_prepare:
+            steps = [f"[green]opentrans datasets prepare {each.name}[/]"]
+        else:
+            steps = [f"[cyan]{escape(each.download)}[/]", *([_THEN.format(each.name)] if each.needs_prepare else ())]
+        for row, line in enumerate((*steps, *map(escape, _missing(each)))):
+            missing.add_row("" if row else each.name, line)
+    if missing.row_count:
+        console.print("\nWhat is missing, and where to get it:\n")
+        console.print(missing)
+
+
+def _missing(listed: ListedDataset) -> list[str]:
+    """The folders and files of which there is nothing; those that differ in the split alone are one."""
+    train, val = ([part.path for part in split.parts if not part.files] for split in listed.splits)
+    both = [_both(*pair) for pair in zip(train, val, strict=True)] if len(train) == len(val) else [*train, *val]
+    return list(dict.fromkeys(both))
+
+
+def _both(train: str, val: str) -> str:
+    """Two paths as one, with braces where they differ."""
+    if train == val:
+        return train
+    start = _alike(train, val)
+    end = _alike(train[start:][::-1], val[start:][::-1])
+    inside = [path[start : len(path) - end] for path in (train, val)]
+    return f"{train[:start]}{{{','.join(inside)}}}{train[len(train) - end :]}"
+
+
+def _alike(first: str, second: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def _show_prepared(console: Console, result: PrepareResult) -> None:

@@ -45,3 +45,6 @@ DATASETS = Catalog(
     },
 )
 """Name -> a function that takes DatasetOptions and returns a SegDataset."""
+
+PUBLISHED = tuple(name for name, target in DATASETS.targets.items() if ".benchmarks." in target)
+"""Names of those that lie under a root folder."""

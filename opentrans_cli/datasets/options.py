@@ -15,6 +15,9 @@ SMALLEST_SIZE = 32
 
 Split = Literal["train", "val"]
 
+ROOT_VARIABLE = "DETECTRON2_DATASETS"
+"""The environment variable that names the root folder where no --root is given, as in detectron2."""
+
 _DATA, _TRAINING, _CROPS = "Data", "Training", "Crops"
 
 
@@ -24,7 +27,7 @@ def root_folder(*, panel: str | None = None) -> Any:
         None,
         help="root folder under which the published data sets lie",
         kind="path",
-        unset="`$DETECTRON2_DATASETS`",
+        unset=f"`${ROOT_VARIABLE}`",
         panel=panel,
     )
 

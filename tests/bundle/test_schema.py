@@ -96,6 +96,10 @@ REQUIRED = {
     "models_report": "sources families forms",
     "models_report/sources": "source kind family path bytes cached",
     "models_report/families": "name sources patterns",
+    "datasets_report": "root datasets",
+    "datasets_report/datasets": "name title classes things download needs_prepare to_prepare raw splits",
+    "datasets_report/datasets/splits": "split layout whole images parts",
+    "datasets_report/datasets/splits/parts": "path kind files",
     "prepare_report": "dataset split layout source root labels images written there bytes bad",
     "prepare_report/bad": "name problem",
 }

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from opentrans_cli.cli.app import COMMANDS, app
 from opentrans_cli.cli.completion import completer
+from opentrans_cli.datasets import DATASETS
 from opentrans_cli.frameworks import FRAMEWORKS
 from opentrans_cli.option import stated
 from opentrans_cli.steps.prune.options import PRUNE_RECIPES
@@ -55,7 +56,9 @@ def test_names_of_every_kind_are_offered(desk: Path, monkeypatch: pytest.MonkeyP
         ("opentrans prune --criterion f", ["folded", "fisher"]),
         ("opentrans prune --recipe ", list(PRUNE_RECIPES)),
         ("opentrans finetune --framework ", list(FRAMEWORKS.names())),
-        ("opentrans eval --dataset ", ["shapes", "folder"]),
+        ("opentrans eval --dataset ", list(DATASETS.names())),
+        ("opentrans datasets pre", ["prepare"]),
+        ("opentrans datasets prepare voc", ["voc-20", "voc-21"]),
         ("opentrans prune --device c", ["cpu", "cuda"]),
         ("opentrans prune --pattern l", ["layerwise"]),
         ("opentrans transfer subnet --to o", ["open-clip", "onnx"]),

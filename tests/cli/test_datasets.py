@@ -77,3 +77,35 @@ def test_without_a_root_it_asks_for_one(run_cli: Any, monkeypatch: pytest.Monkey
     result = run_cli("datasets", "prepare", "voc-20")
     assert result.exit_code == 2
     assert "add --root DIR, or set $DETECTRON2_DATASETS" in result.stderr
+
+
+def test_all_are_listed_in_the_width_of_a_screen(run_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    DOWNLOADS["voc-21"](tmp_path)
+    listed = run_cli("datasets", "--root", tmp_path, "--json")
+    document = json.loads(listed.stdout)
+    check_document(document, "datasets_report")
+    assert {each["name"] for each in document["datasets"]} == DOWNLOADS.keys()
+    bare = run_cli("datasets")
+    assert bare.exit_code == 0 and "add --root DIR, or set $DETECTRON2_DATASETS" in bare.stderr
+    screen = run_cli("datasets", "--root", tmp_path).stdout
+    lines = [line.rstrip() for line in screen.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert next(line.split()[:4] for line in lines if "voc-21" in line) == ["voc-21", "21", "1", "3"]
+    assert "coco/annotations/panoptic_{train,val}2017.json" in screen
+    for each in document["datasets"]:
+        whole = all(split["whole"] for split in each["splits"])
+        assert each["name"] in screen and (each["download"] in screen or whole), each["name"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prepare",), "which data set? opentrans datasets prepare; add its name"),
+        (("--layout", "fc-clip"), "nothing to prepare: --split, --layout; put `prepare NAME` before them"),
+        (("prepar",), "unknown action: 'prepar'; choose one of prepare; did you mean prepare?"),
+    ],
+)
+def test_what_cannot_be_listed_is_one_line(arguments: tuple[str, ...], message: str, run_cli: Any) -> None:
+    result = run_cli("datasets", *arguments)
+    assert result.exit_code == 2 and message in result.stderr and len(result.stderr.strip().splitlines()) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from opentrans_cli.datasets.images import (
     decode_image,
@@ -43,6 +43,36 @@ def test_a_picture_is_read_as_rgb(tmp_path: Path) -> None:
     assert image.dtype == np.uint8
     assert image.flags.writeable
     assert np.array_equal(image, CORNERS)
+
+
+def test_a_picture_of_any_mode_is_read_as_a_person_sees_it(tmp_path: Path) -> None:
+    """Against the colours that were stored; a JPEG may differ by a little."""
+    seen = np.repeat(np.repeat(CORNERS, 16, axis=0), 16, axis=1)
+    picture = Image.fromarray(seen)
+    grey = np.repeat(np.asarray(picture.convert("L"))[..., None], 3, axis=2)
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    lab = ImageCms.applyTransform(picture, to_lab)
+    assert lab is not None
+    half = np.where(np.arange(48)[:, None] < 24, 255, 0) * np.ones((1, 32), int)
+    for name, stored, expected, far in (
+        ("cmyk.jpg", picture.convert("CMYK"), seen, 12),  # with Adobe's marker, by which its inks are inverted
+        ("cmyk.tif", picture.convert("CMYK"), seen, 0),
+        ("ycbcr.jpg", picture, seen, 12),
+        ("lab.tif", lab, seen, 30),  # 8 bits a channel hold colours as far from each other as this
+        ("palette.png", picture.quantize(16), seen, 0),
+        ("palette.bmp", picture.quantize(16), seen, 0),
+        ("grey.png", picture.convert("L"), grey, 0),
+        ("grey.jpg", picture.convert("L"), grey, 6),
+        ("grey-alpha.png", picture.convert("LA"), grey, 0),
+        ("deep.png", Image.fromarray(grey[..., 0].astype(np.uint16) * 257), grey, 0),
+        ("deep.tif", Image.fromarray(grey[..., 0].astype(np.int32) * 257), grey, 0),
+        ("bilevel.png", Image.fromarray(half > 0), np.repeat(half[..., None], 3, axis=2), 0),
+    ):
+        stored.save(tmp_path / name, **({"quality": 100, "subsampling": 0} if name.endswith(".jpg") else {}))
+        image = read_image(tmp_path / name)
+        assert image.shape == expected.shape and image.dtype == np.uint8, name
+        assert np.abs(image.astype(int) - expected).max() <= far, name
+    assert b"Adobe" in (tmp_path / "cmyk.jpg").read_bytes()[:40]
 
 
 def test_a_photo_taken_sideways_is_turned_upright(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 from opentrans_cli.datasets.benchmarks.base import BenchmarkFacts, DiskLayout
 from opentrans_cli.datasets.benchmarks.pairs import class_list_of, coded_classes
@@ -43,7 +44,11 @@ def write_split(benchmark: BenchmarkFacts, layout: DiskLayout, root: Path, split
             annotations.append({"image_id": number, "file_name": label.name, "segments_info": segments})
         else:
             pixels = np.append(coded.ids, coded.void[-1])[truth]
-            Image.fromarray(pixels.astype(np.uint16 if layout.coding.bits == 16 else np.uint8)).save(label)
+            stored = pixels.astype(np.uint16 if pixels.max() > 255 else np.uint8)
+            if label.suffix == ".mat":
+                savemat(label, {"LabelMap": stored}, do_compression=True)
+            else:
+                Image.fromarray(stored).save(label)
         truths.append(truth)
     if layout.panoptic is not None:
         _write(home / layout.at(layout.panoptic, split), json.dumps({"annotations": annotations}))

@@ -10,6 +10,7 @@ from opentrans_cli.datasets.benchmarks.pairs import BenchmarkSet
 
 _OFFICIAL = DiskLayout(
     "annotations, as downloaded",
+    downloaded=True,
     homes=("ADEChallengeData2016", "ade/ADEChallengeData2016", ""),
     images="images/{split}",
     labels="annotations/{split}",
@@ -19,6 +20,7 @@ _OFFICIAL = DiskLayout(
 _CONVERTED = replace(
     _OFFICIAL,
     name="annotations_detectron2, of MaskFormer and FC-CLIP",
+    downloaded=False,
     labels="annotations_detectron2/{split}",
     coding=COUNTED,
 )

@@ -7,6 +7,7 @@
         layouts=(
             DiskLayout(
                 "labelIds, as downloaded",
+                downloaded=True,
                 homes=("cityscapes", ""),                      # folders under the root, of which the first is taken
                 images="leftImg8bit/{split}",                  # {split} is what `splits` says, here "train" or "val"
                 labels="gtFine/{split}",
@@ -31,9 +32,6 @@ from typing import Literal
 
 from opentrans_cli.datasets.benchmarks.raw import RawDownload
 from opentrans_cli.datasets.options import Split
-
-ROOT_VARIABLE = "DETECTRON2_DATASETS"
-"""The environment variable that names the root folder where no --root is given, as in detectron2."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class DiskLayout:
     label_suffix: str | None = None
     listed: str | None = None  # text file with the names of the split's images; None: all in the folder
     panoptic: str | None = None  # COCO's JSON file about the PNGs, whose category ids are those of the class list
+    downloaded: bool = False  # it is what the owners give away, unpacked; others were made of that
     splits: Mapping[Split, str] = field(default_factory=lambda: {"train": "train", "val": "val"})
 
     def at(self, path: str, split: Split) -> str:

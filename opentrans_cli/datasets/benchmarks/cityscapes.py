@@ -24,6 +24,7 @@ CITYSCAPES = BenchmarkSet(
     layouts=(
         DiskLayout(
             "labelIds, as downloaded",
+            downloaded=True,
             homes=("cityscapes", ""),
             images="leftImg8bit/{split}",
             labels="gtFine/{split}",

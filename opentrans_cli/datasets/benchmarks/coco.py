@@ -36,6 +36,7 @@ COCO = BenchmarkSet(
         ),
         DiskLayout(
             "panoptic PNG and JSON, as unpacked",
+            downloaded=True,
             homes=("coco", ""),
             images="{split}",
             labels="annotations/panoptic_{split}",

@@ -24,6 +24,7 @@ COCO_STUFF = BenchmarkSet(
     layouts=(
         DiskLayout(
             "stuffthingmaps, as downloaded",
+            downloaded=True,
             homes=("coco", ""),
             images="{split}",
             labels="stuffthingmaps/{split}",
@@ -42,7 +43,7 @@ COCO_STUFF = BenchmarkSet(
             splits=COCO_SPLITS,
         ),
         DiskLayout(
-            "stuffthingmaps, in mmsegmentation's folders",
+            "stuffthingmaps in mmsegmentation's tree",
             homes=("coco_stuff164k", ""),
             images="images/{split}",
             labels="annotations/{split}",

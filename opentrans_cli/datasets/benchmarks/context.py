@@ -49,7 +49,7 @@ CONTEXT_59 = BenchmarkSet(
         _FC_CLIP_59,
         _OPENTRANS_59,
         replace(_MATLAB, coding=_MATLAB_59),
-        replace(_MATLAB, coding=_MATLAB_59, listed=_VOC_LIST),
+        replace(_MATLAB, coding=_MATLAB_59, listed=_VOC_LIST, downloaded=True),
     ),
     raw=("VOCdevkit/VOC2010/trainval_merged.json", "VOC2010/trainval_merged.json"),
     conversions=(
@@ -62,7 +62,7 @@ CONTEXT_459 = BenchmarkSet(
     "context-459",
     title="PASCAL Context, all 459 classes",
     download=_DOWNLOAD,
-    layouts=(_FC_CLIP, _OPENTRANS, _MATLAB, replace(_MATLAB, listed=_VOC_LIST)),
+    layouts=(_FC_CLIP, _OPENTRANS, _MATLAB, replace(_MATLAB, listed=_VOC_LIST, downloaded=True)),
     conversions=(
         Conversion("fc-clip", _FC_CLIP, label_suffix=".tif", photos=True, raw=context_459_pictures),
         Conversion("opentrans", _OPENTRANS, raw=context_459_pictures),

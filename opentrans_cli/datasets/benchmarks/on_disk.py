@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from opentrans_cli.datasets.benchmarks.base import ROOT_VARIABLE, BenchmarkFacts, DiskLayout
-from opentrans_cli.datasets.options import Split
+from opentrans_cli.datasets.benchmarks.base import BenchmarkFacts, DiskLayout
+from opentrans_cli.datasets.options import ROOT_VARIABLE, Split
 from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from opentrans_cli.errors import DataError, OptionError
 
@@ -27,6 +28,11 @@ class SplitOnDisk:
         """Whether all is there, as names say."""
         return not self.missing
 
+    @property
+    def lacking(self) -> float:
+        """The share of the parts that is missing, in [0, 1]."""
+        return len(self.missing) / len(self.layout.parts(self.split))
+
     def path(self, part: str) -> Path:
         """A path of the layout, for this split."""
         return self.home / self.layout.at(part, self.split)
@@ -44,10 +50,13 @@ def data_root(root: Path | None) -> Path:
 
 
 def nearest_split(benchmark: BenchmarkFacts, root: Path, split: Split) -> SplitOnDisk:
-    """The first layout that is whole, else that of which most is there; a layout counts in each of its homes."""
+    """The first layout that is whole, else that of which most is there, first of all the download as it is unpacked.
+
+    A layout counts in each of its homes.
+    """
     found = list(layouts_on_disk(benchmark, root, split))
     whole = next((each for each in found if each.whole), None)
-    return whole or min(found, key=lambda each: len(each.missing) / len(each.layout.parts(split)))
+    return whole or min(found, key=lambda each: (each.lacking, not each.layout.downloaded))
 
 
 def raw_download(benchmark: BenchmarkFacts, root: Path) -> tuple[Path, ...]:
@@ -62,9 +71,10 @@ def find_split(benchmark: BenchmarkFacts, root: Path, split: Split) -> SplitOnDi
         return nearest
     name = benchmark.name
     if raw := raw_download(benchmark, root):
-        raise DataError(f"data set is not prepared: {name} in {raw[0]}; run `opentrans datasets prepare {name}`")
+        other = "" if split == "val" else f" --split {split}"
+        raise DataError(f"data set is not prepared: {name} in {raw[0]}; run `opentrans datasets prepare {name}{other}`")
     lists = "`opentrans datasets` lists the files it needs and where to get them"
-    if len(nearest.missing) == len(nearest.layout.parts(split)):
+    if nearest.lacking == 1:
         raise DataError(f"data set not found: {name} ({split}) in {root}; {lists}")
     first, *more = nearest.missing
     others = f" and {len(more)} more" if more else ""
@@ -80,17 +90,33 @@ def layouts_on_disk(benchmark: BenchmarkFacts, root: Path, split: Split) -> Iter
                 yield SplitOnDisk(layout, split, root / home, tuple(_missing(layout, root / home, split)))
 
 
+class PartOnDisk(NamedTuple):
+    """A folder or file of a split."""
+
+    path: Path
+    kind: str  # "photos", "label maps", "list" or "panoptic JSON"
+    ends: tuple[str, ...]  # of the names of the files in a folder, in lower case; () for a file
+
+    def files(self) -> Iterator[str]:
+        """The names of the files in the folder and below that end so; the name of a file that is there."""
+        if not self.ends:
+            yield from (self.path.name,) if self.path.is_file() else ()
+        for _, _, names in os.walk(self.path):
+            yield from (name for name in names if name.lower().endswith(self.ends) and not name.startswith("."))
+
+
+def parts_on_disk(layout: DiskLayout, home: Path, split: Split) -> Iterator[PartOnDisk]:
+    """The folders and files that a layout needs for a split, whether they are there or not."""
+    for kind, part, suffix, usual in (
+        ("photos", layout.images, layout.image_suffix, IMAGE_SUFFIXES),
+        ("label maps", layout.labels, layout.label_suffix, LABEL_SUFFIXES),
+    ):
+        ends = usual if suffix is None else (suffix.lower(),)
+        yield PartOnDisk(home / layout.at(part, split), kind, ends)
+    for kind, file in (("list", layout.listed), ("panoptic JSON", layout.panoptic)):
+        if file is not None:
+            yield PartOnDisk(home / layout.at(file, split), kind, ())
+
+
 def _missing(layout: DiskLayout, home: Path, split: Split) -> Iterator[Path]:
-    image_ends = IMAGE_SUFFIXES if layout.image_suffix is None else (layout.image_suffix.lower(),)
-    label_ends = LABEL_SUFFIXES if layout.label_suffix is None else (layout.label_suffix.lower(),)
-    for part, ends in ((layout.images, image_ends), (layout.labels, label_ends)):
-        if not _holds_any(home / layout.at(part, split), ends):
-            yield home / layout.at(part, split)
-    for file in (layout.listed, layout.panoptic):
-        if file is not None and not (home / layout.at(file, split)).is_file():
-            yield home / layout.at(file, split)
-
-
-def _holds_any(folder: Path, ends: tuple[str, ...]) -> bool:
-    """Whether a file in the folder or below has such a name; the first one that is found ends the search."""
-    return any(name.lower().endswith(ends) for _, _, names in os.walk(folder) for name in names)
+    yield from (part.path for part in parts_on_disk(layout, home, split) if next(part.files(), None) is None)

@@ -10,6 +10,7 @@ from opentrans_cli.datasets.benchmarks.pairs import BenchmarkSet
 _DOWNLOAD = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 _OFFICIAL = DiskLayout(
     "SegmentationClass, as downloaded",
+    downloaded=True,
     homes=("VOCdevkit/VOC2012", "VOC2012", ""),
     images="JPEGImages",
     labels="SegmentationClass",

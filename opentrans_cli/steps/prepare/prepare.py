@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets import DATASETS, PUBLISHED
 from opentrans_cli.datasets.benchmarks.base import Conversion
 from opentrans_cli.datasets.benchmarks.on_disk import data_root
 from opentrans_cli.datasets.benchmarks.pairs import BenchmarkSet
@@ -57,10 +57,9 @@ def prepare(
     set has. Raises OptionError for a data set or a layout that is not known, DataError for a download that is not there
     or not whole, OutputError where nothing may be written.
     """
-    benchmark = DATASETS.load(dataset)
-    if not isinstance(benchmark, BenchmarkSet):
-        known = [name for name in DATASETS.names() if isinstance(DATASETS.load(name), BenchmarkSet)]
-        raise OptionError(f"data set has no download: '{dataset}'; choose one of {', '.join(known)}")
+    benchmark: BenchmarkSet = DATASETS.load(dataset)
+    if dataset not in PUBLISHED:
+        raise OptionError(f"data set has no download: '{dataset}'; choose one of {', '.join(PUBLISHED)}")
     conversion = _conversion(benchmark, layout)
     place = data_root(None if root is None else Path(root))
     done = prepare_split(benchmark, conversion, place, split, reporter=reporter or LOGGED)
