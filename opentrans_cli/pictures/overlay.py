@@ -47,7 +47,7 @@ def paint(
     weight = round(alpha * 256)
     known = (label_map >= 0) & (label_map < len(colours))
     # One more row for pixels without a class. Of 16 bits, as 255 * 256 + 128 has, and not of 32: half the time.
-    tint = np.append(colours.astype(np.uint16) * weight + 128, np.uint16([[0, 0, 0]]), axis=0)
+    tint = np.pad(colours.astype(np.uint16) * np.uint16(weight) + np.uint16(128), ((0, 1), (0, 0)))
     rows = np.where(known, label_map, len(colours))
     mixed = image * np.uint16(256 - weight)
     mixed += tint[rows]

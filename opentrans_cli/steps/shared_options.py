@@ -147,7 +147,8 @@ class WordChoice(Options):
     vocabulary: Path | None = option(
         None,
         also=("--classes",),
-        help="class file instead of --words, or vocabulary pack (.safetensors), which needs no text tower",
+        help="class file instead of --words, vocabulary pack (.safetensors), which needs no text tower, or name of a "
+        "published data set, such as ade20k-150",
         kind="path",
     )
 

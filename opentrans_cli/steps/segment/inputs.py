@@ -14,10 +14,13 @@ from opentrans_cli.datasets.picture_source import Picture, is_shards, list_pictu
 from opentrans_cli.datasets.suffixes import IMAGE_SUFFIXES
 from opentrans_cli.errors import DataError, PictureError, without_move
 from opentrans_cli.files.near import near_path
-from opentrans_cli.reporter import Reporter
+from opentrans_cli.reporter import SILENT, Reporter
 
 SHOWN = 3
 """So many damaged pictures are named in an error; the rest is counted."""
+
+_WORTH_A_BAR = 1000
+"""So many pictures take a second or more to look at."""
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -82,7 +85,8 @@ def sound_ones(pictures: dict[str, Picture], reporter: Reporter) -> tuple[dict[s
     """The pictures that can be opened and are whole as far as a short look tells, and what is wrong with the others."""
     sound: dict[str, Picture] = {}
     skipped: list[str] = []
-    with reporter.bar("looking at the pictures", len(pictures)) as advance:
+    told = reporter if len(pictures) >= _WORTH_A_BAR else SILENT
+    with told.bar("looking at the pictures", len(pictures)) as advance:
         for name, picture in pictures.items():
             try:
                 if picture.member is None:

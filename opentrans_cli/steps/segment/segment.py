@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from opentrans_cli.datasets.images import QUICK_PNG, write_label_map
+from opentrans_cli.datasets.images import save_png, write_label_map
 from opentrans_cli.datasets.picture_source import Picture, read_picture
 from opentrans_cli.errors import DataError, OptionError, PictureError, unknown, without_move
 from opentrans_cli.files.atomic import staged_folder, write_file
@@ -262,7 +262,8 @@ class _Job:
             entry["overlay"] = f"{name}-overlay.png"
             shown = names[: self.classes.background]
             rest = BACKGROUND if self.classes.background is not None else NO_CLASS
-            overlay(image, label_map, shown, colours=self.colours, rest=rest).save(folder / entry["overlay"], **QUICK_PNG)
+            page = overlay(image, label_map, shown, colours=self.colours, rest=rest)
+            save_png(folder / entry["overlay"], page)
         entry |= {"height": image.shape[0], "width": image.shape[1], **_areas(label_map, self.classes)}
         if queries is not None and self.options.task == "instance":
             entry["instances"] = find_instances(queries, image, names, self.things)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from opentrans_cli.datasets.images import save_png
 from opentrans_cli.errors import DataError, did_you_mean
 from opentrans_cli.frameworks.mask_inference import Segment, instances, panoptic
 from opentrans_cli.steps.segmentors.predictor import Queries
@@ -94,7 +95,7 @@ def find_segments(
 def write_segment_ids(path: Path, ids: NDArray[np.integer]) -> None:
     """Write the ids (H, W) of segments, below 2 ** 24, as COCO's PNG."""
     channels = [ids >> shift & 255 for shift in (0, 8, 16)]
-    Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(path, format="PNG", optimize=True)
+    save_png(path, Image.fromarray(np.stack(channels, -1).astype(np.uint8)))
 
 
 def coco_panoptic(

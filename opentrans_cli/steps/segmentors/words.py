@@ -10,10 +10,13 @@ import torch
 
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES, embed_words
-from opentrans_cli.datasets.class_file import file_among, read_classes
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.benchmarks.pairs import class_list_of
+from opentrans_cli.datasets.class_file import ClassList, file_among, read_classes
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.datasets.vocabulary_pack import PackedClass, VocabularyPack, is_pack, read_pack
-from opentrans_cli.errors import DataError
+from opentrans_cli.errors import DataError, did_you_mean
+from opentrans_cli.files.near import near_path
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import SILENT, Reporter
 
@@ -56,9 +59,11 @@ class Words:
 
     @classmethod
     def from_file(cls, path: Path) -> Words:
-        """A vocabulary pack (`.safetensors`) or a class file. Raises DataError or BundleError."""
+        """A vocabulary pack (`.safetensors`), a class file, or, where no such file is, the classes of the published
+        data set of this name with the ids of its own files. Raises DataError or BundleError.
+        """
         if not is_pack(path):
-            listed = read_classes(path)
+            listed = _published(path) if not path.suffix and not path.exists() else read_classes(path)
             return cls(listed.vocabulary, written=listed.ids, remarks=listed.remarks, origin="class file", file=path)
         pack = read_pack(path)
         vocabulary = Vocabulary(tuple(_named(packed) for packed in pack.classes))
@@ -103,6 +108,15 @@ class Words:
                 f"{dimension}; take both from the same kind of CLIP"
             )
         return text
+
+
+def _published(name: Path) -> ClassList:
+    """The classes of a published data set. Raises DataError for another name."""
+    known = [each for each, target in DATASETS.targets.items() if ".benchmarks." in target]
+    if str(name) not in known:
+        near = near_path(name) or did_you_mean(name, known)
+        raise DataError(f"class file not found: {name}; name a file, or one of {', '.join(known)}{near}")
+    return class_list_of(DATASETS.load(str(name)))
 
 
 def packed(vocabulary: Vocabulary, text: ClassText, templates: Sequence[str]) -> VocabularyPack:

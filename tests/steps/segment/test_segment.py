@@ -21,6 +21,7 @@ from opentrans_cli.errors import DataError, OpentransError, OutputError, Picture
 from opentrans_cli.reporter import SILENT
 from opentrans_cli.steps.segment.inputs import find_inputs, listed_paths
 from opentrans_cli.steps.segment.segment import segment
+from opentrans_cli.steps.segmentors.words import Words
 
 Content = Callable[[Path], dict[str, bytes]]
 WORDS = Vocabulary.from_names(["grass", "red square,red box", "blue square"])
@@ -201,6 +202,18 @@ def test_the_background_takes_pixels_and_changes_no_other_winner(labelled_folder
     ):
         with pytest.raises(OpentransError, match=message):
             segment("tiny", out=tmp_path / "x", **{**given, **wrong})
+
+
+def test_a_published_data_set_names_its_classes_and_a_file_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = Words.of(Path("voc-20"))
+    assert (words.vocabulary.names[0], words.ids, len(words.vocabulary)) == ("aeroplane", tuple(range(1, 21)), 20)
+    with pytest.raises(DataError, match=r"class file not found: ade-150; .* cityscapes, .*did you mean ade20k-150\?"):
+        Words.of(Path("ade-150"))
+    Path("voc-20").write_text("cat\n")
+    assert Words.of(Path("voc-20")).vocabulary.names == ("cat",)
 
 
 def test_force_replaces_an_earlier_run_but_no_other_file(labelled_folder: Any, tmp_path: Path) -> None:
