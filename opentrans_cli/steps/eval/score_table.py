@@ -176,19 +176,40 @@ def _compared(
     ]
     if not there:
         return
-    first, _, reference = next((each for each in there if "protocol" in each[2]), there[0])
-    told = [
-        [] if index == first else [f"{text}, unlike {names[first]}" for text in differences(report, reference)]
-        for index, _, report in there
-    ]
-    for (_, _, report), own in zip(there, told, strict=True):
-        if "protocol" not in report:
-            own.append("the report says no words, prompts and rules: it is from an older version, run eval again")
+    told = _told([(names[index], report) for index, _, report in there])
     agreed = [value for (_, value, _), own in zip(there, told, strict=True) if not own]
     best = max(agreed) if len(agreed) > 1 else None
     for (index, value, _), own in zip(there, told, strict=True):
         letters = tuple(notes.letter(text) for text in own)
         yield index, ScoreCell(value, best=not own and value == best, notes=letters)
+
+
+def _told(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[list[str]]:
+    """For each of several reports of one data set where its protocol is not that of the first that has one."""
+    first, reference = next((each for each in named if "protocol" in each[1]), named[0])
+    told = []
+    for _, report in named:
+        texts = [] if report is reference else [f"{text}, unlike {first}" for text in differences(report, reference)]
+        if "protocol" not in report:
+            texts.append("the report says no words, prompts and rules: it is from an older version, run eval again")
+        told.append(texts)
+    return told
+
+
+def where_protocols_differ(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """A line for each eval report, given with the name of what it is of, that cannot be compared with the others of its
+    data set.
+    """
+    kinds: dict[Kind, list[tuple[str, Mapping[str, Any]]]] = {}
+    for name, report in named:
+        kinds.setdefault(set_and_classes(report), []).append((name, report))
+    return [
+        f"{name} on {kind[0]}: {'; '.join(texts)}"
+        for kind, several in kinds.items()
+        if len(several) > 1
+        for (name, _), texts in zip(several, _told(several), strict=True)
+        if texts
+    ]
 
 
 _ABSENT = {"exclude": "absent classes are left out of the mean", "zero": "absent classes count as 0"}

@@ -13,6 +13,7 @@ from opentrans_cli.files.figures import human_bytes, human_count, percent
 from opentrans_cli.pictures.gallery import label_picture, photo_picture
 from opentrans_cli.pictures.page import BarCell, LinkCell, Page, PageCell, PageChart
 from opentrans_cli.pictures.svg_lines import DrawnLine, line_chart, line_key
+from opentrans_cli.steps.eval.score_table import where_protocols_differ
 from opentrans_cli.steps.report.exhibit import Exhibit
 from opentrans_cli.steps.report.gallery import gallery_colours, gallery_items
 from opentrans_cli.steps.report.sections.scores import scores_table
@@ -47,6 +48,9 @@ def compare_things(page: Page, things: Sequence[Compared]) -> None:
     if scored:
         page.heading("Scores")
         scores_table(page, scored)
+        named = [(thing.exhibit.name, report) for thing in things for report in thing.exhibit.documents("eval_report")]
+        for line in where_protocols_differ(named):
+            page.note(f"{line}.")
     _curves(page, things)
 
 

@@ -22,7 +22,7 @@ from opentrans_cli.errors import BundleError, DataError, OptionError
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.steps.eval.compare import compare
 from opentrans_cli.steps.eval.published_scores import published_scores
-from opentrans_cli.steps.eval.score_table import differences
+from opentrans_cli.steps.eval.score_table import differences, where_protocols_differ
 from opentrans_cli.steps.step_record import step_record
 
 PROTOCOL = {
@@ -196,6 +196,16 @@ def test_other_pictures_and_reports_of_older_versions_are_told(saved: Saved) -> 
         "older": ["other classes, unlike usual", no_protocol],
     }
     assert not any(row.cells["coco miou"].best for row in table.rows)
+
+
+def test_lines_for_a_page_name_only_what_cannot_be_compared_with_another() -> None:
+    named = [
+        ("a", evaluated("coco", 0.5)),
+        ("b", evaluated("coco", 0.5, protocol={"absent": "zero", "split": "train"})),
+        ("c", evaluated("coco", 0.6)),
+        ("d", evaluated("shapes", 0.6, protocol={"absent": "zero"})),
+    ]
+    assert where_protocols_differ(named) == ["b on coco: absent classes count as 0, unlike a; split train, unlike a"]
 
 
 def with_reports(bundle: Path, out: Path, *reports: Mapping[str, Any]) -> Path:

@@ -127,6 +127,7 @@ def test_a_folder_of_runs_is_one_page_with_what_it_holds_side_by_side(tmp_path: 
         ["subnet", "50.0", "52.1"],
     ]
     assert ["eval.json", "photos", "43.2"] in [row[:3] for row in rows]
+    assert "eval.json on photos: the report says no words, prompts and rules" in page
     anchors = re.findall(r'href="#([^"]+)"', page)
     assert len(anchors) > len(shown) and all(f'id="{anchor}"' in page for anchor in anchors)
     assert page.index("0-photo.png<") < page.index("0-truth.png<") < page.index("0-subnet.png<")
