@@ -56,7 +56,7 @@ class BenchmarkPairs(LabelledPairs):
         segments = _segments(benchmark, place)
         things = benchmark.things if segments is not None else None
         self.things = None if things is None else tuple(number in things for number in class_list_of(benchmark).ids)
-        pairing = _pairing(place, segments, split_list)
+        pairing = _pairing(benchmark, place, segments, split_list)
         pairs = _decoded(pairing.pairs[:limit], benchmark, layout, segments)
         where = f"{benchmark.name} ({place.split}): {layout.name}, in {place.home}"
         listed = (where, *pairing.remarks)
@@ -184,7 +184,9 @@ def _segments(benchmark: BenchmarkFacts, place: SplitOnDisk) -> Segments | None:
     return Segments(file, class_of, {file.png(image).stem: image for image in file.image_ids})
 
 
-def _pairing(place: SplitOnDisk, segments: Segments | None, split_list: Path | None) -> Pairing:
+def _pairing(
+    benchmark: BenchmarkFacts, place: SplitOnDisk, segments: Segments | None, split_list: Path | None
+) -> Pairing:
     """The pairs of a split: of all photos, of those that its list names, or of those that the JSON file describes.
 
     Raises DataError for a photo or a label map that is missing, and for two of one name.
@@ -210,6 +212,11 @@ def _pairing(place: SplitOnDisk, segments: Segments | None, split_list: Path | N
             pairs=tuple(pair for pair in pairing.pairs if pair.name in described),
             photos_alone={name: photo for name, photo in pairing.photos_alone.items() if name in described},
             label_maps_alone={},
+        )
+    if pairing.photos_alone and any(conversion.target == layout for conversion in benchmark.conversions):
+        raise DataError(
+            f"{len(pairing.photos_alone)} images have no label map in {labels}: first '{min(pairing.photos_alone)}'; "
+            f"run `opentrans datasets prepare {benchmark.name}`, which goes on where it was stopped"
         )
     pairing.refuse_faults(images, labels, suffixes=layout.image_suffix is not None)
     return pairing
