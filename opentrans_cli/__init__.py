@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from opentrans_cli.steps.check.check import check as check
     from opentrans_cli.steps.eval.compare import compare as compare
     from opentrans_cli.steps.eval.evaluate import evaluate as evaluate
+    from opentrans_cli.steps.eval.predictions import score_predictions as score_predictions
     from opentrans_cli.steps.finetune.finetune import finetune as finetune
     from opentrans_cli.steps.hub.pull import pull as pull
     from opentrans_cli.steps.hub.push import push as push
@@ -60,6 +61,7 @@ _PLACES = {
     "pull": f"{_STEPS}.hub.pull",
     "push": f"{_STEPS}.hub.push",
     "report": f"{_STEPS}.report.report",
+    "score_predictions": f"{_STEPS}.eval.predictions",
     "segment": f"{_STEPS}.segment.segment",
     "transfer": f"{_STEPS}.transfer.transfer",
     "verify": f"{_STEPS}.look.verify",

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from opentrans_cli.assets import tiny_weights
+from opentrans_cli.datasets.images import write_label_map
 from opentrans_cli.steps.prune.prune import prune
 
 PACKAGE = Path(__file__).parents[1] / "opentrans_cli"
@@ -141,18 +142,22 @@ UNLOADED = {
     "push {bundle} org/name --license mit --dry-run": BUILD,  # it compares the tower with what a stranger reads
     "pull org/name": NUMPY | DRAW,
     "eval --compare --published": NUMPY | DRAW | SHARE,
+    "eval --predictions {maps} --labels {maps} --classes {classes}": NUMPY | SHARE | {"matplotlib"},
     "eval tiny --dataset shapes --limit 1": BUILD | {"scipy", "matplotlib"} | SHARE,
 }
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A bundle of the tiny CLIP, and a file of its image tower with zeros in it."""
+    """A bundle of the tiny CLIP, a file of its image tower with zeros in it, a label map and its classes."""
     folder = tmp_path_factory.mktemp("inputs")
     prune("tiny", sparsity=0.5, out=folder / "bundle")
     state = {name: array for name, array in load_file(tiny_weights()).items() if name.startswith("visual.")}
     save_file({name: np.where(abs(array) < 0.01, 0, array) for name, array in state.items()}, folder / "file")
-    return {name: str(folder / name) for name in ("bundle", "file")}
+    (folder / "maps").mkdir()
+    write_label_map(folder / "maps" / "0.png", np.zeros((4, 4), np.uint8), np.zeros((1, 3), np.uint8))
+    (folder / "classes").write_text("grass")
+    return {name: str(folder / name) for name in ("bundle", "file", "maps", "classes")}
 
 
 @pytest.mark.parametrize("command", UNLOADED)

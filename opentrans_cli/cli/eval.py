@@ -14,7 +14,13 @@ from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.files.figures import human_bytes, human_count, percent
 from opentrans_cli.option import Options, option, stated
-from opentrans_cli.steps.eval.options import CompareOptions, EvalOptions, ScoreOptions, TaskOptions
+from opentrans_cli.steps.eval.options import (
+    CompareOptions,
+    EvalOptions,
+    PredictionOptions,
+    ScoreOptions,
+    TaskOptions,
+)
 from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, DataChoice, Machine, Reading, RoundChoice
 
 if TYPE_CHECKING:
@@ -23,6 +29,9 @@ if TYPE_CHECKING:
 
 AP_NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
 """The parts of mask AP by the names that they have in tables."""
+
+SHOWN = 32
+"""Of so many classes each is shown in the table of a command."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ def eval_command(
     options: EvalOptions,
     scores: ScoreOptions,
     task: TaskOptions,
+    other: PredictionOptions,
     round: RoundChoice,
     choice: DataChoice,
     data: DatasetOptions,
@@ -68,14 +78,14 @@ def eval_command(
 ) -> None:
     """Score a segmentor: mIoU over all, seen and unseen classes, parameters, MACs, measured time.
 
-    opentrans eval trained
     opentrans eval trained --images photos --labels maps --classes names.txt
+    opentrans eval --predictions theirs --labels maps --classes names.txt --json
     opentrans eval --compare dense trained reports --published --out table.md
     """
     if comparison.compare:
         kept = replace(asked, source=(), out=None)
-        given = (options, scores, task, round, choice, data, published, base, reading, machine, resume)
-        _refuse_beside_compare(kept, *given)
+        given = (options, scores, task, other, round, choice, data, published, base, reading, machine, resume)
+        _refuse("a comparison reads reports and scores nothing", kept, *given)
         from opentrans_cli.steps.eval.compare import compare
 
         compared = compare(
@@ -86,12 +96,27 @@ def eval_command(
     if comparison.published:
         raise OptionError("published rows stand beside a comparison: --published; add --compare")
     if task.predictions is not None:
-        if asked.source or published != CheckpointChoice():
-            raise OptionError(f"predictions need no segmentor: --predictions {task.predictions}; leave the source out")
+        of_segmentor = (replace(asked, out=None), options, round, published, base, reading, machine, resume)
+        _refuse("predictions are scored without a segmentor", *of_segmentor)
+        if task.task == "semantic":
+            from opentrans_cli.steps.eval.predictions import score_predictions
+
+            scored = score_predictions(
+                task.predictions,
+                out=asked.out,
+                reporter=talk.reporter,
+                **vars(choice),
+                **{**vars(data), "split": "val"},
+                **vars(other),
+                **vars(scores),
+                **vars(write),
+            )
+            title = f"{task.predictions}: {scored.images} label maps"
+            talk.emit(scored.report, lambda console: _show_scores(console, title, scored.report), scored.path)
+            return
+        _refuse(f"--task {task.task} takes files in COCO's formats", scores, other)
         if data.labels is None:
             raise OptionError(f"the truth is missing: --predictions {task.predictions}; add --labels")
-        if task.task == "semantic":
-            raise OptionError(f"what was predicted? --predictions {task.predictions}; add --task panoptic or instance")
         from opentrans_cli.steps.eval.coco_files import score_coco_files
 
         document = score_coco_files(
@@ -99,6 +124,7 @@ def eval_command(
         )
         talk.emit(document, lambda console: _show_objects(console, document, _whole_percent), asked.out)
         return
+    _refuse("there are no predictions", other)
     if task.task != "semantic":
         raise OptionError(f"objects are scored of predictions: --task {task.task}; add --predictions and --labels")
     if len(asked.source) > 1:
@@ -136,14 +162,13 @@ def eval_command(
     talk.emit(result.report, lambda console: show(console, title, result.report), result.path)
 
 
-def _refuse_beside_compare(*groups: Options) -> None:
-    """A comparison only reads reports, so nothing that decides how something is scored may be given."""
+def _refuse(why: str, *groups: Options) -> None:
+    """Raises OptionError if any option of these is given, since it would have no effect."""
     for group in groups:
         for field, said in stated(group):
             if getattr(group, field.name) != field.default:
-                raise OptionError(
-                    f"a comparison reads reports and scores nothing: {said.spelled(field.name)}; leave it out"
-                )
+                what = field.name.upper() if said.argument else said.spelled(field.name)
+                raise OptionError(f"{why}: {what}; leave it out")
 
 
 def _show(console: Console, source: str, report: dict[str, Any]) -> None:
@@ -163,6 +188,20 @@ def _show(console: Console, source: str, report: dict[str, Any]) -> None:
     table.add_row(f"MACs at {width} x {height}, kept / all", macs)
     table.add_row("measured, dense kernels", f"{1000 * report['seconds_per_image']:.1f} ms an image")
     console.print(table)
+
+
+def _show_scores(console: Console, title: str, report: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    means = {"mIoU": report["miou"], "fwIoU": report["fwiou"], "mACC": report["macc"], "pACC": report["pacc"]}
+    classes = report["per_class"] if len(report["per_class"]) <= SHOWN else {}
+    table = plain_table("", "", ">%")
+    for name, value in [*means.items(), *((f"IoU of {name}", value) for name, value in classes.items())]:
+        table.add_row(escape(name), "-" if value is None else f"{value:.1f}")
+    console.print(title, markup=False)
+    console.print(table)
+    if not classes:
+        console.print(f"{len(report['per_class'])} classes; --json lists the IoU of each", markup=False)
 
 
 def _show_curve(console: Console, source: str, report: dict[str, Any]) -> None:

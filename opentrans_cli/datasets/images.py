@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,28 +97,53 @@ def read_label_map(path: Path) -> NDArray[np.int64]:
 
 def decode_label_map(source: Path | io.BytesIO, name: str) -> NDArray[np.int64]:
     """Like `read_label_map`, from a file or its content; `name` names it in messages."""
-    with open_picture(source, name, "label map") as opened:
+    return stored_ids(source, name, "label map").astype(np.int64)
+
+
+def stored_ids(source: Path | io.BytesIO, name: str, kind: str) -> NDArray[np.integer]:
+    """The ids (H, W) of a "label map" or "prediction" as the file holds them: uint8, uint16 or int32.
+
+    Raises PictureError as `read_label_map` does.
+    """
+    with open_picture(source, name, kind) as opened:
         if not has_ids(opened):
-            raise PictureError(_without_ids(opened, name))
+            raise PictureError(_without_ids(opened, name, kind))
         coding = opened.tile[0][3] if opened.tile else None
         coding = coding[0] if isinstance(coding, tuple) else coding
-        ids = np.array(opened).astype(np.int64)
+        ids = np.array(opened)
+        ids = ids.astype(np.uint8 if ids.dtype == bool else ids.dtype.newbyteorder("="), copy=False)
         return ids // _STRETCHED[coding] if coding in _STRETCHED else ids
 
 
-def _without_ids(opened: Image.Image, name: str) -> str:
+class IdHeader(NamedTuple):
+    """What a file of ids says before any pixel is decoded."""
+
+    width: int  # in pixels
+    height: int
+    bits: Literal[8, 16]  # at most so many for an id
+
+
+def id_header(source: Path | io.BytesIO, name: str, kind: str) -> IdHeader:
+    """The header of a "label map" or "prediction". Raises PictureError for what is no picture or holds no ids."""
+    with open_picture(source, name, kind) as opened:
+        if not has_ids(opened):
+            raise PictureError(_without_ids(opened, name, kind))
+        return IdHeader(*opened.size, 16 if opened.mode.startswith("I") else 8)
+
+
+def _without_ids(opened: Image.Image, name: str, kind: str) -> str:
     """Why a picture is no label map, and what to do."""
     if opened.mode == "F":
-        return f"label map has float pixels: {name}; save the ids as grey PNG"
+        return f"{kind} has float pixels: {name}; save the ids as grey PNG"
     red, green, blue = (np.asarray(channel) for channel in opened.convert("RGB").split())
     if (red == green).all() and (green == blue).all():
         move = "save one of them as grey PNG, as Image.open(f).convert('RGB').getchannel(0).save(f)"
-        return f"label map has equal channels, not one: {name} ({opened.mode}); {move}"
+        return f"{kind} has equal channels, not one: {name} ({opened.mode}); {move}"
     if any("panoptic" in part.casefold() for part in Path(name).parts[-2:]):
-        what = f"label map is a panoptic PNG, of segment ids r + 256 g + 65536 b: {name}"
+        what = f"{kind} is a panoptic PNG, of segment ids r + 256 g + 65536 b: {name}"
         return f"{what}; save a grey PNG with the category_id of each segment, which the JSON file beside it tells"
     move = "np.select([(rgb == c).all(-1) for c in COLOURS], range(len(COLOURS)), 255).astype('uint8')"
-    return f"label map has colours, not ids: {name} ({opened.mode}); save a palette or grey PNG, of {move}"
+    return f"{kind} has colours, not ids: {name} ({opened.mode}); save a palette or grey PNG, of {move}"
 
 
 def has_ids(picture: Image.Image) -> bool:

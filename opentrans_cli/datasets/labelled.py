@@ -112,14 +112,8 @@ class LabelledPairs(ABC):
 
         pixels: how many have each id. there: the ids in all label maps that were looked at.
         """
-        classes, ids = self.classes, sorted(pixels.keys() - self._known)
-        shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
-        what = f"id {shown} has no class" if len(ids) == 1 else f"{len(ids)} ids have no class, {shown}"
-        known = f"classes have ids {classes.ids[0]} to {classes.ids[-1]}"
-        if classes.written and len(classes.ids) <= classes.ids[-1] - classes.ids[0]:
-            known += f", {len(classes.ids)} of them"
-        share = 100 * sum(pixels[number] for number in ids) / sum(pixels.values())
-        return DataError(f"{what} ({share:.2g} % of the pixels; {known}): {map_file}; {self._next_move(ids, there)}")
+        ids = sorted(pixels.keys() - self._known)
+        return DataError(f"{without_class(ids, pixels, self.classes)}: {map_file}; {self._next_move(ids, there)}")
 
     @abstractmethod
     def _next_move(self, foreign: Sequence[int], there: Collection[int]) -> str:
@@ -196,6 +190,18 @@ class LabelledPairs(ABC):
         labels = self.ignored[0] if plain else [self.classes.ids, self.ignored]
         content = [self.vocabulary.classes, labels, self.unseen, files, *self._also_decides]
         return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+
+
+def without_class(ids: Sequence[int], pixels: Mapping[int, int], classes: ClassList) -> str:
+    """What is wrong with ids, ascending, that are not those of `classes`; pixels: how many have each id of a map."""
+    shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+    what = f"id {shown} has no class" if len(ids) == 1 else f"{len(ids)} ids have no class, {shown}"
+    known = f"classes have ids {classes.ids[0]} to {classes.ids[-1]}"
+    if classes.written and len(classes.ids) <= classes.ids[-1] - classes.ids[0]:
+        known += f", {len(classes.ids)} of them"
+    share = 100 * sum(pixels[number] for number in ids) / sum(pixels.values())
+    shown = f"{share:.2g}" if share < 99.5 else "100"
+    return f"{what} ({shown} % of the pixels; {known})"
 
 
 def _index_table(classes: ClassList, ignored: tuple[int, ...], unlabelled: int) -> NDArray[np.int64]:

@@ -52,9 +52,11 @@ def without_label_maps(folder: Path, images: list[Path], say: Say = unsaid) -> l
     return [path for name, path in names.items() if name not in found.label_maps]
 
 
-def list_label_maps(folder: Path, *, suffix: str | None = None, say: Say = unsaid) -> list[Path]:
-    """All PNG and TIFF files in `folder` and its subfolders, in the manner of `list_images`."""
-    return _listed(folder, LABEL_SUFFIXES if suffix is None else (suffix.lower(),), "label map", say)
+def list_label_maps(
+    folder: Path, *, suffix: str | None = None, kind: str = "label map", say: Say = unsaid
+) -> list[Path]:
+    """All PNG and TIFF files in `folder` and its subfolders, in the manner of `list_images`; kind: what they are."""
+    return _listed(folder, LABEL_SUFFIXES if suffix is None else (suffix.lower(),), kind, say)
 
 
 def _listed(folder: Path, suffixes: tuple[str, ...], kind: str, say: Say) -> list[Path]:

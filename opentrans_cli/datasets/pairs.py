@@ -75,7 +75,9 @@ def pair_pictures(
     def by_name(found: Iterable[Picture], folder: Path | None, kind: str, suffix: str | None) -> dict[str, Picture]:
         named: dict[str, Picture] = {}
         for picture in found:
-            first = named.setdefault(_name(picture, folder, suffix, several), picture)
+            member = Path(picture.path.stem if several else "", picture.member or "")
+            path = picture.path.relative_to(folder) if folder is not None else member
+            first = named.setdefault(pair_name(path, suffix), picture)
             if first is not picture:
                 doubles.append((kind, first, picture))
         return named
@@ -91,7 +93,7 @@ def pair_pictures(
         photos = by_name(map(Picture, listed), images, "images", image_suffix)
         listed = list_label_maps(labels, suffix=label_suffix, say=said.append)
         maps = by_name(map(Picture, listed), labels, "label maps", label_suffix)
-    names = list(photos) if split is None else _names_in(split, photos, image_suffix)
+    names = list(photos) if split is None else names_in(split, photos, image_suffix)
     return Pairing(
         tuple(Pair(name, photos[name], maps[name]) for name in names if name in maps),
         {name: photos[name] for name in names if name not in maps},
@@ -101,16 +103,17 @@ def pair_pictures(
     )
 
 
-def _name(picture: Picture, folder: Path | None, suffix: str | None, several: bool) -> str:
-    """The name of a picture in its folder, or in its shard, of which there may be several."""
-    member = Path(picture.path.stem if several else "", picture.member or "")
-    path = picture.path.relative_to(folder) if folder is not None else member
+def pair_name(path: Path, suffix: str | None) -> str:
+    """The name of a pair, from the relative path of one of its pictures without its suffix, or without this end."""
     name = path.with_suffix("").as_posix() if suffix is None else path.as_posix()[: -len(suffix)]
     return unicodedata.normalize("NFC", name)  # a Mac writes letters with accents in two parts
 
 
-def _names_in(split: Path, pictures: Mapping[str, object], suffix: str | None) -> list[str]:
-    """The names a split list has, in its order, with or without `suffix`; each must be an image and occur once."""
+def names_in(split: Path, pictures: Mapping[str, object], suffix: str | None, *, option: str = "--images") -> list[str]:
+    """The names a split list has, in its order, with or without `suffix`; each must be an image and occur once.
+
+    option: what the user gave to say where the pictures are.
+    """
     names: dict[str, int] = {}
     unknown: list[str] = []
     for number, entry in read_entries(split, "split list"):
@@ -125,7 +128,8 @@ def _names_in(split: Path, pictures: Mapping[str, object], suffix: str | None) -
             unknown.append(f"'{entry}' in line {number}")
     if unknown:
         first, count = unknown[0], len(unknown)
-        raise DataError(f"{count} entries without an image: {split}, first {first}; correct the list or --images")
+        what = "an image" if option == "--images" else "a label map"
+        raise DataError(f"{count} entries without {what}: {split}, first {first}; correct the list or {option}")
     return list(names)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -22,6 +23,7 @@ Depth = Literal["sizes", "ids", "everything"]
 """What is read: headers alone; label maps as well; photos to their last byte as well."""
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 THREADS = min(8, os.cpu_count() or 1)
 """Pillow lets other threads work while it decodes."""
@@ -61,17 +63,28 @@ def spread(items: Sequence[T], most: int) -> Sequence[T]:
 def scan(pairs: Sequence[Pair], depth: Depth, *, reporter: Reporter = SILENT) -> list[Facts]:
     """The facts of all pairs, in their order."""
     found: list[Facts] = []
-    with picture_warnings(), reporter.bar("reading files", len(pairs)) as advance:
-        for facts in _in_threads(pairs, depth):
+    with reporter.bar("reading files", len(pairs)) as advance:
+        for facts in read_ahead(lambda pair: _facts(pair, depth), pairs):
             found.append(facts)
             advance("")
     return found
 
 
-def _in_threads(pairs: Sequence[Pair], depth: Depth) -> Iterator[Facts]:
+def read_ahead(read: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """What `read` makes of each item, in their order, by several threads; only a few are read in advance.
+
+    So the memory it takes is that of few, whatever their number.
+    """
     pool = ThreadPoolExecutor(THREADS)
+    ahead: deque[Future[R]] = deque()
     try:
-        yield from pool.map(lambda pair: _facts(pair, depth), pairs)
+        with picture_warnings():
+            for item in items:
+                ahead.append(pool.submit(read, item))
+                if len(ahead) > 2 * THREADS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -105,7 +118,7 @@ def _label_map(picture: Picture, *, whole: bool) -> tuple[Header, dict[int, int]
     return read_header(picture, "label map"), count_ids(read_ids(picture)) if whole else {}
 
 
-def count_ids(label_map: NDArray[np.int64]) -> dict[int, int]:
+def count_ids(label_map: NDArray[np.integer]) -> dict[int, int]:
     """Pixels by id."""
     if label_map.min() < 0 or label_map.max() > LARGEST_ID:
         ids, counts = np.unique(label_map, return_counts=True)

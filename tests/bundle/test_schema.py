@@ -53,6 +53,7 @@ REQUIRED = {
     "score_table/rows": "name published framework cells params_kept params macs_kept macs resolution seconds_per_image "
     "device",
     "score_table/notes": "letter text",
+    "semantic_predictions_report": "miou fwiou macc pacc per_class",
     "curve_report": "framework dataset images points environment",
     "curve_report/points": "round sparsity kept bytes miou miou_seen miou_unseen",
     "prune_plan": "pattern criterion total layers rounds",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from opentrans_cli.datasets.suffixes import LABEL_SUFFIXES
+from opentrans_cli.errors import OptionError
 from opentrans_cli.option import Options, option
 from opentrans_cli.steps.shared_options import TASKS
 
@@ -48,7 +50,35 @@ class TaskOptions(Options):
     task: str = option("semantic", help="what is scored besides label maps", choices=TASKS)
     predictions: Path | None = option(
         None,
-        help="what another tool has predicted, to be compared with --labels: with --task panoptic or instance a JSON "
-        "in COCO's format of that task, with its PNGs beside it, or a folder that this program wrote",
+        help="what any tool has predicted, to be compared with the truth: a folder of label maps; with --task panoptic "
+        "or instance a JSON in COCO's format of that task, with its PNGs beside it, or a folder of this program's",
         kind="path",
     )
+
+
+@dataclass(frozen=True)
+class PredictionOptions(Options):
+    """How predictions of another tool are read."""
+
+    prediction_suffix: str | None = option(
+        None,
+        help="end of the names of predictions, such as _pred.png; what is before it is the name of the label map",
+        unset="any suffix",
+        panel="Predictions",
+    )
+    prediction_ids: Literal["labels", "order"] | None = option(
+        None,
+        help="what predictions hold",
+        choices={"labels": "the ids of the label maps", "order": "0, 1, ... in the order of the classes"},
+        noun="kind of prediction ids",
+        unset="labels; order with --dataset",
+        panel="Predictions",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        end = self.prediction_suffix
+        if end is not None and not end.lower().endswith(LABEL_SUFFIXES):
+            raise OptionError(
+                f"no end of a label map's name: --prediction-suffix {end}; write the suffix too, as _x.png"
+            )

@@ -283,7 +283,7 @@ def test_the_command_prints_one_document_and_refuses_what_contradicts(
     check_document(document, "instance_predictions_report")
     assert f"{document['ap50']:.1f}" in run_cli(*line, "--task", "instance").stdout
     for more, says in (
-        (("tiny", "--task", "instance"), "predictions need no segmentor"),
+        (("tiny", "--task", "instance"), "predictions are scored without a segmentor: SOURCE"),
         (("--task", "instanc"), "did you mean instance"),
     ):
         refused = run_cli(*line, *more)
