@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from opentrans_cli.cli.command import Talk, command
+from opentrans_cli.cli.command import Force, Talk, command
 from opentrans_cli.cli.output import plain_table, tell
 from opentrans_cli.datasets import PUBLISHED
 from opentrans_cli.datasets.options import ROOT_VARIABLE, Split, root_folder
@@ -49,29 +49,36 @@ class DatasetsRequest(Options):
     layout: str | None = option(
         None, help="the layout to write: fc-clip, detectron2 or opentrans", unset="the first of the data set"
     )
+    out: Path | None = option(
+        None,
+        also=("-o",),
+        help="PNG file for a contact sheet: a photo of each data set beside its label map",
+    )
 
 
 @command
-def datasets_command(asked: DatasetsRequest, talk: Talk) -> None:
+def datasets_command(asked: DatasetsRequest, write: Force, talk: Talk) -> None:
     """List the published data sets, what of each lies on this disk and what is missing; or prepare one.
 
-    opentrans datasets --root /data
+    opentrans datasets --root /data --out sheet.png
     opentrans datasets prepare ade20k-847 --root /data
     opentrans datasets prepare context-459 --layout opentrans
     """
     if asked.action == "prepare":
         if asked.dataset is None:
             raise OptionError("which data set? opentrans datasets prepare; add its name, `opentrans datasets` has all")
+        if asked.out is not None or write.force:
+            raise OptionError("prepare writes under the root, what is there stays: --out, --force; leave them out")
         _prepare(asked.dataset, asked, talk)
         return
     if asked.split is not None or asked.layout is not None:
         raise OptionError("nothing to prepare: --split, --layout; put `prepare NAME` before them or leave them out")
     from opentrans_cli.steps.look.datasets import datasets
 
-    result = datasets(root=asked.root, reporter=talk.reporter)
+    result = datasets(root=asked.root, out=asked.out, **vars(write), reporter=talk.reporter)
     if result.root is None:
         talk.reporter.say(f"no root folder, so nothing was looked for: add --root DIR, or set ${ROOT_VARIABLE}")
-    talk.emit(result.to_json(), lambda console: _show_listed(console, result))
+    talk.emit(result.to_json(), lambda console: _show_listed(console, result), result.sheet)
 
 
 def _prepare(dataset: str, asked: DatasetsRequest, talk: Talk) -> None:

@@ -19,13 +19,13 @@ _OFFICIAL = DiskLayout(
 )
 _CONVERTED = replace(
     _OFFICIAL,
-    name="annotations_detectron2, of MaskFormer and FC-CLIP",
+    name="annotations_detectron2, of FC-CLIP",
     downloaded=False,
     labels="annotations_detectron2/{split}",
     coding=COUNTED,
 )
 _FULL = DiskLayout(
-    "annotations_detectron2, of MaskFormer and FC-CLIP",
+    "annotations_detectron2, of FC-CLIP",
     homes=FULL_HOMES,
     images="images_detectron2/{split}",
     labels="annotations_detectron2/{split}",

@@ -10,7 +10,8 @@ from benchmark_trees import write_split
 
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.datasets import DATASETS
-from opentrans_cli.errors import DataError
+from opentrans_cli.datasets.images import read_image
+from opentrans_cli.errors import DataError, OutputError
 from opentrans_cli.steps.look.datasets import datasets
 
 NINE = {"coco": 133, "coco-stuff": 171, "cityscapes": 19, "ade20k-150": 150, "ade20k-847": 847}
@@ -58,3 +59,19 @@ def test_what_is_there_is_counted_and_what_is_not_is_told_part_by_part(tmp_path:
     assert splits["coco"].parts[2].path == "coco/annotations/panoptic_val2017.json"
     assert listed["ade20k-847"].to_prepare and listed["ade20k-847"].raw == ("ADE20K_2021_17_01/images/ADE",)
     assert listed["ade20k-847"].needs_prepare and not listed["coco"].needs_prepare
+
+
+def test_the_sheet_shows_each_data_set_that_is_there_and_replaces_no_file_unasked(tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    with pytest.raises(DataError, match="no data set to draw"):
+        datasets(root=tmp_path, out=sheet)
+    assert not sheet.exists()
+    heights = []
+    for name, split in (("voc-21", "val"), ("cityscapes", "train")):
+        benchmark = DATASETS.load(name)
+        write_split(benchmark, next(each for each in benchmark.layouts if each.downloaded), tmp_path, split)
+        assert datasets(root=tmp_path, out=sheet, force=True).sheet == sheet
+        heights.append(len(read_image(sheet)))
+    assert heights[1] > 1.4 * heights[0]  # VOC with 20 and with 21 classes, then a third
+    with pytest.raises(OutputError, match=r"already|exists"):
+        datasets(root=tmp_path, out=sheet)
