@@ -47,7 +47,9 @@ class EvalRequest(Options):
         completes="source",
     )
     vocabulary: Path | None = option(
-        None, help="other words for the classes, in their order: class file or vocabulary pack", kind="path"
+        None,
+        help="other words for the classes, in their order: class file, vocabulary pack, or published data set",
+        kind="path",
     )
     out: Path | None = option(
         None,

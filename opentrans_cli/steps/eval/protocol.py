@@ -10,7 +10,6 @@ from typing import Any
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.folder import FolderDataset
 from opentrans_cli.datasets.options import DatasetOptions
-from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.steps.eval.seen import SeenClasses
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor
@@ -40,7 +39,7 @@ def protocol_record(
     return {
         "classes": classes,
         "classes_sha256": _sha256(classes),
-        "words_from": _origin(words),
+        "words_from": {"kind": words.origin, "file": words.file, "sha256": words.sha256},
         "templates": None if prompts is None else list(prompts),
         "templates_sha256": None if prompts is None else _sha256(prompts),
         "synonyms": "maximum" if opened.reads_words else None,
@@ -59,12 +58,6 @@ def _prompts(words: Words, opened: OpenedSegmentor) -> Sequence[str] | None:
     if not opened.reads_words:
         return None
     return (words.pack.templates or None) if words.pack is not None else opened.built.framework.templates
-
-
-def _origin(words: Words) -> dict[str, str | None]:
-    if words.file is None:
-        return {"kind": words.origin, "file": None, "sha256": None}
-    return {"kind": words.origin, "file": words.file.name, "sha256": file_sha256(words.file)}
 
 
 def _sha256(content: object) -> str:

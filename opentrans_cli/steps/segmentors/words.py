@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from opentrans_cli.datasets.class_file import ClassList, file_among, read_classe
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.datasets.vocabulary_pack import PackedClass, VocabularyPack, is_pack, read_pack
 from opentrans_cli.errors import DataError, did_you_mean
+from opentrans_cli.files.digest import file_sha256
 from opentrans_cli.files.near import near_path
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import SILENT, Reporter
@@ -35,7 +36,8 @@ class Words:
     written: tuple[int, ...] = ()  # ids of the classes, if a class file writes them
     remarks: tuple[str, ...] = ()  # what a user should know of how they were read
     origin: str = "given"  # "given", "data set", "class file" or "vocabulary pack"
-    file: Path | None = None  # the class file or pack
+    file: str | None = None  # name of the class file or pack
+    sha256: str | None = None  # of that file, lower-case hex
 
     @classmethod
     def of(cls, words: AnyWords) -> Words:
@@ -63,11 +65,16 @@ class Words:
         data set of this name with the ids of its own files. Raises DataError or BundleError.
         """
         if not is_pack(path):
-            listed = _published(path) if not path.suffix and not path.exists() else read_classes(path)
-            return cls(listed.vocabulary, written=listed.ids, remarks=listed.remarks, origin="class file", file=path)
+            published = not path.suffix and not path.exists()
+            listed = _published(path) if published else read_classes(path)
+            words = cls(listed.vocabulary, written=listed.ids, remarks=listed.remarks, origin=DATA_SET)
+            return words if published else words._of_file("class file", path)
         pack = read_pack(path)
         vocabulary = Vocabulary(tuple(_named(packed) for packed in pack.classes))
-        return cls(vocabulary, pack, origin="vocabulary pack", file=path)
+        return cls(vocabulary, pack)._of_file("vocabulary pack", path)
+
+    def _of_file(self, origin: str, path: Path) -> Words:
+        return replace(self, origin=origin, file=path.name, sha256=file_sha256(path))
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.segment.pack_words import pack_words
+from opentrans_cli.steps.segmentors.words import Words
 
 WORDS = [["grass"], ["red square", "red box"], ["blue square"]]
 
@@ -70,6 +71,11 @@ def test_other_words_ids_and_pictures_are_another_protocol(scored: Any, labelled
     digest = hashlib.sha256(other.read_bytes()).hexdigest()
     named = scored(words=other)["protocol"]["words_from"]
     assert named == {"kind": "class file", "file": "other.txt", "sha256": digest}
+
+
+def test_words_of_a_published_data_set_are_of_no_file() -> None:
+    words = Words.of(Path("cityscapes"))
+    assert (words.origin, words.file, words.sha256, len(words.vocabulary)) == ("data set", None, None, 19)
 
 
 def test_a_pack_hands_on_its_prompts_and_one_of_others_says_nothing_of_them(scored: Any, tmp_path: Path) -> None:
