@@ -70,6 +70,51 @@ def test_every_score_and_class_of_an_evaluation_is_told(tmp_path: Path) -> None:
     assert "In no image: cat." in page and FOREIGN not in page
 
 
+def quality(share: float, **more: Any) -> dict[str, Any]:
+    return {"pq": share, "sq": 2 * share, "rq": None, "classes": 2, **more}
+
+
+def test_segments_and_objects_are_told_in_fractions_and_in_percent(tmp_path: Path) -> None:
+    """Reports of segmentors have fractions and lists, those of predictions percents and mappings."""
+    counts = {"true_positives": 1234, "false_positives": 5, "false_negatives": 6}
+    sizes = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+    def panoptic(most: float) -> dict[str, Any]:
+        groups = {"things": quality(0.3 * most), "stuff": quality(0.2 * most)}
+        entry = {"thing": True, **quality(0.1 * most), **counts}
+        return {**quality(0.25 * most), **groups, "per_class": {FOREIGN: entry}}
+
+    def instance(most: float) -> dict[str, Any]:
+        return {
+            **{name: place * most / 10 for place, name in enumerate(sizes)},
+            "per_class": {"cat": {"ap": 0.4 * most}},
+        }
+
+    def listed(scores: dict[str, Any]) -> dict[str, Any]:
+        return {**scores, "per_class": [{"name": name, **entry} for name, entry in scores["per_class"].items()]}
+
+    documents = {
+        "own.json": evaluation(panoptic=listed(panoptic(1)), instance=listed(instance(1))),
+        "segments.json": {"task": "panoptic", "images": 7, **panoptic(100)},
+        "objects.json": {"task": "instance", "images": 7, **instance(100)},
+    }
+    rows = {}
+    for name, document in documents.items():
+        (tmp_path / name).write_text(json.dumps(document))
+        rows[name] = cells(report(tmp_path / name, out=tmp_path / f"{name}.html").path.read_text())
+    expected = [
+        ["all", "25.0", "50.0", "-", "2"],
+        ["objects", "30.0", "60.0", "-", "2"],
+        ["stuff", "20.0", "40.0", "-", "2"],
+        [FOREIGN, "10.0", "20.0", "-", "1,234", "5", "6", "object"],
+    ]
+    objects = [["AP50", "10.0"], ["large", "50.0"], ["cat", "40.0"]]
+    assert all(row in rows["own.json"] for row in expected + objects)
+    assert all(row in rows["segments.json"] for row in expected)
+    assert all(row in rows["objects.json"] for row in objects)
+    assert rows["own.json"][1][5:7] == ["25.0", "0.0"]
+
+
 def test_a_curve_is_told_point_by_point_and_drawn_where_there_is_something(tmp_path: Path) -> None:
     (tmp_path / "curve.json").write_text(json.dumps(curve()))
     page = report(tmp_path / "curve.json", out=tmp_path / "page.html").path.read_text()
