@@ -195,7 +195,7 @@ def context(root: Path, *, classes: int, detail: bool = True) -> Truth:
     for number, (name, shape) in enumerate(zip(NAMES, SIZES, strict=True)):
         photo(home / "JPEGImages" / f"{name}.jpg", number, shape)
         of_459 = drawn(number, 459, shape)
-        of_459[10:20, 10:20] = CONTEXT_59[number * 29 % 59] - 1  # the first and the last of the 59 among them
+        of_459[10:20, 10:20] = CONTEXT_59[number * 58 % 59] - 1  # the first and the last of the 59 among them
         (home / "trainval").mkdir(parents=True, exist_ok=True)
         ids = coded(of_459, [*range(1, 460)], 0, np.uint16)
         savemat(home / "trainval" / f"{name}.mat", {"LabelMap": ids}, do_compression=number != 0)

@@ -71,6 +71,7 @@ class DiskLayout:
     image_suffix: str | None = None  # the ends of names, what is before them is the name of the pair; None: any suffix
     label_suffix: str | None = None
     listed: str | None = None  # text file with the names of the split's images; None: all in the folder
+    twin: DiskLayout | None = None  # what another program writes under the same names: its label maps tell it apart
     panoptic: str | None = None  # COCO's JSON file about the PNGs, whose category ids are those of the class list
     downloaded: bool = False  # it is what the owners give away, unpacked; others were made of that
     splits: Mapping[Split, str] = field(default_factory=lambda: {"train": "train", "val": "val"})

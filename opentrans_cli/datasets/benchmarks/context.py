@@ -39,6 +39,12 @@ _VOC_LIST = "ImageSets/Main/{split}.txt"
 
 _FC_CLIP_59 = replace(_FC_CLIP, labels="annotations_ctx59/{split}", coding=COUNTED)
 _OPENTRANS_59 = replace(_OPENTRANS, labels="SegmentationClassContext", coding=COUNTED)
+_OPENTRANS_59 = replace(
+    _OPENTRANS_59,
+    twin=replace(
+        _OPENTRANS_59, name="SegmentationClassContext, of mmsegmentation", coding=IdCoding(ignored=(0,)), twin=None
+    ),
+)
 
 
 CONTEXT_59 = BenchmarkSet(

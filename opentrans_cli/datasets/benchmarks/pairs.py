@@ -20,6 +20,7 @@ from opentrans_cli.datasets.coco_json import ImageId
 from opentrans_cli.datasets.coco_panoptic import PanopticFile, class_map
 from opentrans_cli.datasets.images import decode_label_map, open_picture
 from opentrans_cli.datasets.labelled import LabelledPairs
+from opentrans_cli.datasets.listing import list_label_maps
 from opentrans_cli.datasets.matlab import MATLAB_SUFFIX, read_matlab_labels
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.pairs import Pair, Pairing, pair_pictures
@@ -47,8 +48,8 @@ class BenchmarkPairs(LabelledPairs):
         crop: int | None = None,
     ) -> None:
         """classes: a class file with other words for the same classes. split_list: names of the images to use."""
-        self.benchmark, self.place = benchmark, place
-        layout = place.layout
+        layout = told_apart(benchmark, place)
+        self.benchmark, self.place = benchmark, replace(place, layout=layout)
         known = coded_classes(benchmark, layout.coding)
         if classes is not None:
             words = read_classes(classes)
@@ -173,6 +174,29 @@ def label_decoder(benchmark: BenchmarkFacts, layout: DiskLayout) -> IdDecoder:
     if layout.label_suffix == MATLAB_SUFFIX:
         return read_matlab_labels
     return DeepIds(benchmark.name) if layout.coding.bits == 16 else decode_label_map
+
+
+def told_apart(benchmark: BenchmarkFacts, place: SplitOnDisk) -> DiskLayout:
+    """The layout of a place, or its twin if only that has all the ids in the label maps.
+
+    They are read one after the other until it is clear. Where all of them would fit both, it is not the twin.
+    """
+    layout = place.layout
+    if layout.twin is None:
+        return layout
+    known = [
+        {*coded.ids, *coded.void} for coded in (coded_classes(benchmark, each.coding) for each in (layout, layout.twin))
+    ]
+    decode = label_decoder(benchmark, layout)
+    for path in list_label_maps(place.path(layout.labels), suffix=layout.label_suffix):
+        try:
+            ids = {*np.unique(decode(path, str(path))).tolist()}
+        except PictureError:
+            continue  # it is named when it is read
+        fits = [ids <= each for each in known]
+        if fits[0] != fits[1]:
+            return layout if fits[0] else layout.twin
+    return layout
 
 
 def _segments(benchmark: BenchmarkFacts, place: SplitOnDisk) -> Segments | None:

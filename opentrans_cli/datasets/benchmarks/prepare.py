@@ -22,7 +22,7 @@ from PIL import Image
 
 from opentrans_cli.datasets.benchmarks.base import BenchmarkFacts, Conversion
 from opentrans_cli.datasets.benchmarks.on_disk import SplitOnDisk, find_split, layouts_on_disk, raw_download
-from opentrans_cli.datasets.benchmarks.pairs import BenchmarkPairs, coded_classes, label_decoder
+from opentrans_cli.datasets.benchmarks.pairs import BenchmarkPairs, coded_classes, label_decoder, told_apart
 from opentrans_cli.datasets.benchmarks.raw import RawDownload, RawPicture
 from opentrans_cli.datasets.benchmarks.shrink import shrink_label_map, shrink_photo, shrunk_shape
 from opentrans_cli.datasets.images import look_at, picture_warnings, read_image, turned_as
@@ -108,6 +108,9 @@ class _Work:
         self.source, self.pictures = download.name, download.pictures
         home = root / layout.homes[0] if conversion.photos else download.home
         self.target = SplitOnDisk(layout, split, home, ())
+        folder = self.target.path(layout.labels)
+        if folder.is_dir() and any(folder.iterdir()) and (there := told_apart(benchmark, self.target)) != layout:
+            raise OutputError(f"holds label maps of another kind: {folder} ({there.name}); move them first")
         coded = coded_classes(benchmark, layout.coding)
         self._ids = np.array([*coded.ids, layout.coding.ignored[0]])  # of each class, then of no class
         self._known = {*coded.ids, *coded.void}

@@ -284,6 +284,23 @@ def test_pascal_in_detail_and_matlab_files_give_the_same_59_classes(tmp_path: Pa
     assert files(tmp_path / "pascal_ctx_d2") == made
 
 
+def test_label_maps_of_mmsegmentation_are_told_from_those_of_opentrans(tmp_path: Path) -> None:
+    """Both lie in the same folder; one counts the 59 classes from 1, with 0 for the rest, the other from 0."""
+    truth = DOWNLOADS["context-59"](tmp_path)
+    benchmark = DATASETS.load("context-59")
+    labels = tmp_path / "VOCdevkit/VOC2010/SegmentationClassContext"
+    prepared("context-59", tmp_path, "opentrans")
+    options = DatasetOptions(root=tmp_path, split="val")
+    assert_is(benchmark(options), truth)
+    for name, indices in truth.items():
+        ids = np.where(indices == NONE, 0, indices + 1).astype(np.uint8)
+        Image.fromarray(ids).save(labels / f"{name}.png")
+    assert "mmsegmentation" in benchmark(options).remarks[0]
+    assert_is(benchmark(options), truth)
+    with pytest.raises(OutputError, match=r"holds label maps of another kind: .*of mmsegmentation\); move them first"):
+        prepared("context-59", tmp_path, "opentrans")
+
+
 def test_real_masks_of_ade20k_are_prepared(shared: Path, tmp_path: Path) -> None:
     inside = "ADE20K_2021_17_01/images/ADE/training/urban/street"
     (tmp_path / inside).mkdir(parents=True)
