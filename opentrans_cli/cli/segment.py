@@ -12,11 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentrans_cli.cli.command import Force, Talk, command
-from opentrans_cli.cli.output import plain_table
+from opentrans_cli.cli.output import plain_table, speaks
 from opentrans_cli.errors import OptionError, PictureError
 from opentrans_cli.files.figures import percent
 from opentrans_cli.option import Options, option
-from opentrans_cli.steps.shared_options import TASKS, BaseChoice, CheckpointChoice, Machine, WindowChoice, WordChoice
+from opentrans_cli.steps.shared_options import (
+    TASKS,
+    BaseChoice,
+    CheckpointChoice,
+    Machine,
+    Reading,
+    WindowChoice,
+    WordChoice,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,6 +84,7 @@ def segment_command(
     published: CheckpointChoice,
     windows: WindowChoice,
     base: BaseChoice,
+    reading: Reading,
     machine: Machine,
     write: Force,
     talk: Talk,
@@ -121,16 +130,18 @@ def segment_command(
     from opentrans_cli.steps.segment.inputs import told_of
     from opentrans_cli.steps.segment.segment import segment
 
-    given = {**vars(published), **vars(windows), **vars(base), **vars(machine), **vars(write)}
+    given = {**vars(published), **vars(windows), **vars(base), **vars(reading), **vars(machine), **vars(write)}
     given |= {name: getattr(asked, name) for name in _PASSED}
     result = segment(source, images=_with_stdin(images), words=words, **given, reporter=talk.reporter)
     talk.emit(result.to_json(), lambda console: _show(console, result), result.path)
     if result.skipped and not asked.skip_bad:
         count = len(result.skipped)
-        raise PictureError(
+        error = PictureError(
             f"{count} of {count + len(result.images)} images are not labelled: {told_of(result.skipped)}; replace "
             "them, or let it pass with --skip-bad"
         )
+        error.reported = not speaks()  # every process knows of all pictures
+        raise error
 
 
 def _stdin() -> bytes:

@@ -155,6 +155,23 @@ def staged_folder(target: Path, *, replace: bool) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def hidden_folder(target: Path) -> Iterator[Path]:
+    """An empty hidden folder beside `target`, whose files another process moves into it; deleted when the block ends.
+
+    Raises BundleError if writing fails.
+    """
+    target = Path(os.path.realpath(target))
+    hidden = temporary_beside(target)
+    try:
+        hidden.mkdir(parents=True)
+        yield hidden
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
 def put_in_place(staging: Path, target: Path, *, replace: bool) -> None:
     """Renames `staging` to `target`; a replaced folder ends up at `staging`. Raises OSError."""
     if not (replace and target.exists()):

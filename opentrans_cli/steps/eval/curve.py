@@ -72,11 +72,11 @@ def curve(
         raise OptionError(f"only a bundle has rounds to draw: {source}; give the folder that `opentrans prune` wrote")
     if out is None and is_cached(Path(source)):
         raise OptionError(f"bundles of the Hub stay as they were published: {source}; add --out for report and chart")
-    for target in () if out is None else (out, chart_path(out)):
-        check_file_target(target, force=force)
     state_of = eval_target(out, Path(source), f"curve-{dataset}", None)
-    check_state(state_of, resume=resume, force=force)
     with resumable(state_of) as finishing, open_world(device) as world:
+        for target in () if out is None else (out, chart_path(out)):
+            check_file_target(target, force=force)
+        check_state(state_of, resume=resume, force=force)
         samples = load_samples(dataset, data, reporter)
         bundle = open_bundle(source)
         rounds = _rounds(bundle, reporter)

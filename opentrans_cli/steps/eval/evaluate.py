@@ -110,15 +110,15 @@ def evaluate(
         raise OptionError("one segmentor is scored: a source, or --checkpoint FILE; give exactly one of the two")
     reporter, dataset = reporter or LOGGED, dataset_name(dataset, data)
     source = None if source is None else str(source)
-    if out is not None:
-        out = Path(out)
-        check_file_target(out, force=force)
+    out = None if out is None else Path(out)
     into = _own_bundle(source, subject)
     names = None if subject.words is None else subject.words.vocabulary.names
     asked = (source, subject.framework, subject.checkpoint, subject.own_size, names, at_sparsity, vars(data))
     target = eval_target(out, into, _report_name(dataset, at_sparsity), asked)
-    check_state(target, resume=resume, force=force)
     with resumable(target) as finishing, open_world(device) as world:
+        if out is not None:
+            check_file_target(out, force=force)
+        check_state(target, resume=resume, force=force)
         samples = load_samples(dataset, data, reporter)
         words = _words(samples, subject)
         for remark in words.remarks:
@@ -224,8 +224,7 @@ def score(
     pictures, of this `part` if there are several. Skipped pictures, and classes that no pixel of the label maps has,
     are reported.
     """
-    flow: Flow[ToScore | Skipped]
-    with Flow(workers) as flow:
+    with Flow[ToScore | Skipped](workers) as flow:
         predictor = Predictor(built, text, device=world.device, sides=sides)
         scoring, total = Scoring(predictor, samples, flow, counted=True, skip_bad=skip_bad), len(samples)
         identity = eval_identity(built, samples, text, world.device, sides) if state else ""

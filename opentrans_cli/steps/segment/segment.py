@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -19,13 +20,14 @@ from torch import Tensor
 from opentrans_cli.datasets.images import save_png, write_label_map
 from opentrans_cli.datasets.picture_source import Picture, read_picture
 from opentrans_cli.errors import DataError, OptionError, PictureError, unknown, without_move
-from opentrans_cli.files.atomic import staged_folder, write_file
+from opentrans_cli.files.atomic import hidden_folder, staged_folder, write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, check_folder_target, check_parent, prepare_parent
 from opentrans_cli.pictures.overlay import NO_CLASS, overlay
 from opentrans_cli.pictures.palette import class_colours
 from opentrans_cli.reporter import LOGGED, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
+from opentrans_cli.steps.flow import Flow
 from opentrans_cli.steps.report.gallery import GALLERY, write_gallery
 from opentrans_cli.steps.samples import tell_skipped
 from opentrans_cli.steps.segment.background import BACKGROUND, FoundClasses, with_background
@@ -33,12 +35,12 @@ from opentrans_cli.steps.segment.inputs import find_inputs, some_left, sound_one
 from opentrans_cli.steps.segment.segments import coco_panoptic, find_instances, find_segments, things_of
 from opentrans_cli.steps.segmentors.certainty import Unsure
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
-from opentrans_cli.steps.segmentors.predictor import Labelling, Predictor, Queries
+from opentrans_cli.steps.segmentors.predictor import Labelling, Predictor, Prepared, Queries
 from opentrans_cli.steps.segmentors.published import open_published
 from opentrans_cli.steps.segmentors.windows import Windows
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
-from opentrans_cli.steps.shared_options import WindowChoice
-from opentrans_cli.training.device import resolve_device
+from opentrans_cli.steps.shared_options import Reading, WindowChoice
+from opentrans_cli.training.processes.distributed import World, open_world
 
 REPORT, PANOPTIC = "segment.json", "panoptic.json"
 _KINDS = ("label_map", "overlay", "panoptic")  # entries of the report that are names of files
@@ -110,7 +112,7 @@ class SegmentResult:
         }
 
 
-@takes(SegmentOptions, WindowChoice)
+@takes(SegmentOptions, WindowChoice, Reading)
 def segment(
     source: str | Path | None = None,
     *,
@@ -131,31 +133,50 @@ def segment(
     image is left out, and named in `skipped` of the result.
 
     source: None with `checkpoint`, a file of the `framework`'s own. words: "red star, sky", a sequence of names, or
-    the Path of a class file or vocabulary pack. Options: the fields of `SegmentOptions` and `WindowChoice`.
+    the Path of a class file or vocabulary pack. Options: the fields of `SegmentOptions`, `WindowChoice` and
+    `Reading`. The processes of torchrun share the images; what they write is what one process writes.
 
     Raises DataError (also if no image is left), SourceError, BundleError, HubError, TransferError or OptionError.
     """
     options: SegmentOptions
     choice: WindowChoice
+    reading: Reading
     given |= {"out": out, "device": device, "force": force}
-    options, choice = by_name("segment", given, SegmentOptions, WindowChoice)
+    options, choice, reading = by_name("segment", given, SegmentOptions, WindowChoice, Reading)
     if options.task != "semantic" and choice.window is not None:
         raise OptionError(f"objects may reach over windows: --window with --task {options.task}; leave one out")
     if (source is None) == (options.checkpoint is None):
         raise OptionError("one segmentor looks: a source, or --checkpoint FILE; give exactly one of the two")
-    reporter, words = reporter or LOGGED, Words.of(words)
+    listed = [images] if isinstance(images, str | PathLike) else images
+    with open_world(options.device) as world:
+        job = _planned(
+            None if source is None else str(source), listed, words, options, choice, world, reporter or LOGGED
+        )
+        return job.run(reading.workers)
+
+
+def _planned(
+    source: str | None,
+    images: Sequence[str | PathLike[str]],
+    given: AnyWords,
+    options: SegmentOptions,
+    choice: WindowChoice,
+    world: World,
+    reporter: Reporter,
+) -> _Job:
+    """Look at all that is given, and then load the segmentor."""
+    words = Words.of(given)
     for remark in words.remarks:
         reporter.say(remark)
     words = with_background(words) if options.background else words
     classes = FoundClasses.of(words, background=options.background or options.threshold is not None)
-    found = find_inputs([images] if isinstance(images, str | PathLike) else images, reporter)
+    found = find_inputs(images, reporter)
     _check_targets(options, len(found))
     pictures, skipped = sound_ones(found, reporter)  # before the segmentor is loaded
     some_left(len(pictures), skipped)
     things = things_of(words.vocabulary.names, options.stuff)
     seen = None if options.seen is None else words.seen_by(names_of(options.seen))
-    where = resolve_device(options.device)
-    opened = _opened(None if source is None else str(source), options, reporter)
+    opened = _opened(source, options, reporter)
     framework = opened.built.framework
     if options.task != "semantic" and not framework.masks:
         raise OptionError(f"{framework.name} finds no objects: --task {options.task}; use a framework of masks")
@@ -166,19 +187,13 @@ def segment(
     predictor = Predictor(
         opened.built,
         text,
-        device=where,
+        device=world.device,
         sides=None if options.own_size else opened.sides,
         windows=Windows.of(choice),
         unsure=None if options.threshold is None else Unsure(options.threshold, len(classes.names) - 1),
     )
-    job = _Job(predictor, classes, text.classes, things, options, pictures, skipped)
     told = {"framework": framework.name, **({"checkpoint": opened.checkpoint} if opened.checkpoint else {})}
-    if options.out is None:
-        assert options.save_scores is not None
-        image = job.read(next(iter(pictures.values())))
-        job.save_scores(job.predictor.parts(image), image)
-        return SegmentResult(options.save_scores, (), words.vocabulary.names, told, words.ids)
-    return job.run(options.out, told, reporter)
+    return _Job(predictor, classes, text.classes, things, options, pictures, skipped, told, world, reporter)
 
 
 def _opened(source: str | None, options: SegmentOptions, reporter: Reporter) -> OpenedSegmentor:
@@ -187,6 +202,37 @@ def _opened(source: str | None, options: SegmentOptions, reporter: Reporter) -> 
         return open_published(options.framework, options.checkpoint, base=options.base, reporter=reporter)
     assert source is not None
     return open_source(source, framework=options.framework, base=options.base, reporter=reporter)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A picture that is ready for the model."""
+
+    image: np.ndarray  # uint8 (H, W, 3)
+    prepared: Prepared
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What the model found in a picture."""
+
+    label_map: np.ndarray  # class of every pixel (H, W)
+    queries: Queries | None  # for the tasks of objects
+
+
+@dataclass(frozen=True)
+class _Load:
+    """Reads a picture and prepares it for the model; the error where that cannot be done."""
+
+    predictor: Predictor
+    picture: Picture
+
+    def run(self) -> _Loaded | PictureError:
+        try:
+            image = read_picture(self.picture)
+            return _Loaded(image, self.predictor.prepared(image, self.picture.name))
+        except PictureError as error:
+            return error
 
 
 @dataclass(frozen=True)
@@ -200,6 +246,9 @@ class _Job:
     options: SegmentOptions
     pictures: dict[str, Picture]  # by the name of their outputs
     damaged: Sequence[str]  # what is wrong with those that were left out beforehand
+    told: dict[str, Any]  # about the segmentor
+    world: World  # whose processes share the pictures
+    reporter: Reporter
 
     @cached_property
     def colours(self) -> np.ndarray:
@@ -213,49 +262,76 @@ class _Job:
         palette[list(self.classes.ids[: len(self.colours)])] = self.colours
         return palette
 
-    def run(self, out: Path, told: dict[str, Any], reporter: Reporter) -> SegmentResult:
+    def run(self, workers: int) -> SegmentResult:
+        """Label all pictures, which `workers` threads read ahead."""
+        if self.options.out is not None:
+            return self._into(self.options.out, workers)
+        path = self.options.save_scores
+        assert path is not None
+        if self.world.is_main:
+            loaded = _Load(self.predictor, next(iter(self.pictures.values()))).run()
+            if isinstance(loaded, PictureError):
+                raise loaded
+            self.save_scores(self.predictor.parts(loaded.prepared), loaded.image)
+        words = slice(self.scored)
+        return SegmentResult(path, (), self.classes.names[words], self.told, self.classes.ids[words])
+
+    def _into(self, out: Path, workers: int) -> SegmentResult:
         """Write everything into `out`, which appears at the end."""
-        entries: list[dict[str, Any]] = []
-        sizes: list[tuple[int, int]] = []
-        files: list[str] = []
-        skipped = [*self.damaged]
-        with staged_folder(out, replace=self.options.force) as folder:
-            with reporter.bar("segmenting", len(self.pictures)) as advance:
-                for name, picture in self.pictures.items():
-                    try:
-                        image = self.read(picture)
-                    except PictureError as error:
-                        if len(self.pictures) == 1 and not self.damaged:
-                            raise
-                        skipped.append(without_move(error))
-                    else:
-                        entries.append({**self._image(folder, name, image), **_photo(picture, out)})
-                        sizes.append((image.shape[0], image.shape[1]))
-                        files.append(Path(picture.member or picture.path).name)
-                    advance(name)
+        main = self.world.is_main
+        with staged_folder(out, replace=self.options.force) if main else hidden_folder(out) as folder:
+            shares = self.world.collect((folder, self._share(folder, out, workers)))
+            done = {row: found for _, share in shares for row, found in share.items()}
+            entries = [done[row] for row in sorted(done) if not isinstance(done[row], str)]
+            bad = [done[row] for row in sorted(done) if isinstance(done[row], str)]
+            skipped = [*self.damaged, *bad]
             some_left(len(entries), skipped)
-            tell_skipped(skipped, len(self.pictures) + len(self.damaged), reporter)
+            tell_skipped(skipped, len(done) + len(self.damaged), self.reporter)
             names, ids, place = self.classes.names, self.classes.ids, self.classes.background
             background = None if place is None else ids[place]
-            result = SegmentResult(out, tuple(entries), names, told, ids, tuple(skipped), background)
-            (folder / REPORT).write_bytes(json_bytes(result.to_json()))
-            if self.options.task == "panoptic":
-                classes = list(zip(names, self.things, self.colours.tolist(), strict=True))
-                (folder / PANOPTIC).write_bytes(json_bytes(coco_panoptic(entries, sizes, files, classes)))
-            if self.options.gallery:
-                write_gallery(folder, result.to_json(), home=out, reporter=reporter)
+            result = SegmentResult(out, tuple(entries), names, self.told, ids, tuple(skipped), background)
+            if main:
+                for other, _ in shares[1:]:
+                    for path in other.iterdir():
+                        path.replace(folder / path.name)
+            self.world.barrier()  # then the others may remove their folders
+            if main:
+                self._write_reports(folder, result, [row for row in sorted(done) if not isinstance(done[row], str)])
         return result
 
-    def read(self, picture: Picture) -> np.ndarray:
-        """The pixels of a picture, uint8 (H, W, 3). Raises PictureError, which names it, if it cannot be labelled."""
-        image = read_picture(picture)
-        self.predictor.check_size(image, picture.name)
-        return image
+    def _share(self, folder: Path, out: Path, workers: int) -> dict[int, Any]:
+        """Label the pictures of this process: by number the entry of a picture, or what is wrong with it."""
+        mine = [*enumerate(self.pictures.items())][self.world.rank :: self.world.size]
+        done: dict[int, Any] = {}
+        with Flow[_Loaded | PictureError](workers) as flow, self.reporter.bar("segmenting", len(mine)) as advance:
+            tasks = (_Load(self.predictor, picture) for _, (_, picture) in mine)
+            with closing(flow.ahead(tasks)) as pictures:
+                for (row, (name, picture)), loaded in zip(mine, pictures, strict=True):
+                    if isinstance(loaded, _Loaded):
+                        entry = partial(self._write, folder, name, loaded.image, self._find(loaded))
+                        flow.behind(partial(_put, done, row, entry, _photo(picture, out)))
+                    elif len(self.pictures) == 1 and not self.damaged:
+                        raise loaded
+                    else:
+                        done[row] = without_move(loaded)
+                    advance(name)
+        return done
 
-    def _image(self, folder: Path, name: str, image: np.ndarray) -> dict[str, Any]:
-        names, predictor = self.classes.names, self.predictor
-        queries = None if self.options.task == "semantic" else predictor.queries(image)
-        label_map = self._label_map(image, queries)
+    def _write_reports(self, folder: Path, result: SegmentResult, rows: Sequence[int]) -> None:
+        """Write what is told of all pictures together; rows: the numbers of those with an entry."""
+        (folder / REPORT).write_bytes(json_bytes(result.to_json()))
+        if self.options.task == "panoptic":
+            pictures = [*self.pictures.values()]
+            files = [Path(pictures[row].member or pictures[row].path).name for row in rows]
+            sizes = [(entry["height"], entry["width"]) for entry in result.images]
+            classes = list(zip(result.vocabulary, self.things, self.colours.tolist(), strict=True))
+            (folder / PANOPTIC).write_bytes(json_bytes(coco_panoptic(list(result.images), sizes, files, classes)))
+        if self.options.gallery:
+            write_gallery(folder, result.to_json(), home=result.path, reporter=self.reporter)
+
+    def _write(self, folder: Path, name: str, image: np.ndarray, found: _Found) -> dict[str, Any]:
+        """Write what was found in a picture; returns its entry in the report."""
+        names, label_map = self.classes.names, found.label_map
         write_label_map(folder / f"{name}.png", np.array(self.classes.ids)[label_map], self.palette)
         entry: dict[str, Any] = {"name": name, "label_map": f"{name}.png"}
         if self.options.overlay:
@@ -265,24 +341,30 @@ class _Job:
             page = overlay(image, label_map, shown, colours=self.colours, rest=rest)
             save_png(folder / entry["overlay"], page)
         entry |= {"height": image.shape[0], "width": image.shape[1], **_areas(label_map, self.classes)}
-        if queries is not None and self.options.task == "instance":
-            entry["instances"] = find_instances(queries, image, names, self.things)
-        elif queries is not None:
+        if found.queries is not None and self.options.task == "instance":
+            entry["instances"] = find_instances(found.queries, image, names, self.things)
+        elif found.queries is not None:
             entry["panoptic"] = f"{name}-panoptic.png"
+            path = folder / entry["panoptic"]
             entry["segments"] = find_segments(
-                queries, image, names, self.things, folder / entry["panoptic"], framework=predictor.framework
+                found.queries, image, names, self.things, path, framework=self.predictor.framework
             )
         return entry
 
-    def _label_map(self, image: np.ndarray, queries: Queries | None) -> np.ndarray:
+    def _find(self, loaded: _Loaded) -> _Found:
+        """What the model finds in a picture."""
+        queries = None if self.options.task == "semantic" else self.predictor.queries(loaded.prepared)
+        return _Found(self._label_map(loaded, queries), queries)
+
+    def _label_map(self, loaded: _Loaded, queries: Queries | None) -> np.ndarray:
         """Class of every pixel of an image, (H, W); its scores are written if that is asked for."""
         if self.options.save_scores is not None:
             labels = self.predictor.labelling()
-            self.save_scores(_seen(self.predictor.parts(image, queries), labels), image)
+            self.save_scores(_seen(self.predictor.parts(loaded.prepared, queries), labels), loaded.image)
             return labels.map()
         if queries is not None:
-            return self.predictor.labelled(self.predictor.parts(image, queries))
-        return self.predictor.label_map(image)
+            return self.predictor.labelled(self.predictor.parts(loaded.prepared, queries))
+        return self.predictor.label_map(loaded.prepared)
 
     def save_scores(self, parts: Iterable[Tensor], image: np.ndarray) -> None:
         """Write the scores of an image, (C, H, W), float32, by numpy.save, completely or not at all."""
@@ -303,6 +385,11 @@ def _seen(parts: Iterable[Tensor], labels: Labelling) -> Iterator[Tensor]:
     for part in parts:
         labels.add(part)
         yield part
+
+
+def _put(done: dict[int, Any], row: int, entry: Callable[[], dict[str, Any]], more: dict[str, str]) -> None:
+    """Do what is left to do for a picture, and keep its entry."""
+    done[row] = {**entry(), **more}
 
 
 def _check_targets(options: SegmentOptions, count: int) -> None:

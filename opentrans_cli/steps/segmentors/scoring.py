@@ -138,8 +138,7 @@ def confusion_of(tally: Tally, samples: SegDataset) -> ConfusionMatrix:
 
 def score_images(predictor: Predictor, samples: SegDataset, rows: Sequence[int]) -> Tally:
     """Compare the predictions for samples `rows` with their label maps. Raises what `Scoring.over` does."""
-    flow: Flow[ToScore | Skipped]
-    with Flow(Reading().workers) as flow:
+    with Flow[ToScore | Skipped](Reading().workers) as flow:
         scoring = Scoring(predictor, samples, flow)
         for _ in scoring.over(rows):
             pass

@@ -1,4 +1,6 @@
-"""eval in two processes, as torchrun starts them: one report, that of one process, also after an interruption."""
+"""eval and segment in two processes, as torchrun starts them: they write what one process writes, also after an
+interruption, and an error in one of them ends both.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,7 @@ from opentrans_cli.steps.eval.curve import curve
 from opentrans_cli.steps.eval.evaluate import evaluate
 from opentrans_cli.steps.eval.state import EvalState
 from opentrans_cli.steps.run_files import kept_states, share_path, state_path
+from opentrans_cli.steps.segment.segment import segment
 from opentrans_cli.steps.segmentors.tally import FirstPicture, Tally
 
 
@@ -51,12 +54,19 @@ def given(folder: str) -> dict[str, Any]:
     return {**data, "classes": Path(folder, "classes.txt"), "skip_bad": True, "device": "cpu"}
 
 
+def segmented(folder: str, out: str) -> list[str]:
+    """Label the photos; returns those that were left out."""
+    words, target = ["grass", "red square", "sky"], Path(folder, out)
+    return list(segment("tiny", images=Path(folder, "photos"), words=words, out=target, device="cpu").skipped)
+
+
 def rank_of_two(folder: str, bundle: str) -> dict[str, Any]:
     """What each of two processes does; the last of it ends badly in one of them."""
     rank, found = int(os.environ["RANK"]), dict[str, Any]()
     out = Path(folder, "report.json")
     found["whole"] = evaluate("tiny", out=out, **given(folder)).report
     found["curve"] = untimed(curve(bundle, out=Path(folder, "curve.json"), limit=3, device="cpu").report)
+    found["segment"] = segmented(folder, "labelled")
     for name, at in (("again.json", 2), ("by-one.json", 1 + rank)):
         try:
             evaluate("tiny", out=Path(folder, name), reporter=Signalled(at), **given(folder))
@@ -72,7 +82,12 @@ def rank_of_two(folder: str, bundle: str) -> dict[str, Any]:
     return found
 
 
-def test_two_processes_score_as_one(labelled_folder: Any, tmp_path: Path, nested_bundle: Callable[[str], Path]) -> None:
+def test_two_processes_do_together_what_one_does(
+    labelled_folder: Any,
+    tmp_path: Path,
+    nested_bundle: Callable[[str], Path],
+    content: Callable[[Path], dict[str, bytes]],
+) -> None:
     # Cut off in the middle, which is only seen when all of it is read.
     photo = labelled_folder.images / "3.png"
     photo.write_bytes(photo.read_bytes()[: photo.stat().st_size // 2] + b"\0\0\0\0IEND\xaeB`\x82")
@@ -83,6 +98,9 @@ def test_two_processes_score_as_one(labelled_folder: Any, tmp_path: Path, nested
     assert untimed(first["whole"]) == untimed(second["whole"]) == untimed(alone)
     assert untimed(json.loads((tmp_path / "report.json").read_text())) == untimed(alone)
     assert first["curve"] == second["curve"] == untimed(curve(bundle, limit=3, device="cpu", out=tmp_path / "c").report)
+
+    assert first["segment"] == second["segment"] == segmented(str(tmp_path), "labelled-by-one") and first["segment"]
+    assert content(tmp_path / "labelled") == content(tmp_path / "labelled-by-one")
 
     assert first["again.json"] == "2 of 6 pictures in process 1 of 2"
     assert first["again"] == second["again"] == untimed(alone)
@@ -100,6 +118,9 @@ def test_two_processes_score_as_one(labelled_folder: Any, tmp_path: Path, nested
     written = {"report.json", "curve.json", "curve.png", "c", "c.png", "again.json", "by-one.json", "classes.txt"}
     there = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert there == written | {".never.json.resume.safetensors"}
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        *("photos", "label-maps", "labelled", "labelled-by-one")
+    }
 
 
 class Found:
