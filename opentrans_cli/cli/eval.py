@@ -184,6 +184,9 @@ def _show(console: Console, source: str, report: dict[str, Any]) -> None:
     table.add_row("mIoU, seen / unseen", f"{percent(report['miou_seen'])} / {percent(report['miou_unseen'])}")
     table.add_row("fwIoU", percent(report["fwiou"]))
     table.add_row("mACC / pACC", f"{percent(report['macc'])} / {percent(report['pixel_accuracy'])}")
+    if "boundary" in report:
+        near = report["boundary"]
+        table.add_row("boundary mIoU, min with IoU", f"{percent(near['miou'])} / {percent(near['min_miou'])}")
     parameters = f"{human_count(report['params_kept'])} / {human_count(report['params_dense'])}"
     table.add_row("parameters, kept / all", parameters)
     macs = f"{human_count(report['macs_kept'])} / {human_count(report['macs'])}"
@@ -196,6 +199,8 @@ def _show_scores(console: Console, title: str, report: dict[str, Any]) -> None:
     from rich.markup import escape
 
     means = {"mIoU": report["miou"], "fwIoU": report["fwiou"], "mACC": report["macc"], "pACC": report["pacc"]}
+    if "boundary" in report:
+        means |= {"boundary mIoU": report["boundary"]["miou"], "min with IoU": report["boundary"]["min_miou"]}
     classes = report["per_class"] if len(report["per_class"]) <= SHOWN else {}
     table = plain_table("", "", ">%")
     for name, value in [*means.items(), *((f"IoU of {name}", value) for name, value in classes.items())]:

@@ -52,15 +52,16 @@ def mean_iou(
     pixels = sum(labelled for _, labelled, _ in of)
     weighted = sum(iou * labelled for iou, (_, labelled, _) in zip(ious, of, strict=True) if iou is not None)
     return MiouResult(
-        miou=_mean(ious),
+        miou=mean_of(ious),
         per_class=ious,
         fw_iou=weighted / pixels if pixels else None,
-        mean_accuracy=_mean(accuracies),
+        mean_accuracy=mean_of(accuracies),
         class_accuracy=accuracies,
         pixel_accuracy=sum(correct for correct, _, _ in of) / pixels if pixels else None,
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are not None; None without any."""
     there = [value for value in values if value is not None]
     return sum(there) / len(there) if there else None

@@ -34,7 +34,7 @@ from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, open_source
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_published
-from opentrans_cli.steps.segmentors.scoring import Scoring, Skipped, ToScore, confusion_of
+from opentrans_cli.steps.segmentors.scoring import Scoring, Skipped, ToScore, boundary_of, confusion_of
 from opentrans_cli.steps.segmentors.tally import added
 from opentrans_cli.steps.segmentors.words import DATA_SET, AnyWords, Words
 from opentrans_cli.steps.shared_options import Reading
@@ -226,8 +226,10 @@ def score(
     """
     with Flow[ToScore | Skipped](workers) as flow:
         predictor = Predictor(built, text, device=world.device, sides=sides)
-        scoring, total = Scoring(predictor, samples, flow, counted=True, skip_bad=skip_bad), len(samples)
-        identity = eval_identity(built, samples, text, world.device, sides) if state else ""
+        asked, total = {"skip_bad": skip_bad, "boundary": scores.boundary}, len(samples)
+        scoring = Scoring(predictor, samples, flow, counted=True, **asked)
+        what = (built, samples, text, world.device, sides)
+        identity = eval_identity(*what, boundary=scores.boundary) if state else ""
         keeping = state.keeping(scoring, part, identity, images=total) if state else nullcontext(lambda: None)
         with keeping as between:
             done = scoring.tally().rows
@@ -256,7 +258,7 @@ def score(
         "images": len(seconds),
         "classes": len(names),
         "skipped": skipped,
-        **quality_figures(confusion, names, flags, absent=scores.absent),
+        **quality_figures(confusion, names, flags, absent=scores.absent, boundary=boundary_of(tally, samples)),
         **_cost(built, tally.first.macs),
         "seconds_per_image": statistics.median(seconds[world.size :] or seconds),  # the first of each process is slow
         "resolution": list(tally.first.resolution),

@@ -41,6 +41,7 @@ class ScoreOptions(Options):
         choices={"exclude": "nothing", "zero": "an IoU of 0 where it is predicted"},
         noun="rule for absent classes",
     )
+    boundary: bool = option(False, help="score the pixels near contours by themselves as well: boundary IoU")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from opentrans_cli.errors import DataError, OptionError, PictureError, flag
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, prepare_parent
+from opentrans_cli.metrics.boundary import BoundaryMatrix, boundary_iou
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.metrics.miou import mean_iou
 from opentrans_cli.reporter import LOGGED, Reporter
@@ -75,7 +76,7 @@ def score_predictions(
     _check_names(truth, predictions, reporter)
     _check_headers(truth, predictions, table, reporter)
     count = len(truth.classes.vocabulary)
-    confusion = ConfusionMatrix(count, count)
+    confusion, boundary = ConfusionMatrix(count, count), BoundaryMatrix(count, count) if scores.boundary else None
 
     def pair(row: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         return table.read(predictions, truth.names[row]), truth.label_map(row)
@@ -87,8 +88,10 @@ def score_predictions(
                 path = predictions.files[truth.names[row]]
                 raise misfit_size(path, found.shape[::-1], label_map.shape[::-1], truth.where(row))
             confusion.update(found, label_map)
+            if boundary is not None:
+                boundary.update(found, label_map)
             advance("")
-    report = _report(confusion, truth.classes.vocabulary.names, scores)
+    report = _report(confusion, boundary, truth.classes.vocabulary.names, scores)
     if target is not None:
         prepare_parent(target)
         write_file(target, [json_bytes(report)])
@@ -144,18 +147,25 @@ def _check_headers(truth: Truth, predictions: MapFiles, table: IdTable, reporter
     predictions.check_bits(found, table.classes)
 
 
-def _report(confusion: ConfusionMatrix, names: tuple[str, ...], scores: ScoreOptions) -> dict[str, Any]:
+def _report(
+    confusion: ConfusionMatrix, boundary: BoundaryMatrix | None, names: tuple[str, ...], scores: ScoreOptions
+) -> dict[str, Any]:
     """The scores in percent, as tools of the field print them; None where there is no value."""
     found = mean_iou(confusion, absent=scores.absent)
     times = Counter(names)
     unique = [name if times[name] == 1 else f"{name} (class {index})" for index, name in enumerate(names)]
-    return {
+    report: dict[str, Any] = {
         "miou": _percent(found.miou),
         "fwiou": _percent(found.fw_iou),
         "macc": _percent(found.mean_accuracy),
         "pacc": _percent(found.pixel_accuracy),
         "per_class": {name: _percent(iou) for name, iou in zip(unique, found.per_class, strict=True)},
     }
+    if boundary is not None:
+        near = boundary_iou(boundary, found, absent=scores.absent)
+        per_class = {name: _percent(iou) for name, iou in zip(unique, near.per_class, strict=True)}
+        report["boundary"] = {"miou": _percent(near.miou), "min_miou": _percent(near.min_miou), "per_class": per_class}
+    return report
 
 
 def _percent(fraction: float | None) -> float | None:

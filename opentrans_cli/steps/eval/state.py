@@ -142,9 +142,15 @@ class EvalState:
 
 
 def eval_identity(
-    built: BuiltSegmentor, samples: SegDataset, text: ClassText, device: torch.device, sides: Sides | None
+    built: BuiltSegmentor,
+    samples: SegDataset,
+    text: ClassText,
+    device: torch.device,
+    sides: Sides | None,
+    *,
+    boundary: bool = False,
 ) -> str:
-    """Hash of everything that label maps depend on: weights, words, pictures, and the kind of device."""
+    """Hash of everything that counts depend on: weights, words, pictures, the kind of device, and what is counted."""
     facts = {
         "version": 2,  # of what is kept
         "weights": state_hash(built.module, [""]),
@@ -153,6 +159,7 @@ def eval_identity(
         "data": samples.fingerprint,
         "device": device.type,
         "sides": None if sides is None else astuple(sides),
+        "boundary": boundary,
     }
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from opentrans_cli.metrics.boundary import DILATION_RATIO, BoundaryMatrix, boundary_iou
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.metrics.miou import Absent, mean_iou
 
@@ -27,20 +28,32 @@ def group_miou(
 
 
 def quality_figures(
-    confusion: ConfusionMatrix, names: Sequence[str], seen: Sequence[bool], *, absent: Absent
+    confusion: ConfusionMatrix,
+    names: Sequence[str],
+    seen: Sequence[bool],
+    *,
+    absent: Absent,
+    boundary: BoundaryMatrix | None = None,
 ) -> dict[str, Any]:
     """The scores of an eval report: those of `group_miou`, the other means, and each class.
 
-    absent: what a class without labelled pixels counts. All are fractions; None where there is no value.
+    absent: what a class without labelled pixels counts. boundary: the same pictures near contours. All are fractions;
+    None where there is no value.
     """
     total = mean_iou(confusion, absent=absent)
     classes = zip(names, total.per_class, total.class_accuracy, seen, strict=True)
-    return {
+    per_class = [
+        {"name": name, "iou": iou, "accuracy": accuracy, "seen": flag} for name, iou, accuracy, flag in classes
+    ]
+    figures: dict[str, Any] = {
         **group_miou(confusion, seen, absent=absent),
         "fwiou": total.fw_iou,
         "macc": total.mean_accuracy,
         "absent": absent,
-        "per_class": [
-            {"name": name, "iou": iou, "accuracy": accuracy, "seen": flag} for name, iou, accuracy, flag in classes
-        ],
     }
+    if boundary is not None:
+        near = boundary_iou(boundary, total, absent=absent)
+        figures["boundary"] = {"miou": near.miou, "min_miou": near.min_miou, "dilation_ratio": DILATION_RATIO}
+        for entry, iou in zip(per_class, near.per_class, strict=True):
+            entry["boundary_iou"] = iou
+    return {**figures, "per_class": per_class}

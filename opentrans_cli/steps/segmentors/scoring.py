@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.errors import DataError, PictureError, without_move
+from opentrans_cli.metrics.boundary import BoundaryMatrix
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.steps.flow import Flow
 from opentrans_cli.steps.segmentors.predictor import Predictor, Prepared, narrowest
@@ -21,6 +22,9 @@ from opentrans_cli.steps.shared_options import Reading
 
 PIXELS = "pixels"
 """The counts of a tally that are those of a ConfusionMatrix."""
+
+CONTOURS = "contours"
+"""The counts of a tally that are those of a BoundaryMatrix; not there unless asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,21 +81,26 @@ class Scoring:
         *,
         counted: bool = False,
         skip_bad: bool = False,
+        boundary: bool = False,
     ) -> None:
         """counted: also count the multiply-accumulates of the first prediction while it is computed.
 
         skip_bad: leave out pictures that are damaged, smaller than the tower's stride, or do not fit their label maps.
+        boundary: also count the pixels near contours by themselves.
         """
         self._predictor, self._samples, self._flow = predictor, samples, flow
         self._counted, self._skip_bad = counted, skip_bad
         self._tally = Tally()
         self._confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
+        self._boundary = BoundaryMatrix(len(samples.vocabulary), samples.ignore_index) if boundary else None
 
     def start_from(self, tally: Tally) -> None:
         """Go on from what was found on other rows, in place of what was found until now."""
         self._flow.settle()
         self._tally = tally
         self._confusion.counts[:] = tally.counts[PIXELS]
+        if self._boundary is not None:
+            self._boundary.confusion.counts[:] = tally.counts[CONTOURS]
 
     def over(self, rows: Sequence[int]) -> Generator[int, None, None]:
         """Compare the predictions for samples `rows`, at their own size, with their label maps; yields each row.
@@ -120,12 +129,16 @@ class Scoring:
 
     def _count(self, row: int, prediction: NDArray[np.integer], label_map: NDArray[np.integer], seconds: float) -> None:
         self._confusion.update(prediction, label_map)
+        if self._boundary is not None:
+            self._boundary.update(prediction, label_map)
         self._tally.seconds[row] = seconds
 
     def tally(self) -> Tally:
         """What was found until now."""
         self._flow.settle()
         self._tally.counts = {PIXELS: self._confusion.counts}
+        if self._boundary is not None:
+            self._tally.counts[CONTOURS] = self._boundary.confusion.counts
         return self._tally
 
 
@@ -134,6 +147,15 @@ def confusion_of(tally: Tally, samples: SegDataset) -> ConfusionMatrix:
     confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
     confusion.counts[:] = tally.counts[PIXELS]
     return confusion
+
+
+def boundary_of(tally: Tally, samples: SegDataset) -> BoundaryMatrix | None:
+    """The counts near contours in such a tally, if they were asked for."""
+    if CONTOURS not in tally.counts:
+        return None
+    boundary = BoundaryMatrix(len(samples.vocabulary), samples.ignore_index)
+    boundary.confusion.counts[:] = tally.counts[CONTOURS]
+    return boundary
 
 
 def score_images(predictor: Predictor, samples: SegDataset, rows: Sequence[int]) -> Tally:

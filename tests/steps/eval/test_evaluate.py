@@ -82,7 +82,10 @@ def test_a_class_that_no_label_map_has_counts_as_zero_if_asked(labelled_folder: 
         ids = read_label_map(label_map)
         write_label_map(label_map, np.where(ids == 1, 255, ids), np.zeros((3, 3), np.uint8))
     given = {**vars(options(labelled_folder)), "dataset": "folder", "device": "cpu"}
-    excluded, zero = (evaluate("tiny", **given, absent=rule).report for rule in ("exclude", "zero"))
+    excluded, zero = (evaluate("tiny", **given, absent=rule, boundary=True).report for rule in ("exclude", "zero"))
+    near, rows = zero["boundary"], zero["per_class"]
+    assert near["miou"] == pytest.approx(np.mean([row["boundary_iou"] for row in rows]))
+    assert near["min_miou"] == pytest.approx(np.mean([min(row["iou"], row["boundary_iou"]) for row in rows]))
     assert [entry["iou"] for entry in excluded["per_class"]][1] is None and zero["per_class"][1]["iou"] == 0
     assert zero["per_class"][1]["accuracy"] is None and zero["protocol"]["absent"] == zero["absent"] == "zero"
     assert zero["miou"] == pytest.approx(excluded["miou"] * 2 / 3) and zero["fwiou"] == excluded["fwiou"]

@@ -94,6 +94,14 @@ def test_the_ignored_id_as_a_prediction_is_a_miss(maps: SimpleNamespace) -> None
     )
 
 
+def test_contours_are_scored_if_asked(maps: SimpleNamespace) -> None:
+    """At this size every pixel of maps without regions lies near a contour, so both IoUs are the same."""
+    report = scored(maps, boundary=True)
+    assert report["boundary"]["per_class"] == pytest.approx(report["per_class"])
+    assert report["boundary"]["miou"] == report["boundary"]["min_miou"] == pytest.approx(report["miou"])
+    assert "boundary" not in scored(maps)
+
+
 def test_ids_of_the_class_file_and_ids_in_order(maps: SimpleNamespace) -> None:
     maps.classes.write_text("\n".join(f"{7 + 300 * index}:{name}" for index, name in enumerate(NAMES)))
     for name, (prediction, label) in maps.pairs.items():
