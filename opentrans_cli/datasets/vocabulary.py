@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from opentrans_cli.errors import DataError
@@ -54,6 +54,11 @@ class Vocabulary:
     def from_entries(cls, entries: Iterable[Entry]) -> Vocabulary:
         """One class for each entry. Raises DataError, with its place, for a word that occurs twice."""
         return cls(_without_repeats(list(entries)))
+
+    def without(self, names: Collection[str]) -> Vocabulary:
+        """The classes whose names are not among `names`, in their order; all of them if none would be left."""
+        kept = tuple(each for each in self.classes if each[0].casefold() not in names)
+        return Vocabulary(kept or self.classes)
 
     def seen_by(self, names: Iterable[str]) -> tuple[bool, ...]:
         """For each class whether one of its synonyms is among `names` (FC-CLIP's rule for seen classes)."""

@@ -114,14 +114,13 @@ def same_classes(benchmark: BenchmarkFacts, words: Vocabulary, file: Path) -> Vo
 
     Class files of a benchmark are used for its variants as well, so a line for what is unlabelled here is left out.
     """
-    wanted = len(class_list_of(benchmark).ids)
-    kept = [each for each in words.classes if each[0].casefold() not in benchmark.without]
+    wanted, kept = len(class_list_of(benchmark).ids), words.without(benchmark.without)
     if len(kept) != wanted:
         raise DataError(
             f"class list of the wrong length: {file} has {len(kept)} classes, {benchmark.name} has {wanted}; "
             "give a line for each of its classes, in its order"
         )
-    return Vocabulary(tuple(kept))
+    return kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from opentrans_cli.bundle.hub.source import is_cached
 from opentrans_cli.bundle.store import Bundle, add_file
 from opentrans_cli.datasets.base import SegDataset
+from opentrans_cli.datasets.benchmarks.pairs import BenchmarkPairs
 from opentrans_cli.datasets.options import DatasetOptions, dataset_name
 from opentrans_cli.errors import DataError, OptionError
 from opentrans_cli.files.atomic import write_file
@@ -172,10 +173,12 @@ def _own_bundle(source: str | None, subject: Subject) -> Path | None:
 def _words(samples: SegDataset, subject: Subject) -> Words:
     """The words to ask for. Raises DataError unless they are a class for each of the data set's, in order."""
     words, wanted = subject.words or Words(samples.vocabulary, origin=DATA_SET), len(samples.vocabulary)
+    if words.pack is None and isinstance(samples, BenchmarkPairs):
+        words = replace(words, vocabulary=words.vocabulary.without(samples.benchmark.without))
     if len(words.vocabulary) != wanted:
         raise DataError(
-            f"vocabulary and data set disagree: {len(words.vocabulary)} classes for {wanted} of the label maps; "
-            "give one for each, in their order"
+            f"class list of the wrong length: {words.file or '--vocabulary'} has {len(words.vocabulary)} classes, the "
+            f"data set has {wanted}; give one for each of its classes, in its order"
         )
     check_word_order(words.vocabulary, samples.vocabulary.names)
     return words

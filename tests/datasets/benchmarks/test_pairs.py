@@ -13,10 +13,11 @@ from benchmark_trees import NAMES, write_split
 from opentrans_cli.datasets import DATASETS, PUBLISHED
 from opentrans_cli.datasets.base import panoptic_dataset
 from opentrans_cli.datasets.benchmarks.on_disk import nearest_split
-from opentrans_cli.datasets.benchmarks.pairs import BenchmarkPairs, BenchmarkSet, class_list_of
+from opentrans_cli.datasets.benchmarks.pairs import BenchmarkPairs, BenchmarkSet, class_list_of, same_classes
 from opentrans_cli.datasets.class_file import read_classes
 from opentrans_cli.datasets.options import DatasetOptions, Split
 from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.steps.eval.word_order import check_word_order
 
 SETS: dict[str, BenchmarkSet] = {name: DATASETS.load(name) for name in PUBLISHED}
 LAYOUTS = [(name, layout) for name, benchmark in SETS.items() for layout in benchmark.layouts]
@@ -125,7 +126,8 @@ def test_class_files_of_fc_clip_have_our_classes_in_our_order(name: str, shared:
     theirs, benchmark = read_classes(file), SETS[name]
     listed = class_list_of(benchmark)
     rows = [words for words in theirs.vocabulary.classes if words[0] not in benchmark.without]
-    assert len(rows) == len(listed.ids)
+    assert len(rows) == len(listed.ids) == len(same_classes(benchmark, theirs.vocabulary, file))
+    check_word_order(same_classes(benchmark, theirs.vocabulary, file), listed.vocabulary.names)
     for ours, words in zip(listed.vocabulary.names, rows, strict=True):
         known = {part for word in words for part in re.split(r"[\s-]+", word.casefold())}
         own = {*re.split(r"[\s-]+", ours.casefold())}
