@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -210,19 +211,23 @@ def test_code_and_schema_give_the_same_verdict_on_every_broken_manifest(
 
 def test_a_report_needs_every_named_field_and_may_have_more() -> None:
     for place, names in REQUIRED.items():
-        kind, _, rows = place.partition("/")
+        kind, *lists = place.split("/")
+
+        def inside(document: dict[str, Any], lists: Sequence[str] = lists) -> dict[str, Any]:
+            """The first object of the innermost of the lists."""
+            return reduce(lambda found, name: found[name][0], lists, document)
+
         whole = smallest_document(kind)
-        inner = whole[rows][0] if rows else whole
-        assert set(inner) == set(names.split()), place
-
-        def changed(inner: dict[str, Any], rows: str = rows, whole: dict[str, Any] = whole) -> dict[str, Any]:
-            return {**whole, rows: [inner]} if rows else inner
-
-        check_document(changed({**inner, "later": 1}), kind)
-        for field in inner:
-            short = {name: value for name, value in inner.items() if name != field}
+        fields = set(inside(whole))
+        assert fields == set(names.split()), place
+        more = copy.deepcopy(whole)
+        inside(more)["later"] = 1
+        check_document(more, kind)
+        for field in fields:
+            short = copy.deepcopy(whole)
+            del inside(short)[field]
             with pytest.raises(BundleError, match=f"not a valid {kind.replace('_', ' ')}.*'{field}' is a required"):
-                check_document(changed(short), kind)
+                check_document(short, kind)
 
 
 WRONG_REPORTS: list[tuple[str, dict[str, Any]]] = [
