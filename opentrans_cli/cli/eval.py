@@ -17,6 +17,7 @@ from opentrans_cli.option import Options, option, stated
 from opentrans_cli.steps.eval.options import (
     CompareOptions,
     EvalOptions,
+    PredictionChoice,
     PredictionOptions,
     ScoreOptions,
     TaskOptions,
@@ -66,6 +67,7 @@ def eval_command(
     options: EvalOptions,
     scores: ScoreOptions,
     task: TaskOptions,
+    predicted: PredictionChoice,
     other: PredictionOptions,
     round: RoundChoice,
     choice: DataChoice,
@@ -86,7 +88,21 @@ def eval_command(
     """
     if comparison.compare:
         kept = replace(asked, source=(), out=None)
-        given = (options, scores, task, other, round, choice, data, published, base, reading, machine, resume)
+        given = (
+            options,
+            scores,
+            task,
+            predicted,
+            other,
+            round,
+            choice,
+            data,
+            published,
+            base,
+            reading,
+            machine,
+            resume,
+        )
         _refuse("a comparison reads reports and scores nothing", kept, *given)
         from opentrans_cli.steps.eval.compare import compare
 
@@ -97,14 +113,18 @@ def eval_command(
         return
     if comparison.published:
         raise OptionError("published rows stand beside a comparison: --published; add --compare")
-    if task.predictions is not None:
+    if predicted.predictions is not None:
         of_segmentor = (replace(asked, out=None), options, round, published, base, reading, machine, resume)
         _refuse("predictions are scored without a segmentor", *of_segmentor)
+        if task.save_predictions is not None:
+            raise OptionError(
+                f"predictions are there already: --save-predictions {task.save_predictions}; leave it out"
+            )
         if task.task == "semantic":
             from opentrans_cli.steps.eval.predictions import score_predictions
 
             scored = score_predictions(
-                task.predictions,
+                predicted.predictions,
                 out=asked.out,
                 reporter=talk.reporter,
                 **vars(choice),
@@ -113,22 +133,20 @@ def eval_command(
                 **vars(scores),
                 **vars(write),
             )
-            title = f"{task.predictions}: {scored.images} label maps"
+            title = f"{predicted.predictions}: {scored.images} label maps"
             talk.emit(scored.report, lambda console: _show_scores(console, title, scored.report), scored.path)
             return
         _refuse(f"--task {task.task} takes files in COCO's formats", scores, other)
         if data.labels is None:
-            raise OptionError(f"the truth is missing: --predictions {task.predictions}; add --labels")
+            raise OptionError(f"the truth is missing: --predictions {predicted.predictions}; add --labels")
         from opentrans_cli.steps.eval.coco_files import score_coco_files
 
         document = score_coco_files(
-            task.predictions, data.labels, task.task, out=asked.out, force=write.force, reporter=talk.reporter
+            predicted.predictions, data.labels, task.task, out=asked.out, force=write.force, reporter=talk.reporter
         )
         talk.emit(document, lambda console: _show_objects(console, document, _whole_percent), asked.out)
         return
     _refuse("there are no predictions", other)
-    if task.task != "semantic":
-        raise OptionError(f"objects are scored of predictions: --task {task.task}; add --predictions and --labels")
     if len(asked.source) > 1:
         raise OptionError(f"eval scores one segmentor: {len(asked.source)} sources; add --compare to compare reports")
     if bool(asked.source) == (published.checkpoint is not None):
@@ -152,13 +170,15 @@ def eval_command(
             raise OptionError("one sparsity or all of them: --at-sparsity and --curve; give one of the two")
         if source is None or published != CheckpointChoice() or asked.vocabulary is not None:
             raise OptionError("a curve is of a bundle as it is: --curve; leave --framework and --vocabulary out")
+        if task != TaskOptions():
+            raise OptionError(f"a curve is of label maps: --curve; leave --task {task.task} out")
         from opentrans_cli.steps.eval.curve import curve
 
         result, show = curve(source, **common), _show_curve
     else:
         from opentrans_cli.steps.eval.evaluate import evaluate
 
-        result = evaluate(source, **common, **vars(published), **vars(round), words=asked.vocabulary)
+        result = evaluate(source, **common, **vars(task), **vars(published), **vars(round), words=asked.vocabulary)
         show = _show
     title = source or str(published.checkpoint)
     talk.emit(result.report, lambda console: show(console, title, result.report), result.path)
@@ -193,6 +213,9 @@ def _show(console: Console, source: str, report: dict[str, Any]) -> None:
     table.add_row(f"MACs at {width} x {height}, kept / all", macs)
     table.add_row("measured, dense kernels", f"{1000 * report['seconds_per_image']:.1f} ms an image")
     console.print(table)
+    for objects in ("panoptic", "instance"):
+        if objects in report:
+            _show_objects(console, report[objects], percent)
 
 
 def _show_scores(console: Console, title: str, report: dict[str, Any]) -> None:

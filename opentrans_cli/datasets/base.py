@@ -79,6 +79,13 @@ class PanopticDataset(SegDataset, Protocol):
     def things(self) -> tuple[bool, ...]:
         """By class, whether it consists of objects that are told apart."""
 
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The id that each class has in files of COCO's formats."""
+
+    def image_id(self, index: int) -> int | str:
+        """The id that sample `index` has in them."""
+
     def panoptic(self, index: int) -> PanopticTruth:
         """The segments of sample `index`, at the size of its image; raises as reading the sample does."""
 

@@ -53,6 +53,7 @@ class PanopticPhotos:
         names = tuple((category.name,) for category in segments.categories)
         self.vocabulary = Vocabulary(names) if classes is None else classes.vocabulary
         self.things = tuple(category.thing for category in segments.categories)
+        self.category_ids = tuple(ids)
         self.ignore_index = UNLABELLED if len(ids) <= UNLABELLED else LARGEST_ID
         self.unseen: tuple[str, ...] = ()
         self.default_crop = crop

@@ -53,20 +53,23 @@ def check_file_target(out: Path, *, force: bool, option: str = "--out") -> None:
         raise OutputError(f"not a file: {str(out)!r}; choose another {option}")
 
 
-def check_folder_target(out: Path, *, force: bool, foreign: Callable[[Path], Iterable[str]]) -> None:
-    """Raises OutputError unless a folder may be written at `out`: nothing there, or with `force` a folder of our own.
+def check_folder_target(
+    out: Path, *, force: bool, foreign: Callable[[Path], Iterable[str]], option: str = "--out"
+) -> None:
+    """Raises OutputError unless a folder may be written at `out`, which `option` names: nothing there, or with `force`
+    a folder of our own.
 
     foreign: gives the paths inside the folder that this program did not write.
     """
-    _check_free(out, force=force, option="--out")
+    _check_free(out, force=force, option=option)
     if not os.path.lexists(out):
         return
     if not out.is_dir():
-        raise OutputError(f"not a folder: {str(out)!r}; choose another --out")
+        raise OutputError(f"not a folder: {str(out)!r}; choose another {option}")
     if (first := min(foreign(out), default=None)) is not None:
         raise OutputError(
             f"holds a file that this command did not write: {str(out / first)!r}; move it first, or choose "
-            "another --out"
+            f"another {option}"
         )
 
 

@@ -75,6 +75,11 @@ class BenchmarkPairs(LabelledPairs):
         assert isinstance(png.decode, PanopticIds)
         return upright(png.decode.truth(), photo.path, png.path)
 
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The id of each class in the JSON file, where there is one."""
+        return class_list_of(self.benchmark).ids
+
     def image_id(self, index: int) -> ImageId:
         """The id of sample `index` in the JSON file, where there is one."""
         decode = self._pairs[index].label_map.decode

@@ -16,13 +16,7 @@ from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.metrics.mask_ap import FoundObject, TrueObject, coco_library, mask_ap
 from opentrans_cli.metrics.panoptic import PanopticCounts
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.steps.eval.objects import instance_scores, panoptic_scores
-
-PANOPTIC_FILE = "panoptic.json"
-"""The file that stands for a folder that `segment --task panoptic` or `eval --save-predictions` wrote."""
-
-RESULTS_FILE = "instances.json"
-"""The file of found objects in a folder that `eval --save-predictions` wrote."""
+from opentrans_cli.steps.eval.objects import PANOPTIC_FILE, RESULTS_FILE, instance_scores, panoptic_scores
 
 
 def score_coco_files(

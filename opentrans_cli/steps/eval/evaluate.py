@@ -14,14 +14,15 @@ from opentrans_cli.bundle.store import Bundle, add_file
 from opentrans_cli.datasets.base import SegDataset
 from opentrans_cli.datasets.benchmarks.pairs import BenchmarkPairs
 from opentrans_cli.datasets.options import DatasetOptions, dataset_name
-from opentrans_cli.errors import DataError, OptionError
+from opentrans_cli.errors import DataError, OpentransError, OptionError, RunStopped
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.reporter import LOGGED, SILENT, Reporter
 from opentrans_cli.steps.by_name import by_name, takes
-from opentrans_cli.steps.eval.options import ScoreOptions
+from opentrans_cli.steps.eval.objects import ObjectScoring, ObjectTask
+from opentrans_cli.steps.eval.options import ScoreOptions, TaskOptions
 from opentrans_cli.steps.eval.protocol import protocol_record
 from opentrans_cli.steps.eval.seen import known_seen, seen_classes
 from opentrans_cli.steps.eval.state import EvalState, eval_identity, eval_target
@@ -70,7 +71,7 @@ class Subject:
             raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
 
 
-@takes(DatasetOptions, Subject, ScoreOptions, Reading)
+@takes(DatasetOptions, Subject, ScoreOptions, TaskOptions, Reading)
 def evaluate(
     source: str | Path | None = None,
     *,
@@ -95,8 +96,8 @@ def evaluate(
     default if `images` are given). words: other words for the classes, in their order. at_sparsity: an earlier round of
     a bundle; its report has the sparsity in its name. base: where the bundle's base is now. resume: go on with an
     interrupted evaluation; without it and without `force` a state is refused. Options: the fields of `DatasetOptions`,
-    whose split is "val" here, of `Subject`, of `ScoreOptions` and of `Reading`. The processes of torchrun share the
-    images, and the first writes the report.
+    whose split is "val" here, of `Subject`, `ScoreOptions`, `TaskOptions` and `Reading`. The processes of torchrun
+    share the images, and the first writes the report.
 
     Raises SourceError, BundleError, HubError, DataError, TransferError, OutputError or OptionError; RunStopped after
     SIGTERM or when the disk is full, with the finished pictures kept.
@@ -104,9 +105,11 @@ def evaluate(
     data: DatasetOptions
     subject: Subject
     scores: ScoreOptions
+    task: TaskOptions
     reading: Reading
     chosen = {"split": "val", **given, "words": None if words is None else Words.of(words)}
-    data, subject, scores, reading = by_name("evaluate", chosen, DatasetOptions, Subject, ScoreOptions, Reading)
+    kinds = (DatasetOptions, Subject, ScoreOptions, TaskOptions, Reading)
+    data, subject, scores, task, reading = by_name("evaluate", chosen, *kinds)
     if (source is None) == (subject.checkpoint is None):
         raise OptionError("one segmentor is scored: a source, or --checkpoint FILE; give exactly one of the two")
     reporter, dataset = reporter or LOGGED, dataset_name(dataset, data)
@@ -114,17 +117,22 @@ def evaluate(
     out = None if out is None else Path(out)
     into = _own_bundle(source, subject)
     names = None if subject.words is None else subject.words.vocabulary.names
-    asked = (source, subject.framework, subject.checkpoint, subject.own_size, names, at_sparsity, vars(data))
+    asked = (source, subject.framework, subject.checkpoint, subject.own_size, names, at_sparsity, task.task, vars(data))
     target = eval_target(out, into, _report_name(dataset, at_sparsity), asked)
     with resumable(target) as finishing, open_world(device) as world:
         if out is not None:
             check_file_target(out, force=force)
         check_state(target, resume=resume, force=force)
+        wanted = ObjectTask.of(task, force=force)
         samples = load_samples(dataset, data, reporter)
         words = _words(samples, subject)
         for remark in words.remarks:
             reporter.say(remark)
+        if wanted is not None:
+            wanted.check_samples(dataset, samples)
         opened = _opened(source, subject, at_sparsity, base, reporter)
+        if wanted is not None:
+            wanted.check_framework(opened.built)
         seen = known_seen(samples, words, opened, subject.seen)
         text = opened.embedded(words, seen.flags, reporter)
         if out is not None:
@@ -132,19 +140,26 @@ def evaluate(
         sides = None if subject.own_size else opened.sides
         written = out is not None or into is not None
         state = EvalState(target, written=written, resume=resume, reporter=reporter, world=world)
-        report = score(
-            opened.built,
-            samples,
-            text,
-            world=world,
-            seen=seen.flags,
-            sides=sides,
-            scores=scores,
-            skip_bad=data.skip_bad,
-            workers=reading.workers,
-            state=state,
-            reporter=reporter,
-        )
+        objects = None if wanted is None else wanted.scoring(samples, opened.built, target, world, resume=resume)
+        try:
+            report = score(
+                opened.built,
+                samples,
+                text,
+                world=world,
+                objects=objects,
+                seen=seen.flags,
+                sides=sides,
+                scores=scores,
+                skip_bad=data.skip_bad,
+                workers=reading.workers,
+                state=state,
+                reporter=reporter,
+            )
+        except OpentransError as error:
+            if objects is not None and not isinstance(error, RunStopped):
+                objects.give_up(target)
+            raise
         report = {**report, "dataset": dataset, "data": samples.fingerprint}
         report["protocol"] = protocol_record(report, samples, words, opened, data=data, seen=seen, sides=sides)
         if opened.checkpoint is not None:
@@ -158,7 +173,9 @@ def evaluate(
                 elif into is not None:
                     bundle = opened.built.tower.bundle
                     assert bundle is not None
-                    _record(bundle, report, {**data_record(data), **vars(scores), "base": base})
+                    _record(bundle, report, {**data_record(data), **vars(scores), "task": task.task, "base": base})
+                if objects is not None:
+                    objects.finish(task.save_predictions)
                 state.discard()
     return EvalResult(out or into, report)
 
@@ -210,6 +227,7 @@ def score(
     text: ClassText,
     *,
     world: World,
+    objects: ObjectScoring | None = None,
     seen: Sequence[bool] | None = None,
     sides: Sides | None = None,
     scores: ScoreOptions = ScoreOptions(),  # noqa: B008
@@ -221,18 +239,18 @@ def score(
 ) -> dict[str, Any]:
     """Accuracy, size, and counted and measured cost of one segmentor; the cost is for the size of the first image.
 
-    world: its processes share the images; the report is the same in all, and but for times that of one process. seen:
-    by class, whether it had training labels; None: as from `seen_classes`. sides: the picture size it works at.
-    skip_bad: leave out pictures that cannot be scored. workers: threads that read ahead. state: keeps the finished
-    pictures, of this `part` if there are several. Skipped pictures, and classes that no pixel of the label maps has,
-    are reported.
+    world: its processes share the images; the report is the same in all, and but for times that of one process.
+    objects: also scores single objects, for a framework of masks. seen: by class, whether it had training labels; None:
+    as from `seen_classes`. sides: the picture size it works at. skip_bad: leave out pictures that cannot be scored.
+    workers: threads that read ahead. state: keeps the finished pictures, of this `part` if there are several. Skipped
+    pictures, and classes that no pixel of the label maps has, are reported.
     """
     with Flow[ToScore | Skipped](workers) as flow:
         predictor = Predictor(built, text, device=world.device, sides=sides)
         asked, total = {"skip_bad": skip_bad, "boundary": scores.boundary}, len(samples)
-        scoring = Scoring(predictor, samples, flow, counted=True, **asked)
-        what = (built, samples, text, world.device, sides)
-        identity = eval_identity(*what, boundary=scores.boundary) if state else ""
+        scoring = Scoring(predictor, samples, flow, counted=True, beside=objects, **asked)
+        what, task = (built, samples, text, world.device, sides), "semantic" if objects is None else objects.task
+        identity = eval_identity(*what, boundary=scores.boundary, task=task) if state else ""
         keeping = state.keeping(scoring, part, identity, images=total) if state else nullcontext(lambda: None)
         with keeping as between:
             done = scoring.tally().rows
@@ -262,6 +280,7 @@ def score(
         "classes": len(names),
         "skipped": skipped,
         **quality_figures(confusion, names, flags, absent=scores.absent, boundary=boundary_of(tally, samples)),
+        **({} if objects is None else objects.report(tally, names)),
         **_cost(built, tally.first.macs),
         "seconds_per_image": statistics.median(seconds[world.size :] or seconds),  # the first of each process is slow
         "resolution": list(tally.first.resolution),

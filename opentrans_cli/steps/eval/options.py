@@ -46,9 +46,26 @@ class ScoreOptions(Options):
 
 @dataclass(frozen=True)
 class TaskOptions(Options):
-    """What is found and scored, by a segmentor or by another tool."""
+    """What is found and scored besides label maps."""
 
     task: str = option("semantic", help="what is scored besides label maps", choices=TASKS)
+    save_predictions: Path | None = option(
+        None, help="new folder for the segments or objects that were found, in COCO's formats", kind="path"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.save_predictions is not None and self.task == "semantic":
+            raise OptionError(
+                f"objects are saved, not label maps: --save-predictions {self.save_predictions}; add --task panoptic "
+                "or instance, or use `opentrans segment`"
+            )
+
+
+@dataclass(frozen=True)
+class PredictionChoice(Options):
+    """What another tool has predicted, in place of a segmentor."""
+
     predictions: Path | None = option(
         None,
         help="what any tool has predicted, to be compared with the truth: a folder of label maps; with --task panoptic "

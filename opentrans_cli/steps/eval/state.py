@@ -149,10 +149,12 @@ def eval_identity(
     sides: Sides | None,
     *,
     boundary: bool = False,
+    task: str = "semantic",
 ) -> str:
     """Hash of everything that counts depend on: weights, words, pictures, the kind of device, and what is counted."""
     facts = {
         "version": 2,  # of what is kept
+        "task": task,
         "weights": state_hash(built.module, [""]),
         "embeddings": hashlib.sha256(text.embeddings.cpu().contiguous().numpy().tobytes()).hexdigest(),
         "classes": [list(text.class_indices), list(text.seen)],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,27 +73,23 @@ def find_segments(
     *,
     framework: str,
 ) -> list[dict[str, Any]]:
-    """Panoptic segments of `image` (H, W, 3); their ids go into a PNG of COCO's at `path`.
-
-    Boxes are x, y, width and height in pixels.
-    """
+    """Panoptic segments of `image` (H, W, 3); their ids go into a PNG of COCO's at `path`."""
     ids, segments = segment_map(queries, (image.shape[0], image.shape[1]), things, framework=framework)
     write_segment_ids(path, ids)
     return [
-        {
-            "id": part.id,
-            "class": names[part.class_index],
-            "thing": part.thing,
-            "area": int(region.sum()),
-            "bbox": _box(region),
-        }
+        {"id": part.id, "class": names[part.class_index], "thing": part.thing, **segment_facts(ids, part.id)}
         for part in segments
-        for region in [ids == part.id]
     ]
 
 
-def write_segment_ids(path: Path, ids: NDArray[np.integer]) -> None:
-    """Write the ids (H, W) of segments, below 2 ** 24, as COCO's PNG."""
+def segment_facts(ids: NDArray[np.integer], number: int) -> dict[str, Any]:
+    """Area and box of the segment with the id `number`; boxes are x, y, width and height in pixels."""
+    region = ids == number
+    return {"area": int(region.sum()), "bbox": _box(region)}
+
+
+def write_segment_ids(path: Path | IO[bytes], ids: NDArray[np.integer]) -> None:
+    """Write the ids (H, W) of segments, below 2 ** 24, as COCO's PNG, to a path or an open file."""
     channels = [ids >> shift & 255 for shift in (0, 8, 16)]
     save_png(path, Image.fromarray(np.stack(channels, -1).astype(np.uint8)))
 

@@ -187,14 +187,14 @@ class Predictor:
         return forward_macs(self._module)
 
     @torch.no_grad()
-    def label_map(self, image: AnyPicture) -> NDArray[np.unsignedinteger]:
+    def label_map(self, image: AnyPicture, found: Queries | None = None) -> NDArray[np.unsignedinteger]:
         """Class of every pixel of `image`, the one with the largest of its scores: (H, W), see `Labels.map`.
 
-        Of a picture in windows no more than a strip is held.
+        found: the `queries` of the image, if they are there. Of a picture in windows no more than a strip is held.
         """
         prepared = self.prepared(image)
-        if prepared.in_windows is None:
-            return self.labelled(self.parts(prepared))
+        if prepared.in_windows is None or found is not None:
+            return self.labelled(self.parts(prepared, found))
         strips = prepared.in_windows.strips(self._look_at(prepared), prepared.shape, self._text.classes)
         return np.concatenate([self.labelled(parts) for parts in strips])
 

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from opentrans_cli.errors import DataError, PictureError, without_move
 from opentrans_cli.metrics.boundary import BoundaryMatrix
 from opentrans_cli.metrics.confusion import ConfusionMatrix
 from opentrans_cli.steps.flow import Flow
-from opentrans_cli.steps.segmentors.predictor import Predictor, Prepared, narrowest
+from opentrans_cli.steps.segmentors.predictor import Predictor, Prepared, Queries, narrowest
 from opentrans_cli.steps.segmentors.tally import FirstPicture, Tally
 from opentrans_cli.steps.shared_options import Reading
 
@@ -27,6 +28,22 @@ CONTOURS = "contours"
 """The counts of a tally that are those of a BoundaryMatrix; not there unless asked for."""
 
 
+class Beside(Protocol):
+    """What is scored of pictures beside their label maps, from the queries of a framework of masks."""
+
+    def start_from(self, tally: Tally) -> None:
+        """Go on from what was found on other rows."""
+
+    def truth(self, row: int) -> Any:
+        """What has to be read about a sample. Any thread may do that."""
+
+    def take(self, row: int, truth: Any, queries: Queries) -> None:
+        """Score what is found in the queries of a sample."""
+
+    def counts(self) -> dict[str, NDArray[np.int64]]:
+        """What was counted until now, for a tally."""
+
+
 @dataclass(frozen=True, eq=False)
 class ToScore:
     """A picture that is ready for the model, and the truth about it."""
@@ -34,6 +51,7 @@ class ToScore:
     row: int
     prepared: Prepared
     label_map: NDArray[np.integer]  # (H, W), class indices or the data set's ignore_index
+    beside: Any = None  # what a `Beside` has read
 
 
 @dataclass(frozen=True)
@@ -52,11 +70,13 @@ class _Read:
     predictor: Predictor
     row: int
     skip_bad: bool
+    beside: Beside | None
 
     def run(self) -> ToScore | Skipped:
         try:
             sample = self.samples[self.row]
             prepared = self.predictor.prepared(sample.image, sample.name)
+            beside = None if self.beside is None else self.beside.truth(self.row)
         except PictureError as error:
             if not self.skip_bad:
                 raise
@@ -65,7 +85,8 @@ class _Read:
             raise DataError(f"image has no label map to score against: '{sample.name}'; add it or leave the image out")
         largest = max(self.samples.ignore_index, len(self.samples.vocabulary) - 1)
         fits = sample.label_map.min() >= 0 and sample.label_map.max() <= largest  # others are refused when they count
-        return ToScore(self.row, prepared, narrowest(sample.label_map, largest) if fits else sample.label_map)
+        label_map = narrowest(sample.label_map, largest) if fits else sample.label_map
+        return ToScore(self.row, prepared, label_map, beside)
 
 
 class Scoring:
@@ -82,6 +103,7 @@ class Scoring:
         counted: bool = False,
         skip_bad: bool = False,
         boundary: bool = False,
+        beside: Beside | None = None,
     ) -> None:
         """counted: also count the multiply-accumulates of the first prediction while it is computed.
 
@@ -89,7 +111,7 @@ class Scoring:
         boundary: also count the pixels near contours by themselves.
         """
         self._predictor, self._samples, self._flow = predictor, samples, flow
-        self._counted, self._skip_bad = counted, skip_bad
+        self._counted, self._skip_bad, self._beside = counted, skip_bad, beside
         self._tally = Tally()
         self._confusion = ConfusionMatrix(len(samples.vocabulary), samples.ignore_index)
         self._boundary = BoundaryMatrix(len(samples.vocabulary), samples.ignore_index) if boundary else None
@@ -101,6 +123,8 @@ class Scoring:
         self._confusion.counts[:] = tally.counts[PIXELS]
         if self._boundary is not None:
             self._boundary.confusion.counts[:] = tally.counts[CONTOURS]
+        if self._beside is not None:
+            self._beside.start_from(tally)
 
     def over(self, rows: Sequence[int]) -> Generator[int, None, None]:
         """Compare the predictions for samples `rows`, at their own size, with their label maps; yields each row.
@@ -108,7 +132,7 @@ class Scoring:
         Raises DataError for an image without a label map, and PictureError, which names the file, for one that is
         damaged, smaller than the tower's stride, or does not fit its label map.
         """
-        tasks = (_Read(self._samples, self._predictor, row, self._skip_bad) for row in rows)
+        tasks = (_Read(self._samples, self._predictor, row, self._skip_bad, self._beside) for row in rows)
         with closing(self._flow.ahead(tasks)) as pictures:
             for picture in pictures:
                 if isinstance(picture, Skipped):
@@ -121,17 +145,22 @@ class Scoring:
         first = self._tally.first is None
         started = time.perf_counter()
         with self._predictor.counted() if self._counted and first else nullcontext(dict[str, int]()) as macs:
-            prediction = self._predictor.label_map(picture.prepared)
+            queries = None if self._beside is None else self._predictor.queries(picture.prepared)
+            prediction = self._predictor.label_map(picture.prepared, queries)
         seconds = time.perf_counter() - started
         if first:
             self._tally.first = FirstPicture(picture.row, self._predictor.looks_at(*picture.prepared.shape), macs)
-        self._flow.behind(partial(self._count, picture.row, prediction, picture.label_map, seconds))
+        self._flow.behind(partial(self._count, picture, prediction, queries, seconds))
 
-    def _count(self, row: int, prediction: NDArray[np.integer], label_map: NDArray[np.integer], seconds: float) -> None:
-        self._confusion.update(prediction, label_map)
+    def _count(
+        self, picture: ToScore, prediction: NDArray[np.integer], queries: Queries | None, seconds: float
+    ) -> None:
+        self._confusion.update(prediction, picture.label_map)
         if self._boundary is not None:
-            self._boundary.update(prediction, label_map)
-        self._tally.seconds[row] = seconds
+            self._boundary.update(prediction, picture.label_map)
+        if self._beside is not None and queries is not None:
+            self._beside.take(picture.row, picture.beside, queries)
+        self._tally.seconds[picture.row] = seconds
 
     def tally(self) -> Tally:
         """What was found until now."""
@@ -139,6 +168,8 @@ class Scoring:
         self._tally.counts = {PIXELS: self._confusion.counts}
         if self._boundary is not None:
             self._tally.counts[CONTOURS] = self._boundary.confusion.counts
+        if self._beside is not None:
+            self._tally.counts |= self._beside.counts()
         return self._tally
 
 

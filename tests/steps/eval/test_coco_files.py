@@ -288,5 +288,4 @@ def test_the_command_prints_one_document_and_refuses_what_contradicts(
     ):
         refused = run_cli(*line, *more)
         assert refused.exit_code == 2 and says in refused.stderr
-    assert "add --predictions and --labels" in run_cli("eval", "tiny", "--task", "panoptic").stderr
     assert "the truth is missing" in run_cli(*line[:3], "--task", "instance").stderr
