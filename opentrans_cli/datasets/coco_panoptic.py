@@ -138,8 +138,9 @@ def read_segment_ids(path: Path) -> NDArray[np.int32]:
                 f"panoptic PNG has no colours, so no segment ids: {path} ({opened.mode}); save the ids as red + 256 "
                 "green + 65536 blue"
             )
-        colours = np.asarray(opened).astype(np.int32)
-    return colours[..., 0] | colours[..., 1] << 8 | colours[..., 2] << 16
+        # Four bytes a pixel, the last of them without meaning, are the ids already; that takes half the time.
+        pixels = np.frombuffer(opened.tobytes("raw", "RGBX"), "<u4").reshape(opened.height, opened.width)
+    return (pixels & LARGEST_SEGMENT).astype(np.int32)
 
 
 def runs(ids: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:

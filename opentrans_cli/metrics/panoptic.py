@@ -138,11 +138,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def shared_pixels(truth: NDArray[np.integer], prediction: NDArray[np.integer]) -> dict[tuple[int, int], int]:
     """How many pixels each pair of ids shares, of two maps of one size; ids are below 2 ** 24."""
-    keys = (truth.astype(np.int64) << _ID_BITS) | prediction
-    keys = keys.ravel()
+    ours, theirs = truth.ravel(), prediction.ravel()
     # Segments are regions: runs of one pair of ids are far fewer than pixels, so only runs are sorted.
-    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
-    pairs, places = np.unique(keys[ends], return_inverse=True)
+    ends = np.flatnonzero(np.append((ours[1:] != ours[:-1]) | (theirs[1:] != theirs[:-1]), True))
+    pairs, places = np.unique(ours[ends].astype(np.int64) << _ID_BITS | theirs[ends], return_inverse=True)
     pixels = np.bincount(places, weights=np.diff(ends, prepend=-1), minlength=len(pairs))
     last = (1 << _ID_BITS) - 1
     return {

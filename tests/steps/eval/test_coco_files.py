@@ -202,6 +202,27 @@ def test_mask_ap_is_that_of_pycocotools(tmp_path: Path) -> None:
     assert score_coco_files(found, truth, "instance")["ap"] == 0
 
 
+def test_boxes_beside_masks_change_no_figure(tmp_path: Path) -> None:
+    square, diagonal = np.zeros((60, 60), bool), np.zeros((60, 60), bool)
+    square[5:40, 5:40] = True
+    for place in range(58):
+        diagonal[place, place : place + 2] = True
+    image, area = {"id": 1, "file_name": "1.jpg", "height": 60, "width": 60}, int(square.sum())
+    true = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": packed_region(square), "area": area}
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    truth.write_text(json.dumps({"images": [image], "categories": [{"id": 1, "name": "thing"}], "annotations": [true]}))
+    results = [
+        {"image_id": 1, "category_id": 1, "segmentation": packed_region(mask), "score": score}
+        for mask, score in ((diagonal, 0.9), (square, 0.8))
+    ]
+    found.write_text(json.dumps(results))
+    alone = score_coco_files(found, truth, "instance")
+    boxed = [each | {"bbox": box} for each, box in zip(results, ([0, 0, 59, 58], [5, 5, 35, 35]), strict=True)]
+    found.write_text(json.dumps(boxed))
+    assert (alone["ap"], alone["ap_medium"]) == (pytest.approx(50, abs=1), 100)
+    assert score_coco_files(found, truth, "instance") == alone
+
+
 def _result(**given: Any) -> Change:
     return lambda truth, results: results[0].update(given)
 
