@@ -23,7 +23,7 @@ from opentrans_cli.frameworks.base import ClassText
 from opentrans_cli.frameworks.keys import to_original
 from opentrans_cli.frameworks.original import Original, original_preprocess
 from opentrans_cli.frameworks.original_names import FCCLIP_RULES, HAN_RULES
-from opentrans_cli.steps.segment.segments import write_segment_ids
+from opentrans_cli.steps.segmentors.segments import write_segment_ids
 
 SMALL = {"queries": 6, "width": 32, "encoder_layers": 1, "decoder_layers": 2}
 RULES = {"fcclip": ("FC-CLIP", FCCLIP_RULES), "han": ("Han et al.", HAN_RULES)}

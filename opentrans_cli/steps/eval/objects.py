@@ -22,9 +22,9 @@ from opentrans_cli.metrics.panoptic import PanopticCounts, Quality
 from opentrans_cli.steps.eval.options import TaskOptions
 from opentrans_cli.steps.eval.pieces import Pieces
 from opentrans_cli.steps.run_files import kept_states
-from opentrans_cli.steps.segment.segments import object_masks, segment_facts, segment_map, write_segment_ids
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.predictor import Queries
+from opentrans_cli.steps.segmentors.segments import object_masks, segment_facts, segment_map, write_segment_ids
 from opentrans_cli.steps.segmentors.tally import Tally
 from opentrans_cli.training.processes.distributed import World
 

@@ -32,11 +32,11 @@ from opentrans_cli.steps.report.gallery import GALLERY, write_gallery
 from opentrans_cli.steps.samples import tell_skipped
 from opentrans_cli.steps.segment.background import BACKGROUND, FoundClasses, with_background
 from opentrans_cli.steps.segment.inputs import find_inputs, some_left, sound_ones
-from opentrans_cli.steps.segment.segments import coco_panoptic, find_instances, find_segments, things_of
 from opentrans_cli.steps.segmentors.certainty import Unsure
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor, names_of, open_source
 from opentrans_cli.steps.segmentors.predictor import Labelling, Predictor, Prepared, Queries
 from opentrans_cli.steps.segmentors.published import open_published
+from opentrans_cli.steps.segmentors.segments import coco_panoptic, find_instances, find_segments, things_of
 from opentrans_cli.steps.segmentors.windows import Windows
 from opentrans_cli.steps.segmentors.words import AnyWords, Words
 from opentrans_cli.steps.shared_options import Reading, WindowChoice
