@@ -28,7 +28,7 @@ CONTOURS = "contours"
 """The counts of a tally that are those of a BoundaryMatrix; not there unless asked for."""
 
 
-class Beside(Protocol):
+class ScoredBeside(Protocol):
     """What is scored of pictures beside their label maps, from the queries of a framework of masks."""
 
     def start_from(self, tally: Tally) -> None:
@@ -51,7 +51,7 @@ class ToScore:
     row: int
     prepared: Prepared
     label_map: NDArray[np.integer]  # (H, W), class indices or the data set's ignore_index
-    beside: Any = None  # what a `Beside` has read
+    beside: Any = None  # what a `ScoredBeside` has read
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Read:
     predictor: Predictor
     row: int
     skip_bad: bool
-    beside: Beside | None
+    beside: ScoredBeside | None
 
     def run(self) -> ToScore | Skipped:
         try:
@@ -103,7 +103,7 @@ class Scoring:
         counted: bool = False,
         skip_bad: bool = False,
         boundary: bool = False,
-        beside: Beside | None = None,
+        beside: ScoredBeside | None = None,
     ) -> None:
         """counted: also count the multiply-accumulates of the first prediction while it is computed.
 
