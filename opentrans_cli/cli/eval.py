@@ -136,7 +136,8 @@ def eval_command(
             title = f"{predicted.predictions}: {scored.images} label maps"
             talk.emit(scored.report, lambda console: _show_scores(console, title, scored.report), scored.path)
             return
-        _refuse(f"--task {task.task} takes files in COCO's formats", scores, other)
+        unused = (scores, other, choice, replace(data, labels=None))
+        _refuse(f"--task {task.task} takes files in COCO's formats", *unused)
         if data.labels is None:
             raise OptionError(f"the truth is missing: --predictions {predicted.predictions}; add --labels")
         from opentrans_cli.steps.eval.coco_files import score_coco_files

@@ -61,6 +61,13 @@ class PanopticPhotos:
         self._class_of = {number: index for index, number in enumerate(ids)}
         self._images, self._segments = images, segments
         self._rows = _chosen(segments, split)[:limit]
+        for kind, paths, where in (
+            ("image", [self._photo(row) for row in range(len(self))], images),
+            ("panoptic PNG", [segments.png(image) for image in self._rows], segments.folder),
+        ):
+            if lost := [path for path in paths if not path.is_file()]:
+                more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+                raise DataError(f"{kind} that {segments.path} lists is not there: {lost[0]}{more}; add it to {where}")
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -107,7 +107,14 @@ def _save(picture: Image.Image) -> Change:
         (lambda d, f: d.pop("categories"), "lists no categories"),
         (lambda d, f: d["images"].pop(0), "segments of an image that is not listed: 1 in"),
         (lambda d, f: d["images"][0].update(width=65), "panoptic PNG is 64 x 64, but its JSON says 65 x 64: .*0.png"),
-        (lambda d, f: (f / "0.png").unlink(), "panoptic PNG not found: .*0.png"),
+        (
+            lambda d, f: (f / "0.png").unlink(),
+            "panoptic PNG that .*panoptic.json lists is not there: .*0.png; add it to",
+        ),
+        (
+            lambda d, f: d["images"][0].update(file_name="none.jpg"),
+            "image that .*panoptic.json lists is not there: .*none.jpg; add it to .*photos",
+        ),
         (lambda d, f: (f / "0.png").write_bytes(b"no"), "panoptic PNG cannot be read: .*0.png"),
         (_save(Image.new("L", (64, 64))), "panoptic PNG has no colours, so no segment ids: .*0.png"),
     ],

@@ -306,6 +306,7 @@ def test_the_command_prints_one_document_and_refuses_what_contradicts(
     for more, says in (
         (("tiny", "--task", "instance"), "predictions are scored without a segmentor: SOURCE"),
         (("--task", "instanc"), "did you mean instance"),
+        (("--task", "instance", "--limit", "1"), "takes files in COCO's formats: --limit"),
     ):
         refused = run_cli(*line, *more)
         assert refused.exit_code == 2 and says in refused.stderr
