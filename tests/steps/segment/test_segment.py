@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -17,7 +20,8 @@ from PIL import Image
 from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.datasets.images import read_label_map
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError, OpentransError, OutputError, PictureError
+from opentrans_cli.errors import DataError, OpentransError, OptionError, OutputError, PictureError
+from opentrans_cli.pictures.legend import percentage
 from opentrans_cli.reporter import SILENT
 from opentrans_cli.steps.segment.inputs import find_inputs, listed_paths
 from opentrans_cli.steps.segment.segment import segment
@@ -67,6 +71,28 @@ def test_the_same_run_writes_the_same_bytes(
     for name in ("one", "two"):
         segment(str(tiny_segmentor), images=[labelled_folder.images], out=tmp_path / name, device="cpu", words=WORDS)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_the_gallery_tells_every_picture_leads_to_every_file_and_goes_with_its_folder(
+    tiny_segmentor: Path, labelled_folder: Any, tmp_path: Path, run_cli: Any
+) -> None:
+    out = tmp_path / "made" / "s"
+    line = ("segment", tiny_segmentor, labelled_folder.images, "-w", "grass, red <b>square</b>", "-o", out, "--gallery")
+    for more in ((), ("--force", "--no-overlay")):
+        assert run_cli(*line, *more, "-q").exit_code == 0
+        document = json.loads((out / "segment.json").read_text())
+        check_document(document, "segment_report")
+        page = (out / "gallery.html").read_text()
+        links = {(out / unquote(link)).resolve() for link in re.findall(r'href="([^"]+)"', page)}
+        photos = {(out / entry["photo"]).resolve() for entry in document["images"]}
+        shown = {(out / entry.get("overlay", entry["label_map"])).resolve() for entry in document["images"]}
+        assert photos == set(labelled_folder.images.iterdir()) and links == photos | shown
+        text = " ".join(unescape(re.sub("<[^>]*>", " ", page)).split())
+        for entry in document["images"]:
+            classes = (f"{name} {percentage(share)}" for name, share in entry["classes"].items())
+            assert f"{entry['name']} photo labels {' '.join(classes)}" in text
+    with pytest.raises(OptionError, match="--gallery; add --out"):
+        segment("tiny", images=labelled_folder.images, words="grass", save_scores=tmp_path / "s.npy", gallery=True)
 
 
 def test_the_order_of_words_only_renumbers_the_label_map(labelled_folder: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ SCORES = {
     "fwiou": "fwIoU, %",
     "macc": "mACC, %",
     "pixel_accuracy": "pACC, %",
+    "boundary/miou": "boundary mIoU, %",
     "panoptic/pq": "PQ, %",
     "instance/ap": "mask AP, %",
 }
