@@ -17,7 +17,7 @@ from opentrans_cli.datasets.base import Sample
 from opentrans_cli.datasets.class_file import LARGEST_ID, UNLABELLED, ClassList
 from opentrans_cli.datasets.options import SMALLEST_SIZE
 from opentrans_cli.datasets.pairs import Pair, read_pair
-from opentrans_cli.datasets.picture_source import read_ids, read_picture
+from opentrans_cli.datasets.picture_source import Picture, read_ids, read_picture
 from opentrans_cli.datasets.scan import count_ids, scan, spread
 from opentrans_cli.datasets.vocabulary import Vocabulary
 from opentrans_cli.errors import DataError, PictureError, did_you_mean
@@ -154,6 +154,11 @@ class LabelledPairs(ABC):
         """Leave these pairs out: row -> which picture it is and what is wrong with it."""
         self._pairs = [pair for row, pair in enumerate(self._pairs) if row not in bad]
         self.left_out = (*self.left_out, *bad.values())
+
+    @property
+    def photos(self) -> tuple[Picture, ...]:
+        """The photos alone, in the order of the pairs."""
+        return tuple(pair.photo for pair in self._pairs)
 
     def name(self, index: int) -> str:
         """The stem of sample `index`."""

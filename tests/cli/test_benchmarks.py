@@ -137,6 +137,27 @@ def test_a_published_data_set_is_scored_on_one_split_and_trained_on_the_other(
     assert (out / "reports" / "eval-cityscapes.json").is_file()
 
 
+def test_a_tower_is_pruned_on_the_training_images_of_a_published_data_set_and_on_their_labels(
+    run_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark, root = DATASETS.load("voc-21"), tmp_path / "data"
+    write_split(benchmark, benchmark.layouts[0], root, "train")
+    line = ("prune", "tiny", "--sparsity", 0.1, "--rate", 0.1, "--criterion", "magnitude", "--batch-size", 2)
+    line = (*line, "--steps-per-round", 1, "--final-steps", 1, "--images", "voc-21")
+    done = run_cli(*line, "--root", root, "-o", tmp_path / "image")
+    assert done.exit_code == 0 and "voc-21 (train): SegmentationClass, as downloaded" in done.stderr
+    report = json.loads((tmp_path / "image/reports/prune.json").read_text())
+    assert report["images"] == 6  # three photos, whole and cropped
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    guided = ("--distill", "text-guided", "--framework", "maskclip")
+    assert run_cli(*line, *guided, "-o", tmp_path / "guided").exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "voc-21").mkdir()  # a folder of this name is meant, unless there is a root
+    assert "no image in folder" in run_cli(*line, "-o", tmp_path / "own").stderr
+    refused = run_cli("prune", "tiny", "--images", "shapes", "--root", root, "-o", tmp_path / "x")
+    assert refused.exit_code == 2 and "no published data set is named: --root" in refused.stderr
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_one_line_with_the_name_of_the_file_and_what_to_do(fault: str, run_cli: Any, tmp_path: Path) -> None:
     name, path, spoil, option, what, move = FAULTS[fault]

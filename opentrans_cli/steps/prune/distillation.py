@@ -16,7 +16,7 @@ from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.distill.image import embed, image_loss
 from opentrans_cli.errors import OptionError
 from opentrans_cli.reporter import SILENT, Reporter
-from opentrans_cli.steps.prune.loader import ImageLoader
+from opentrans_cli.steps.prune.loader import ImageLoader, published_options
 from opentrans_cli.steps.prune.options import EMBEDDED, PruneOptions
 from opentrans_cli.steps.prune.text_guided import RegionDistillation, RegionSettings
 from opentrans_cli.steps.region_teacher import raw_names
@@ -79,9 +79,11 @@ def make_objective(
 
 
 def labelled_images(options: PruneOptions, reporter: Reporter = SILENT) -> SegDataset:
-    """The data set of text-guided distillation: the embedded scenes, or a folder of photos with label maps."""
+    """The data set of text-guided distillation: the embedded scenes, a published one, or photos with label maps."""
     if options.images == EMBEDDED:
         return open_samples(EMBEDDED, DatasetOptions(limit=options.image_limit))
+    if options.published is not None:
+        return open_samples(options.published, published_options(options), reporter, sound=True)
     assert options.images and options.classes  # PruneOptions has checked this
     folder = DatasetOptions(
         images=Path(options.images),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opentrans_cli.clip.preprocess import Preprocess
+from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets.labelled import LabelledPairs
 from opentrans_cli.datasets.listing import Say
-from opentrans_cli.datasets.picture_source import list_pictures
+from opentrans_cli.datasets.options import DatasetOptions
+from opentrans_cli.datasets.picture_source import Picture, list_pictures
 from opentrans_cli.datasets.sampling import batch_indices
 from opentrans_cli.datasets.views import IN_MEMORY, PhotoViews, SceneViews, Views, ViewSet
 from opentrans_cli.reporter import Reporter
@@ -21,7 +25,7 @@ from opentrans_cli.training.processes.distributed import World
 
 
 def open_views(
-    where: str,
+    where: str | Sequence[Picture],
     *,
     size: int,
     limit: int,
@@ -32,7 +36,7 @@ def open_views(
     on_batch: Callable[[NDArray[np.uint8]], None] = lambda pixels: None,
     reporter: Reporter,
 ) -> Views:
-    """The views of `where` ("shapes" for the embedded scenes, else see `list_pictures`), gone through once.
+    """The views of `where` (pictures, "shapes" for the embedded scenes, else see `list_pictures`), gone through once.
 
     Every picture gives the whole view and one random crop, each embedded scene gives one view; views have `size` x
     `size` pixels, and there are at most `limit` of them. `on_batch` gets all views (B, S, S, 3) once, in order, so that
@@ -55,10 +59,11 @@ def open_views(
     return views
 
 
-def _view_set(where: str, *, size: int, limit: int, seed: int, say: Say) -> ViewSet:
+def _view_set(where: str | Sequence[Picture], *, size: int, limit: int, seed: int, say: Say) -> ViewSet:
     if where == EMBEDDED:
         return SceneViews(size=size, limit=limit)
-    return PhotoViews(list_pictures(where, say=say), size=size, limit=limit, seed=seed)
+    pictures = list_pictures(where, say=say) if isinstance(where, str) else where
+    return PhotoViews(pictures, size=size, limit=limit, seed=seed)
 
 
 SCORE_BATCH = 16
@@ -124,8 +129,14 @@ def open_loader(
     """The images of `options`; None if there are none."""
     if options.images is None:
         return None
+    where: str | Sequence[Picture] = options.images
+    if options.published is not None:
+        samples: LabelledPairs = DATASETS.load(options.published)(published_options(options))
+        for remark in samples.remarks:
+            reporter.say(remark)
+        where = samples.photos
     views = open_views(
-        options.images,
+        where,
         size=preprocess.size,
         limit=options.image_limit,
         seed=options.seed,
@@ -134,3 +145,10 @@ def open_loader(
         reporter=reporter,
     )
     return ImageLoader(views, preprocess, world=world)
+
+
+def published_options(options: PruneOptions) -> DatasetOptions:
+    """The training images of the published data set that `images` names."""
+    root = None if options.root is None else Path(options.root)
+    limit = options.image_limit if options.distill == "text-guided" else None
+    return DatasetOptions(root=root, limit=limit, skip_bad=options.skip_bad)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opentrans_cli.datasets import PUBLISHED
+from opentrans_cli.datasets.options import root_folder
 from opentrans_cli.errors import OptionError, unknown
 from opentrans_cli.option import Options, option, seed, workers
 from opentrans_cli.source_name import HUB, plain_source
@@ -102,12 +104,14 @@ class PruneOptions(Options):
     # The images.
     images: str | None = option(
         None,
-        help="a folder, a list file, .tar shards (a-{000..009}.tar), or shapes (the embedded scenes)",
+        help="a folder, a list file, .tar shards (a-{000..009}.tar), shapes (the embedded scenes), or the name of a "
+        "published data set, whose training images are used",
         unset="none: one cut by magnitude, no distillation",
-        known=(EMBEDDED,),
+        known=(EMBEDDED, *PUBLISHED),
         kind="path",
         panel=_ON,
     )
+    root: str | None = root_folder(panel=_ON)
     image_limit: int = option(
         4096, least=1, help="largest number of views; a photo gives two, whole and cropped", panel=_ON
     )
@@ -218,7 +222,9 @@ class PruneOptions(Options):
         given = [name.replace("_", "-") for name in names if getattr(self, name) not in (None, (), "file")]
         # Shards may hold the label maps; without them the data set says so.
         shards = self.images is not None and (self.images.lower().endswith(".tar") or "{" in self.images)
-        if self.distill != "text-guided" or self.images == EMBEDDED:
+        if self.root is not None and self.published is None:
+            raise OptionError(f"no published data set is named: --root {self.root}; add --images NAME, or leave it out")
+        if self.distill != "text-guided" or self.images == EMBEDDED or self.published is not None:
             if given:
                 raise OptionError(f"no use for label maps: --{given[0]}; add --distill text-guided, or leave it out")
         elif self.images is None:
@@ -228,6 +234,12 @@ class PruneOptions(Options):
                 "text-guided distillation needs labelled regions: --labels and --classes; add both, or use --distill "
                 "image"
             )
+
+    @property
+    def published(self) -> str | None:
+        """The published data set that `images` names; without a root, a file or folder of this name goes before it."""
+        named = self.images in PUBLISHED and (self.root is not None or not Path(str(self.images)).exists())
+        return self.images if named else None
 
     @property
     def resolved_criterion(self) -> str:
