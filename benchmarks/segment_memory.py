@@ -40,7 +40,7 @@ def measured(photo: Path, classes: Path, out: Path, *more: str) -> tuple[float, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--windows", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--windows", type=int, nargs="+", default=[1024])
     parser.add_argument("--most", type=float, default=20, help="megapixels up to which a picture is done as a whole")
     asked = parser.parse_args()
     Image.MAX_IMAGE_PIXELS = None

@@ -22,7 +22,15 @@ from opentrans_cli.steps.eval.options import (
     ScoreOptions,
     TaskOptions,
 )
-from opentrans_cli.steps.shared_options import BaseChoice, CheckpointChoice, DataChoice, Machine, Reading, RoundChoice
+from opentrans_cli.steps.shared_options import (
+    BaseChoice,
+    CheckpointChoice,
+    DataChoice,
+    Machine,
+    Reading,
+    RoundChoice,
+    WindowChoice,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +81,7 @@ def eval_command(
     choice: DataChoice,
     data: DatasetOptions,
     published: CheckpointChoice,
+    windows: WindowChoice,
     base: BaseChoice,
     reading: Reading,
     machine: Machine,
@@ -98,6 +107,7 @@ def eval_command(
             choice,
             data,
             published,
+            windows,
             base,
             reading,
             machine,
@@ -114,7 +124,7 @@ def eval_command(
     if comparison.published:
         raise OptionError("published rows stand beside a comparison: --published; add --compare")
     if predicted.predictions is not None:
-        of_segmentor = (replace(asked, out=None), options, round, published, base, reading, machine, resume)
+        of_segmentor = (replace(asked, out=None), options, round, published, windows, base, reading, machine, resume)
         _refuse("predictions are scored without a segmentor", *of_segmentor)
         if task.save_predictions is not None:
             raise OptionError(
@@ -169,8 +179,11 @@ def eval_command(
     if options.curve:
         if round.at_sparsity is not None:
             raise OptionError("one sparsity or all of them: --at-sparsity and --curve; give one of the two")
-        if source is None or published != CheckpointChoice() or asked.vocabulary is not None:
-            raise OptionError("a curve is of a bundle as it is: --curve; leave --framework and --vocabulary out")
+        as_it_is = (published, windows) == (CheckpointChoice(), WindowChoice())
+        if source is None or not as_it_is or asked.vocabulary is not None:
+            raise OptionError(
+                "a curve is of a bundle as it is: --curve; leave --framework, --window and --vocabulary out"
+            )
         if task != TaskOptions():
             raise OptionError(f"a curve is of label maps: --curve; leave --task {task.task} out")
         from opentrans_cli.steps.eval.curve import curve
@@ -179,7 +192,8 @@ def eval_command(
     else:
         from opentrans_cli.steps.eval.evaluate import evaluate
 
-        result = evaluate(source, **common, **vars(task), **vars(published), **vars(round), words=asked.vocabulary)
+        common |= {**vars(task), **vars(published), **vars(windows), **vars(round)}
+        result = evaluate(source, **common, words=asked.vocabulary)
         show = _show
     title = source or str(published.checkpoint)
     talk.emit(result.report, lambda console: show(console, title, result.report), result.path)
@@ -211,7 +225,8 @@ def _show(console: Console, source: str, report: dict[str, Any]) -> None:
     parameters = f"{human_count(report['params_kept'])} / {human_count(report['params_dense'])}"
     table.add_row("parameters, kept / all", parameters)
     macs = f"{human_count(report['macs_kept'])} / {human_count(report['macs'])}"
-    table.add_row(f"MACs at {width} x {height}, kept / all", macs)
+    parts = "in windows of" if report["protocol"]["windows"] else "at"
+    table.add_row(f"MACs {parts} {width} x {height}, kept / all", macs)
     table.add_row("measured, dense kernels", f"{1000 * report['seconds_per_image']:.1f} ms an image")
     console.print(table)
     for objects in ("panoptic", "instance"):

@@ -24,6 +24,8 @@ _LEAST_ROOM = 0.45
 """A name is written if this share of its width and height lies inside its region; on a ring none fits wholly."""
 _LOOKED_AT = 320
 """Places for names are looked for among about so many rows or columns, however large the image is."""
+_BAND = 256
+"""Rows that are tinted at a time, so that a large picture needs little more memory than itself."""
 LEGIBLE_SIDE = 480
 """Images are enlarged by a whole number until their longer side has this many pixels."""
 
@@ -45,16 +47,17 @@ def paint(
     no row in `colours` (N, 3) keep the colours of the image.
     """
     weight = round(alpha * 256)
-    known = (label_map >= 0) & (label_map < len(colours))
     # One more row for pixels without a class. Of 16 bits, as 255 * 256 + 128 has, and not of 32: half the time.
     tint = np.pad(colours.astype(np.uint16) * np.uint16(weight) + np.uint16(128), ((0, 1), (0, 0)))
-    rows = np.where(known, label_map, len(colours))
-    mixed = image * np.uint16(256 - weight)
-    mixed += tint[rows]
-    mixed >>= 8
-    picture = mixed.astype(np.uint8)
-    if not known.all():
-        picture[~known] = image[~known]
+    picture = np.empty_like(image)
+    for top in range(0, len(image), _BAND):
+        rows = slice(top, top + _BAND)
+        known = (label_map[rows] >= 0) & (label_map[rows] < len(colours))
+        mixed = image[rows] * np.uint16(256 - weight)
+        mixed += tint[np.where(known, label_map[rows], len(colours))]
+        picture[rows] = mixed >> 8
+        if not known.all():
+            picture[rows][~known] = image[rows][~known]
     if factor > 1:
         picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
         label_map = label_map.repeat(factor, axis=0).repeat(factor, axis=1)

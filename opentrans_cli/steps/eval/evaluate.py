@@ -38,8 +38,9 @@ from opentrans_cli.steps.segmentors.predictor import Predictor
 from opentrans_cli.steps.segmentors.published import open_published
 from opentrans_cli.steps.segmentors.scoring import Scoring, Skipped, ToScore, boundary_of, confusion_of
 from opentrans_cli.steps.segmentors.tally import added
+from opentrans_cli.steps.segmentors.windows import Windows
 from opentrans_cli.steps.segmentors.words import DATA_SET, AnyWords, Words
-from opentrans_cli.steps.shared_options import Reading
+from opentrans_cli.steps.shared_options import Reading, WindowChoice
 from opentrans_cli.steps.sources import is_bundle
 from opentrans_cli.steps.step_record import data_record, environment, parameter_count, step_record
 from opentrans_cli.training.processes.distributed import World, open_world
@@ -71,7 +72,7 @@ class Subject:
             raise OptionError(f"whose checkpoint is it? --checkpoint {self.checkpoint}; add --framework")
 
 
-@takes(DatasetOptions, Subject, ScoreOptions, TaskOptions, Reading)
+@takes(DatasetOptions, Subject, ScoreOptions, TaskOptions, WindowChoice, Reading)
 def evaluate(
     source: str | Path | None = None,
     *,
@@ -96,8 +97,8 @@ def evaluate(
     default if `images` are given). words: other words for the classes, in their order. at_sparsity: an earlier round of
     a bundle; its report has the sparsity in its name. base: where the bundle's base is now. resume: go on with an
     interrupted evaluation; without it and without `force` a state is refused. Options: the fields of `DatasetOptions`,
-    whose split is "val" here, of `Subject`, `ScoreOptions`, `TaskOptions` and `Reading`. The processes of torchrun
-    share the images, and the first writes the report.
+    whose split is "val" here, of `Subject`, `ScoreOptions`, `TaskOptions`, `WindowChoice` and `Reading`. The processes
+    of torchrun share the images, and the first writes the report.
 
     Raises SourceError, BundleError, HubError, DataError, TransferError, OutputError or OptionError; RunStopped after
     SIGTERM or when the disk is full, with the finished pictures kept.
@@ -106,18 +107,23 @@ def evaluate(
     subject: Subject
     scores: ScoreOptions
     task: TaskOptions
+    choice: WindowChoice
     reading: Reading
     chosen = {"split": "val", **given, "words": None if words is None else Words.of(words)}
-    kinds = (DatasetOptions, Subject, ScoreOptions, TaskOptions, Reading)
-    data, subject, scores, task, reading = by_name("evaluate", chosen, *kinds)
+    kinds = (DatasetOptions, Subject, ScoreOptions, TaskOptions, WindowChoice, Reading)
+    data, subject, scores, task, choice, reading = by_name("evaluate", chosen, *kinds)
+    windows = Windows.of(choice)
+    if windows is not None and task.task != "semantic":
+        raise OptionError(f"objects may reach over windows: --window with --task {task.task}; leave one out")
     if (source is None) == (subject.checkpoint is None):
         raise OptionError("one segmentor is scored: a source, or --checkpoint FILE; give exactly one of the two")
     reporter, dataset = reporter or LOGGED, dataset_name(dataset, data)
     source = None if source is None else str(source)
     out = None if out is None else Path(out)
-    into = _own_bundle(source, subject)
+    into = _own_bundle(source, subject) if windows is None else None
     names = None if subject.words is None else subject.words.vocabulary.names
-    asked = (source, subject.framework, subject.checkpoint, subject.own_size, names, at_sparsity, task.task, vars(data))
+    looks = (subject.own_size, windows, task.task)
+    asked = (source, subject.framework, subject.checkpoint, looks, names, at_sparsity, vars(data))
     target = eval_target(out, into, _report_name(dataset, at_sparsity), asked)
     with resumable(target) as finishing, open_world(device) as world:
         if out is not None:
@@ -150,6 +156,7 @@ def evaluate(
                 objects=objects,
                 seen=seen.flags,
                 sides=sides,
+                windows=windows,
                 scores=scores,
                 skip_bad=data.skip_bad,
                 workers=reading.workers,
@@ -161,7 +168,9 @@ def evaluate(
                 objects.give_up(target)
             raise
         report = {**report, "dataset": dataset, "data": samples.fingerprint}
-        report["protocol"] = protocol_record(report, samples, words, opened, data=data, seen=seen, sides=sides)
+        report["protocol"] = protocol_record(
+            report, samples, words, opened, data=data, seen=seen, sides=sides, windows=windows
+        )
         if opened.checkpoint is not None:
             report["checkpoint"] = opened.checkpoint
         if at_sparsity is not None:
@@ -230,6 +239,7 @@ def score(
     objects: ObjectScoring | None = None,
     seen: Sequence[bool] | None = None,
     sides: Sides | None = None,
+    windows: Windows | None = None,
     scores: ScoreOptions = ScoreOptions(),  # noqa: B008
     skip_bad: bool = False,
     workers: int = 0,
@@ -241,16 +251,17 @@ def score(
 
     world: its processes share the images; the report is the same in all, and but for times that of one process.
     objects: also scores single objects, for a framework of masks. seen: by class, whether it had training labels; None:
-    as from `seen_classes`. sides: the picture size it works at. skip_bad: leave out pictures that cannot be scored.
-    workers: threads that read ahead. state: keeps the finished pictures, of this `part` if there are several. Skipped
-    pictures, and classes that no pixel of the label maps has, are reported.
+    as from `seen_classes`. sides: the picture size it works at. windows: those in which it looks at larger pictures.
+    skip_bad: leave out pictures that cannot be scored. workers: threads that read ahead. state: keeps the finished
+    pictures, of this `part` if there are several. Skipped pictures, and classes that no pixel of the label maps has,
+    are reported.
     """
     with Flow[ToScore | Skipped](workers) as flow:
-        predictor = Predictor(built, text, device=world.device, sides=sides)
+        predictor = Predictor(built, text, device=world.device, sides=sides, windows=windows)
         asked, total = {"skip_bad": skip_bad, "boundary": scores.boundary}, len(samples)
         scoring = Scoring(predictor, samples, flow, counted=True, beside=objects, **asked)
         what, task = (built, samples, text, world.device, sides), "semantic" if objects is None else objects.task
-        identity = eval_identity(*what, boundary=scores.boundary, task=task) if state else ""
+        identity = eval_identity(*what, windows=windows, boundary=scores.boundary, task=task) if state else ""
         keeping = state.keeping(scoring, part, identity, images=total) if state else nullcontext(lambda: None)
         with keeping as between:
             done = scoring.tally().rows

@@ -14,6 +14,7 @@ from opentrans_cli.files.records import json_bytes
 from opentrans_cli.steps.eval.seen import SeenClasses
 from opentrans_cli.steps.segmentors.opened import OpenedSegmentor
 from opentrans_cli.steps.segmentors.picture_size import Sides
+from opentrans_cli.steps.segmentors.windows import Windows
 from opentrans_cli.steps.segmentors.words import Words
 
 EXCLUDE = "exclude"
@@ -29,6 +30,7 @@ def protocol_record(
     data: DatasetOptions,
     seen: SeenClasses,
     sides: Sides | None,
+    windows: Windows | None,
 ) -> dict[str, Any]:
     """The field `protocol` of an eval report, see `artifacts.schema.json`; `report` is the rest of it.
 
@@ -46,6 +48,7 @@ def protocol_record(
         "ignored_ids": list(samples.ignored if isinstance(samples, FolderDataset) else (samples.ignore_index,)),
         "absent": report.get("absent", EXCLUDE),
         "resolution": None if sides is None else asdict(sides),
+        "windows": None if windows is None else asdict(windows),
         "split": data.split,
         "images": report["images"],
         "data": samples.fingerprint,

@@ -226,10 +226,13 @@ def _prompts(protocol: Mapping[str, Any]) -> str:
 
 
 def _size(protocol: Mapping[str, Any]) -> str:
-    resolution = protocol["resolution"]
-    if resolution is None:
-        return "pictures at their own size"
-    return f"short side {resolution['short']}, long one at most {resolution['long']}"
+    resolution, windows = protocol["resolution"], protocol.get("windows")
+    size = "pictures at their own size"
+    if resolution is not None:
+        size = f"short side {resolution['short']}, long one at most {resolution['long']}"
+    return (
+        size if windows is None else f"{size}, in windows of {windows['side']} that overlap by {windows['overlap']:g}"
+    )
 
 
 Told = Callable[[Mapping[str, Any]], str]

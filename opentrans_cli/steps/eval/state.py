@@ -24,6 +24,7 @@ from opentrans_cli.steps.segmentors.built import BuiltSegmentor
 from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.scoring import Scoring
 from opentrans_cli.steps.segmentors.tally import Tally
+from opentrans_cli.steps.segmentors.windows import Windows
 from opentrans_cli.training import state_file
 from opentrans_cli.training.freezing import state_hash
 from opentrans_cli.training.processes.distributed import World
@@ -148,12 +149,13 @@ def eval_identity(
     device: torch.device,
     sides: Sides | None,
     *,
+    windows: Windows | None = None,
     boundary: bool = False,
     task: str = "semantic",
 ) -> str:
     """Hash of everything that counts depend on: weights, words, pictures, the kind of device, and what is counted."""
     facts = {
-        "version": 2,  # of what is kept
+        "version": 3,  # of what is kept
         "task": task,
         "weights": state_hash(built.module, [""]),
         "embeddings": hashlib.sha256(text.embeddings.cpu().contiguous().numpy().tobytes()).hexdigest(),
@@ -161,6 +163,7 @@ def eval_identity(
         "data": samples.fingerprint,
         "device": device.type,
         "sides": None if sides is None else astuple(sides),
+        "windows": None if windows is None else astuple(windows),
         "boundary": boundary,
     }
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

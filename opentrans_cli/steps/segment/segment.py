@@ -45,6 +45,8 @@ from opentrans_cli.training.processes.distributed import World, open_world
 REPORT, PANOPTIC = "segment.json", "panoptic.json"
 _KINDS = ("label_map", "overlay", "panoptic")  # entries of the report that are names of files
 
+_ROWS = 256
+
 Task = Literal["semantic", "instance", "panoptic"]
 
 
@@ -262,6 +264,11 @@ class _Job:
         palette[list(self.classes.ids[: len(self.colours)])] = self.colours
         return palette
 
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Ids of the classes, (C,), of as few bits as hold them."""
+        return np.array(self.classes.ids, np.min_scalar_type(max(self.classes.ids)))
+
     def run(self, workers: int) -> SegmentResult:
         """Label all pictures, which `workers` threads read ahead."""
         if self.options.out is not None:
@@ -332,7 +339,7 @@ class _Job:
     def _write(self, folder: Path, name: str, image: np.ndarray, found: _Found) -> dict[str, Any]:
         """Write what was found in a picture; returns its entry in the report."""
         names, label_map = self.classes.names, found.label_map
-        write_label_map(folder / f"{name}.png", np.array(self.classes.ids)[label_map], self.palette)
+        write_label_map(folder / f"{name}.png", self.values[label_map], self.palette)
         entry: dict[str, Any] = {"name": name, "label_map": f"{name}.png"}
         if self.options.overlay:
             entry["overlay"] = f"{name}-overlay.png"
@@ -430,7 +437,10 @@ def _photo(picture: Picture, out: Path) -> dict[str, str]:
 
 def _areas(label_map: np.ndarray, classes: FoundClasses) -> dict[str, Any]:
     """The classes of a label map (H, W), largest area first: the share by name, and the pixels by id."""
-    pixels = np.bincount(label_map.ravel(), minlength=len(classes.names))
+    # A few rows at a time: bincount makes a copy of 64 bits.
+    rows = range(0, len(label_map), _ROWS)
+    counts = [np.bincount(label_map[top : top + _ROWS].ravel(), minlength=len(classes.names)) for top in rows]
+    pixels = np.sum(counts, axis=0)
     there = [int(index) for index in np.argsort(-pixels, kind="stable") if pixels[index]]
     by_name: dict[str, int] = {}
     for index in there:  # published benchmarks give two classes the same name

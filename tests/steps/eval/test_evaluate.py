@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from opentrans_cli.bundle.schema import check_document
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.datasets.class_file import read_classes
 from opentrans_cli.datasets.images import read_label_map, write_label_map
@@ -53,6 +54,24 @@ def test_a_segmentor_agrees_perfectly_with_its_own_predictions(
     assert report["miou"] == report["pixel_accuracy"] == 1
     occurring = {int(index) for label_map in found.values() for index in np.unique(label_map)}
     assert [entry["iou"] for entry in report["per_class"]] == [1 if index in occurring else None for index in range(3)]
+
+
+def test_pictures_are_scored_in_the_windows_in_which_they_are_labelled(labelled_folder: Any, tmp_path: Path) -> None:
+    shutil.rmtree(labelled_folder.labels)
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 141, 3), dtype=np.uint8)
+    for path in labelled_folder.images.iterdir():
+        path.unlink()
+    Image.fromarray(pixels).save(labelled_folder.images / "0.png")
+    given, words = {"window": 64, "overlap": 0.5}, read_classes(labelled_folder.classes).vocabulary
+    once = {"images": labelled_folder.images, "out": labelled_folder.labels, "overlay": False, "device": "cpu"}
+    segment("tiny", words=words, **once, **given)
+    chosen = {"dataset": "folder", **vars(options(labelled_folder)), "device": "cpu"}
+    parted = evaluate("tiny", **chosen, **given, out=tmp_path / "a.json").report
+    whole = evaluate("tiny", **chosen, out=tmp_path / "b.json").report
+    assert parted["pixel_accuracy"] == 1 > whole["pixel_accuracy"]
+    assert parted["protocol"]["windows"] == {"side": 64, "overlap": 0.5} and whole["protocol"]["windows"] is None
+    assert parted["resolution"] == [64, 64] and parted["macs"] > whole["macs"]
+    check_document(parted, "eval_report")
 
 
 def test_iou_is_intersection_over_union_of_the_written_label_maps(
