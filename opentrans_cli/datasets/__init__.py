@@ -2,7 +2,7 @@
 
     base.py             Sample and the SegDataset protocol; options.py: the options of both
     vocabulary.py       class names and their synonyms; vocabulary_pack.py: classes with text embeddings
-    images.py           pictures and label maps on disk; suffixes.py: how their names end
+    images.py           pictures and label maps on disk; suffixes.py: how their names end; matlab.py: MATLAB's files
     listing.py          files of a folder, and what is said of those left out; label_names.py: label maps among photos
     class_file.py       class names and ids as files of many projects have them
     textfile.py         split lists and captions, line by line
@@ -11,13 +11,15 @@
     crops.py            one random training crop, a function of (seed, number)
     crop_source.py      crops of a whole data set, in this process or in workers
     labelled.py         photos with label maps as a data set; pairs.py: which belong together; scan.py: what they hold
-    folder.py           the user's own images and label maps
-    panoptic_photos.py  the user's own images with segments; coco_panoptic.py: COCO's files of them; coco_json.py: JSON
+    folder.py           the user's own images and label maps; label_maps.py: label maps without photos
+    panoptic_photos.py  the user's own images with segments
+    coco_json.py        COCO's documents; coco_panoptic.py: of segments; coco_objects.py: of objects
+    run_lengths.py      regions as COCO stores them
     benchmarks/         published data sets, found under a root folder
     shapes.py           the embedded data set; scenes.py: how its scenes are painted
     picture_source.py   a folder, a file list or tar shards -> pictures; shards.py: the pictures inside shards
     views.py            all views, in memory or made again for every batch
-    workers.py          processes that make views and training crops
+    workers.py          processes or threads that make pictures ahead
 
 A new data set is one file with a function `open_NAME(options: DatasetOptions) -> SegDataset`, or for a published one a
 description in benchmarks/, and one line in the table.

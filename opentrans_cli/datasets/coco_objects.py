@@ -50,8 +50,6 @@ def read_objects(path: Path) -> ObjectFile:
         raise DataError(f"COCO file says no size of an image: {sizeless.file_name} in {path}; add height and width")
     objects = []
     for where, image, entry in annotations_of(document, path):
-        if "segmentation" not in entry:
-            raise DataError(f"object without a mask: {where}; boxes alone have no mask AP, give segmentations")
         _check_image(image, images, where)
         area = entry.get("area")
         if not isinstance(area, int | float):
@@ -75,8 +73,6 @@ def read_found_objects(
     objects = []
     for number, entry in enumerate(entries_of({"results": document}, "results", path)):
         where = f"{path}, entry {number}"
-        if "segmentation" not in entry:
-            raise DataError(f"object without a mask: {where}; boxes alone have no mask AP, give segmentations")
         image, score = image_id(entry, "image_id", where), entry.get("score")
         _check_image(image, images, where)
         if not isinstance(score, int | float) or not math.isfinite(score):
@@ -100,6 +96,8 @@ def _category(entry: Mapping[str, Any], known: set[int], where: str) -> int:
 
 def _region(entry: Mapping[str, Any], image: ListedImage, where: str) -> Any:
     """The region of an object. Raises DataError for what is none, or has another size than its image."""
+    if "segmentation" not in entry:
+        raise DataError(f"object without a mask: {where}; boxes alone have no mask AP, give segmentations")
     region = entry["segmentation"]
     if isinstance(region, list):
         if not region or not all(isinstance(part, list) and len(part) >= 6 and not len(part) % 2 for part in region):

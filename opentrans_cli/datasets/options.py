@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -104,6 +104,12 @@ class DatasetOptions(Options):
             raise OptionError(unknown("split", self.split, get_args(Split)))
         if self.size is not None and self.size < SMALLEST_SIZE:
             raise OptionError(f"too small to see anything: size {self.size}; use {SMALLEST_SIZE} or more")
+
+    def refuse(self, who: str, *names: str) -> None:
+        """Raises OptionError if one of the options `names` is given; who: what cannot use them, up to "has"."""
+        given = [each.name for each in fields(self) if each.name in names and getattr(self, each.name) != each.default]
+        if given:
+            raise OptionError(f"{who} no use for: {', '.join(map(flag, given))}; leave it out")
 
 
 def dataset_name(name: str | None, data: DatasetOptions) -> str:

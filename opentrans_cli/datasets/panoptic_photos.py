@@ -148,15 +148,7 @@ def open_panoptic(options: DatasetOptions) -> PanopticPhotos:
     wanted = {"--images": options.images, "--labels": options.labels}
     if missing := [name for name, value in wanted.items() if value is None]:
         raise OptionError(f"data set 'panoptic' is not fully described: {' and '.join(missing)} missing; add it")
-    foreign = {
-        "--root": options.root,
-        "--ignore": options.ignore or None,
-        "--image-suffix": options.image_suffix,
-        "--label-suffix": options.label_suffix,
-        "--hold-out": options.hold_out or None,
-    }
-    if given := [name for name, value in foreign.items() if value is not None]:
-        raise OptionError(f"data set 'panoptic' has no use for: {', '.join(given)}; leave it out")
+    options.refuse("data set 'panoptic' has", "root", "ignore", "image_suffix", "label_suffix", "hold_out")
     assert options.images is not None and options.labels is not None
     if options.images.is_file() or not options.images.exists():
         raise DataError(f"image folder not found: {options.images}; check the path")

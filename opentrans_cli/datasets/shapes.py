@@ -13,7 +13,6 @@ from opentrans_cli.datasets.options import DatasetOptions, Split
 from opentrans_cli.datasets.scenes import CLASSES, UNSEEN, Scene, render_scene
 from opentrans_cli.datasets.streams import Stream
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import OptionError
 
 SEEDS: dict[Split, int] = {"train": 0, "val": 10_000_000}
 COUNTS: dict[Split, int] = {"train": 4096, "val": 200}
@@ -76,19 +75,9 @@ def _rendered(seed: int, index: int, size: int, objects: tuple[int, int]) -> Sce
 
 def open_shapes(options: DatasetOptions) -> ShapesDataset:
     """Split `split`, `limit` scenes of `size` pixels; raises OptionError for options it cannot use."""
-    foreign = {
-        "--root": options.root,
-        "--images": options.images,
-        "--labels": options.labels,
-        "--classes": options.classes,
-        "--ignore": options.ignore or None,
-        "--image-suffix": options.image_suffix,
-        "--label-suffix": options.label_suffix,
-        "--skip-bad": options.skip_bad or None,
-        "--label-ids": None if options.label_ids == "file" else options.label_ids,
-        "--split-list": options.split_list,
-        "--hold-out": options.hold_out or None,
-    }
-    if given := [name for name, value in foreign.items() if value is not None]:
-        raise OptionError(f"data set 'shapes' is built in and has no use for: {', '.join(given)}; leave it out")
+    options.refuse(
+        "data set 'shapes' is built in and has",
+        *("root", "images", "labels", "classes", "ignore", "image_suffix", "label_suffix", "skip_bad", "label_ids"),
+        *("split_list", "hold_out"),
+    )
     return ShapesDataset(options.split, size=options.size or 96, count=options.limit)

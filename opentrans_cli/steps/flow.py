@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from PIL import Image
-
+from opentrans_cli.datasets.images import picture_warnings
 from opentrans_cli.datasets.workers import Task, Workers
 from opentrans_cli.signals import unheard
 
@@ -62,8 +60,7 @@ class Flow(Generic[T]):
 
     def __enter__(self) -> Flow[T]:
         # Threads share the filters of warnings, so what reading sets for one picture must hold all the time.
-        self._open.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        self._open.enter_context(picture_warnings())
         return self
 
     def __exit__(

@@ -52,7 +52,9 @@ def default(field: Field[Any], said: Statement) -> str:
 def table(entries: list[Entry]) -> Iterator[str]:
     yield "| option | default | means |\n|---|---|---|\n"
     for field, said in entries:
-        means = re.sub(r"(?<![\w`-])(--[a-z][a-z-]*)", r"`\1`", said.described(code))
+        # Options in the text become code, where they do not stand in code already; a bar would end the cell.
+        told = said.described(code).replace("|", r"\|")
+        means = re.sub(r"(`[^`]*`)|(?<![\w-])(--[a-z][a-z-]*)", lambda found: found[1] or code(found[2]), told)
         yield f"| {', '.join(map(code, names(field, said)))} | {default(field, said)} | {means} |\n"
 
 

@@ -27,7 +27,7 @@ from opentrans_cli.datasets.pairs import Pair, Pairing, pair_pictures
 from opentrans_cli.datasets.panoptic_photos import upright
 from opentrans_cli.datasets.picture_source import IdDecoder
 from opentrans_cli.datasets.vocabulary import Vocabulary
-from opentrans_cli.errors import DataError, OptionError, PictureError
+from opentrans_cli.errors import DataError, PictureError
 
 
 class BenchmarkPairs(LabelledPairs):
@@ -275,18 +275,10 @@ class BenchmarkSet(BenchmarkFacts):
 
     def __call__(self, options: DatasetOptions) -> BenchmarkPairs:
         """The split of the options. Raises OptionError for options it cannot use, DataError for missing files."""
-        foreign = {
-            "--images": options.images,
-            "--labels": options.labels,
-            "--ignore": options.ignore or None,
-            "--image-suffix": options.image_suffix,
-            "--label-suffix": options.label_suffix,
-            "--label-ids": None if options.label_ids == "file" else options.label_ids,
-        }
-        if given := [name for name, value in foreign.items() if value is not None]:
-            raise OptionError(
-                f"data set '{self.name}' knows its own files and has no use for: {', '.join(given)}; leave it out"
-            )
+        options.refuse(
+            f"data set '{self.name}' knows its own files and has",
+            *("images", "labels", "ignore", "image_suffix", "label_suffix", "label_ids"),
+        )
         return BenchmarkPairs(
             self,
             find_split(self, data_root(options.root), options.split),

@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +24,11 @@ from opentrans_cli.datasets.benchmarks.on_disk import SplitOnDisk, find_split, l
 from opentrans_cli.datasets.benchmarks.pairs import BenchmarkPairs, coded_classes, label_decoder, told_apart
 from opentrans_cli.datasets.benchmarks.raw import RawDownload, RawPicture
 from opentrans_cli.datasets.benchmarks.shrink import shrink_label_map, shrink_photo, shrunk_shape
-from opentrans_cli.datasets.images import look_at, picture_warnings, read_image, turned_as
+from opentrans_cli.datasets.images import look_at, read_image, turned_as
 from opentrans_cli.datasets.options import Split
 from opentrans_cli.datasets.pairs import Header, read_header
 from opentrans_cli.datasets.picture_source import Picture
-from opentrans_cli.datasets.scan import THREADS, spread
+from opentrans_cli.datasets.scan import read_ahead, spread
 from opentrans_cli.errors import DataError, OutputError, PictureError
 from opentrans_cli.files.atomic import left_in, temporary_beside, write_file
 from opentrans_cli.files.figures import human_bytes
@@ -77,23 +76,22 @@ def prepare_split(
         for half in left_in(folder):
             half.unlink(missing_ok=True)
     bad: list[BadPicture] = []
-    with picture_warnings():
-        with reporter.bar("looking for what is there", len(work.pictures)) as advance:
-            missing = []
-            for raw, whole in _in_threads(work.is_there, work.pictures):
-                if whole is not True:
-                    missing.append(raw)
-                advance("")
-        _check_room(work, missing)
-        size = 0
-        if missing:
-            with reporter.bar("converting", len(work.pictures), done=len(work.pictures) - len(missing)) as advance:
-                for raw, done in _in_threads(work.write, missing):
-                    if isinstance(done, PictureError):
-                        bad.append(BadPicture(raw.name, str(done)))
-                    else:
-                        size += done
-                    advance(f"{len(bad)} bad" if bad else "")
+    missing: list[RawPicture] = []
+    with reporter.bar("looking for what is there", len(work.pictures)) as advance:
+        for raw, there in zip(work.pictures, read_ahead(work.is_there, work.pictures), strict=True):
+            if not there:
+                missing.append(raw)
+            advance("")
+    _check_room(work, missing)
+    size = 0
+    if missing:
+        with reporter.bar("converting", len(work.pictures), done=len(work.pictures) - len(missing)) as advance:
+            for raw, done in zip(missing, read_ahead(work.tried, missing), strict=True):
+                if isinstance(done, PictureError):
+                    bad.append(BadPicture(raw.name, str(done)))
+                else:
+                    size += done
+                advance(f"{len(bad)} bad" if bad else "")
     work.write_list()
     written = len(missing) - len(bad)
     return PreparedSplit(work.source, work.target, written, len(work.pictures) - len(missing), tuple(bad), size)
@@ -202,6 +200,13 @@ class _Work:
                 ) from error
         return size
 
+    def tried(self, raw: RawPicture) -> int | PictureError:
+        """The same, and the error of a picture that cannot be converted. Raises OutputError."""
+        try:
+            return self.write(raw)
+        except PictureError as error:
+            return error
+
     def write_list(self) -> None:
         """Write the list of names that the layout has, unless it is there."""
         listed = self.target.layout.listed
@@ -235,24 +240,6 @@ def _of_pairs(pairs: BenchmarkPairs) -> tuple[RawPicture, ...]:
         RawPicture(pairs.name(index), pair.photo.path, pair.label_map.name, partial(pairs.stored_classes, index))
         for index, pair in enumerate(pairs.pairs)
     )
-
-
-def _in_threads(
-    run: Callable[[RawPicture], int], pictures: Sequence[RawPicture]
-) -> Iterator[tuple[RawPicture, int | PictureError]]:
-    """What `run` returns for each picture, in their order; Pillow lets other threads work while it decodes."""
-
-    def tried(raw: RawPicture) -> int | PictureError:
-        try:
-            return run(raw)
-        except PictureError as error:
-            return error
-
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        yield from zip(pictures, pool.map(tried, pictures), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _check_writable(work: _Work) -> None:

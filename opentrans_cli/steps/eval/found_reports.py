@@ -10,7 +10,7 @@ from typing import Any
 
 from opentrans_cli.bundle.folder import MANIFEST
 from opentrans_cli.bundle.hub.source import hub_ref, local_bundle
-from opentrans_cli.bundle.schema import check_document, read_report, report_kind
+from opentrans_cli.bundle.schema import check_document, document_kind, read_report, report_kind
 from opentrans_cli.bundle.store import open_bundle
 from opentrans_cli.errors import BundleError, DataError, OptionError
 from opentrans_cli.files.near import near_path
@@ -20,7 +20,6 @@ from opentrans_cli.reporter import Reporter
 _KIND = "eval_report"
 _LARGEST = 64 << 20  # bytes of a JSON file in a folder that is looked into; a report of 847 classes has 100 thousand
 _DEEPEST = 4  # folders inside a folder of runs
-_OWN = ("per_class", "params_kept", "seconds_per_image")  # by these a report is told from other JSON
 
 
 @dataclass(frozen=True)
@@ -133,10 +132,11 @@ def _report_in(path: Path) -> Mapping[str, Any] | None:
         document = read_report(path)
     except BundleError:
         return None
-    if not isinstance(document, dict) or not all(name in document for name in _OWN):
+    if document_kind(document) != _KIND:
         return None
     _check(document, path)
-    return document
+    found: Mapping[str, Any] = document
+    return found
 
 
 def _grouped(documents: Sequence[tuple[str, Mapping[str, Any]]], parts: tuple[str, ...]) -> Iterator[Evaluated]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from opentrans_cli.datasets.label_maps import IdTable, MapFiles
 from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.scan import read_ahead
-from opentrans_cli.errors import DataError, OptionError, PictureError, flag
+from opentrans_cli.errors import DataError, PictureError
 from opentrans_cli.files.atomic import write_file
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, prepare_parent
@@ -64,9 +64,8 @@ def score_predictions(
     kinds = DatasetOptions, PredictionOptions, ScoreOptions
     data, asked, scores = by_name("score_predictions", {"split": "val", **given}, *kinds)
     on_processor("score_predictions", device)
-    for field in fields(DatasetOptions):
-        if field.name in _UNUSED and data.images is None and getattr(data, field.name) != field.default:
-            raise OptionError(f"predictions have no use for {flag(field.name)}: {source}; leave it out")
+    if data.images is None:
+        data.refuse("predictions are scored without images and have", *_UNUSED)
     reporter, target = reporter or LOGGED, None if out is None else Path(out)
     if target is not None:
         check_file_target(target, force=force)

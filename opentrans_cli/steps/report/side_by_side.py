@@ -37,7 +37,7 @@ class Compared:
 
 
 def compare_things(page: Page, things: Sequence[Compared]) -> None:
-    """Everything in which at least two of `things` can be compared."""
+    """A row for each bundle and each evaluation among `things`, and where several have curves these in one chart."""
     bundles = [thing for thing in things if thing.exhibit.bundle is not None]
     if bundles:
         page.heading("Bundles")
@@ -57,7 +57,7 @@ def compare_things(page: Page, things: Sequence[Compared]) -> None:
 def _bundles(page: Page, things: Sequence[Compared]) -> None:
     """A row for each bundle, with the columns that any of them fills."""
     columns: dict[str, Callable[[Compared], PageCell]] = {
-        "weights removed, %": lambda thing: _removed(thing),
+        "weights removed, %": _removed,
         **{
             f"mIoU on {name}, %": lambda thing, name=name: _miou(thing, name)  # type: ignore[misc]
             for name in sorted(

@@ -10,7 +10,7 @@ import torch
 
 from opentrans_cli.clip.source import LoadedClip
 from opentrans_cli.clip.text import DEFAULT_TEMPLATES, embed_words
-from opentrans_cli.datasets import DATASETS
+from opentrans_cli.datasets import DATASETS, PUBLISHED
 from opentrans_cli.datasets.benchmarks.pairs import class_list_of
 from opentrans_cli.datasets.class_file import ClassList, file_among, read_classes
 from opentrans_cli.datasets.vocabulary import Vocabulary
@@ -119,10 +119,9 @@ class Words:
 
 def _published(name: Path) -> ClassList:
     """The classes of a published data set. Raises DataError for another name."""
-    known = [each for each, target in DATASETS.targets.items() if ".benchmarks." in target]
-    if str(name) not in known:
-        near = near_path(name) or did_you_mean(name, known)
-        raise DataError(f"class file not found: {name}; name a file, or one of {', '.join(known)}{near}")
+    if str(name) not in PUBLISHED:
+        near = near_path(name) or did_you_mean(name, PUBLISHED)
+        raise DataError(f"class file not found: {name}; name a file, or one of {', '.join(PUBLISHED)}{near}")
     return class_list_of(DATASETS.load(str(name)))
 
 

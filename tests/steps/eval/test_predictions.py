@@ -193,7 +193,7 @@ def twice(maps: SimpleNamespace) -> None:
         ),
         (lambda m: {"classes": None}, OptionError, "what do the ids mean.*add --classes"),
         (lambda m: {"labels": None}, OptionError, "the truth is missing: add --labels"),
-        (lambda m: {"skip_bad": True}, OptionError, "no use for --skip-bad"),
+        (lambda m: {"skip_bad": True}, OptionError, "no use for: --skip-bad"),
         (lambda m: {"prediction_suffix": "_x"}, OptionError, "--prediction-suffix _x; write the suffix"),
         (lambda m: {"device": "cuda"}, OptionError, "on the processor"),
     ],

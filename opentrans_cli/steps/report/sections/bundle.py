@@ -16,19 +16,8 @@ from opentrans_cli.steps.report.sections.scores import scores_table
 
 _SHORT = 19  # characters of a digest, "sha256:" and twelve digits
 _OPTIONS = (
-    *(
-        "source",
-        "sparsity",
-        "criterion",
-        "pattern",
-        "schedule",
-        "rate",
-        "rounds",
-        "random",
-        "like",
-        "distill",
-        "images",
-    ),
+    *("source", "sparsity", "criterion", "pattern", "schedule", "rate", "rounds", "random", "like", "distill"),
+    "images",
     *("dataset", "split", "framework", "steps", "batch_size", "crop", "lr", "freeze", "freeze_ratio", "estimator"),
     *("checkpoint", "at_sparsity", "curve"),
 )
