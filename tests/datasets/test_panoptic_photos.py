@@ -12,6 +12,7 @@ import pytest
 from panoptic_quality import panoptic_json, read_ids, write_ids
 from PIL import Image
 
+from opentrans_cli.datasets import DATASETS
 from opentrans_cli.datasets.base import panoptic_dataset
 from opentrans_cli.datasets.options import DatasetOptions, dataset_name
 from opentrans_cli.datasets.panoptic_photos import open_panoptic
@@ -41,6 +42,22 @@ def test_cocos_files_give_label_maps_and_segments(shared: Path) -> None:
             assert names[segment.class_index] == kinds[listed["category_id"]]["name"]
             assert (sample.label_map[ids == segment.id] == segment.class_index).all()
         assert (sample.label_map[ids == 0] == 255).all()
+
+
+def test_the_benchmark_coco_reads_the_same_from_the_same_files(shared: Path) -> None:
+    folder = shared / "data" / "coco_mini"
+    own = open_panoptic(
+        DatasetOptions(images=folder / "val2017", labels=folder / "annotations" / "panoptic_val2017.json")
+    )
+    benchmark = panoptic_dataset(DATASETS.load("coco")(DatasetOptions(root=folder, split="val", limit=3)))
+    assert benchmark is not None
+    assert (benchmark.category_ids, benchmark.things) == (own.category_ids, own.things)
+    rows = {own.name(row): row for row in range(len(own))}
+    for row in range(3):
+        same = rows[benchmark.name(row)]
+        assert benchmark.image_id(row) == own.image_id(same)
+        found, expected = benchmark.panoptic(row), own.panoptic(same)
+        assert np.array_equal(found.ids, expected.ids) and found.segments == expected.segments
 
 
 def test_a_class_file_renames_categories_and_a_list_chooses_images(labelled_folder: Any, tmp_path: Path) -> None:
