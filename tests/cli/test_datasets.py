@@ -54,8 +54,8 @@ def test_bad_pictures_are_told_and_the_exit_code_says_so(run_cli: Any, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("voc-22",), 2, "unknown data set: 'voc-22'; choose one of .*did you mean voc-21|voc-20"),
-        (("folder",), 2, "data set has no download: 'folder'; choose one of coco, "),
+        (("voc-22",), 2, "unknown published data set: 'voc-22'; choose one of .*; did you mean voc-2"),
+        (("folder",), 2, "unknown published data set: 'folder'; choose one of coco, "),
         (("voc-20", "--layout", "fcclip"), 2, "unknown layout of voc-20: 'fcclip'; choose one of fc-clip"),
         (("voc-20", "--split", "test"), 2, "unknown split: 'test'; choose one of train, val"),
         (("voc-20",), 1, "data set not found: voc-20"),

@@ -57,9 +57,9 @@ def prepare(
     set has. Raises OptionError for a data set or a layout that is not known, DataError for a download that is not there
     or not whole, OutputError where nothing may be written.
     """
-    benchmark: BenchmarkSet = DATASETS.load(dataset)
     if dataset not in PUBLISHED:
-        raise OptionError(f"data set has no download: '{dataset}'; choose one of {', '.join(PUBLISHED)}")
+        raise OptionError(unknown("published data set", dataset, PUBLISHED))
+    benchmark: BenchmarkSet = DATASETS.load(dataset)
     conversion = _conversion(benchmark, layout)
     place = data_root(None if root is None else Path(root))
     done = prepare_split(benchmark, conversion, place, split, reporter=reporter or LOGGED)
