@@ -72,13 +72,17 @@ class ConfusionMatrix:
             )
         pairs = self._pairs(prediction.reshape(-1), label.reshape(-1))
         counts = self.counts.reshape(-1)
+        # Numbers of 32 bits take half of the cache, which decides the speed where classes are many.
+        found = np.zeros(counts.size, np.int32) if counts.size <= pairs.size < 1 << 31 else counts
         for part in _blocks(pairs):
             changes = part[1:] != part[:-1]
             if np.count_nonzero(changes) * _RUNS < part.size:
                 ends = np.append(np.flatnonzero(changes), part.size - 1)
-                np.add.at(counts, part[ends], np.diff(ends, prepend=-1))
+                np.add.at(found, part[ends], np.diff(ends, prepend=-1).astype(found.dtype))
             else:
-                np.add.at(counts, part.astype(np.intp), 1)
+                np.add.at(found, part.astype(np.intp), found.dtype.type(1))
+        if found is not counts:
+            counts += found
 
     def _pairs(self, predicted_P: NDArray[np.integer], true_P: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
         """The place in the counts of each pixel. Raises as `update` does."""

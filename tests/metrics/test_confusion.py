@@ -39,7 +39,7 @@ def test_counts_equal_the_per_pixel_version_and_add_up_over_images(
         classes = 1000
     rng = np.random.default_rng(classes + run)
     confusion, expected = ConfusionMatrix(classes, ignore), np.zeros((classes + 1, classes + 1), np.int64)
-    for size in ((7, 90), (1, 1), (12, 4), (8, 8)):
+    for size in ((7, 90), (1, 1), (12, 4), (8, 8), (40, 60)):
         prediction, label = label_maps(rng, classes, ignore, size, run)
         expected += np.array(slow_counts(prediction, label, classes, ignore))
         narrow = np.uint8 if max(classes, ignore) < 256 else np.uint16
