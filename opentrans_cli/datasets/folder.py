@@ -27,6 +27,8 @@ class FolderDataset(LabelledPairs):
     without labels in training, `limit` is the largest number of pairs, `crop` replaces the default training crop.
     """
 
+    _where_all = "; `opentrans check` names all"
+
     def __init__(
         self,
         images: Path,

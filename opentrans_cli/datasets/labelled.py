@@ -52,6 +52,8 @@ class LabelledPairs(ABC):
     when they are read.
     """
 
+    _where_all = ""  # what names all bad files, for messages
+
     def __init__(
         self,
         classes: ClassList,
@@ -141,7 +143,7 @@ class LabelledPairs(ABC):
         errors += [self._foreign_ids(each.pixels, each.pair.label_map.name, counts.keys()) for each in strange]
         if errors:
             skip = OR_SKIP if isinstance(errors[0], PictureError) else ""
-            more = f" ({len(errors)} such files; `opentrans check` names all)" if len(errors) > 1 else ""
+            more = f" ({len(errors)} such files{self._where_all})" if len(errors) > 1 else ""
             raise type(errors[0])(f"{errors[0]}{skip}{more}")
         return Probe(
             label_maps=len(looked_at),
