@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-AP_NAMES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl"}
-"""The parts of mask AP by the names that they have in tables."""
-
 SHOWN = 32
 """Of so many classes each is shown in the table of a command."""
 
@@ -271,8 +268,10 @@ def _show_objects(console: Console, report: dict[str, Any], shown: Callable[[flo
         for name, row in (("all", report), ("things", report["things"]), ("stuff", report["stuff"])):
             table.add_row(name, *(shown(row[part]) for part in ("pq", "sq", "rq")), str(row["classes"]))
     else:
-        table = plain_table("masks of objects", *(f">{name}" for name in AP_NAMES.values()))
-        table.add_row(*(shown(report[name]) for name in AP_NAMES))
+        from opentrans_cli.metrics.mask_ap import SUMMARY
+
+        table = plain_table("masks of objects", *(f">{name}" for name in SUMMARY.values()))
+        table.add_row(*(shown(report[name]) for name in SUMMARY))
     console.print(table)
 
 

@@ -14,9 +14,16 @@ from numpy.typing import NDArray
 
 from opentrans_cli.errors import OptionError
 
-SUMMARY = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-"""The means, in the order of COCO's summary: over IoUs of 0.5 to 0.95, at 0.5, at 0.75, and of objects below 32 x 32
-pixels, below 96 x 96, and above."""
+SUMMARY: Mapping[str, str] = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "APs",
+    "ap_medium": "APm",
+    "ap_large": "APl",
+}
+"""The means and how tables call them, in the order of COCO's summary: over IoUs of 0.5 to 0.95, at 0.5, at 0.75, and of
+objects below 32 x 32 pixels, below 96 x 96, and above."""
 
 
 class TrueObject(NamedTuple):

@@ -17,9 +17,6 @@ from opentrans_cli.steps.segmentors.picture_size import Sides
 from opentrans_cli.steps.segmentors.windows import Windows
 from opentrans_cli.steps.segmentors.words import Words
 
-EXCLUDE = "exclude"
-"""Classes that no label map has are left out of the mean: detectron2 since July 2022, and our default."""
-
 
 def protocol_record(
     report: Mapping[str, Any],
@@ -46,7 +43,7 @@ def protocol_record(
         "templates_sha256": None if prompts is None else _sha256(prompts),
         "synonyms": "maximum" if opened.reads_words else None,
         "ignored_ids": list(samples.ignored if isinstance(samples, FolderDataset) else (samples.ignore_index,)),
-        "absent": report.get("absent", EXCLUDE),
+        "absent": report["absent"],
         "resolution": None if sides is None else asdict(sides),
         "windows": None if windows is None else asdict(windows),
         "split": data.split,

@@ -48,7 +48,7 @@ MODULES = {
 """By package that opentrans needs the module that it is imported as."""
 
 EXTRAS: dict[str, tuple[str, dict[str, str]]] = {
-    "distributed": ("prune and finetune under torchrun", {"accelerate": "accelerate"}),
+    "distributed": ("prune, finetune, eval and segment under torchrun", {"accelerate": "accelerate"}),
     "coco": ("eval --task instance", {"faster-coco-eval": "faster_coco_eval"}),
     "onnx": (
         "transfer --to onnx",

@@ -104,11 +104,11 @@ def test_segments_and_objects_are_told_in_fractions_and_in_percent(tmp_path: Pat
         rows[name] = cells(report(tmp_path / name, out=tmp_path / f"{name}.html").path.read_text())
     expected = [
         ["all", "25.0", "50.0", "-", "2"],
-        ["objects", "30.0", "60.0", "-", "2"],
+        ["things", "30.0", "60.0", "-", "2"],
         ["stuff", "20.0", "40.0", "-", "2"],
-        [FOREIGN, "10.0", "20.0", "-", "1,234", "5", "6", "object"],
+        [FOREIGN, "10.0", "20.0", "-", "1,234", "5", "6", "thing"],
     ]
-    objects = [["AP50", "10.0"], ["large", "50.0"], ["cat", "40.0"]]
+    objects = [["AP50", "10.0"], ["APl", "50.0"], ["cat", "40.0"]]
     assert all(row in rows["own.json"] for row in expected + objects)
     assert all(row in rows["segments.json"] for row in expected)
     assert all(row in rows["objects.json"] for row in objects)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentrans_cli.files.figures import human_count, percent
+from opentrans_cli.metrics.mask_ap import SUMMARY
 from opentrans_cli.pictures.page import BarCell, Page, PageCell
 from opentrans_cli.steps.report.exhibit import Exhibit
 from opentrans_cli.steps.report.sections.facts import plain_facts
@@ -92,9 +93,9 @@ def classes_table(page: Page, classes: Sequence[Mapping[str, Any]]) -> None:
 
 
 def panoptic_tables(page: Page, scores: Mapping[str, Any], *, most: float = 1) -> None:
-    """Panoptic quality of all classes, of objects and of stuff, and of each class; figures are of `most`."""
+    """Panoptic quality of all classes, of things and of stuff, and of each class; figures are of `most`."""
     page.heading("Panoptic quality")
-    groups = {"all": scores, "objects": scores["things"], "stuff": scores["stuff"]}
+    groups = {"all": scores, "things": scores["things"], "stuff": scores["stuff"]}
     page.table(
         ["classes", "PQ, %", "SQ, %", "RQ, %", "classes with segments"],
         [[name, *_qualities(group, most), str(group["classes"])] for name, group in groups.items()],
@@ -107,7 +108,7 @@ def panoptic_tables(page: Page, scores: Mapping[str, Any], *, most: float = 1) -
                 entry["name"],
                 *_qualities(entry, most),
                 *(f"{entry[name]:,}" for name in counts),
-                "object" if entry["thing"] else "stuff",
+                "thing" if entry["thing"] else "stuff",
             ]
             for entry in sorted(scores["per_class"], key=lambda entry: -(entry["pq"] or 0))
         ],
@@ -117,15 +118,7 @@ def panoptic_tables(page: Page, scores: Mapping[str, Any], *, most: float = 1) -
 def instance_tables(page: Page, scores: Mapping[str, Any], *, most: float = 1) -> None:
     """Mask AP by IoU and by size of the objects, and of each class; figures are of `most`."""
     page.heading("Mask AP")
-    names = {
-        "ap": "AP",
-        "ap50": "AP50",
-        "ap75": "AP75",
-        "ap_small": "small",
-        "ap_medium": "medium",
-        "ap_large": "large",
-    }
-    page.table(["", "AP, %"], [[label, bar_of(scores[name], most)] for name, label in names.items()])
+    page.table(["", "AP, %"], [[label, bar_of(scores[name], most)] for name, label in SUMMARY.items()])
     entries = sorted(scores["per_class"], key=lambda entry: -(entry["ap"] or 0))
     page.table(["class", "AP, %"], [[entry["name"], bar_of(entry["ap"], most)] for entry in entries])
 
