@@ -6,7 +6,7 @@ folder that has the name of the JSON without its suffix, as COCO's are, else bes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from opentrans_cli.datasets.coco_json import (
     value,
 )
 from opentrans_cli.datasets.images import open_picture
-from opentrans_cli.errors import DataError, PictureError, did_you_mean
+from opentrans_cli.errors import DataError, PictureError
 
 NO_OBJECT = 0
 """The id of pixels without a segment."""
@@ -75,13 +75,22 @@ class PanopticFile:
         """What the segments of an image are; class_of: category id -> class. Raises DataError for another category."""
         listed = self._listed[image]
         if foreign := sorted({*listed.categories.tolist()} - class_of.keys()):
-            near = did_you_mean(foreign[0], map(str, class_of))
             raise DataError(
                 f"category id without a class: {foreign[0]} for image {image} in {self.path}; list it among the "
-                f"categories{near}"
+                "categories"
             )
         columns = (column.tolist() for column in (listed.ids, listed.categories, listed.crowds))
         return tuple(TrueSegment(number, class_of[kind], crowd) for number, kind, crowd in zip(*columns, strict=True))
+
+    def check(self, images: Iterable[ImageId], class_of: Mapping[int, int]) -> None:
+        """Look at the segments in the JSON, and whether the PNGs are there, of all these images before one is read.
+
+        Raises DataError for a PNG that is missing or a category without a class.
+        """
+        images = list(images)
+        for image in images:
+            self.segments(image, class_of)
+        check_there("panoptic PNG", [self.png(image) for image in images], self.folder, self.path)
 
     def read(self, image: ImageId, class_of: Mapping[int, int]) -> PanopticTruth:
         """The segments of an image with their pixels; class_of: category id -> class.
@@ -107,6 +116,13 @@ class PanopticFile:
                     "give those that belong together"
                 )
         return PanopticTruth(ids, segments)
+
+
+def check_there(kind: str, paths: Sequence[Path], folder: Path, listed: Path) -> None:
+    """Raises DataError if a file in `folder` is missing that the JSON `listed` names; kind: what it is, in messages."""
+    if lost := [path for path in paths if not path.is_file()]:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise DataError(f"{kind} that {listed} lists is not there: {lost[0]}{more}; add it to {folder}")
 
 
 def _folder_of(path: Path) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from opentrans_cli.datasets.base import PanopticTruth, Sample
 from opentrans_cli.datasets.class_file import LARGEST_ID, UNLABELLED, ClassList
 from opentrans_cli.datasets.coco_json import ImageId
-from opentrans_cli.datasets.coco_panoptic import PanopticFile, class_map
+from opentrans_cli.datasets.coco_panoptic import PanopticFile, check_there, class_map
 from opentrans_cli.datasets.folder import class_list
 from opentrans_cli.datasets.images import read_image, turned_as
 from opentrans_cli.datasets.options import DatasetOptions
@@ -61,13 +61,8 @@ class PanopticPhotos:
         self._class_of = {number: index for index, number in enumerate(ids)}
         self._images, self._segments = images, segments
         self._rows = _chosen(segments, split)[:limit]
-        for kind, paths, where in (
-            ("image", [self._photo(row) for row in range(len(self))], images),
-            ("panoptic PNG", [segments.png(image) for image in self._rows], segments.folder),
-        ):
-            if lost := [path for path in paths if not path.is_file()]:
-                more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-                raise DataError(f"{kind} that {segments.path} lists is not there: {lost[0]}{more}; add it to {where}")
+        check_there("image", [self._photo(row) for row in range(len(self))], images, segments.path)
+        segments.check(self._rows, self._class_of)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -59,6 +59,8 @@ def _panoptic(predictions: Path, truth: Path, reporter: Reporter) -> dict[str, A
         raise DataError(f"no predicted segments of image {_named(known, lost[0])}{more}: {predictions}; add them")
     if extra := len(found.image_ids) - len(known.image_ids):
         reporter.say(f"left out, predictions of images without truth: {extra} in {predictions}")
+    known.check(known.image_ids, true_class)
+    found.check(found_image.values(), found_class)
     counts = PanopticCounts(len(known.categories))
     with reporter.bar("scoring", len(known.image_ids)) as advance:
         for image in known.image_ids:

@@ -110,7 +110,7 @@ Change = Callable[[dict[str, Any], Path], object]
     ("change", "says"),
     [
         (lambda d, f: d["annotations"].pop(), r"no predicted segments of image 2 \(5.jpg\): .*found.json"),
-        (lambda d, f: (f / "5.png").unlink(), "panoptic PNG not found: .*5.png"),
+        (lambda d, f: (f / "5.png").unlink(), "panoptic PNG that .* lists is not there: .*5.png"),
         (lambda d, f: write_ids(f / "4.png", np.ones((9, 9), int)), "segment 2 is only in the JSON: .*4.png"),
         (lambda d, f: d["annotations"][0]["segments_info"].pop(), "segment 90000 is only in the PNG: .*4.png"),
         (lambda d, f: d["annotations"][0]["segments_info"][0].update(category_id=5), "category id without a class: 5"),
@@ -125,6 +125,14 @@ def test_panoptic_files_that_do_not_fit_are_named(change: Change, says: str, tru
     with pytest.raises(DataError, match=says) as raised:
         score_coco_files(found, truth, "panoptic")
     assert "\n" not in str(raised.value)
+
+
+def test_a_png_that_is_missing_is_named_before_any_is_read(truth: Path, tmp_path: Path) -> None:
+    found = guessed(tmp_path)
+    (found.with_suffix("") / "5.png").unlink()
+    (truth.with_suffix("") / "4.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"panoptic PNG that .*found.json lists is not there: .*found.5\.png"):
+        score_coco_files(found, truth, "panoptic")
 
 
 def test_predicted_segments_of_another_size_are_named(truth: Path, tmp_path: Path) -> None:
