@@ -102,6 +102,8 @@ def _show_listed(console: Console, result: DatasetsResult) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from opentrans_cli.datasets.benchmarks.on_disk import prepare_command
+
     where = "" if result.root is None else f"under {result.root}"
     table = plain_table(escape(where), "data set", ">classes", ">train", ">val", "read as")
     for each in result.datasets:
@@ -115,7 +117,10 @@ def _show_listed(console: Console, result: DatasetsResult) -> None:
         if all(split.whole for split in each.splits):
             continue
         if each.to_prepare:
-            steps = [f"[green]opentrans datasets prepare {each.name}[/]"]
+            assert result.root is not None
+            lacking = [split.split for split in each.splits if not split.whole]
+            commands = [prepare_command(each.name, result.root, split) for split in lacking]
+            steps = [f"[green]{escape(line)}[/]" for line in commands]
         else:
             steps = [f"[cyan]{escape(each.download)}[/]", *([_THEN.format(each.name)] if each.needs_prepare else ())]
         for row, line in enumerate((*steps, *map(escape, _missing(each)))):

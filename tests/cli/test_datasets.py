@@ -98,6 +98,19 @@ def test_all_are_listed_in_the_width_of_a_screen(run_cli: Any, tmp_path: Path, m
         assert each["name"] in screen and (each["download"] in screen or whole), each["name"]
 
 
+def test_what_is_to_be_prepared_is_a_command_that_can_be_run_as_it_stands(
+    run_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    (tmp_path / "my data/ADE20K_2021_17_01/images/ADE/validation").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    screen = run_cli("datasets", "--root", "my data").stdout
+    assert "opentrans datasets prepare ade20k-847 --root 'my data'" in screen
+    assert "opentrans datasets prepare ade20k-847 --split train --root 'my data'" in screen
+    monkeypatch.setenv("DETECTRON2_DATASETS", "my data")
+    assert "opentrans datasets prepare ade20k-847\n" in re.sub(" +\n", "\n", run_cli("datasets").stdout)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

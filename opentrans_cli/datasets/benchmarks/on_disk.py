@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,13 @@ def raw_download(benchmark: BenchmarkFacts, root: Path) -> tuple[Path, ...]:
     return tuple(root / part for part in benchmark.raw if (root / part).exists())
 
 
+def prepare_command(name: str, root: Path, split: Split) -> str:
+    """The line for a shell that prepares a split of a data set under this root."""
+    of_split = "" if split == "val" else f" --split {split}"
+    of_root = "" if os.environ.get(ROOT_VARIABLE) == str(root) else f" --root {shlex.quote(str(root))}"
+    return f"opentrans datasets prepare {name}{of_split}{of_root}"
+
+
 def find_split(benchmark: BenchmarkFacts, root: Path, split: Split) -> SplitOnDisk:
     """The layout to read. Raises DataError, which says what is missing and what to do."""
     nearest = nearest_split(benchmark, root, split)
@@ -71,8 +79,7 @@ def find_split(benchmark: BenchmarkFacts, root: Path, split: Split) -> SplitOnDi
         return nearest
     name = benchmark.name
     if raw := raw_download(benchmark, root):
-        other = "" if split == "val" else f" --split {split}"
-        raise DataError(f"data set is not prepared: {name} in {raw[0]}; run `opentrans datasets prepare {name}{other}`")
+        raise DataError(f"data set is not prepared: {name} in {raw[0]}; run `{prepare_command(name, root, split)}`")
     lists = "`opentrans datasets` lists the files it needs and where to get them"
     if nearest.lacking == 1:
         raise DataError(f"data set not found: {name} ({split}) in {root}; {lists}")

@@ -68,8 +68,9 @@ def test_a_download_is_read_as_it_is_or_its_preparation_is_asked_for(name: str, 
         truth = context(tmp_path, classes=459, detail=False)
     options = DatasetOptions(root=tmp_path, split="val")
     if name in NEEDS_IT:
-        with pytest.raises(DataError, match=rf"not prepared: {name} in .*; run `opentrans datasets prepare {name}`"):
+        with pytest.raises(DataError, match=rf"not prepared: {name} in ") as raised:
             DATASETS.load(name)(options)
+        assert f"run `opentrans datasets prepare {name} --root {tmp_path}`" in str(raised.value)
     else:
         assert_is(DATASETS.load(name)(options), truth)
 
