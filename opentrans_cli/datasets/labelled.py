@@ -134,17 +134,23 @@ class LabelledPairs(ABC):
         facts = scan(spread(self._pairs, MOST_HEADERS), "sizes")
         sizes = [each.label_map.width * each.label_map.height for each in facts if each.label_map is not None]
         maps = QUICK_PIXELS * len(sizes) // max(1, sum(sizes))
-        errors: list[DataError] = [each.error for each in facts if each.error is not None and not skip_bad]
         counts: Counter[int] = Counter()
         looked_at = scan(spread(self._pairs, max(1, maps)), "ids")
         for each in looked_at:
             counts.update(each.pixels)
-        strange = [each for each in looked_at if each.pixels.keys() - self._known]
-        errors += [self._foreign_ids(each.pixels, each.pair.label_map.name, counts.keys()) for each in strange]
+        errors: dict[str, DataError] = {}  # by label map
+        for each in (*facts, *looked_at):
+            if each.error is not None and not skip_bad:
+                errors.setdefault(each.pair.label_map.name, each.error)
+        for each in looked_at:
+            if each.pixels.keys() - self._known:
+                name = each.pair.label_map.name
+                errors.setdefault(name, self._foreign_ids(each.pixels, name, counts.keys()))
         if errors:
-            skip = OR_SKIP if isinstance(errors[0], PictureError) else ""
+            first = next(iter(errors.values()))
+            skip = OR_SKIP if isinstance(first, PictureError) else ""
             more = f" ({len(errors)} such files{self._where_all})" if len(errors) > 1 else ""
-            raise type(errors[0])(f"{errors[0]}{skip}{more}")
+            raise type(first)(f"{first}{skip}{more}")
         return Probe(
             label_maps=len(looked_at),
             pixels=tuple(counts[number] for number in self.classes.ids),

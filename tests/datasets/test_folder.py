@@ -300,6 +300,15 @@ def test_a_probe_finds_what_reading_would_without_decoding_photos(folders: tuple
         dataset.probe(skip_bad=True)
 
 
+def test_a_probe_finds_label_maps_that_hold_no_ids(folders: tuple[Path, Path]) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    put(folders[1] / "b.tif", colours)
+    dataset = FolderDataset(*folders, WORDS)
+    with pytest.raises(PictureError, match=r"label map has colours, not ids: .*b\.tif .*--skip-bad$"):
+        dataset.probe(skip_bad=False)
+    dataset.probe(skip_bad=True)
+
+
 def test_files_are_probed_at_even_distances_where_there_are_many() -> None:
     assert list(spread(range(10), 20)) == list(range(10))
     assert list(spread(range(1000), 4)) == [0, 250, 500, 750]
