@@ -7,13 +7,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from opentrans_cli.cli.command import Force, Talk, command
 from opentrans_cli.cli.output import plain_table, tell
 from opentrans_cli.datasets import PUBLISHED
 from opentrans_cli.datasets.options import ROOT_VARIABLE, Split, root_folder
-from opentrans_cli.errors import OptionError
+from opentrans_cli.errors import OptionError, PictureError
 from opentrans_cli.files.figures import human_bytes
 from opentrans_cli.option import Options, option
 
@@ -90,12 +88,9 @@ def _prepare(dataset: str, asked: DatasetsRequest, talk: Talk) -> None:
         for each in result.bad[:_SHOWN]:
             tell(f"opentrans: {each.problem}")
         more = f" (--json names all {len(result.bad)})" if len(result.bad) > _SHOWN else ""
-        typer.echo(
-            f"opentrans: error: {len(result.bad)} pictures were not converted{more}; mend them, then the same command "
-            "goes on",
-            err=True,
+        raise PictureError(
+            f"{len(result.bad)} pictures were not converted{more}; mend them, then the same command goes on"
         )
-        raise typer.Exit(1)
 
 
 def _show_listed(console: Console, result: DatasetsResult) -> None:
