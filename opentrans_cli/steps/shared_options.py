@@ -136,6 +136,11 @@ class WindowChoice(Options):
     )
     overlap: float = option(0.25, least=0, most=0.9, help="share of its side that a window has in common with the next")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is None and self.overlap != WindowChoice.overlap:
+            raise OptionError(f"only windows overlap: --overlap {self.overlap:g}; add --window, or leave it out")
+
 
 @dataclass(frozen=True)
 class WordChoice(Options):

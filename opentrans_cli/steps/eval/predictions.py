@@ -90,6 +90,8 @@ def score_predictions(
             if boundary is not None:
                 boundary.update(found, label_map)
             advance("")
+    if not confusion.labelled.any():
+        reporter.say("no pixel of the label maps is labelled, so nothing is scored; check --ignore")
     report = _report(confusion, boundary, truth.classes.vocabulary.names, scores)
     if target is not None:
         prepare_parent(target)

@@ -94,6 +94,17 @@ def test_the_ignored_id_as_a_prediction_is_a_miss(maps: SimpleNamespace) -> None
     )
 
 
+def test_maps_without_a_labelled_pixel_have_no_scores_which_is_said(
+    maps: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in maps.labels.rglob("*.tif"):
+        save(path, np.full((9, 14), 255), "L")
+    with caplog.at_level("INFO"):
+        report = scored(maps)
+    assert {*report.pop("per_class").values(), *report.values()} == {None}
+    assert "no pixel of the label maps is labelled, so nothing is scored" in caplog.text
+
+
 def test_contours_are_scored_if_asked(maps: SimpleNamespace) -> None:
     """At this size every pixel of maps without regions lies near a contour, so both IoUs are the same."""
     report = scored(maps, boundary=True)

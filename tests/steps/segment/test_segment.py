@@ -224,6 +224,7 @@ def test_the_background_takes_pixels_and_changes_no_other_winner(labelled_folder
         ({"threshold": 0.0}, "no probability: --threshold 0"),
         ({"background": True, "task": "panoptic"}, "objects have no background: --background"),
         ({"window": 64, "task": "instance"}, "objects may reach over windows"),
+        ({"overlap": 0.5}, "only windows overlap: --overlap 0.5; add --window"),
         ({"window": 63}, "out of range: --window 63; give 64 or more"),
     ):
         with pytest.raises(OpentransError, match=message):
