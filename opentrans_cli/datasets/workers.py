@@ -25,8 +25,8 @@ from opentrans_cli.signals import unheard
 AHEAD = 3
 """Tasks per process that are begun before their results are asked for: one at work, one waiting, one done."""
 
-AHEAD_OF_THREADS = 2
-"""The same for threads, which take the next task at once."""
+AHEAD_OF_THREADS = 1
+"""The same for threads, whose results are whole pictures: one at work, or done."""
 
 Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")

@@ -59,6 +59,13 @@ def test_scores_in_windows_are_the_weighted_means_of_those_of_each_window(framew
     assert np.array_equal(parted.label_map(parted.prepared(image)), scores.argmax(0))
 
 
+def test_a_picture_is_normalised_ahead_of_the_model_to_the_same_bits() -> None:
+    preprocess = load_tower("tiny", SILENT).preprocess
+    image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    expected = preprocess.normalise(torch.from_numpy(image)[None])[0].permute(1, 2, 0)
+    assert np.array_equal(preprocess.normalised(image), expected.numpy())
+
+
 def test_one_window_over_the_whole_picture_changes_no_bit() -> None:
     image = np.random.default_rng(0).integers(0, 255, (70, 101, 3), dtype=np.uint8)
     text = ClassText.one_each(torch.nn.functional.normalize(torch.randn(3, 64), dim=1))
@@ -79,6 +86,20 @@ def test_a_pixel_is_unsure_where_the_softmax_of_its_best_class_is_below_the_thre
     shares = Certainty(logits=False)
     shares.add(scores)
     assert torch.equal(shares.map(), scores.amax(0))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 256, 257])
+def test_the_largest_score_is_found_in_any_layout_and_the_first_of_equal_ones(classes: int) -> None:
+    scores = torch.randint(0, 40, (classes, 190, 180), generator=torch.Generator().manual_seed(0)).float()
+    for layout in (scores, scores[None].to(memory_format=torch.channels_last)[0], scores.repeat(1, 1, 2)[..., ::2]):
+        labels = Labels()
+        labels.add(layout)
+        parted = Labels()
+        for part in layout.split(100):
+            parted.add(part)
+        for found in (labels.map(), parted.map()):
+            assert found.dtype == (np.uint8 if classes <= 256 else np.uint16)
+            assert np.array_equal(found, layout.numpy().argmax(0))
 
 
 def test_of_equal_scores_the_first_class_wins() -> None:
