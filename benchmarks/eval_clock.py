@@ -101,7 +101,7 @@ def run(build: Path, threads: int, source: str, folder: Path, limit: int, *, pro
         line += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
         line += ["--local-addr=127.0.0.1"]
     line += [__file__, "--child", source, str(folder), str(limit)]
-    env = {**os.environ, "PYTHONPATH": str(build), "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    env = {**os.environ, "PYTHONPATH": str(build.resolve()), "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     env |= {"OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(line, env=env, capture_output=True, text=True)
     if done.returncode:
@@ -191,6 +191,9 @@ def main() -> None:
     from opentrans_cli.steps.step_record import environment
 
     builds = {"old": args.old, "new": args.new}
+    for build in builds.values():
+        if not (build / "opentrans_cli").is_dir():  # else the installed package would be measured in its place
+            parser.error(f"no package in it: {build}; give the folder that holds opentrans_cli")
     print(f"# Time and memory of eval, {time.strftime('%Y-%m-%d')}\n\n{environment(torch.device('cpu'))}\n")
     print(f"Pictures of 320 x 240 pixels, 11 classes; load of the machine: {os.getloadavg()[0]:.1f}.\n")
     sources = {"tiny": ("tiny", args.tiny_images)}
