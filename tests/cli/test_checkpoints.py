@@ -248,7 +248,7 @@ def test_a_checkpoint_is_scored_named_and_left_alone(run_cli: Any, tmp_path: Pat
 def test_eval_refuses_a_vocabulary_of_another_length_and_two_segmentors(
     refused: Callable[..., str], tmp_path: Path, pack: Path
 ) -> None:
-    assert "3 classes for" in refused("eval", "tiny", "--vocabulary", pack)
+    assert "pack.safetensors has 3 classes, the data set has 70" in refused("eval", "tiny", "--vocabulary", pack)
     assert "exactly one of the two" in refused("eval", "tiny", "--framework", "han", "--checkpoint", pack, code=2)
     assert "exactly one of the two" in refused("eval", code=2)
     assert "a curve is of a bundle" in refused("eval", "tiny", "--curve", "--vocabulary", pack, code=2)

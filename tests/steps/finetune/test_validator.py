@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from opentrans_cli.clip.source import load_clip
 from opentrans_cli.datasets import DATASETS
@@ -19,6 +18,7 @@ from opentrans_cli.steps.eval.evaluate import score
 from opentrans_cli.steps.finetune.options import FinetuneControls
 from opentrans_cli.steps.finetune.validator import Validator, check_validation_options, validation_samples
 from opentrans_cli.steps.segmentors.built import BuiltSegmentor, build_segmentor
+from opentrans_cli.steps.segmentors.tally import Tally
 from opentrans_cli.steps.segmentors.words import embed_vocabulary
 from opentrans_cli.steps.sources import clip_tower
 from opentrans_cli.training.processes.distributed import World
@@ -44,7 +44,7 @@ def built(request: pytest.FixtureRequest) -> BuiltSegmentor:
 
 
 def test_the_figures_are_those_of_eval(built: BuiltSegmentor, scenes: SegDataset, text: ClassText) -> None:
-    report = score(built, scenes, text, device=CPU)
+    report = score(built, scenes, text, world=World(CPU))
     validator = Validator(built, text, scenes, device=CPU)
     assert validator.images == 5
     assert validator() == validator() == {name: report[name] for name in FIGURES if report[name] is not None}
@@ -69,21 +69,21 @@ def test_training_goes_on_as_if_nothing_had_been(scenes: SegDataset, text: Class
 
 def test_processes_share_the_images_and_agree(scenes: SegDataset, text: ClassText) -> None:
     class Process(World):
-        """Adds what the processes before it counted."""
+        """Collects what the processes before it counted."""
 
         def __init__(self, rank: int) -> None:
             super().__init__(CPU)
             self.rank, self.size = rank, 2
 
-        def total(self, tensor: Tensor) -> None:
-            counted.append(tensor.clone())
-            tensor.copy_(torch.stack(counted).sum(0))
+        def collect(self, value: Any) -> list[Any]:
+            counted.append(value)
+            return [*counted]
 
-    counted: list[Tensor] = []
+    counted: list[Tally] = []
     built = build_segmentor(clip_tower(load_clip("tiny")), "maskclip")
     partial, whole = (Validator(built, text, scenes, device=CPU, world=Process(rank))() for rank in range(2))
     assert whole == Validator(built, text, scenes, device=CPU)() != partial
-    assert counted[0].sum() == 3 * 64 * 64 and counted[1].sum() == 2 * 64 * 64
+    assert [sorted(tally.rows) for tally in counted] == [[0, 2, 4], [1, 3]]
 
 
 def test_words_of_another_data_set_are_a_mistake_of_the_program(scenes: SegDataset) -> None:
