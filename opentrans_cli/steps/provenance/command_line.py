@@ -18,7 +18,7 @@ from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.errors import OptionError
 from opentrans_cli.option import Statement, stated
 from opentrans_cli.steps.analyze.options import AnalyzeOptions, CostChoice
-from opentrans_cli.steps.eval.options import EvalOptions, ScoreOptions
+from opentrans_cli.steps.eval.options import EvalOptions, ScoreOptions, TaskOptions
 from opentrans_cli.steps.finetune.options import FinetuneControls, FinetuneOptions
 from opentrans_cli.steps.import_options import ImportOptions
 from opentrans_cli.steps.prune.options import PruneControls, PruneOptions
@@ -45,7 +45,13 @@ FLAGS: Mapping[str, Flags] = {
     "analyze": {**_flags(AnalyzeOptions), **_flags(CostChoice, "resolution"), **_flags(BaseChoice)},
     "transfer": {**_flags(TransferOptions, "to", "options"), **_flags(RoundChoice), **_flags(BaseChoice)},
     "finetune": {**_flags(FinetuneOptions), **_flags(FinetuneControls, "cache_features"), **_flags(Machine), **_DATA},
-    "eval": {**_flags(EvalOptions), **_flags(ScoreOptions), **_flags(RoundChoice), **_DATA},
+    "eval": {
+        **_flags(EvalOptions),
+        **_flags(ScoreOptions),
+        **_flags(TaskOptions, "task"),
+        **_flags(RoundChoice),
+        **_DATA,
+    },
 }
 """By verb the options that are recorded, and so may stand in a script: none that says where something is written."""
 
