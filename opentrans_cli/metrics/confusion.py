@@ -70,19 +70,25 @@ class ConfusionMatrix:
                 f"label map and prediction differ in size: {_size(label)} and {_size(prediction)}; "
                 "resize the class scores to the label map before taking the best class"
             )
-        pairs = self._pairs(prediction.reshape(-1), label.reshape(-1))
+        predicted_P, true_P = prediction.reshape(-1), label.reshape(-1)
         counts = self.counts.reshape(-1)
-        # Numbers of 32 bits take half of the cache, which decides the speed where classes are many.
-        found = np.zeros(counts.size, np.int32) if counts.size <= pairs.size < 1 << 31 else counts
-        for part in _blocks(pairs):
-            changes = part[1:] != part[:-1]
-            if np.count_nonzero(changes) * _RUNS < part.size:
-                ends = np.append(np.flatnonzero(changes), part.size - 1)
-                np.add.at(found, part[ends], np.diff(ends, prepend=-1).astype(found.dtype))
-            else:
-                np.add.at(found, part.astype(np.intp), found.dtype.type(1))
-        if found is not counts:
+        if predicted_P.dtype == true_P.dtype == np.uint8 and true_P.size >= _BLOCK:
+            # Of ids of 8 bits all pairs fit into a small table, so each pair is looked at once, not each pixel.
+            found = np.zeros(1 << 16, np.int64)
+            _count(true_P.astype(np.uint16) << np.uint16(8) | predicted_P, found)
+            there = np.flatnonzero(found)
+            ids = there.astype(np.uint16)
+            places = self._pairs((ids & np.uint16(255)).astype(np.uint8), (ids >> np.uint16(8)).astype(np.uint8))
+            np.add.at(counts, places.astype(np.intp), found[there])
+            return
+        pairs = self._pairs(predicted_P, true_P)
+        if counts.size <= pairs.size < 1 << 31:
+            # Numbers of 32 bits take half of the cache, which decides the speed where classes are many.
+            found = np.zeros(counts.size, np.int32)
+            _count(pairs, found)
             counts += found
+        else:
+            _count(pairs, counts)
 
     def _pairs(self, predicted_P: NDArray[np.integer], true_P: NDArray[np.integer]) -> NDArray[np.unsignedinteger]:
         """The place in the counts of each pixel. Raises as `update` does."""
@@ -112,6 +118,17 @@ class ConfusionMatrix:
             f"label ids outside the class list: {shown} (classes are 0 to {self.num_classes - 1}, "
             f"{self.ignore_index} is ignored); check the class list and the encoding of the label maps"
         )
+
+
+def _count(pairs: NDArray[np.integer], found: NDArray[np.signedinteger]) -> None:
+    """Add to `found` how often each number occurs in `pairs`."""
+    for part in _blocks(pairs):
+        changes = part[1:] != part[:-1]
+        if np.count_nonzero(changes) * _RUNS < part.size:
+            ends = np.append(np.flatnonzero(changes), part.size - 1)
+            np.add.at(found, part[ends].astype(np.intp), np.diff(ends, prepend=-1).astype(found.dtype))
+        else:
+            np.add.at(found, part.astype(np.intp), found.dtype.type(1))
 
 
 def _blocks(pixels: NDArray[_T]) -> Iterator[NDArray[_T]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -41,11 +43,12 @@ def test_counts_equal_the_per_pixel_version_and_add_up_over_images(
     confusion, expected = ConfusionMatrix(classes, ignore), np.zeros((classes + 1, classes + 1), np.int64)
     for size in ((7, 90), (1, 1), (12, 4), (8, 8), (40, 60)):
         prediction, label = label_maps(rng, classes, ignore, size, run)
-        expected += np.array(slow_counts(prediction, label, classes, ignore))
+        counts = np.array(slow_counts(prediction, label, classes, ignore))
         narrow = np.uint8 if max(classes, ignore) < 256 else np.uint16
         dtypes = [np.int64, np.int32] + [narrow] * (ignore >= 0)
-        of_label, of_prediction = rng.choice(len(dtypes), 2)
-        confusion.update(prediction.astype(dtypes[of_prediction]), label.astype(dtypes[of_label]))
+        for of_prediction, of_label in product(dtypes, repeat=2):
+            confusion.update(prediction.astype(of_prediction), label.astype(of_label))
+            expected += counts
     assert np.array_equal(confusion.counts, expected) and confusion.counts.dtype == np.int64
     assert confusion.labelled.tolist() == expected[:-1].sum(1).tolist() and confusion.ignored == expected[-1].sum()
     assert confusion.correct.tolist() == [expected[c, c] for c in range(classes)]
@@ -58,7 +61,11 @@ def test_a_prediction_of_the_ignored_id_is_no_class() -> None:
     assert confusion.labelled.tolist() == [2, 0] and confusion.predicted.tolist() == [1, 0] and confusion.ignored == 1
 
 
-def test_what_cannot_be_counted_is_refused_by_name_and_nothing_is_counted() -> None:
+@pytest.mark.parametrize("block", [1, 1 << 16])
+def test_what_cannot_be_counted_is_refused_by_name_and_nothing_is_counted(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK", block)
     confusion, many = ConfusionMatrix(3, 255), np.arange(50)[None]
     foreign = np.array([[0, 7, 254, 255, 7, -1]])
     zeros = np.zeros((2, 3), np.int64)
@@ -66,6 +73,8 @@ def test_what_cannot_be_counted_is_refused_by_name_and_nothing_is_counted() -> N
         (foreign * 0, foreign, DataError, r"outside the class list: -1, 7, 254 \(classes are 0 to 2, 255 is"),
         (many * 0, many, DataError, r"list: 3, 4, 5, 6, 7, \.\.\. \("),
         (zeros, np.zeros((4, 6), np.int64), DataError, "differ in size: 4 x 6 and 2 x 3;"),
+        (many.astype(np.uint8) * 0, many.astype(np.uint8), DataError, r"list: 3, 4, 5, 6, 7, \.\.\. \("),
+        (zeros.astype(np.uint8) + 3, zeros.astype(np.uint8), ValueError, r"\[0, 3\)"),
         (zeros - 1, zeros, ValueError, r"\[0, 3\)"),
         (zeros + 3, zeros, ValueError, r"\[0, 3\)"),
         ((zeros - 100).astype(np.int8), zeros, ValueError, r"\[0, 3\)"),
