@@ -14,8 +14,8 @@ _MOST_PIXELS = 1 << 30
 def decode_run_lengths(region: Mapping[str, Any]) -> NDArray[np.bool_]:
     """The region, bool (H, W), of COCO's {"size": [H, W], "counts": ...}.
 
-    counts: a list of lengths, or COCO's text of them. Raises ValueError if they do not sum up to the size; pycocotools
-    would return memory that nobody wrote to.
+    counts: a list of lengths, or COCO's text of them. Raises ValueError if they do not sum up to the size, so that no
+    pixel is left open.
     """
     if not isinstance(region, Mapping) or not {"size", "counts"} <= region.keys():
         raise ValueError("no 'size' and 'counts'")

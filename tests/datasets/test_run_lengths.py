@@ -41,12 +41,8 @@ def test_any_text_is_a_region_of_the_size_or_an_error(text: bytes, height: int, 
 @pytest.mark.parametrize(
     ("region", "message"),
     [
-        ({"size": [200, 300], "counts": [5, 10, 585]}, "do not sum up to 200 x 300 pixels"),
-        ({"size": [2, 3], "counts": [5, -2, 3]}, "do not sum up"),
+        ({"size": [200, 300], "counts": [5, 10, 60000]}, "do not sum up to 200 x 300 pixels"),
         ({"size": [2, 3], "counts": [2.5, 3.5]}, "do not sum up"),
-        ({"size": [2, 3], "counts": ""}, "cut off"),
-        ({"size": [2, 3], "counts": "P"}, "cut off"),
-        ({"size": [2, 3], "counts": "PPPPPPPPPPP0"}, "too large"),
         ({"size": [2], "counts": [6]}, r"no size of a picture: \[2\]"),
         ({"size": [1 << 30, 1 << 30], "counts": [1 << 60]}, "no size of a picture"),
         ({"counts": [6]}, "no 'size' and 'counts'"),
