@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,10 +95,15 @@ class BenchmarkPairs(LabelledPairs):
 
 def class_list_of(benchmark: BenchmarkFacts) -> ClassList:
     """The class list of a benchmark with the ids of its own files; classes that it leaves unlabelled are void."""
-    listed = read_classes(class_list_file(benchmark.class_list or benchmark.name))
+    return _class_list(benchmark.class_list or benchmark.name, benchmark.without)
+
+
+@cache  # it is asked for many times, also for single pictures
+def _class_list(name: str, without: tuple[str, ...]) -> ClassList:
+    listed = read_classes(class_list_file(name))
     rows = list(zip(listed.ids, listed.vocabulary.classes, strict=True))
-    kept = [(number, words) for number, words in rows if words[0] not in benchmark.without]
-    void = tuple(number for number, words in rows if words[0] in benchmark.without)
+    kept = [(number, words) for number, words in rows if words[0] not in without]
+    void = tuple(number for number, words in rows if words[0] in without)
     return ClassList(Vocabulary(tuple(words for _, words in kept)), tuple(number for number, _ in kept), void, True)
 
 
