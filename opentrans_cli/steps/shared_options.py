@@ -141,6 +141,11 @@ class WindowChoice(Options):
         if self.window is None and self.overlap != WindowChoice.overlap:
             raise OptionError(f"only windows overlap: --overlap {self.overlap:g}; add --window, or leave it out")
 
+    def check_task(self, task: str) -> None:
+        """Raises OptionError for windows where a task looks for objects."""
+        if self.window is not None and task != "semantic":
+            raise OptionError(f"objects may reach over windows: --window with --task {task}; leave one out")
+
 
 @dataclass(frozen=True)
 class WordChoice(Options):

@@ -112,9 +112,8 @@ def evaluate(
     chosen = {"split": "val", **given, "words": None if words is None else Words.of(words)}
     kinds = (DatasetOptions, Subject, ScoreOptions, TaskOptions, WindowChoice, Reading)
     data, subject, scores, task, choice, reading = by_name("evaluate", chosen, *kinds)
+    choice.check_task(task.task)
     windows = Windows.of(choice)
-    if windows is not None and task.task != "semantic":
-        raise OptionError(f"objects may reach over windows: --window with --task {task.task}; leave one out")
     if (source is None) == (subject.checkpoint is None):
         raise OptionError("one segmentor is scored: a source, or --checkpoint FILE; give exactly one of the two")
     reporter, dataset = reporter or LOGGED, dataset_name(dataset, data)

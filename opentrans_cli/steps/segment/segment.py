@@ -145,8 +145,7 @@ def segment(
     reading: Reading
     given |= {"out": out, "device": device, "force": force}
     options, choice, reading = by_name("segment", given, SegmentOptions, WindowChoice, Reading)
-    if options.task != "semantic" and choice.window is not None:
-        raise OptionError(f"objects may reach over windows: --window with --task {options.task}; leave one out")
+    choice.check_task(options.task)
     if (source is None) == (options.checkpoint is None):
         raise OptionError("one segmentor looks: a source, or --checkpoint FILE; give exactly one of the two")
     listed = [images] if isinstance(images, str | PathLike) else images
