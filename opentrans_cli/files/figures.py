@@ -1,6 +1,9 @@
-"""Numbers as people read them, in tables and on pages."""
+"""Numbers as people read them, in tables, on pages and in percent."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 def human_bytes(count: int) -> str:
@@ -24,6 +27,13 @@ def human_count(count: float) -> str:
 def percent(value: float | None) -> str:
     """0.1234 -> "12.3"; None -> "-"."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def in_percent(report: Any) -> Any:
+    """The fractions of a report, which are floats, in percent, at any depth; all else as it is."""
+    if isinstance(report, Mapping):
+        return {name: in_percent(part) for name, part in report.items()}
+    return 100 * report if isinstance(report, float) else report
 
 
 def in_words(seconds: float) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opentrans_cli.errors import DataError
+from opentrans_cli.metrics.miou import mean_of
 
 NO_SEGMENT = 0
 """The id of pixels that belong to no segment."""
@@ -128,12 +129,8 @@ class PanopticCounts:
         """Means over those of `classes` that have a segment; None: all classes."""
         chosen = range(len(self.counts)) if classes is None else classes
         found = [quality for quality in map(self.of_class, chosen) if quality.classes]
-        pq, sq, rq = (_mean([getattr(quality, name) for quality in found]) for name in ("pq", "sq", "rq"))
+        pq, sq, rq = (mean_of([getattr(quality, name) for quality in found]) for name in ("pq", "sq", "rq"))
         return Quality(pq, sq, rq, len(found))
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def shared_pixels(truth: NDArray[np.integer], prediction: NDArray[np.integer]) -> dict[tuple[int, int], int]:

@@ -11,6 +11,7 @@ from opentrans_cli.datasets.coco_objects import read_found_objects, read_objects
 from opentrans_cli.datasets.coco_panoptic import PanopticFile
 from opentrans_cli.errors import DataError, did_you_mean
 from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.figures import in_percent
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.metrics.mask_ap import FoundObject, TrueObject, coco_library, mask_ap
@@ -38,7 +39,7 @@ def score_coco_files(
         check_file_target(out, force=force)
     if predictions.is_dir():
         predictions = predictions / (PANOPTIC_FILE if task == "panoptic" else RESULTS_FILE)
-    report = in_percent((_panoptic if task == "panoptic" else _instances)(predictions, truth, reporter))
+    report = _classes_by_name((_panoptic if task == "panoptic" else _instances)(predictions, truth, reporter))
     if out is not None:
         prepare_parent(out)
         write_file(out, [json_bytes(report)])
@@ -114,7 +115,8 @@ def _classes_of(found: PanopticFile, categories: tuple[Category, ...]) -> dict[i
 
 def _images_of(found: PanopticFile, known: PanopticFile) -> dict[ImageId, ImageId]:
     """The image of the predictions for each image of the truth: by id, or by file name where ids are others."""
-    there = {image: image for image in found.image_ids if image in set(known.image_ids)}
+    wanted = set(known.image_ids)
+    there = {image: image for image in found.image_ids if image in wanted}
     alike = all(_stem(found.images, image) in (None, _stem(known.images, image)) for image in there)
     if not found.images or (there and alike):
         return there
@@ -150,13 +152,8 @@ def _instances(predictions: Path, truth: Path, reporter: Reporter) -> dict[str, 
     return {"task": "instance", "images": len(numbers), **instance_scores(precision, _names(known.categories))}
 
 
-def in_percent(report: Mapping[str, Any]) -> dict[str, Any]:
+def _classes_by_name(report: Mapping[str, Any]) -> dict[str, Any]:
     """A report of fractions in percent, with its classes by name."""
-
-    def scaled(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: scaled(part) for name, part in value.items()}
-        return 100 * value if isinstance(value, float) else value
-
     rows = [dict(row) for row in report["per_class"]]
-    return {**scaled(report), "per_class": {row.pop("name"): scaled(row) for row in rows}}
+    named: dict[str, Any] = in_percent({**report, "per_class": {row.pop("name"): row for row in rows}})
+    return named

@@ -15,6 +15,7 @@ from opentrans_cli.datasets.options import DatasetOptions
 from opentrans_cli.datasets.scan import read_ahead
 from opentrans_cli.errors import DataError, PictureError
 from opentrans_cli.files.atomic import write_file
+from opentrans_cli.files.figures import in_percent
 from opentrans_cli.files.records import json_bytes
 from opentrans_cli.files.targets import check_file_target, prepare_parent
 from opentrans_cli.metrics.boundary import BoundaryMatrix, boundary_iou
@@ -156,18 +157,15 @@ def _report(
     times = Counter(names)
     unique = [name if times[name] == 1 else f"{name} (class {index})" for index, name in enumerate(names)]
     report: dict[str, Any] = {
-        "miou": _percent(found.miou),
-        "fwiou": _percent(found.fw_iou),
-        "macc": _percent(found.mean_accuracy),
-        "pacc": _percent(found.pixel_accuracy),
-        "per_class": {name: _percent(iou) for name, iou in zip(unique, found.per_class, strict=True)},
+        "miou": found.miou,
+        "fwiou": found.fw_iou,
+        "macc": found.mean_accuracy,
+        "pacc": found.pixel_accuracy,
+        "per_class": dict(zip(unique, found.per_class, strict=True)),
     }
     if boundary is not None:
         near = boundary_iou(boundary, found, absent=scores.absent)
-        per_class = {name: _percent(iou) for name, iou in zip(unique, near.per_class, strict=True)}
-        report["boundary"] = {"miou": _percent(near.miou), "min_miou": _percent(near.min_miou), "per_class": per_class}
-    return report
-
-
-def _percent(fraction: float | None) -> float | None:
-    return None if fraction is None else 100 * fraction
+        per_class = dict(zip(unique, near.per_class, strict=True))
+        report["boundary"] = {"miou": near.miou, "min_miou": near.min_miou, "per_class": per_class}
+    percents: dict[str, Any] = in_percent(report)
+    return percents
