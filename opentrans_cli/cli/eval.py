@@ -123,36 +123,7 @@ def eval_command(
     if predicted.predictions is not None:
         of_segmentor = (replace(asked, out=None), options, round, published, windows, base, reading, machine, resume)
         _refuse("predictions are scored without a segmentor", *of_segmentor)
-        if task.save_predictions is not None:
-            raise OptionError(
-                f"predictions are there already: --save-predictions {task.save_predictions}; leave it out"
-            )
-        if task.task == "semantic":
-            from opentrans_cli.steps.eval.predictions import score_predictions
-
-            scored = score_predictions(
-                predicted.predictions,
-                out=asked.out,
-                reporter=talk.reporter,
-                **vars(choice),
-                **{**vars(data), "split": "val"},
-                **vars(other),
-                **vars(scores),
-                **vars(write),
-            )
-            title = f"{predicted.predictions}: {scored.images} label maps"
-            talk.emit(scored.report, lambda console: _show_scores(console, title, scored.report), scored.path)
-            return
-        unused = (scores, other, choice, replace(data, labels=None))
-        _refuse(f"--task {task.task} takes files in COCO's formats", *unused)
-        if data.labels is None:
-            raise OptionError(f"the truth is missing: --predictions {predicted.predictions}; add --labels")
-        from opentrans_cli.steps.eval.coco_files import score_coco_files
-
-        document = score_coco_files(
-            predicted.predictions, data.labels, task.task, out=asked.out, force=write.force, reporter=talk.reporter
-        )
-        talk.emit(document, lambda console: _show_objects(console, document, _whole_percent), asked.out)
+        _score_predictions(predicted.predictions, asked.out, task, scores, other, choice, data, write, talk)
         return
     _refuse("there are no predictions", other)
     if len(asked.source) > 1:
@@ -194,6 +165,45 @@ def eval_command(
         show = _show
     title = source or str(published.checkpoint)
     talk.emit(result.report, lambda console: show(console, title, result.report), result.path)
+
+
+def _score_predictions(
+    predictions: Path,
+    out: Path | None,
+    task: TaskOptions,
+    scores: ScoreOptions,
+    other: PredictionOptions,
+    choice: DataChoice,
+    data: DatasetOptions,
+    write: Force,
+    talk: Talk,
+) -> None:
+    """Score label maps, or segments or objects in COCO's formats, that any tool has written."""
+    if task.save_predictions is not None:
+        raise OptionError(f"predictions are there already: --save-predictions {task.save_predictions}; leave it out")
+    if task.task == "semantic":
+        from opentrans_cli.steps.eval.predictions import score_predictions
+
+        scored = score_predictions(
+            predictions,
+            out=out,
+            reporter=talk.reporter,
+            **vars(choice),
+            **{**vars(data), "split": "val"},
+            **vars(other),
+            **vars(scores),
+            **vars(write),
+        )
+        title = f"{predictions}: {scored.images} label maps"
+        talk.emit(scored.report, lambda console: _show_scores(console, title, scored.report), scored.path)
+        return
+    _refuse(f"--task {task.task} takes files in COCO's formats", scores, other, choice, replace(data, labels=None))
+    if data.labels is None:
+        raise OptionError(f"the truth is missing: --predictions {predictions}; add --labels")
+    from opentrans_cli.steps.eval.coco_files import score_coco_files
+
+    document = score_coco_files(predictions, data.labels, task.task, out=out, force=write.force, reporter=talk.reporter)
+    talk.emit(document, lambda console: _show_objects(console, document, _whole_percent), out)
 
 
 def _refuse(why: str, *groups: Options) -> None:
